@@ -1,0 +1,57 @@
+"""compressor: a compiler for compressed weights.
+
+It reads a fine-tuned model whose weights were pruned, palettized or quantized in training, finds out which weight is
+what, and writes the smallest artefact that a deployment target can hold and that still has exactly those weights.
+
+>>> import compressor
+>>> compressor.PIPELINES["auto"].name
+'auto'
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from compressor.artefact import compress, detect, dry_run, inspect, write_baseline
+    from compressor.detection import Detection, Settings
+    from compressor.errors import CompressorError, UsageError
+    from compressor.manifest import Manifest
+    from compressor.pipelines import PIPELINES
+    from compressor.plan import Plan
+
+__version__ = "0.1.0"
+
+# Imported on first use: `compressor --help` and completion in a shell must not wait for numpy.
+_HOMES = {
+    "artefact": ("compress", "detect", "dry_run", "inspect", "write_baseline"),
+    "detection": ("Detection", "Settings"),
+    "errors": ("CompressorError", "UsageError"),
+    "manifest": ("Manifest",),
+    "pipelines": ("PIPELINES",),
+    "plan": ("Plan",),
+}
+
+__all__ = [
+    "PIPELINES",
+    "CompressorError",
+    "Detection",
+    "Manifest",
+    "Plan",
+    "Settings",
+    "UsageError",
+    "__version__",
+    "compress",
+    "detect",
+    "dry_run",
+    "inspect",
+    "write_baseline",
+]
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"compressor.{home}"), name)
+    raise AttributeError(f"module 'compressor' has no attribute {name!r}")

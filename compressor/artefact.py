@@ -1,0 +1,225 @@
+"""From a model to a verified artefact: detect, plan, encode, legalize, write, read back, compare, publish."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeVar
+
+from compressor import encodings, publish, sources, targets
+from compressor.arrays import ArraySpec
+from compressor.detection import Detection, Finding, Settings, find
+from compressor.encodings import Dense, Encoding
+from compressor.errors import CompressorError
+from compressor.manifest import FileFacts, Manifest, WeightFacts
+from compressor.model import Model, Weight
+from compressor.passes import run, stream
+from compressor.passes.encode import encode
+from compressor.passes.legalize import legalize
+from compressor.passes.verify import verify
+from compressor.pipelines import get as get_pipeline
+from compressor.plan import Choice, Plan, plan
+from compressor.targets import Target
+
+MANIFEST = "manifest.json"
+
+T = TypeVar("T")
+
+Progress = Callable[[str, int, int], None]
+"""(phase: `detect`, `compress` or `verify`; dense bytes done; dense bytes in all)."""
+
+
+def detect(model: Model | Path | str, settings: Settings = Settings(), *, progress: Progress | None = None) -> Detection:  # noqa: B008 - frozen
+    """What every weight of a model is, and the ways to store it.
+
+    Raises:
+        CompressorError: the model cannot be read.
+    """
+    weights = _model(model).weights
+    findings = stream(lambda weight: find(weight, settings), weights)
+    return Detection(settings, tuple(_watched(findings, weights, "detect", progress)))
+
+
+def dry_run(
+    model: Model | Path | str,
+    *,
+    target: str = "onnxruntime",
+    pipeline: str = "auto",
+    detection: Detection | None = None,
+    settings: Settings = Settings(),  # noqa: B008 - frozen
+    progress: Progress | None = None,
+) -> Plan:
+    """What `compress` would do: the form of every weight on a target, its size, and every refusal with its reason.
+
+    Raises:
+        UsageError: no such target or pipeline.
+        CompressorError: the model cannot be read, or `detection` is of another one.
+    """
+    chosen_target, chosen_pipeline = targets.get(target), get_pipeline(pipeline)
+    model = _model(model)
+    if detection is None:
+        detection = detect(model, settings, progress=progress)
+    return plan(_matching(detection.findings, model), chosen_target, chosen_pipeline)
+
+
+def compress(
+    model: Model | Path | str,
+    out: Path | str,
+    *,
+    target: str = "onnxruntime",
+    pipeline: str = "auto",
+    detection: Detection | None = None,
+    settings: Settings = Settings(),  # noqa: B008 - frozen
+    progress: Progress | None = None,
+) -> Manifest:
+    """Writes the artefact and its manifest to the directory `out`, verified before it appears there.
+
+    Raises:
+        UsageError: no such target or pipeline.
+        CompressorError: the model cannot be read, a weight read back differs, or the disk is full.
+    """
+    model = _model(model)
+    chosen = dry_run(
+        model, target=target, pipeline=pipeline, detection=detection, settings=settings, progress=progress
+    )
+    with publish.directory(Path(out)) as directory:
+        _write(model, targets.get(target), chosen.choices, directory, progress)
+        manifest = _manifest(chosen, directory)
+        publish.text(directory / MANIFEST, manifest.to_json())
+    return manifest
+
+
+def write_baseline(model: Model | Path | str, out: Path | str, *, target: str = "onnxruntime") -> None:
+    """Writes the same model for the same target with every weight dense: what a compressed one is compared with.
+
+    Raises:
+        UsageError: no such target.
+        CompressorError: the model cannot be read, or the disk is full.
+    """
+    model = _model(model)
+    with publish.directory(Path(out)) as directory:
+        _write(model, targets.get(target), [_dense(weight) for weight in model.weights], directory, None)
+
+
+def inspect(path: Path | str) -> Manifest:
+    """What an artefact or any model file holds, read from the file itself and not from a manifest.
+
+    Raises:
+        CompressorError: it cannot be read.
+    """
+    model = sources.read(Path(path))
+    weights = tuple(_inspected(weight) for weight in model.weights)
+    files = tuple(_file(file) for file in _files(model.path))
+    total = sum(file.nbytes for file in files)
+    stored, dense = sum(weight.nbytes for weight in weights), sum(weight.dense_nbytes for weight in weights)
+    return Manifest("", "", {}, files, total, total - stored + dense, stored, dense, weights)
+
+
+def _write(
+    model: Model, target: Target, choices: Sequence[Choice], directory: Path, progress: Progress | None
+) -> None:
+    """Encodes and writes the weights one by one, then reads every one back from the files and compares."""
+    specs = {choice.name: choice.spec for choice in choices}
+    thresholds = {choice.name: choice.threshold for choice in choices}
+    encoded = run([encode(specs, thresholds), legalize(target.legalize)], model.weights)
+    legal = {choice.name: choice.legal for choice in choices}
+    target.write(model, legal, _watched(encoded, model.weights, "compress", progress), directory)
+    stored = {weight.name: weight.encoding for weight in target.read(directory).weights}
+    if missing := [weight.name for weight in model.weights if weight.name not in stored]:
+        raise CompressorError(f"{len(missing)} weights are missing from the artefact, the first one is {missing[0]}")
+    compared = run([verify(stored.__getitem__, thresholds.__getitem__)], model.weights)
+    for _ in _watched(compared, model.weights, "verify", progress):
+        pass
+
+
+def _model(model: Model | Path | str) -> Model:
+    return model if isinstance(model, Model) else sources.read(Path(model))
+
+
+def _matching(findings: Sequence[Finding], model: Model) -> Iterator[Finding]:
+    """The findings in the model's order, each of a weight that has the name, shape and dtype that was looked at."""
+    by_name = {finding.name: finding for finding in findings}
+    for weight in model.weights:
+        finding = by_name.get(weight.name)
+        have = (encodings.dtype(weight.encoding).name, encodings.shape(weight.encoding))
+        if finding is None or (finding.dtype, finding.shape) != have:
+            found = "nothing" if finding is None else f"{finding.dtype}{list(finding.shape)}"
+            raise CompressorError(
+                f"the detection is of another model: weight {weight.name} is {have[0]}{list(have[1])}, "
+                f"the detection has {found}. Run `compressor detect` again."
+            )
+        yield finding
+
+
+def _dense(weight: Weight) -> Choice:
+    """A weight as values: the choice of the baseline. What is pinned stays as it is."""
+    shape, dtype = encodings.shape(weight.encoding), encodings.dtype(weight.encoding)
+    spec: Encoding = Dense(ArraySpec(shape, dtype))
+    if weight.pinned:
+        spec = encodings.spec(weight.encoding)
+    return Choice(weight.name, shape, dtype.name, spec, spec, 0.0, "", encodings.nbytes(spec), 0, ())
+
+
+def _watched(items: Iterable[T], weights: Sequence[Weight], phase: str, progress: Progress | None) -> Iterator[T]:
+    """The items, one for each weight, with the dense bytes behind them reported on the way."""
+    sizes = [encodings.nbytes(weight.encoding) for weight in weights]
+    done, total = 0, sum(sizes)
+    for item, size in zip(items, sizes, strict=True):
+        yield item
+        done += size
+        if progress is not None:
+            progress(phase, done, total)
+
+
+def _manifest(chosen: Plan, directory: Path) -> Manifest:
+    weights = tuple(
+        WeightFacts(
+            choice.name,
+            choice.shape,
+            choice.dtype,
+            encodings.name(choice.legal),
+            encodings.nbytes(choice.legal),
+            choice.dense_nbytes,
+            choice.evidence,
+            choice.changed == 0,
+            tuple((rejected.encoding, rejected.reason) for rejected in choice.rejected),
+        )
+        for choice in chosen.choices
+    )
+    files = tuple(_file(file) for file in sorted(directory.iterdir()))
+    total = sum(file.nbytes for file in files)
+    dense = total - chosen.nbytes + chosen.dense_nbytes
+    return Manifest(
+        chosen.target, chosen.pipeline, _versions(), files, total, dense, chosen.nbytes, chosen.dense_nbytes, weights
+    )
+
+
+def _inspected(weight: Weight) -> WeightFacts:
+    encoding = weight.encoding
+    shape, dtype = encodings.shape(encoding), encodings.dtype(encoding)
+    return WeightFacts(
+        weight.name,
+        shape,
+        dtype.name,
+        encodings.name(encoding),
+        encodings.nbytes(encoding),
+        encodings.nbytes(Dense(ArraySpec(shape, dtype))),
+    )
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """The files of the model that was read from `path`: what its format says lies beside it."""
+    yield path
+    yield from sorted(other for other in path.parent.glob(f"{path.name}.*") if other.is_file())
+
+
+def _file(path: Path) -> FileFacts:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileFacts(path.name, path.stat().st_size, digest)
+
+
+def _versions() -> dict[str, str]:
+    return {package: version(package) for package in ("compressor", "numpy", "onnx")}

@@ -1,0 +1,266 @@
+"""Detection: what each weight is, with the evidence, before any target is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from compressor import encodings
+from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec, Shape, is_float
+from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse
+from compressor.errors import CompressorError
+from compressor.model import Weight
+from compressor.scan import ENTRIES, Scan, scan
+from compressor.schemes import Candidate, linear_quantize, palettize, sparsify
+
+
+@dataclass(frozen=True)
+class Settings:
+    """When a weight is worth encoding, and what counts as zero (the `detect` group of params.yaml).
+
+    min_elements: weights of at most this many elements stay dense.
+    threshold: values up to this magnitude count as zero ...
+    max_thresholded: ... where they are at most this share of the values that survive; elsewhere exact zeros alone count.
+    """
+
+    min_elements: int = 2048
+    threshold: float = 1e-3
+    max_thresholded: float = 0.01
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a weight is.
+
+    name, shape, dtype, nbytes: of the weight as values; dtype by name.
+    uses: the operator types that read it.
+    sparsity: the share of exact zeros, 0 to 1.
+    structure: of the zeros: `unstructured`, `2:4 along axis 1`, `blocks of 4 along axis 0`, `channels along axis 0`, or ``.
+    distinct: the number of distinct values, None if there are more than 256.
+    palette: the granularity that gives the smallest table, with its length, or ``.
+    grid: the quantization grid: `int8 grid per channel along axis 0`, ..., or ``.
+    skipped: why it was not looked at (too few elements, one dimension, ...), or ``.
+    near_misses: what it almost is ("257 distinct values").
+    candidates: the ways to store it, none if it is plainly dense.
+    """
+
+    name: str
+    shape: Shape
+    dtype: str
+    nbytes: int
+    uses: tuple[str, ...]
+    sparsity: float
+    structure: str
+    distinct: int | None
+    palette: str
+    grid: str
+    skipped: str
+    near_misses: tuple[str, ...]
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def evidence(self) -> str:
+        """What the weight is, in a line."""
+        return self.skipped or "; ".join(
+            part
+            for part in (
+                f"{self.sparsity:.1%} zeros" + (f", {self.structure}" if self.structure else "") if self.sparsity else "",
+                self.palette,
+                self.grid,
+                *self.near_misses,
+            )
+            if part
+        ) or "more than 256 distinct values, no zeros, on no grid"
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What `detect` found: the settings that held, and a finding for each weight, in the model's order."""
+
+    settings: Settings
+    findings: tuple[Finding, ...]
+
+    def to_json(self) -> str:
+        """The text of `detection.json`."""
+        findings = [
+            {**vars(finding), "candidates": [{**vars(c), "spec": _spec_to_json(c.spec)} for c in finding.candidates]}
+            for finding in self.findings
+        ]
+        document = {"settings": vars(self.settings), "findings": findings}
+        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Detection:
+        """The inverse of `to_json`.
+
+        Raises:
+            CompressorError: the text is not what `to_json` writes.
+        """
+        try:
+            document: dict[str, Any] = json.loads(text)
+            findings = tuple(_finding_from_json(finding) for finding in document["findings"])
+            return cls(Settings(**document["settings"]), findings)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CompressorError(f"not a detection: {error!r}. Write it again with `compressor detect`.") from error
+
+
+def find(weight: Weight, settings: Settings) -> Finding:
+    """What one weight is, and the ways to store it."""
+    encoding = weight.encoding
+    shape, dtype = encodings.shape(encoding), encodings.dtype(encoding)
+    size = math.prod(shape)
+    facts: dict[str, Any] = {
+        "name": weight.name,
+        "shape": shape,
+        "dtype": dtype.name,
+        "nbytes": encodings.nbytes(Dense(ArraySpec(shape, dtype))),
+        "uses": weight.uses,
+        "sparsity": 0.0,
+        "structure": "",
+        "distinct": None,
+        "palette": "",
+        "grid": "",
+        "skipped": _skipped(weight, shape, size, settings),
+        "near_misses": (),
+        "candidates": (),
+    }
+    declared = () if isinstance(encoding, Dense) else (_declared(encoding),)
+    if facts["skipped"]:
+        return Finding(**{**facts, "candidates": declared})
+    scanned, candidates = _candidates(encoding, settings)
+    found = _facts(scanned, candidates, facts["nbytes"])
+    return Finding(**{**facts, **found, "candidates": (*declared, *candidates)})
+
+
+def _skipped(weight: Weight, shape: Shape, size: int, settings: Settings) -> str:
+    """Why a weight is not looked at, or an empty string."""
+    dtype = encodings.dtype(weight.encoding)
+    if weight.pinned:
+        return weight.pinned
+    if not is_float(dtype) and dtype not in CODE_DTYPES.values():
+        return f"{dtype.name} is no type that is compressed"
+    if len(shape) < 2:
+        return "a scalar" if not shape else "one dimension: a bias or a scale"
+    if size <= settings.min_elements:
+        return f"{size:,} elements: not more than min_elements ({settings.min_elements:,})"
+    return ""
+
+
+def _declared(encoding: Encoding) -> Candidate:
+    spec = encodings.spec(encoding)
+    return Candidate((), spec, f"stored as {encodings.name(spec)} by the source")
+
+
+def _candidates(encoding: Encoding, settings: Settings) -> tuple[Scan, list[Candidate]]:
+    """The facts of a weight, and the ways to store it beside the one that it has.
+
+    A quantized source keeps every code: its codes take the place of values, and its scales stay.
+    """
+    if isinstance(encoding, LinearQuantized):
+        return _code_candidates(encoding, settings)
+    values = np.asarray(encoding.values) if isinstance(encoding, Dense) else encodings.decode(encoding)
+    facts = scan(values, settings.threshold)
+    if isinstance(encoding, Sparse) and isinstance(encoding.values, LinearQuantized):
+        return facts, []
+    plain = Candidate((), Dense(ArraySpec(values.shape, values.dtype)), "")
+    described = list(linear_quantize.detect(values, facts))
+    known = [encodings.nbytes(candidate.spec) for candidate in (plain, *described)]
+    sparse_nbytes = values.size / 8 + (values.size - facts.zeros) * values.dtype.itemsize
+    described += palettize.detect(values, facts, min(sparse_nbytes, *known))
+    sparse = sparsify.detect(values, facts, [plain, *described], settings.max_thresholded, settings.threshold)
+    return facts, [*described, *sparse]
+
+
+def _code_candidates(encoding: LinearQuantized, settings: Settings) -> tuple[Scan, list[Candidate]]:
+    codes = encodings.decode(encoding.data)
+    zero_point = 0 if encoding.zero_point is None else np.asarray(encoding.zero_point).astype(np.int16)
+    uniform = np.size(zero_point) == 1 or len(np.unique(zero_point)) == 1
+    centred = codes.astype(np.int16) - (np.ravel(zero_point)[:1] if uniform else encodings.expand(zero_point, codes.shape))
+    facts = scan(centred, 0.0)
+    spec = encodings.spec(encoding)
+    inner = [Candidate((), replace(spec, data=Dense(ArraySpec(codes.shape, codes.dtype))), "codes of the source")]
+    if uniform:
+        for candidate in palettize.detect(centred, facts, 0):
+            if isinstance(candidate.spec, Palettized) and math.prod(candidate.spec.lut.shape[:-2]) == 1:
+                lut = replace(candidate.spec, lut=ArraySpec(candidate.spec.lut.shape, codes.dtype))
+                inner.append(replace(candidate, spec=replace(spec, data=lut)))
+    return facts, [*inner[1:], *sparsify.detect(centred, facts, inner, 0.0, 0.0)]
+
+
+def _facts(scanned: Scan, candidates: list[Candidate], dense_nbytes: int) -> dict[str, Any]:
+    """The fields of a finding that follow from what was found."""
+    palettes = [c for c in candidates if c.schemes == (palettize.NAME,)]
+    grids = [c for c in candidates if c.schemes == (linear_quantize.NAME,)]
+    sparse = [c for c in candidates if c.schemes[:1] == (sparsify.NAME,)]
+    count = None if scanned.table is None else scanned.table.entries.size
+    return {
+        "sparsity": scanned.zeros / scanned.size,
+        "structure": sparse[0].structure if sparse else "",
+        "distinct": count if count is not None and count <= ENTRIES else None,
+        "palette": min(palettes, key=lambda c: encodings.nbytes(c.spec)).evidence if palettes else "",
+        "grid": grids[0].evidence if grids else "",
+        "near_misses": tuple(_near_misses(scanned, count, sparse, dense_nbytes)),
+    }
+
+
+def _near_misses(scanned: Scan, count: int | None, sparse: list[Candidate], dense_nbytes: int) -> Iterator[str]:
+    """What the weight almost is, for whoever trains it again."""
+    if count is not None and count > ENTRIES:
+        yield f"{count} distinct values: a palette has at most {ENTRIES}"
+    elif count is not None and count > 4 and not scanned.zeros and count - (1 << (width := _width(count)) - 1) <= 2:
+        yield f"{1 << width - 1} distinct values would take {width - 1} bits instead of {width}"
+    if scanned.zeros > _NEAR * scanned.size and sparse and encodings.nbytes(sparse[0].spec) >= dense_nbytes:
+        yield f"{scanned.zeros / scanned.size:.1%} zeros: a mask costs more than it saves"
+    if scanned.small and not any(candidate.changed for candidate in sparse):
+        yield f"{scanned.small:,} values just above zero are kept"
+
+
+def _width(count: int) -> int:
+    """The bits of a code that counts to `count` - 1."""
+    return (count - 1).bit_length()
+
+
+_NEAR = 0.01
+"""Less than this share of zeros is no near miss of a sparse weight."""
+
+_NODES: dict[str, type[Dense | LinearQuantized | Palettized | Sparse]] = {
+    node.__name__: node for node in (Dense, LinearQuantized, Palettized, Sparse)
+}
+
+
+def _spec_to_json(value: Any) -> Any:
+    """A spec as JSON: a node is an object with its `node` name and fields, an array an object with dtype and shape."""
+    if isinstance(value, ArraySpec):
+        return {"dtype": value.dtype.name, "shape": list(value.shape)}
+    if isinstance(value, Encoding):
+        fields = {field.name: _spec_to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"node": type(value).__name__, **fields}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _spec_from_json(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    if not isinstance(value, dict):
+        return value
+    if "node" not in value:
+        return ArraySpec(tuple(value["shape"]), _DTYPES[value["dtype"]])
+    return _NODES[value["node"]](**{key: _spec_from_json(field) for key, field in value.items() if key != "node"})
+
+
+_DTYPES = {**CODE_DTYPES, **FLOAT_DTYPES, "bool": np.dtype(np.bool_)}
+
+
+def _finding_from_json(plain: dict[str, Any]) -> Finding:
+    candidates = tuple(
+        Candidate(**{**entry, "schemes": tuple(entry["schemes"]), "spec": _spec_from_json(entry["spec"])})
+        for entry in plain["candidates"]
+    )
+    sequences = {key: tuple(plain[key]) for key in ("shape", "uses", "near_misses")}
+    return Finding(**{**plain, **sequences, "candidates": candidates})

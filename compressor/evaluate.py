@@ -1,0 +1,201 @@
+"""Evaluation: how well an artefact does beside the uncompressed model, both run from their files in ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compressor import samples, scoring
+from compressor.arrays import NDArray
+from compressor.errors import CompressorError, unknown
+from compressor.metrics import Quality
+
+Progress = Callable[[str, int, int], None]
+
+# A confusion plot has a row for each sample, and nobody can read a matrix of more classes.
+MOST_CLASSES = 100
+
+_NUMBERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "double", "bool")
+_DTYPES = {"float": np.dtype(np.float32), "string": np.dtype(object)} | {name: np.dtype(name) for name in _NUMBERS}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure (the `evaluate` group of params.yaml).
+
+    data: `module:function` that returns (inputs, labels), or the path of an `.npz`.
+    metric: of scikit-learn by name, or `module:function(labels, outputs)`. Where several outputs have labels, the mean
+        of their scores counts; a function of the user gets dictionaries by output then.
+    metric_args: keyword arguments of the metric.
+    batch_size: samples in one run of the model, unless the model itself fixes it.
+    outputs: those that hold predictions; if empty, those that have labels; without labels the first.
+    """
+
+    data: str
+    metric: str = "accuracy_score"
+    metric_args: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int = 256
+    outputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An artefact beside the uncompressed model.
+
+    quality: their scores.
+    count: how many samples were run.
+    confusion: classes, actual and predicted by the artefact, int64 `[count]` each; None where there are none to plot.
+    """
+
+    quality: Quality
+    count: int
+    confusion: tuple[NDArray, NDArray] | None
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What one model made of the samples, by output.
+
+    labels: of all samples; empty if there are none.
+    values: what the metric reads; empty without labels.
+    classes: the predicted classes, of the outputs that predict classes.
+    """
+
+    labels: dict[str, NDArray]
+    values: dict[str, NDArray]
+    classes: dict[str, NDArray]
+    count: int
+
+
+def compare(baseline: Path, artefact: Path, settings: Settings, progress: Progress | None = None) -> Comparison:
+    """Run two ONNX files on the same samples, one after the other, and score both.
+
+    Raises:
+        UsageError: a setting names what does not exist.
+        CompressorError: a model does not load or run, or gives NaN; the samples do not fit it.
+    """
+    metric = scoring.metric(settings.metric, settings.metric_args)
+    given = samples.read(settings.data)
+    before = _run(baseline, given, metric, settings, progress)
+    after = _run(artefact, given, metric, settings, progress)
+    equal = [np.mean(before.classes[name] == after.classes[name]) for name in after.classes]
+    quality = Quality(
+        metric.name,
+        scoring.score(metric, before.labels, before.values),
+        scoring.score(metric, after.labels, after.values),
+        float(np.mean(equal)) if equal else None,
+    )
+    return Comparison(quality, after.count, _confusion(after))
+
+
+def _run(
+    path: Path, given: samples.Samples, metric: scoring.Metric, settings: Settings, progress: Progress | None
+) -> _Run:
+    session = _open(path)
+    feeds = samples.feeds(given, _ports(session, path), path)
+    count = len(next(iter(feeds.values())))
+    outputs = [output.name for output in session.get_outputs()]
+    for name in settings.outputs:
+        if name not in outputs:
+            raise unknown(f"output of {path} (evaluate.outputs)", name, outputs)
+    labels = samples.labels_of(given, outputs, settings.outputs, count)
+    names = tuple(labels) or settings.outputs or tuple(outputs[:1])
+    values: dict[str, list[NDArray]] = {name: [] for name in labels}
+    classes: dict[str, list[NDArray]] = {name: [] for name in names}
+    for batch in _batches(session, path, feeds, names, settings.batch_size, progress):
+        for name, output in batch.items():
+            # Only what is needed later is kept: the classes of a batch are much smaller than its scores.
+            found = None if metric.reads == "numbers" else scoring.classes(output, labels.get(name))
+            if found is not None:
+                classes[name].append(found)
+            if name in labels and metric.reads == "classes":
+                scoring.check_classes(labels[name], output, name)
+            elif name in labels:
+                values[name].append(output)
+    joined = {name: np.concatenate(parts) for name, parts in classes.items() if parts}
+    read = joined if metric.reads == "classes" else {name: np.concatenate(parts) for name, parts in values.items()}
+    return _Run(labels, read, joined, count)
+
+
+def _confusion(run: _Run) -> tuple[NDArray, NDArray] | None:
+    for name, actual in run.labels.items():
+        predicted = run.classes.get(name)
+        if predicted is None or actual.ndim != 1 or actual.dtype.kind not in "biu" or predicted.dtype.kind not in "iu":
+            continue
+        if max(actual.max(), predicted.max()) < MOST_CLASSES:
+            return actual.astype(np.int64), predicted.astype(np.int64)
+    return None
+
+
+def _open(path: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors: its warnings are about graphs that nobody here wrote
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # each kind of failure has a class of its own, without a common base
+        raise CompressorError(f"{path}: ONNX Runtime cannot load it: {_line(error)}") from error
+
+
+def _ports(session: Any, path: Path) -> list[samples.Port]:
+    ports = []
+    for declared in session.get_inputs():
+        dtype = _DTYPES.get(declared.type.removeprefix("tensor(").removesuffix(")"))
+        if dtype is None:
+            raise CompressorError(f"{path}: input {declared.name} is {declared.type}, which no numpy array can be.")
+        axes = tuple(size if isinstance(size, int) else None for size in declared.shape)
+        if not axes:
+            raise CompressorError(f"{path}: input {declared.name} is a scalar: expected samples along the first axis.")
+        ports.append(samples.Port(declared.name, axes, dtype))
+    return ports
+
+
+def _batches(
+    session: Any, path: Path, feeds: Mapping[str, NDArray], names: Sequence[str], size: int, progress: Progress | None
+) -> Iterator[dict[str, NDArray]]:
+    """The outputs of each batch of samples, by name."""
+    # A model with a fixed number of samples gets that many: the last batch is filled up with copies of its last one.
+    fixed = [declared.shape[0] for declared in session.get_inputs() if isinstance(declared.shape[0], int)]
+    size = fixed[0] if fixed else size
+    total = sum(array.nbytes for array in feeds.values())
+    count = len(next(iter(feeds.values())))
+    for start in range(0, count, size):
+        used = min(size, count - start)
+        rows = np.minimum(np.arange(start, start + (size if fixed else used)), count - 1)
+        try:
+            results = session.run(list(names), {name: array[rows] for name, array in feeds.items()})
+        except Exception as error:  # see _open
+            raise CompressorError(
+                f"{path}: ONNX Runtime failed on samples {start} to {start + used - 1}: {_line(error)}"
+            ) from error
+        yield {
+            name: _checked(path, name, result, len(rows), start)[:used]
+            for name, result in zip(names, results, strict=True)
+        }
+        if progress is not None:
+            progress("evaluate", total * (start + used) // count, total)
+
+
+def _checked(path: Path, name: str, result: Any, rows: int, start: int) -> NDArray:
+    if not isinstance(result, np.ndarray):
+        raise CompressorError(f"{path}: output {name} is a {type(result).__name__}: expected a tensor.")
+    if result.ndim == 0 or len(result) != rows:
+        raise CompressorError(
+            f"{path}: output {name} is {list(result.shape)} for {rows} samples: expected them along the first axis."
+        )
+    if result.dtype.kind == "f":
+        bad = np.isnan(result.reshape(rows, -1)).any(axis=1)
+        if bad.any():
+            raise CompressorError(
+                f"{path}: output {name} is NaN for sample {start + int(bad.argmax())}: nothing to score."
+            )
+    return result
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,1 @@
+"""File formats that sources read and targets write: both directions of a layout stand side by side."""

@@ -1,0 +1,86 @@
+"""What a compressed artefact is: the typed form of `manifest.json`, and of what `inspect` reads from an artefact itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class WeightFacts:
+    """One weight of an artefact.
+
+    name, shape, dtype: of the weight.
+    encoding: as `encodings.name` spells it: `dense`, `sparse(palettized4)`, ...
+    nbytes, dense_nbytes: stored, and uncompressed on the same target.
+    evidence: what it was recognised by, or why it stays dense.
+    exact: whether it equals the source bit for bit.
+    rejected: (encoding, reason) of the forms that were not chosen.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    encoding: str
+    nbytes: int
+    dense_nbytes: int
+    evidence: str = ""
+    exact: bool | None = None
+    rejected: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """One file of an artefact: its name, its size in bytes and its SHA-256."""
+
+    name: str
+    nbytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """An artefact: what it was made for and by, its files, and its weights.
+
+    target, pipeline: as they were asked for.
+    versions: of the packages that shaped the bytes.
+    nbytes: of all files; dense_nbytes: of the same model written for the same target without compression.
+    weights_nbytes, weights_dense_nbytes: of the weights alone.
+    """
+
+    target: str
+    pipeline: str
+    versions: dict[str, str]
+    files: tuple[FileFacts, ...]
+    nbytes: int
+    dense_nbytes: int
+    weights_nbytes: int
+    weights_dense_nbytes: int
+    weights: tuple[WeightFacts, ...]
+
+    def to_json(self) -> str:
+        """The text of `manifest.json`: deterministic, keys in the order of the fields."""
+        return json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """The inverse of `to_json`.
+
+        Raises:
+            ValueError, KeyError, TypeError: the text is not a manifest.
+        """
+        facts: dict[str, Any] = json.loads(text)
+        facts["files"] = tuple(FileFacts(**file) for file in facts["files"])
+        facts["weights"] = tuple(
+            WeightFacts(
+                **{
+                    **weight,
+                    "shape": tuple(weight["shape"]),
+                    "rejected": tuple((encoding, reason) for encoding, reason in weight["rejected"]),
+                }
+            )
+            for weight in facts["weights"]
+        )
+        return cls(**facts)

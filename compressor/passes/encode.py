@@ -1,0 +1,66 @@
+"""The encode pass: a weight becomes the encoding that the plan chose, computed by the schemes that take part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from compressor.arrays import NDArray
+from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, decode, dtype, name, shape
+from compressor.encodings import spec as spec_of
+from compressor.errors import CompressorError
+from compressor.model import Weight
+from compressor.passes import Pass
+from compressor.schemes import Values, linear_quantize, palettize, sparsify
+
+
+def encode(specs: Mapping[str, Encoding], thresholds: Mapping[str, float]) -> Pass:
+    """The pass that gives each weight the encoding of its spec.
+
+    Raises (the pass):
+        CompressorError: a weight is not what its spec says: the detection is of another model.
+    """
+
+    def run(weight: Weight) -> Weight:
+        spec = specs[weight.name]
+        try:
+            return replace(weight, encoding=_encoded(weight.encoding, spec, thresholds.get(weight.name, 0.0)))
+        except ValueError as error:
+            raise CompressorError(
+                f"weight {weight.name} {dtype(spec)}{list(shape(spec))}: cannot be stored as {name(spec)}: {error}. "
+                "Was another model detected? Run `detect` again."
+            ) from error
+
+    return run
+
+
+def _encoded(source: Encoding, spec: Encoding, threshold: float) -> Encoding:
+    """`source` in the form of `spec`; codes of a quantized source are kept, never computed again."""
+    if spec_of(source) == spec:
+        return source
+    if isinstance(spec, Dense):
+        return Dense(decode(source))
+    values = np.asarray(source.values) if isinstance(source, Dense) else decode(source)
+    if isinstance(spec, Sparse):
+        return sparsify.encode(values, spec, threshold, lambda all_, inner, where: _inner(source, all_, inner, where))
+    return _inner(source, values, spec, None)
+
+
+def _inner(source: Encoding, values: NDArray, spec: Values, where: NDArray | None) -> Values:
+    if isinstance(source, LinearQuantized) and isinstance(spec, LinearQuantized):
+        codes = decode(source.data)
+        return LinearQuantized(_described(codes, spec.data, where), source.scale, source.zero_point)
+    return _described(values, spec, where)
+
+
+def _described(values: NDArray, spec: Values, where: NDArray | None) -> Any:
+    match spec:
+        case Dense():
+            return Dense(values if where is None else palettize.select(values, where))
+        case Palettized():
+            return palettize.encode(values, spec, where)
+        case LinearQuantized():
+            return linear_quantize.encode(values, spec, where)

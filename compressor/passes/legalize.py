@@ -1,0 +1,15 @@
+"""The legalize pass: the target turns an encoding into one that it can hold, as it did with the spec while planning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from compressor.encodings import Encoding
+from compressor.model import Weight
+from compressor.passes import Pass
+
+
+def legalize(target: Callable[[Encoding], Encoding]) -> Pass:
+    """The pass that applies a target's `legalize` to the data."""
+    return lambda weight: replace(weight, encoding=target(weight.encoding))

@@ -1,0 +1,51 @@
+"""Pass pipelines: which schemes may take part. The names are those that users of Core ML Tools know, and `auto`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from compressor.errors import unknown
+
+
+@dataclass(frozen=True)
+class PassPipeline:
+    """A choice of schemes.
+
+    name: as users ask for it.
+    schemes: that may take part; a form that the source already has is always kept.
+    summary: what it does, in a line.
+    """
+
+    name: str
+    schemes: frozenset[str]
+    summary: str
+
+
+PIPELINES: Mapping[str, PassPipeline] = MappingProxyType(
+    {
+        pipeline.name: pipeline
+        for pipeline in (
+            PassPipeline(
+                "auto",
+                frozenset({"sparsify", "palettize", "linear_quantize"}),
+                "every scheme and their joint forms: the smallest exact one wins, weight by weight",
+            ),
+            PassPipeline("default_pruning", frozenset({"sparsify"}), "sparse storage of pruned weights"),
+            PassPipeline("default_palettization", frozenset({"palettize"}), "lookup tables for few distinct values"),
+            PassPipeline("default_quantization", frozenset({"linear_quantize"}), "codes for weights on a grid"),
+        )
+    }
+)
+
+
+def get(name: str) -> PassPipeline:
+    """The pipeline of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in PIPELINES:
+        raise unknown("pipeline", name, PIPELINES)
+    return PIPELINES[name]

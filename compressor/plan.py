@@ -1,0 +1,117 @@
+"""The plan: which encoding each weight gets on a target, and why every other one was refused. It costs no data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec, Shape
+from compressor.detection import Finding
+from compressor.encodings import Dense, Encoding, name, nbytes
+from compressor.pipelines import PassPipeline
+from compressor.schemes import Candidate
+from compressor.targets import Illegal, Target
+
+_DTYPES = {**FLOAT_DTYPES, **CODE_DTYPES}
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An encoding that was not chosen.
+
+    encoding: its name, as `encodings.name` spells it.
+    reason: why: larger than another form, not exact, not legal on the target, ...
+    """
+
+    encoding: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a weight becomes.
+
+    name, shape, dtype: of the weight; dtype by name.
+    spec: the chosen encoding as array specs, as the schemes encode it.
+    legal: the same as the target stores it.
+    threshold: magnitudes up to this become zero; 0.0 where only exact zeros are left out.
+    evidence: what the weight was recognised by ("16 distinct values"), or why it stays dense.
+    dense_nbytes: the bytes of the weight uncompressed on the same target.
+    changed: how many values the threshold made zero.
+    rejected: the other forms, with reasons.
+    """
+
+    name: str
+    shape: Shape
+    dtype: str
+    spec: Encoding
+    legal: Encoding
+    threshold: float
+    evidence: str
+    dense_nbytes: int
+    changed: int
+    rejected: tuple[Rejected, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a model becomes on a target.
+
+    target, pipeline: as they are spelled canonically.
+    choices: one for each weight, in the model's order.
+    """
+
+    target: str
+    pipeline: str
+    choices: tuple[Choice, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all weights as chosen."""
+        return sum(nbytes(choice.legal) for choice in self.choices)
+
+    @property
+    def dense_nbytes(self) -> int:
+        """The bytes of all weights uncompressed on the same target."""
+        return sum(choice.dense_nbytes for choice in self.choices)
+
+
+def plan(findings: Iterable[Finding], target: Target, pipeline: PassPipeline) -> Plan:
+    """The smallest legal form of every weight among those that the pipeline's schemes propose."""
+    return Plan(target.name, pipeline.name, tuple(choose(finding, target, pipeline) for finding in findings))
+
+
+def choose(finding: Finding, target: Target, pipeline: PassPipeline) -> Choice:
+    """The smallest legal form of one weight. Of equally small ones the source's own wins, then the simplest."""
+    dense = Candidate((), Dense(ArraySpec(finding.shape, _DTYPES[finding.dtype])), finding.evidence)
+    legal: list[tuple[int, Candidate, Encoding]] = []
+    rejected: list[Rejected] = []
+    # The first of the smallest wins, so a form must be smaller than dense to be chosen.
+    for candidate in sorted((*finding.candidates, dense), key=lambda form: (len(form.schemes), form is dense)):
+        if not pipeline.schemes.issuperset(candidate.schemes):
+            rejected.append(Rejected(name(candidate.spec), f"not part of the pipeline {pipeline.name}"))
+            continue
+        try:
+            spec = target.legalize(candidate.spec)
+        except Illegal as refusal:
+            rejected.append(Rejected(name(candidate.spec), refusal.reason))
+            continue
+        legal.append((nbytes(spec), candidate, spec))
+    size, chosen, spec = min(legal, key=lambda form: form[0])
+    rejected += [
+        Rejected(name(other), f"{other_size:,} bytes, {name(spec)} takes {size:,}")
+        for other_size, candidate, other in legal
+        if candidate is not chosen
+    ]
+    return Choice(
+        finding.name,
+        finding.shape,
+        finding.dtype,
+        chosen.spec,
+        spec,
+        chosen.threshold,
+        chosen.evidence,
+        finding.nbytes,
+        chosen.changed,
+        tuple(rejected),
+    )

@@ -1,0 +1,92 @@
+"""Publishing: what a command writes appears whole or not at all.
+
+Files are written beside their destination and renamed, so that a full disk or a kill leaves the old ones in place.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from compressor.errors import CompressorError
+
+_PREFIX = ".compressor-"
+
+
+@contextmanager
+def directory(path: Path) -> Iterator[Path]:
+    """A new directory beside `path` that takes its place when the block ends; an error removes it.
+
+    An existing directory is replaced as a whole: it is moved aside, and back if the new one cannot take its place.
+
+    Raises:
+        CompressorError: `path` is a file, or nothing that this package or a user would want replaced; or the disk is
+            full.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise CompressorError(f"{path}: is a file, expected a directory to write; remove it or name another")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
+    temporary = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{path.name}-", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        _replace(temporary, path)
+    except OSError as error:
+        raise CompressorError(f"{path}: cannot be written: {error.strerror or error}. Nothing was changed.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def text(path: Path, content: str) -> None:
+    """Writes a text file, lines ending in LF, whole or not at all.
+
+    Raises:
+        CompressorError: it cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{_PREFIX}{path.name}-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(content)
+        temporary.replace(path)
+    except OSError as error:
+        raise CompressorError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Renames a directory over another one: POSIX allows that only if the other is empty, so the old one steps aside."""
+    if not path.exists():
+        temporary.rename(path)
+        return
+    aside = temporary.with_name(temporary.name + "-old")
+    path.rename(aside)
+    try:
+        temporary.rename(path)
+    except OSError:
+        aside.rename(path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sweep(path: Path) -> None:
+    """What a killed run left: a directory that had stepped aside goes back, half-written ones are removed."""
+    for left in sorted(path.parent.glob(f"{_PREFIX}{path.name}-*")):
+        if left.name.endswith("-old") and not path.exists():
+            left.rename(path)
+        elif left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
