@@ -35,6 +35,7 @@ from compressor.arrays import (
     packed_nbytes,
     spec_of,
     stored_nbytes,
+    unpack,
 )
 
 
@@ -276,6 +277,8 @@ def _decode(encoding: Dense | LinearQuantized | Palettized, where: NDArray | Non
                 None if zero_point is None else _at(np.asarray(zero_point), shape(data), where),
             )
         case Palettized(indices, lut, axis):
+            if isinstance(indices, MappedArray) and lut.size == lut.shape[-2] and indices.width in (1, 2, 4):
+                return _look_up_packed(indices, np.asarray(lut))
             return _look_up(np.asarray(indices), np.asarray(lut), axis, where)
 
 
@@ -314,6 +317,17 @@ def _look_up(indices: NDArray, lut: NDArray, axis: int | None, where: NDArray | 
     return np.moveaxis(values, -1, axis + 1).reshape(
         [dim * vector if place == axis else dim for place, dim in enumerate(indices.shape)]
     )
+
+
+def _look_up_packed(indices: MappedArray, lut: NDArray) -> NDArray:
+    """The values behind packed codes, a byte of codes at a time: its values are neighbours in a table of 256 rows."""
+    entries, width = lut.size, indices.width
+    codes = unpack(np.arange(256, dtype=np.uint8), width, 256 * 8 // width).reshape(256, -1)
+    packed = indices.raw()
+    if entries < 1 << width and (codes >= entries).any(axis=1)[packed].any():
+        return _look_up(np.asarray(indices), lut, None, None)
+    rows = lut.reshape(-1)[np.minimum(codes, entries - 1)]
+    return take(rows, packed).reshape(-1)[: indices.size].reshape(indices.shape)
 
 
 def take(table: NDArray, rows: NDArray) -> NDArray:

@@ -1,0 +1,45 @@
+# `make demo` runs the bundled example, `make test` all checks, `make bench` the benchmarks. Needed: Python >= 3.11, git, make.
+
+PYTHON ?= python3
+VENV ?= .venv
+# For another package index, a mirror, or torch without CUDA: PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+PIP_ARGS ?=
+
+export PATH := $(abspath $(VENV)/bin):$(PATH)
+export DVC_NO_ANALYTICS := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test bench lock clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/examples
+	dvc repro
+	dvc metrics show
+
+test: $(VENV)/dev
+	ruff check .
+	ruff format --check .
+	rm -rf build/package && mkdir -p build/package/compressor
+	ln -s $(CURDIR)/compressor/* $(CURDIR)/stages build/package/compressor/
+	mypy -p compressor -p examples -p tests
+	pytest
+
+bench: $(VENV)/bench
+	python -m tests.benchmarks
+
+# A stamp a set of extras: an environment that is there already installs nothing.
+$(VENV)/%: pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
+	python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[$*]'
+	touch $@
+
+$(VENV)/pyvenv.cfg:
+	$(PYTHON) -m venv $(VENV)
+
+lock:
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet $(PIP_ARGS) '.[dev,bench]'
+	{ sed -n '/^#/p' constraints.txt; build/lock/bin/python -m pip freeze | sed -e '/^compressor/d' -e 's/+.*//'; } > build/constraints.txt
+	mv build/constraints.txt constraints.txt
+
+clean:
+	rm -rf $(VENV) build .hypothesis .mypy_cache .pytest_cache .ruff_cache dvc_plots

@@ -1,0 +1,1 @@
+"""ONNX files: reading, decoding inside the graph, writing."""

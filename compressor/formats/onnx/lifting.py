@@ -1,0 +1,161 @@
+"""The inverse of `decoding.lower`: calls of the functions, read as the encoding that they came from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from compressor.arrays import CODE_DTYPES, UINT8, Array, DType, MappedArray, Shape, bits, from_bytes, packed_nbytes
+from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, index_bits, shape
+from compressor.errors import CompressorError
+from compressor.formats.onnx.functions import DOMAIN
+
+if TYPE_CHECKING:
+    import onnx
+
+
+class Values(Protocol):
+    """Where values come from: the node that computes one, or the elements of a constant."""
+
+    def producer(self, name: str) -> onnx.NodeProto | None: ...
+    def constant(self, name: str) -> Array | None: ...
+
+
+def lift(values: Values, name: str) -> Encoding | None:
+    """The encoding that the value `name` was lowered from; None if no function of this project computes it, as a weight.
+
+    Raises:
+        CompressorError: the stored parts contradict each other, or one is missing.
+    """
+    node = values.producer(name)
+    if node is None or node.domain != DOMAIN or not node.op_type.startswith(_WEIGHTS):
+        return None
+    reader = _Reader(values)
+    try:
+        return reader.weight(node)
+    except (ValueError, IndexError, KeyError) as error:
+        raise CompressorError(f"weight {name!r}: its stored parts do not fit together: {error}") from error
+
+
+_WEIGHTS = ("sparse_to_dense", "lut_to_dense", "gather_lut", "dequantize")
+
+
+@dataclass(frozen=True)
+class _Reader:
+    values: Values
+
+    def weight(self, node: onnx.NodeProto) -> Encoding:
+        if node.op_type == "sparse_to_dense":
+            return self.sparse(node)
+        if node.op_type.startswith("dequantize_linear"):
+            codes = self.values.producer(node.input[0])
+            if codes is not None and codes.op_type == "sparse_to_dense":
+                mask, whole = self.mask(codes.input[0], _ints(codes, "shape"))
+                return Sparse(mask, self.linear(node, codes.input[1], whole), whole)
+        return self.leaf(node, None)
+
+    def sparse(self, node: onnx.NodeProto) -> Sparse:
+        mask, whole = self.mask(node.input[0], _ints(node, "shape"))
+        inner = self.values.producer(node.input[1])
+        values = Dense(self.constant(node.input[1])) if inner is None else self.leaf(inner, whole)
+        return Sparse(mask, values, whole)
+
+    def mask(self, places: str, whole: Shape) -> tuple[Array, Shape]:
+        node = self.call(places, "places")
+        blocks = _ints(node, "mask_grid")[::2]
+        return _packed(self.constant(node.input[0]), blocks or whole, np.dtype(np.bool_), 1), whole
+
+    def leaf(self, node: onnx.NodeProto, whole: Shape | None) -> LinearQuantized | Palettized:
+        """A weight's node, or one of the non-zeros of a weight of shape `whole`."""
+        if node.op_type.startswith("dequantize"):
+            return self.linear(node, node.input[0], whole)
+        return self.palettized(node, whole)
+
+    def palettized(self, node: onnx.NodeProto, whole: Shape | None) -> Palettized:
+        lut = self.codes(node.input[1])
+        axis = None
+        if lut.shape[-1] > 1:
+            perm = _ints(node, "perm")
+            axis = perm.index(len(perm) - 1) - 1
+        return Palettized(self.codes(node.input[0], index_bits(lut)), lut, axis)
+
+    def linear(self, node: onnx.NodeProto, codes: str, whole: Shape | None) -> LinearQuantized:
+        inner = self.values.producer(codes)
+        data: Dense | Palettized
+        if inner is not None and inner.op_type.startswith(("lut_", "gather_lut")):
+            data = self.palettized(inner, whole)
+        else:
+            data = Dense(self.codes(codes))
+        to = whole or _ints(node, "shape") or shape(data)
+        if isinstance(data, Dense) and whole is None:
+            data = Dense(_reshaped(data.values, to))
+        scale = self.constant(node.input[1])
+        counts = self.counts(node, tuple(scale.shape), to)
+        zero_point = self.codes(node.input[2]) if "zero_point" in node.op_type else None
+        return LinearQuantized(
+            data, _reshaped(scale, counts), None if zero_point is None else _reshaped(zero_point, counts)
+        )
+
+    def counts(self, node: onnx.NodeProto, stored: Shape, whole: Shape) -> Shape:
+        """The shape of a scale at the weight's rank."""
+        if math.prod(stored) == 1:
+            return (1,) * len(whole)
+        axis = next((found.i for found in node.attribute if found.name == "axis"), None)
+        if axis is None or len(stored) == len(whole) > 1:
+            return stored
+        return tuple(dim if place == axis else 1 for place, dim in enumerate(whole))
+
+    def codes(self, name: str, width: int = 0) -> Array:
+        """Stored codes as they are meant: through `unpack` and `widen`, and as uint8 of `width` bits for indices."""
+        node = self.values.producer(name)
+        if node is not None and node.op_type.startswith("widen"):
+            return self.codes(node.input[0])
+        if node is not None:
+            node = self.call(name, "unpack")
+            kind = node.op_type.split("_")[1]
+            own = int(kind.removeprefix("u").removeprefix("int"))
+            dtype = UINT8 if width else CODE_DTYPES[kind]
+            return _packed(self.constant(node.input[0]), _ints(node, "shape"), dtype, own)
+        array = self.constant(name)
+        if width and bits(array.dtype) < 8:
+            if isinstance(array, MappedArray):
+                return replace(array, dtype=UINT8, width=bits(array.dtype))
+            return np.asarray(array).view(UINT8)
+        return array
+
+    def call(self, name: str, function: str) -> onnx.NodeProto:
+        node = self.values.producer(name)
+        if node is None or node.domain != DOMAIN or not node.op_type.startswith(function):
+            raise ValueError(f"{name!r} is not computed by {function}")
+        return node
+
+    def constant(self, name: str) -> Array:
+        array = self.values.constant(name)
+        if array is None:
+            raise ValueError(f"{name!r} is no constant")
+        return array
+
+
+def _ints(node: onnx.NodeProto, name: str) -> Shape:
+    return next((tuple(found.ints) for found in node.attribute if found.name == name), ())
+
+
+def _packed(raw: Array, to: Sequence[int], dtype: DType, width: int) -> Array:
+    """Stored bytes as the codes packed in them; a slice of a file stays one."""
+    dims, nbytes = tuple(to), packed_nbytes(math.prod(to), width)
+    if raw.size < nbytes:
+        raise ValueError(f"{list(dims)} codes of {width} bits take {nbytes} bytes, got {raw.size}")
+    if isinstance(raw, MappedArray):
+        return MappedArray(raw.path, raw.offset, dims, dtype, width)
+    values = from_bytes(np.asarray(raw).reshape(-1)[:nbytes], dims, dtype if width in {2, 4} else UINT8, width)
+    return values.view(dtype) if dtype == np.bool_ else values
+
+
+def _reshaped(array: Array, to: Shape) -> Array:
+    if math.prod(to) != array.size:
+        raise ValueError(f"{list(array.shape)} is not {list(to)}")
+    return replace(array, shape=to) if isinstance(array, MappedArray) else np.asarray(array).reshape(to)

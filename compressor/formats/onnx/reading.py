@@ -1,0 +1,201 @@
+"""ONNX files read without their tensors: a model of any size costs what its graph costs.
+
+A scan of the protobuf wire format over the mapped file cuts the data of large tensors out before protobuf parses the
+rest. Such a tensor becomes one with external data, whose location is the model file itself.
+
+Source: onnx.proto (TensorProto), ONNX's ExternalData.md.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from compressor.arrays import (
+    BFLOAT16,
+    INT2,
+    INT4,
+    INT8,
+    UINT2,
+    UINT4,
+    UINT8,
+    Array,
+    ArraySpec,
+    DType,
+    MappedArray,
+    NDArray,
+    from_bytes,
+)
+from compressor.errors import CompressorError
+from compressor.formats.onnx.wire import EXTERNAL, WireError, without_data
+
+if TYPE_CHECKING:
+    import onnx
+
+DTYPES: Mapping[int, DType] = {
+    1: np.dtype("<f4"),
+    2: UINT8,
+    3: INT8,
+    4: np.dtype("<u2"),
+    5: np.dtype("<i2"),
+    6: np.dtype("<i4"),
+    7: np.dtype("<i8"),
+    9: np.dtype(np.bool_),
+    10: np.dtype("<f2"),
+    11: np.dtype("<f8"),
+    12: np.dtype("<u4"),
+    13: np.dtype("<u8"),
+    16: BFLOAT16,
+    21: UINT4,
+    22: INT4,
+    25: UINT2,
+    26: INT2,
+}
+"""The numpy type of each `TensorProto.DataType` that has one here; strings, complex and 8-bit floats have none."""
+
+_MAX_RANK = 64  # numpy's
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """The model of `path`; tensors with 1 KiB of data or more stay on disk, in external form.
+
+    Raises:
+        CompressorError: the file cannot be read or is not an ONNX model.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    model = onnx.ModelProto()
+    try:
+        with path.open("rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise CompressorError(f"{path}: not a file, expected an ONNX model.")
+            if os.fstat(file.fileno()).st_size == 0:
+                raise CompressorError(f"{path}: the file is empty, expected an ONNX model.")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                model.ParseFromString(without_data(data, path.name))
+    except OSError as error:
+        raise CompressorError(f"{path}: cannot be read: {error.strerror}.") from error
+    except (DecodeError, WireError) as error:
+        raise CompressorError(f"{path}: not an ONNX model, or truncated: {error}.") from error
+    if not model.HasField("graph") or not model.opset_import:
+        missing = "graph" if not model.HasField("graph") else "opset_import"
+        raise CompressorError(f"{path}: not an ONNX model: it has no {missing}.")
+    return model
+
+
+def spec(tensor: onnx.TensorProto) -> ArraySpec:
+    """The declared shape and dtype of `tensor`.
+
+    Raises:
+        CompressorError: the dtype has no numpy type here, or the dimensions are impossible.
+    """
+    dtype = DTYPES.get(tensor.data_type)
+    if dtype is None:
+        choices = ", ".join(str(known) for known in DTYPES.values())
+        raise CompressorError(f"tensor {tensor.name!r}: data type {tensor.data_type}, expected one of {choices}.")
+    dims = tuple(tensor.dims)
+    if len(dims) > _MAX_RANK or any(dim < 0 for dim in dims) or math.prod(max(dim, 1) for dim in dims) >= 1 << 60:
+        raise CompressorError(f"tensor {tensor.name!r}: impossible dimensions {list(dims)[: _MAX_RANK + 1]}.")
+    return ArraySpec(dims, dtype)
+
+
+def array(tensor: onnx.TensorProto, directory: Path) -> Array:
+    """The elements of `tensor`; those of external data, looked up in `directory`, as a slice of their file.
+
+    Raises:
+        CompressorError: the data are missing, or are not what shape and dtype declare.
+    """
+    expected = spec(tensor)
+    if tensor.data_location == EXTERNAL:
+        found = external(tensor, directory, expected.nbytes)
+        if found.size != expected.nbytes:
+            raise _mismatch(tensor, expected, f"{found.size} bytes", str(found.path))
+        if expected.nbytes == 0:
+            return np.empty(expected.shape, expected.dtype)
+        return MappedArray(found.path, found.offset, expected.shape, expected.dtype)
+    raw = np.frombuffer(tensor.raw_data, np.uint8) if tensor.HasField("raw_data") else _typed(tensor, expected.dtype)
+    if raw.size != expected.nbytes:
+        raise _mismatch(tensor, expected, f"{raw.size} bytes", "the model")
+    return from_bytes(raw, expected.shape, expected.dtype)
+
+
+def external(tensor: onnx.TensorProto, directory: Path, nbytes: int | None = None) -> MappedArray:
+    """The bytes of a tensor's external data: uint8 `[length]`; `nbytes` where the tensor does not say how many.
+
+    Raises:
+        CompressorError: the file is missing, too short, or not inside `directory`.
+    """
+    entries = {entry.key: entry.value for entry in tensor.external_data if isinstance(entry.value, str)}
+    path = _inside(tensor, entries.get("location", ""), directory)
+    try:
+        offset, length = int(entries.get("offset", "0")), int(entries.get("length", "-1"))
+        found = path.stat()
+    except ValueError as error:
+        raise CompressorError(f"tensor {tensor.name!r}: external data at {path}: {error}.") from error
+    except OSError as error:
+        raise CompressorError(
+            f"tensor {tensor.name!r}: its data file {path} cannot be read ({error.strerror}); put it beside the model."
+        ) from error
+    available = found.st_size if stat.S_ISREG(found.st_mode) else 0
+    if length < 0:
+        length = available - offset if nbytes is None else nbytes
+    if offset < 0 or length < 0 or offset + length > available:
+        raise CompressorError(
+            f"tensor {tensor.name!r}: expected bytes {offset} to {offset + length} of {path}, which has {available}."
+        )
+    return MappedArray(path, offset, (length,), UINT8)
+
+
+def _inside(tensor: onnx.TensorProto, location: str, directory: Path) -> Path:
+    """The file at `location`, which must lie in the model's `directory`: a model must not read anything else."""
+    path, reason = directory / location, ""
+    if not location or "\0" in location:
+        reason = "is not a file name"
+    elif Path(location).is_absolute():
+        reason = "is an absolute path"
+    elif ".." in Path(location).parts:
+        reason = "leads out of the model's folder"
+    elif _has_link(path, directory) and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory)):
+        reason = f"is a link that leads out of the model's folder, to {os.path.realpath(path)}"
+    if reason:
+        raise CompressorError(
+            f"tensor {tensor.name!r}: the location {location!r} of its data {reason}; "
+            f"expected a file inside {directory}: put a copy there."
+        )
+    return path
+
+
+def _has_link(path: Path, directory: Path) -> bool:
+    """Whether anything on the way from `directory` to `path` is a symbolic link: one cheap call a level."""
+    return path != directory and (path.is_symlink() or _has_link(path.parent, directory))
+
+
+def _typed(tensor: onnx.TensorProto, dtype: DType) -> NDArray:
+    """The bytes of the elements in a tensor's typed fields; a number of `int32_data` holds one byte of packed codes."""
+    if dtype == np.float32:
+        values = np.array(tensor.float_data, dtype)
+    elif dtype == np.float64:
+        values = np.array(tensor.double_data, dtype)
+    elif dtype == np.int64:
+        values = np.array(tensor.int64_data, dtype)
+    elif dtype in (np.dtype(np.uint32), np.dtype(np.uint64)):
+        values = np.array(tensor.uint64_data, np.uint64).astype(dtype)
+    else:
+        stored = {2: "<u2", 4: "<i4"}.get(dtype.itemsize, "u1")
+        values = np.array(tensor.int32_data, np.int32).astype(stored)
+    return values.view(np.uint8)
+
+
+def _mismatch(tensor: onnx.TensorProto, expected: ArraySpec, got: str, where: str) -> CompressorError:
+    return CompressorError(
+        f"tensor {tensor.name!r} {expected.dtype}{list(expected.shape)}: "
+        f"expected {expected.nbytes} bytes of data, got {got} in {where}."
+    )

@@ -1,0 +1,145 @@
+"""The protobuf wire format of an ONNX file: its tensors' data cut out, everything else as it was.
+
+    field = key varint (number << 3 | kind), then varint | 8 bytes | length varint, bytes | 4 bytes
+
+Only length-delimited fields of 1 KiB or more are looked into, so a scan visits a few fields a node and reads no data.
+
+Source: https://protobuf.dev/programming-guides/encoding; onnx.proto (field numbers).
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+
+KEPT_BELOW = 1024
+"""The bytes of data from which a tensor's data are cut out."""
+
+EXTERNAL = 1
+"""`TensorProto.DataLocation.EXTERNAL`."""
+
+# The message that each field holds, on the ways from a model to its tensors.
+_MODEL, _GRAPH, _FUNCTION, _NODE, _ATTRIBUTE, _SPARSE, _TENSOR = range(7)
+_INSIDE: Mapping[int, Mapping[int, int]] = {
+    _MODEL: {7: _GRAPH, 25: _FUNCTION},
+    _GRAPH: {1: _NODE, 5: _TENSOR, 15: _SPARSE},
+    _FUNCTION: {7: _NODE},
+    _NODE: {5: _ATTRIBUTE},
+    _ATTRIBUTE: {5: _TENSOR, 6: _GRAPH, 10: _TENSOR, 11: _GRAPH, 22: _SPARSE, 23: _SPARSE},
+    _SPARSE: {1: _TENSOR, 2: _TENSOR},
+    _TENSOR: {},
+}
+_DATA_TYPE, _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 2, 9, 13, 14
+_DATA = {4, 5, 6, 7, 10, 11, _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION}
+# Packed `float_data` of a FLOAT tensor and `double_data` of a DOUBLE one lie in the file as their raw data would.
+_AS_RAW = {4: 1, 10: 11}
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_MAX_DEPTH = 100  # protobuf's own limit: it refuses what lies deeper
+
+
+class WireError(Exception):
+    """The bytes are no protobuf message."""
+
+
+def without_data(data: mmap.mmap, location: str) -> bytes:
+    """The serialized ModelProto `data`, where large tensors have external data at their place in the file `location`.
+
+    Raises:
+        WireError: a field is cut off or of an unknown kind.
+    """
+    return bytes(_message(data, 0, len(data), _MODEL, location=location, depth=0))
+
+
+def _message(data: mmap.mmap, start: int, end: int, kind: int, *, location: str, depth: int) -> bytearray:
+    inside = _INSIDE[kind] if depth < _MAX_DEPTH else {}
+    kept, copied, at = bytearray(), start, start
+    while at < end:
+        begin = at
+        number, value, content, at = _field(data, begin, end)
+        message = inside.get(number)
+        if message is None or at - content < KEPT_BELOW or value is not None:
+            continue
+        body: bytes | bytearray
+        if message == _TENSOR:
+            body = _tensor(data, content, at, location)
+        else:
+            body = _message(data, content, at, message, location=location, depth=depth + 1)
+        kept += data[copied:begin] + _delimited(number, body)
+        copied = at
+    return kept + data[copied:end]
+
+
+def _tensor(data: mmap.mmap, start: int, end: int, location: str) -> bytes:
+    """A TensorProto whose data, if they are one large run of bytes, are external."""
+    at, data_type, found = start, 0, []
+    while at < end:
+        begin = at
+        number, value, content, at = _field(data, begin, end)
+        if number == _DATA_TYPE:
+            data_type = value or 0
+        elif number in _DATA:
+            found.append((number, value is None, begin, content, at))
+    if len(found) == 1:
+        number, delimited, begin, content, stop = found[0]
+        as_raw = number == _RAW_DATA or _AS_RAW.get(number) == data_type
+        if as_raw and delimited and stop - content >= KEPT_BELOW:
+            entries = {"location": location, "offset": str(content), "length": str(stop - content)}
+            return b"".join(
+                (
+                    data[start:begin],
+                    data[stop:end],
+                    *(_delimited(_EXTERNAL_DATA, _entry(key, value)) for key, value in entries.items()),
+                    _varint_bytes(_DATA_LOCATION << 3 | _VARINT) + _varint_bytes(EXTERNAL),
+                )
+            )
+    return data[start:end]
+
+
+def _field(data: mmap.mmap, at: int, end: int) -> tuple[int, int | None, int, int]:
+    """The field that begins at `at`: its number, its value if that is a varint, where its content begins and ends."""
+    key, at = _varint(data, at, end)
+    kind, value, content = key & 7, None, at
+    if kind == _VARINT:
+        value, at = _varint(data, at, end)
+    elif kind == _BYTES:
+        length, content = _varint(data, at, end)
+        at = content + length
+    elif kind in (_FIXED64, _FIXED32):
+        at += 8 if kind == _FIXED64 else 4
+    else:
+        raise WireError(f"a field of unknown kind {kind} before byte {at}")
+    if at > end:
+        raise WireError(f"a field from byte {content} to {at} in a message or file that ends at byte {end}")
+    return key >> 3, value, content, at
+
+
+def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
+    """The number at `at`, seven bits a byte, lowest first, and where it ends."""
+    number = 0
+    for shift in range(0, 70, 7):
+        if at >= end:
+            raise WireError(f"it ends at byte {end}, inside of a number")
+        byte = data[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, at
+    raise WireError(f"a number of more than ten bytes before byte {at}")
+
+
+def _varint_bytes(number: int) -> bytes:
+    groups = bytearray()
+    while number > 0x7F:
+        groups.append(number & 0x7F | 0x80)
+        number >>= 7
+    groups.append(number)
+    return bytes(groups)
+
+
+def _delimited(number: int, content: bytes | bytearray) -> bytes:
+    return _varint_bytes(number << 3 | _BYTES) + _varint_bytes(len(content)) + content
+
+
+def _entry(key: str, value: str) -> bytes:
+    """A StringStringEntryProto."""
+    return _delimited(1, key.encode()) + _delimited(2, value.encode())

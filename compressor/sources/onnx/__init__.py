@@ -1,0 +1,55 @@
+"""ONNX files: every form of compressed weights that one can have becomes an encoding.
+
+    file --load--> graph, data on disk --unique names--> --index--> --lift--> weights and the graph that reads them
+
+`scopes` finds values in graphs and their subgraphs, `expressions` reads decode nodes as encodings, `operators` knows
+what consumes codes itself, and `normalize` writes the normal form that `compressor.model.Model` describes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from compressor.errors import CompressorError
+from compressor.model import Model
+
+SUFFIXES = (".onnx",)
+
+OLDEST_OPSET = 13
+"""From here on, `DequantizeLinear` has an axis, and axes of `Squeeze` and the like are inputs."""
+
+
+def read(path: Path) -> Model:
+    """The model in `path`, in normal form; a link is followed first, since data must lie beside the file itself.
+
+    Raises:
+        CompressorError: the file is not an ONNX model of a known version, or its data are missing or impossible.
+    """
+    from compressor.formats.onnx.reading import load
+    from compressor.sources.onnx.normalize import normalize
+
+    path = path.resolve() if path.is_symlink() else path
+    model = load(path)
+    _check_version(path, model.ir_version, {entry.domain: entry.version for entry in model.opset_import})
+    try:
+        weights = normalize(model, path.parent)
+    except CompressorError as error:
+        raise CompressorError(f"{path}: {error}") from error
+    return Model(path, weights, {"onnx": model})
+
+
+def _check_version(path: Path, ir_version: int, opsets: dict[str, int]) -> None:
+    import onnx
+
+    newest = onnx.defs.onnx_opset_version()
+    opset = opsets.get("", opsets.get("ai.onnx", 0))
+    if ir_version > onnx.IR_VERSION or opset > newest:
+        raise CompressorError(
+            f"{path}: IR version {ir_version}, opset {opset}; "
+            f"the installed onnx {onnx.__version__} knows IR version {onnx.IR_VERSION} and opset {newest}: upgrade it."
+        )
+    if opset < OLDEST_OPSET:
+        raise CompressorError(
+            f"{path}: opset {opset}, expected {OLDEST_OPSET} or later: export the model again with a later one, "
+            f"or convert it with onnx.version_converter.convert_version(model, 18)."
+        )

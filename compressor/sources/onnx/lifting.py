@@ -1,0 +1,154 @@
+"""Which values are decoded weights, and which constants are weights: decisions only, the graph stays as it is."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from compressor.arrays import CODE_DTYPES, is_float
+from compressor.encodings import Encoding, arrays, dtype, shape
+from compressor.formats.onnx import reading
+from compressor.formats.onnx.wire import KEPT_BELOW
+from compressor.sources.onnx import expressions, operators
+from compressor.sources.onnx.expressions import UnliftableError
+from compressor.sources.onnx.scopes import Index, is_standard, operand
+
+if TYPE_CHECKING:
+    import onnx
+
+_DECODERS = {"DequantizeLinear", "Gather", "Mul"}
+
+
+@dataclass(frozen=True, eq=False)
+class Lift:
+    """A constant that nodes decode.
+
+    leaf: the constant with the codes or indices, whose name the weight gets.
+    encoding: what the weight is.
+    nodes: the numbers of the nodes that decode it, outermost first.
+    value: the decoded value, which the weight replaces; empty where the node itself is to be replaced.
+    """
+
+    leaf: str
+    encoding: Encoding
+    nodes: tuple[int, ...]
+    value: str
+
+
+def lifts(index: Index) -> tuple[list[Lift], dict[str, str]]:
+    """The weights that nodes of `index` decode, and by name why other decoded constants stay as they are.
+
+    Raises:
+        CompressorError: the data of a constant are missing or impossible.
+    """
+    refused: dict[str, str] = {}
+    by_leaf: dict[str, list[Lift]] = defaultdict(list)
+    for lift in _outermost(list(_lifts(index, refused))):
+        by_leaf[lift.leaf].append(lift)
+    found: list[Lift] = []
+    for leaf, group in by_leaf.items():
+        reason = refused.get(leaf) or _refusal(index, leaf, group)
+        if reason:
+            refused[leaf] = reason
+        else:
+            found.extend(group)
+    return found, refused
+
+
+def plain(index: Index, refused: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The names of the constants that are weights as they are, and why they must stay so.
+
+    Raises:
+        CompressorError: the dimensions of a constant are impossible.
+    """
+    for name, tensor in index.tensors.items():
+        reason = _why_pinned(index, name, tensor, refused)
+        if reason is not None:
+            yield name, reason
+
+
+def _lifts(index: Index, refused: dict[str, str]) -> Iterator[Lift]:
+    """Every decode node over constants; those that no encoding expresses leave their reason in `refused`."""
+    for number, node in enumerate(index.nodes):
+        try:
+            if is_standard(node) and node.op_type in _DECODERS and len(node.output) == 1:
+                found = expressions.read(index, node.output[0])
+                if found is not None:
+                    yield Lift(found.leaf, found.encoding, found.nodes, node.output[0])
+            elif node.op_type == "MatMulNBits" and node.domain == operators.MICROSOFT and node.output:
+                weight = operators.mat_mul_nbits(index, node)
+                if weight is not None:
+                    yield Lift(operand(node, 1), weight, (number,), "")
+        except UnliftableError as error:
+            refused.setdefault(error.leaf, error.reason)
+
+
+def _outermost(lifts: list[Lift]) -> Iterator[Lift]:
+    """Those that are not a part of another one."""
+    inner = {number for lift in lifts for number in lift.nodes[1:]}
+    return (lift for lift in lifts if lift.nodes[0] not in inner)
+
+
+def _refusal(index: Index, leaf: str, group: list[Lift]) -> str:
+    """Why the codes in `leaf` must stay as they are; empty if the `group` of decoded values can become one weight."""
+    nodes = {number for lift in group for number in lift.nodes}
+    roots = {lift.nodes[0] for lift in group}
+    inside = {leaf, *(name for number in nodes - roots for name in index.nodes[number].output)}
+    others = sorted({index.nodes[n].op_type for name in inside for n in index.readers[name] if n not in nodes})
+    if others:
+        return f"its codes are read by {', '.join(others)} too"
+    if inside & index.outputs or any(lift.value in index.outputs for lift in group):
+        return "it is an output of the graph"
+    first = group[0].encoding
+    if any(not _same(first, lift.encoding) for lift in group[1:]):
+        return "its codes are decoded in several ways"
+    if not is_float(dtype(first)) and not all(_reads_codes(index, lift.value) for lift in group):
+        return f"it decodes to {dtype(first)}"
+    return ""
+
+
+def _same(one: Encoding, other: Encoding) -> bool:
+    """Whether two encodings of the same leaf mean the same."""
+    if type(one) is not type(other) or shape(one) != shape(other):
+        return False
+    ours, theirs = list(arrays(one))[1:], list(arrays(other))[1:]
+    return len(ours) == len(theirs) and all(
+        mine.dtype == its.dtype and np.array_equal(np.asarray(mine), np.asarray(its))
+        for mine, its in zip(ours, theirs, strict=True)
+    )
+
+
+def _reads_codes(index: Index, name: str) -> bool:
+    """Whether an integer operator reads the value as a weight's codes."""
+    return any(
+        operand(index.nodes[number], place) == name
+        for number in index.readers[name]
+        for place in operators.CODE_INPUTS.get(index.nodes[number].op_type, ())
+    )
+
+
+def _why_pinned(index: Index, name: str, tensor: onnx.TensorProto, refused: Mapping[str, str]) -> str | None:
+    """Why a constant must stay as it is; empty for a weight that may change, None for a constant that is no weight."""
+    kind = reading.DTYPES.get(tensor.data_type)
+    readers = {index.nodes[number].op_type for number in index.readers[name]}
+    if kind is None or not (readers or name in index.outputs):
+        return None
+    reason = refused.get(name, "")
+    if is_float(kind):
+        if readers and all(map(operators.reads_parameters, readers)):
+            return None
+    elif kind not in CODE_DTYPES.values():
+        return None
+    elif not reason and not _reads_codes(index, name):
+        if len(tensor.dims) < 2:
+            return None
+        reason = f"{kind} data that {', '.join(sorted(readers)) or 'nothing'} reads"
+    if name in index.producers:  # a Constant node: small ones stay in the graph
+        return reason if name not in index.outputs and reading.spec(tensor).nbytes >= KEPT_BELOW else None
+    if name in index.inputs:
+        return "it is an input of the graph too: a caller may override it"
+    return "it is an output of the graph" if name in index.outputs else reason

@@ -1,0 +1,170 @@
+"""The normal form of a model: every weight is an initializer without data, and nothing in the graph decodes one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Container, Iterable, Mapping, MutableSequence, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressor.encodings import Dense, Encoding
+from compressor.formats.onnx import reading
+from compressor.model import Weight
+from compressor.sources.onnx import lifting, operators
+from compressor.sources.onnx.lifting import Lift
+from compressor.sources.onnx.scopes import Index, check_names, index, is_standard, make_names_unique, operand, walk
+from compressor.sources.onnx.stubs import densify, stub
+
+if TYPE_CHECKING:
+    import onnx
+
+_OPTIONAL_INITIALIZER_INPUTS = 4
+"""The IR version from which an initializer need not be an input; before it, being one means nothing."""
+
+
+def normalize(model: onnx.ModelProto, directory: Path) -> tuple[Weight, ...]:
+    """Bring `model` to normal form, in place; its weights, in the order of the graph.
+
+    Raises:
+        CompressorError: the data of a constant are missing or impossible.
+    """
+    graph = model.graph
+    if model.ir_version < _OPTIONAL_INITIALIZER_INPUTS:
+        _keep_true_inputs(graph)
+        model.ir_version = _OPTIONAL_INITIALIZER_INPUTS
+    check_names(graph)
+    make_names_unique(graph)
+    _drop_identities(index(graph, directory))
+    found = index(graph, directory)
+    lifted, refused = lifting.lifts(found)
+    touched = _apply(found, lifted)
+    encodings: dict[str, Encoding] = {lift.leaf: lift.encoding for lift in lifted}
+    _write_stubs(found, encodings)
+    encodings.update(densify(graph, directory))
+    _drop_unread(index(graph, directory, encodings), touched)
+    found = index(graph, directory, encodings)
+    pinned = dict(lifting.plain(found, refused))
+    plain = {name: Dense(reading.array(found.tensors[name], directory)) for name in pinned}
+    _write_stubs(found, plain)
+    encodings.update(plain)
+    _drop_stale(model, encodings)
+    return tuple(
+        Weight(tensor.name, encodings[tensor.name], _uses(found, tensor.name), pinned.get(tensor.name, ""))
+        for inner in found.graphs
+        for tensor in inner.initializer
+        if tensor.name in encodings
+    )
+
+
+def _keep_true_inputs(graph: onnx.GraphProto) -> None:
+    initialized = {tensor.name for tensor in graph.initializer}
+    _keep(graph.input, [value.name not in initialized for value in graph.input])
+
+
+def _drop_identities(found: Index) -> None:
+    """Readers of a copy of a constant read the constant itself: a weight under several names is one."""
+    copies: dict[str, str] = {}
+    gone = set()
+    for number, node in enumerate(found.nodes):
+        source = copies.get(operand(node, 0), operand(node, 0))
+        if node.op_type == "Identity" and is_standard(node) and source in found.tensors and len(node.output) == 1:
+            copies[node.output[0]] = source
+            if node.output[0] not in found.outputs:
+                gone.add(number)
+    _respell(found, copies)
+    _delete(found, gone)
+
+
+def _apply(found: Index, lifted: Iterable[Lift]) -> set[str]:
+    """Let readers of a decoded value read its weight and remove what decoded it; the values that lost a reader."""
+    gone: set[int] = set()
+    touched: set[str] = set()
+    _respell(found, {lift.value: lift.leaf for lift in lifted if lift.value})
+    for lift in lifted:
+        touched.update(name for number in lift.nodes for name in found.nodes[number].input)
+        if lift.value:
+            gone.update(lift.nodes)
+        else:
+            _replace(found, lift.nodes[0], operators.mat_mul(found.nodes[lift.nodes[0]], lift.leaf))
+    _delete(found, gone)
+    return touched
+
+
+def _replace(found: Index, number: int, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Put `nodes` in the place of one."""
+    graph, old = found.graphs[found.home[number]], found.nodes[number]
+    place = next(place for place, node in enumerate(graph.node) if node is old)
+    old.CopyFrom(nodes[0])
+    for offset, node in enumerate(nodes[1:], 1):
+        graph.node.insert(place + offset, node)
+
+
+def _respell(found: Index, names: Mapping[str, str]) -> None:
+    """Spell the inputs of all nodes as `names` says."""
+    for old in names:
+        for number in found.readers.get(old, ()):
+            node = found.nodes[number]
+            for place, name in enumerate(node.input):
+                if name == old:
+                    node.input[place] = names[old]
+
+
+def _delete(found: Index, numbers: Collection[int]) -> None:
+    """Remove nodes where they are: nothing else in the graphs moves in memory, so that `found` still refers to it."""
+    gone = {id(found.nodes[number]) for number in numbers}
+    for graph in (found.graphs[home] for home in {found.home[number] for number in numbers}):
+        _keep(graph.node, [id(node) not in gone for node in graph.node])
+
+
+def _drop_unread(found: Index, touched: set[str]) -> None:
+    """Remove constants, and casts of them, that nothing reads any more."""
+    readers = {name: set(numbers) for name, numbers in found.readers.items()}
+    gone: set[int] = set()
+    unread, pending = set(), sorted(touched)
+    while pending:
+        name = pending.pop()
+        if readers.get(name, set()) - gone or name in found.outputs or name in found.inputs:
+            continue
+        node = found.producer(name)
+        if node is None:
+            unread.add(name)
+        elif node.op_type in {"Constant", "Cast"} and is_standard(node):
+            gone.add(found.producers[name])
+            pending.extend(node.input)
+    _delete(found, gone)
+    for graph in found.graphs:
+        _keep(graph.initializer, [tensor.name not in unread for tensor in graph.initializer])
+
+
+def _write_stubs(found: Index, encodings: Mapping[str, Encoding]) -> None:
+    """Every weight becomes an initializer without data, also where a `Constant` node holds it."""
+    for name, encoding in encodings.items():
+        if name in found.producers:
+            found.graphs[found.owner[name]].initializer.append(stub(name, encoding))
+        else:
+            found.tensors[name].CopyFrom(stub(name, encoding))
+    _delete(found, {found.producers[name] for name in encodings if name in found.producers})
+
+
+def _uses(found: Index, name: str) -> tuple[str, ...]:
+    return tuple(sorted({found.nodes[number].op_type for number in found.readers.get(name, ())}))
+
+
+def _drop_stale(model: onnx.ModelProto, encodings: Container[str]) -> None:
+    """Remove what describes values, and imports operators, that the normal form does not have."""
+    for graph in walk(model.graph):
+        values = {name for node in graph.node for name in node.output}
+        _keep(graph.value_info, [value.name in values for value in graph.value_info])
+        annotations = graph.quantization_annotation
+        _keep(annotations, [value.tensor_name not in encodings for value in annotations])
+    nodes = [
+        *(node for graph in walk(model.graph) for node in graph.node),
+        *(n for f in model.functions for n in f.node),
+    ]
+    domains = {node.domain for node in nodes} | {"", "ai.onnx"}
+    _keep(model.opset_import, [entry.domain in domains for entry in model.opset_import])
+
+
+def _keep(values: MutableSequence[Any], kept: Sequence[bool]) -> None:
+    """Delete where they are the elements of a repeated field that are not to be kept."""
+    for place in reversed([place for place, keep in enumerate(kept) if not keep]):
+        del values[place]

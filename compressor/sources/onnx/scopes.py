@@ -1,0 +1,184 @@
+"""Values of a graph and of all its subgraphs, by names that are unique over the whole model."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compressor.arrays import Array
+from compressor.errors import CompressorError
+from compressor.formats.onnx import reading
+
+if TYPE_CHECKING:
+    import onnx
+
+_GRAPH, _GRAPHS = 5, 10  # AttributeProto.AttributeType
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """Who defines and who reads each value.
+
+    directory: where external data lie.
+    graphs: the main graph first, each subgraph after the graph that it is in.
+    nodes: all nodes in that order; a node's number is its place here.
+    home: the graph's place in `graphs`, by node number.
+    tensors: constants by name: initializers that are not lifted yet and the values of `Constant` nodes, dense ones.
+    owner: the graph's place in `graphs`, by constant.
+    producers: the number of the node that computes a value.
+    readers: the numbers of the nodes that read a value, one for each input.
+    inputs, outputs: the values that are those of a graph or subgraph.
+    """
+
+    directory: Path
+    graphs: list[onnx.GraphProto] = field(default_factory=list)
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    home: list[int] = field(default_factory=list)
+    tensors: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    owner: dict[str, int] = field(default_factory=dict)
+    producers: dict[str, int] = field(default_factory=dict)
+    readers: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    inputs: set[str] = field(default_factory=set)
+    outputs: set[str] = field(default_factory=set)
+
+    def producer(self, name: str) -> onnx.NodeProto | None:
+        """The node that computes a value; None for inputs and initializers."""
+        number = self.producers.get(name)
+        return None if number is None else self.nodes[number]
+
+    def constant(self, name: str) -> Array | None:
+        """The elements of a constant that nobody can override; None for anything else."""
+        tensor = self.tensors.get(name)
+        if tensor is None or name in self.inputs or tensor.data_type not in reading.DTYPES:
+            return None
+        return reading.array(tensor, self.directory)
+
+
+def index(graph: onnx.GraphProto, directory: Path, weights: Container[str] = ()) -> Index:
+    """The index of `graph` and its subgraphs, whose names are unique; initializers that are `weights` have no tensor."""
+    made = Index(directory)
+    for place, inner in enumerate(walk(graph)):
+        made.graphs.append(inner)
+        made.inputs.update(value.name for value in inner.input)
+        made.outputs.update(value.name for value in inner.output)
+        for tensor in inner.initializer:
+            if tensor.name not in weights:
+                made.tensors[tensor.name], made.owner[tensor.name] = tensor, place
+        for node in inner.node:
+            number = len(made.nodes)
+            made.nodes.append(node)
+            made.home.append(place)
+            for name in node.input:
+                made.readers[name].append(number)
+            for name in node.output:
+                made.producers[name] = number
+            value = attribute(node, "value") if node.op_type == "Constant" and node.output else None
+            if value is not None:
+                value.t.name = name = node.output[0]
+                made.tensors[name], made.owner[name] = value.t, place
+    return made
+
+
+def attribute(node: onnx.NodeProto, name: str) -> onnx.AttributeProto | None:
+    """The attribute of that name."""
+    return next((found for found in node.attribute if found.name == name), None)
+
+
+def integer(node: onnx.NodeProto, name: str, default: int) -> int:
+    """The value of an integer attribute."""
+    found = attribute(node, name)
+    return default if found is None else found.i
+
+
+def operand(node: onnx.NodeProto, place: int) -> str:
+    """The value that a node reads there; empty where it reads none."""
+    return node.input[place] if place < len(node.input) else ""
+
+
+def is_standard(node: onnx.NodeProto) -> bool:
+    """Whether the operator is ONNX's own."""
+    return node.domain in {"", "ai.onnx"}
+
+
+def walk(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """`graph` and all graphs inside of it, outermost first."""
+    yield graph
+    for node in graph.node:
+        for inner in subgraphs(node):
+            yield from walk(inner)
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The bodies of an `If`, `Loop`, `Scan`, ..."""
+    for found in node.attribute:
+        if found.type == _GRAPH:
+            yield found.g
+        elif found.type == _GRAPHS:
+            yield from found.graphs
+
+
+def check_names(graph: onnx.GraphProto) -> None:
+    """Refuse names that are no text: protobuf reads them as bytes.
+
+    Raises:
+        CompressorError: a name is not UTF-8.
+    """
+    for inner in walk(graph):
+        names = [*_defined(inner), *(value.name for value in inner.output), *(value.name for value in inner.value_info)]
+        for node in inner.node:
+            names += [*node.input, node.op_type, node.domain]
+        wrong = next((name for name in names if not isinstance(name, str)), None)
+        if wrong is not None:
+            raise CompressorError(f"graph {inner.name!r}: the name {wrong!r} is not UTF-8.")
+
+
+def make_names_unique(graph: onnx.GraphProto) -> None:
+    """Rename what a subgraph calls as something outside of it, or beside it, is called; the main graph keeps its names.
+
+    Raises:
+        CompressorError: two values of one graph have the same name.
+    """
+    _rename(graph, set(), {name for inner in walk(graph) for name in _defined(inner)}, {})
+
+
+def _rename(graph: onnx.GraphProto, taken: set[str], known: set[str], outer: Mapping[str, str]) -> None:
+    """Make `graph`'s names differ from those `taken`; `known` are all of the model, `outer` the renamed around it."""
+    own = list(_defined(graph))
+    if len(set(own)) < len(own):
+        twice = sorted({name for name in own if own.count(name) > 1})
+        raise CompressorError(f"graph {graph.name!r}: several values have the same name: {', '.join(twice[:4])}.")
+    names = {old: new for old, new in outer.items() if old not in set(own)}
+    for name in own:
+        if name in taken:
+            names[name] = next(new for n in range(1, len(known) + 2) if (new := f"{name}_{n}") not in known)
+            known.add(names[name])
+        taken.add(names.get(name, name))
+    if names:
+        _apply(graph, names)
+    for node in graph.node:
+        for inner in subgraphs(node):
+            _rename(inner, taken, known, names)
+
+
+def _defined(graph: onnx.GraphProto) -> Iterator[str]:
+    """The values that `graph` itself defines; an initializer that is an input too counts once."""
+    inputs = {value.name for value in graph.input}
+    yield from inputs
+    yield from (tensor.name for tensor in graph.initializer if tensor.name not in inputs)
+    yield from (tensor.values.name for tensor in graph.sparse_initializer if tensor.values.name not in inputs)
+    yield from (name for node in graph.node for name in node.output if name)
+
+
+def _apply(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Spell every value of `graph`, not of its subgraphs, as `names` says."""
+    tensors = [*graph.initializer, *(tensor.values for tensor in graph.sparse_initializer)]
+    for value in [*graph.input, *graph.output, *graph.value_info, *tensors]:
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        for values in (node.input, node.output):
+            for place, name in enumerate(values):
+                if name in names:
+                    values[place] = names[name]

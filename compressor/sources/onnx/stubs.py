@@ -1,0 +1,87 @@
+"""Initializers without data, which stand for weights in the normal form, and sparse ones on their way there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from compressor.arrays import is_float
+from compressor.encodings import Dense, Encoding, Sparse, dtype, shape
+from compressor.errors import CompressorError
+from compressor.formats.onnx import reading
+from compressor.sources.onnx.scopes import attribute, is_standard, walk
+
+if TYPE_CHECKING:
+    import onnx
+
+_DATA_TYPES = {dtype: data_type for data_type, dtype in reading.DTYPES.items()}
+
+
+def stub(name: str, encoding: Encoding) -> onnx.TensorProto:
+    """The initializer of a weight: its name, the shape and dtype of its value, no data."""
+    import onnx
+
+    return onnx.TensorProto(name=name, dims=shape(encoding), data_type=_DATA_TYPES[dtype(encoding)])
+
+
+def densify(graph: onnx.GraphProto, directory: Path) -> Iterator[tuple[str, Encoding]]:
+    """The encodings of the float sparse initializers and sparse constants, which become stubs of their names.
+
+    Raises:
+        CompressorError: the data are missing, or lie outside of the declared dimensions.
+    """
+    for inner in walk(graph):
+        _hoist_constants(inner)
+        kept = []
+        for tensor in inner.sparse_initializer:
+            kind = reading.DTYPES.get(tensor.values.data_type)
+            if kind is None or not is_float(kind):
+                kept.append(tensor)
+                continue
+            encoding = _scattered(tensor, directory)
+            yield tensor.values.name, encoding
+            inner.initializer.append(stub(tensor.values.name, encoding))
+        if len(kept) < len(inner.sparse_initializer):
+            del inner.sparse_initializer[:]
+            inner.sparse_initializer.extend(kept)
+
+
+def _hoist_constants(graph: onnx.GraphProto) -> None:
+    """`Constant` nodes with a sparse value become sparse initializers."""
+    outputs = {output.name for output in graph.output}
+    for place, node in reversed(list(enumerate(graph.node))):
+        value = attribute(node, "sparse_value") if node.op_type == "Constant" and is_standard(node) else None
+        if value is not None and node.output and node.output[0] not in outputs:
+            graph.sparse_initializer.append(value.sparse_tensor)
+            graph.sparse_initializer[-1].values.name = node.output[0]
+            del graph.node[place]
+
+
+def _scattered(tensor: onnx.SparseTensorProto, directory: Path) -> Sparse:
+    """A COO tensor: values `[D]`; ascending indices int64, `[D]` linear or `[D, rank]`."""
+    name, dims = tensor.values.name, tuple(tensor.dims)
+    values = reading.array(tensor.values, directory)
+    indices = np.asarray(reading.array(tensor.indices, directory))
+    count = values.size
+    if any(dim < 0 for dim in dims) or indices.dtype != np.int64 or indices.shape not in {(count,), (count, len(dims))}:
+        raise CompressorError(
+            f"sparse tensor {name!r} {list(dims)}: expected int64 indices [{count}] or [{count}, {len(dims)}], "
+            f"got {indices.dtype}{list(indices.shape)}."
+        )
+    if indices.ndim == 2:
+        if (indices < 0).any() or (indices >= np.array(dims)).any():
+            raise CompressorError(f"sparse tensor {name!r} {list(dims)}: an index lies outside of it.")
+        strides = [math.prod(dims[axis + 1 :]) for axis in range(len(dims))]
+        indices = indices @ np.array(strides, np.int64)
+    if count and (indices[0] < 0 or indices[-1] >= math.prod(dims) or (np.diff(indices) <= 0).any()):
+        raise CompressorError(f"sparse tensor {name!r} {list(dims)}: expected ascending indices inside of it.")
+    try:
+        mask = np.zeros(math.prod(dims), np.bool_)
+        mask[indices] = True
+        return Sparse(mask.reshape(dims), Dense(values), dims)
+    except (MemoryError, ValueError, OverflowError) as error:
+        raise CompressorError(f"sparse tensor {name!r} {list(dims)}: {error}.") from error

@@ -1,0 +1,66 @@
+"""Fine-tuned torch models, exported to one canonical ONNX graph whose trained weights are untouched.
+
+    source --load--> module --lower--> float module over codes --trace--> graph --tidy--> model.onnx + model.onnx.data
+
+`load` runs no code of a checkpoint, `lower` replaces quantized modules, which no torch exporter handles, by their codes
+between standard operators, `trace` is torch's own exporter, and `tidy` makes everything but the weights as small as
+the standard optimizer does.
+"""
+
+# ruff: noqa: TID253 - imported where a torch model is exported, and nowhere else
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from compressor.errors import UsageError
+from compressor.sources.torch.load import load, working_directory_imports
+from compressor.sources.torch.lower import lower
+from compressor.sources.torch.tidy import stored_names, tidy, write
+from compressor.sources.torch.trace import InputSpec, quiet, trace
+
+__all__ = ["InputSpec", "export"]
+
+OPSETS = range(18, 26)
+"""What torch's exporter translates to without falling back to another version."""
+
+
+def export(
+    source: Path,
+    directory: Path,
+    *,
+    factory: str | None = None,
+    args: Mapping[str, object] | None = None,
+    inputs: Mapping[str, InputSpec],
+    outputs: Sequence[str] = (),
+    opset: int = 18,
+    allow_pickle: bool = False,
+) -> None:
+    """Write the model of `source` to `directory/model.onnx` and, from 1 KiB a tensor, `directory/model.onnx.data`.
+
+    source        `.pt`, `.pth`, `.safetensors` state dict, a whole pickled module, or a `.pt2` ExportedProgram
+    factory       `module:function` that builds the module a state dict belongs to, called with `args`
+    inputs        by name of a parameter of the model's `forward`
+    outputs       names of the flattened outputs; empty: the keys of a returned dict, else `output`, or `output_0` ...
+
+    Initializers keep the state dict's names, layouts and values bit for bit; a quantized weight is stored as its codes
+    under the weight's name, `NAME.scale` and `NAME.zero_point` beside it.
+
+    Raises: CompressorError when the source cannot be read or exported, UsageError when the request does not fit it.
+    """
+    if opset not in OPSETS:
+        raise UsageError(f"export.opset is {opset}: expected {OPSETS.start} to {OPSETS.stop - 1}.")
+    if not inputs:
+        raise UsageError(
+            "export.inputs is empty: declare every input of the model, as NAME: {shape: [...], dtype: ...}."
+        )
+    with quiet(), torch.no_grad(), working_directory_imports():
+        model = load(source, factory=factory, args=args or {}, allow_pickle=allow_pickle)
+        if isinstance(model, torch.nn.Module):
+            model = lower(model.eval())
+        program = trace(model, inputs, outputs, opset)
+        tidy(program, stored_names(model))
+        write(program.model, directory)

@@ -1,0 +1,60 @@
+"""Where models run: each module with `TARGETS` (canonical names) and `get(name)` is a family of targets.
+
+The folder is the registry; a module is imported when one of its targets is asked for, and all of them to list the names.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol
+
+from compressor.encodings import Encoding
+from compressor.errors import unknown
+from compressor.model import Model, Weight
+
+
+class Illegal(Exception):  # noqa: N818 - a refusal that plans record, not an error
+    """A target cannot hold an encoding. reason: why, for the plan."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Target(Protocol):
+    """A runtime and version. name: its canonical spelling."""
+
+    @property
+    def name(self) -> str: ...
+
+    def legalize(self, encoding: Encoding) -> Encoding:
+        """The encoding as the target holds it, of the same value; on specs and on data alike. Raises `Illegal`."""
+
+    def write(self, model: Model, specs: Mapping[str, Encoding], weights: Iterable[Weight], directory: Path) -> None:
+        """Write `model` into `directory`: `specs` of all its weights, by name, and the weights in the model's order."""
+
+    def read(self, directory: Path) -> Model:
+        """The model that `write` wrote."""
+
+
+def get(name: str) -> Target:
+    """The target of that name, in any case. Raises `UsageError` with the choices."""
+    for module in _modules():
+        canonical = {known.lower(): known for known in module.TARGETS}.get(name.lower())
+        if canonical is not None:
+            target: Target = module.get(canonical)
+            return target
+    raise unknown("target", name, names())
+
+
+def names() -> tuple[str, ...]:
+    """The names of all targets."""
+    return tuple(name for module in _modules() for name in module.TARGETS)
+
+
+def _modules() -> Iterator[ModuleType]:
+    return (importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__))

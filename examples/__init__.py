@@ -1,0 +1,1 @@
+"""Training repositories in miniature: what the pipeline is run on, and no part of the package."""

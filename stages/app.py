@@ -1,0 +1,106 @@
+"""The command `compressor`: one typer application, and the ways in which a command may end.
+
+exit status    0  done                    1  could not be done       2  wrong request
+             130  interrupted           141  nobody reads stdout    70  a defect of this package
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import ParamSpec
+
+import typer
+
+from compressor.errors import CompressorError
+from compressor.stages.check import check
+from compressor.stages.compress import compress
+from compressor.stages.detect import detect
+from compressor.stages.evaluate import evaluate
+from compressor.stages.export import export
+from compressor.stages.inspect import inspect
+from compressor.stages.targets import targets
+from compressor.stages.toolchain import toolchain
+
+A = ParamSpec("A")
+
+DEBUG = "COMPRESSOR_DEBUG"
+DEFECT, INTERRUPTED, NO_READER, TERMINATED = 70, 130, 141, 143
+
+app = typer.Typer(
+    name="compressor",
+    help="A compiler for compressed weights: the smallest artefact with exactly the weights of a fine-tuned model.",
+    epilog="Settings come from params.yaml; -S key=value and the options of a command override them.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # its renderer of help takes as long to import as all the rest
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def options(
+    *,
+    debug: bool = typer.Option(False, "--debug", help=f"Show tracebacks of defects (also {DEBUG}=1)."),
+) -> None:
+    """Take what is said before the command."""
+    if debug:
+        os.environ[DEBUG] = "1"
+
+
+def reported(command: Callable[A, None]) -> Callable[A, None]:
+    """The command, ending with a line on stderr and an exit status where it would raise."""
+
+    @functools.wraps(command)
+    def run(*args: A.args, **kwargs: A.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+            sys.stdout.flush()
+        except CompressorError as error:
+            raise _end(str(error), error.exit_status) from None
+        except KeyboardInterrupt:
+            raise _end("interrupted; nothing was left half-written", INTERRUPTED) from None
+        except BrokenPipeError:
+            # The interpreter flushes stdout once more when it ends, and would complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(NO_READER) from None
+        except MemoryError:
+            raise _end("out of memory", 1) from None
+        except OSError as error:
+            raise _end(f"{error.filename or 'the system'}: {error.strerror or error}", 1) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            if os.environ.get(DEBUG):
+                raise
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            raise _end(f"internal error: {text}. Please report it, with the output of {DEBUG}=1.", DEFECT) from None
+
+    return run
+
+
+def _end(message: str, status: int) -> typer.Exit:
+    print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
+    return typer.Exit(status)
+
+
+for command in (export, detect, compress, evaluate, check, inspect, targets, toolchain):
+    app.command()(reported(command))
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    # A terminated command removes what it has half written, as an interrupted one does.
+    signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # names may hold what a terminal cannot show
+    app()
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(TERMINATED)

@@ -1,0 +1,117 @@
+"""`compressor check`: the gate, apart from the measuring: a broken limit must not lose the record of the run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from compressor.stages.options import AsJson, Overrides, ParamsFile
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+def check(
+    metrics: Annotated[Path, typer.Argument(metavar="[METRICS]", help="What compressor evaluate wrote.")] = Path(
+        "compression/metrics.json"
+    ),
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="REV", help="Also compare with METRICS at this git revision.", show_default=False),
+    ] = None,
+    tol: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=AMOUNT",
+            help="Compare only what is named so, and let it get worse by this much; otherwise nothing may. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    params: ParamsFile = None,
+    settings: Overrides = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Fail if metrics are not good enough.
+
+    Exit status 1: METRICS break a limit, or are worse than at another revision; 2: the request is wrong. The limits
+    are those in the settings, and those that evaluate judged when it wrote METRICS.
+    """
+    from compressor.errors import CompressorError, UsageError
+    from compressor.metrics import broken, key, regressions
+    from compressor.stages import files
+    from compressor.stages.params import CheckParams, Given, load
+
+    if tol and against is None:
+        raise UsageError("--tol is for a comparison: name a revision with --against.")
+    tolerances = _tolerances(tol or ())
+    own = load(CheckParams, Given(params, settings or ())).evaluate
+    now = _values(files.read_text(metrics), str(metrics))
+    failures = list(broken(now, own.limits, metric=key(own.metric)))
+    if now.get("passed") is False and not failures:
+        failures.append("passed is false: a limit was broken that held when it was written")
+    if against is not None:
+        failures += regressions(now, _values(_at_revision(metrics, against), f"{against}:{metrics}"), tolerances)
+    if as_json:
+        print(json.dumps({"ok": not failures, "failures": failures}, indent=2))
+    if failures:
+        raise CompressorError("\n".join(f"{metrics}: {failure}" for failure in failures))
+    if not as_json:
+        compared = f", and is not worse than at {against}" if against else ""
+        print(f"{metrics} keeps every limit{compared}")
+
+
+def _tolerances(given: Sequence[str]) -> dict[str, float]:
+    """The amounts by name.
+
+    Raises:
+        UsageError: one is not spelled NAME=AMOUNT, or is negative.
+    """
+    from compressor.errors import UsageError
+
+    tolerances = {}
+    for text in given:
+        name, _, amount = text.partition("=")
+        try:
+            tolerances[name.strip()] = float(amount)
+        except ValueError:
+            raise UsageError(f"--tol {text}: expected a name and an amount, such as accuracy=0.002.") from None
+        if not 0 <= tolerances[name.strip()] < float("inf"):
+            raise UsageError(f"--tol {text}: expected an amount of 0 or more.")
+    return tolerances
+
+
+def _values(text: str, where: str) -> Mapping[str, object]:
+    from compressor.errors import CompressorError
+
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CompressorError(f"{where}: not valid JSON: {error}. Run `compressor evaluate` again.") from error
+    if not isinstance(values, dict):
+        raise CompressorError(f"{where}: expected the metrics by name, got a {type(values).__name__}.")
+    return values
+
+
+def _at_revision(path: Path, revision: str) -> str:
+    """The text of a file as Git has it.
+
+    Raises:
+        UsageError: Git is not installed, there is no such revision, or it has no such file.
+    """
+    from compressor.errors import UsageError
+
+    # `./` makes the name relative to where git runs, and -C makes that the folder of the file, absolute or not.
+    command = ["git", "-C", str(path.parent), "show", "--end-of-options", f"{revision}:./{path.name}"]
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    except OSError as error:
+        raise UsageError(f"--against {revision}: git cannot be run: {error.strerror}.") from error
+    if shown.returncode:
+        reason = shown.stderr.strip().removeprefix("fatal: ")
+        raise UsageError(f"--against {revision}: {path} cannot be read there: {reason}. Commit it with each run.")
+    return shown.stdout

@@ -1,0 +1,49 @@
+"""`compressor detect`: what each weight is, and the evidence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compressor.stages.options import AsJson, ModelPath, Overrides, ParamsFile, Plots, Strict
+
+
+def detect(
+    model: ModelPath,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the findings to this .json.", show_default=False)
+    ] = None,
+    plots: Plots = None,
+    params: ParamsFile = None,
+    settings: Overrides = None,
+    *,
+    strict: Strict = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find out what each weight of MODEL is.
+
+    Pruned, palettized, quantized, or a combination of these, with the evidence and what it almost is.
+    """
+    import compressor
+    from compressor import publish
+    from compressor.stages import files, graph, progress, report, toolchain
+    from compressor.stages.params import DetectAlone, DetectParams, Given, core_settings, load
+
+    toolchain.check("detect", params, strict=strict)
+    files.check_rows(plots)
+    given = Given(params, settings or ())
+    alone = load(DetectAlone, given) if graph.needs_export(model) else None
+    own = alone or load(DetectParams, given)
+    with graph.exported(model, alone.export if alone else None) as path, progress.shown() as shown:
+        found = compressor.detect(path, core_settings(own.detect), progress=shown)
+    text = found.to_json()
+    if out is not None:
+        publish.text(out, text)
+    if plots is not None:
+        files.write_rows(plots, report.sparsity_rows(found), report.SPARSITY_COLUMNS)
+    if as_json:
+        report.show_json(text)
+    else:
+        report.show(report.detection(found))

@@ -1,0 +1,45 @@
+"""`compressor export`: from what a training wrote to one canonical graph, its weights as they were trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compressor.stages.options import AsJson, Overrides, ParamsFile, Strict
+
+
+def export(
+    source: Annotated[
+        Path,
+        typer.Argument(help="A state dict, a checkpoint, an exported program, or an ONNX file.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="EXPORTED_DIR", help="Where to write the graph.", show_default=False)],
+    params: ParamsFile = None,
+    settings: Overrides = None,
+    *,
+    strict: Strict = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write SOURCE as one ONNX graph, its weights untouched.
+
+    EXPORTED_DIR is replaced as a whole. How a torch model is built and what it takes stands in params.yaml (export).
+    """
+    from compressor import publish
+    from compressor.stages import files, graph, report, toolchain
+    from compressor.stages.params import ExportParams, Given, load
+
+    toolchain.check("export", params, strict=strict)
+    files.check_directory(out, source)
+    own = load(ExportParams, Given(params, settings or ()))
+    with publish.directory(out) as directory:
+        if graph.needs_export(source):
+            graph.export_torch(source, directory, own.export)
+        else:
+            graph.copy_onnx(source, directory)
+    written = {file.name: file.stat().st_size for file in sorted(out.iterdir())}
+    if as_json:
+        report.show_json({"path": str(out), "files": written})
+    else:
+        report.show(report.pairs("file", "bytes", [(name, report.size(count)) for name, count in written.items()]))

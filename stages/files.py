@@ -1,0 +1,74 @@
+"""Files that commands hand to one another and to `dvc plots`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from compressor import publish
+from compressor.errors import CompressorError, UsageError
+
+ROW_SUFFIXES = (".csv", ".json")
+
+
+def read_text(path: Path) -> str:
+    """The text of a file that another command wrote.
+
+    Raises:
+        CompressorError: it cannot be read or is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise CompressorError(f"{path}: cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise CompressorError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}.") from error
+
+
+def check_directory(out: Path, model: Path) -> None:
+    """Refuse an output directory whose replacement would lose something that no command of this package wrote.
+
+    Raises:
+        UsageError: `out` is a file, holds foreign files, or holds the `model` itself.
+    """
+    if not out.exists() and not out.is_symlink():
+        return
+    if not out.is_dir():
+        raise UsageError(f"{out}: a file; expected a directory to write to, or the name of a new one.")
+    if model.resolve().is_relative_to(out.resolve()):
+        raise UsageError(f"{out}: holds {model}, which would be replaced by the output. Name another directory.")
+    foreign = sorted(
+        entry.name for entry in out.iterdir() if not entry.match("model.*") and entry.name != "manifest.json"
+    )
+    if foreign:
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        raise UsageError(
+            f"{out}: holds {', '.join(foreign[:3])}{more}, which this command has not written and would delete. "
+            "Name an empty or a new directory."
+        )
+
+
+def check_rows(path: Path | None) -> None:
+    """Refuse a path that `write_rows` could not write to, before any work is done.
+
+    Raises:
+        UsageError: the suffix is none of `ROW_SUFFIXES`.
+    """
+    if path is not None and path.suffix not in ROW_SUFFIXES:
+        raise UsageError(f"{path}: expected a name that ends with {' or '.join(ROW_SUFFIXES)}, got {path.suffix!r}.")
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> None:
+    """Replace the file at `path` by a table that `dvc plots` reads: CSV or a JSON list, by its suffix."""
+    check_rows(path)
+    if path.suffix == ".json":
+        publish.text(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+        return
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    publish.text(path, text.getvalue())

@@ -1,0 +1,23 @@
+"""`compressor inspect`: what an artefact holds, by its own bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compressor.stages.options import AsJson
+
+
+def inspect(
+    artefact: Annotated[Path, typer.Argument(help="A directory or a model file.", show_default=False)],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Print what ARTEFACT holds, read from the model itself."""
+    import compressor
+    from compressor.stages import report
+
+    found = compressor.inspect(artefact)
+    report.show_json(found.to_json()) if as_json else report.show(report.manifest(found))

@@ -1,0 +1,36 @@
+"""The options that commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ParamsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--params", metavar="FILE", help="Settings; without it params.yaml, if there is one here.", show_default=False
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        "-S",
+        metavar="KEY=VALUE",
+        help="Override a setting, as in dvc exp run -S. Repeatable.",
+        show_default=False,
+    ),
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Fail if versions differ from those in compression/toolchain.json.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+ModelPath = Annotated[
+    Path, typer.Argument(metavar="MODEL", show_default=False, help="An exported directory, or a bare model file.")
+]
+Plots = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write rows for dvc plots to this .csv or .json.", show_default=False),
+]

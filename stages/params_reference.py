@@ -1,0 +1,127 @@
+"""The reference of `params.yaml`, from its schema: `python -m compressor.stages.params_reference > docs/params.md`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from compressor.pipelines import PIPELINES
+from compressor.stages.params import Compress, Detect, Evaluate, Export, Group, TargetParams
+
+GROUPS: tuple[tuple[str, type[Group]], ...] = (
+    ("export", Export),
+    ("detect", Detect),
+    ("compress", Compress),
+    ("evaluate", Evaluate),
+)
+
+INTRODUCTION = """\
+# Settings
+
+Written from the schema; change that, then run `python -m compressor.stages.params_reference > docs/params.md`.
+
+A command takes its settings from, each winning over those before it: the defaults below, `params.yaml` in the current
+directory (or `--params FILE`), `-S key=value` with the grammar of `dvc exp run -S`, and its own options (`--target`).
+Groups of `params.yaml` that are not listed here belong to other stages and are ignored; a key that a group here does
+not know is an error.
+
+| command | reads |
+|---|---|
+| `compressor export` | `export` |
+| `compressor detect` | `detect`; for a torch file also `export` |
+| `compressor compress --detection FILE` | `target`, `compress`; the file brings the settings it was made with |
+| `compressor compress` without `--detection`, or for a torch file | `target`, `compress`, `detect`, `export` |
+| `compressor evaluate`, `compressor check` | `target`, `evaluate` |
+
+In dvc.yaml a stage lists under `params` what its command reads.
+"""
+
+
+def reference() -> str:
+    """The whole text."""
+    target = TargetParams.model_fields["target"]
+    parts = [INTRODUCTION, "\n".join(["## target\n", *_table([("target", target)])])]
+    for name, group in GROUPS:
+        parts.append("\n".join([f"## {name}\n", f"{group.__doc__}\n", *_table(_fields(group, ""))]))
+        if group is Compress:
+            parts.append("\n".join(_pipelines()))
+    return "\n".join(f"{part.rstrip()}\n" for part in parts)
+
+
+def _pipelines() -> Iterator[str]:
+    yield "| pipeline | |"
+    yield "|---|---|"
+    for name, pipeline in PIPELINES.items():
+        yield f"| `{name}` | {pipeline.summary} |"
+
+
+def _fields(group: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
+    """The dotted keys of a group in order, those of groups inside it in its place."""
+    for name, field in group.model_fields.items():
+        inner, nested = _nested(field.annotation)
+        if inner != ".":
+            yield prefix + name, field
+        if nested is not None:
+            yield from _fields(nested, f"{prefix}{name}{inner}")
+
+
+def _nested(annotation: Any) -> tuple[str, type[BaseModel] | None]:
+    """The group that a field holds, and how its keys continue the field's."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return ".", annotation
+    if (
+        get_origin(annotation) is dict
+        and isinstance(group := get_args(annotation)[1], type)
+        and issubclass(group, BaseModel)
+    ):
+        return ".NAME.", group
+    return "", None
+
+
+def _table(fields: Iterable[tuple[str, FieldInfo]]) -> Iterator[str]:
+    yield "| key | kind | default | |"
+    yield "|---|---|---|---|"
+    for key, field in fields:
+        yield f"| `{key}` | {_kind(field.annotation)} | {_default(field)} | {field.description} |"
+
+
+KINDS = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "`true`, `false`",
+    tuple: "list",
+    dict: "mapping",
+}
+
+
+def _kind(annotation: Any) -> str:
+    if isinstance(annotation, UnionType):
+        return _kind(get_args(annotation)[0])
+    return KINDS[get_origin(annotation) or annotation]
+
+
+def _default(field: FieldInfo) -> str:
+    match field.default:
+        case value if value is PydanticUndefined:
+            return "required"
+        case None:
+            return "none"
+        case "":
+            return "empty"
+        case bool(value):
+            return f"`{str(value).lower()}`"
+        case tuple(value):
+            return f"`{list(value)}`"
+        case value:
+            return f"`{value}`"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())

@@ -1,0 +1,58 @@
+"""Progress on stderr: bars where a person looks on, a line a phase elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Report = Callable[[str, int, int], None]
+
+# A log gets a line when a phase begins, and then one in this time: enough to show life, too few to flood it.
+SILENCE_SECONDS = 30.0
+
+
+@contextmanager
+def shown() -> Iterator[Report]:
+    """A function that takes (phase, bytes done, bytes in all) and shows it until the context ends."""
+    if sys.stderr.isatty():
+        with _bars() as report:
+            yield report
+    else:
+        yield _lines()
+
+
+@contextmanager
+def _bars() -> Iterator[Report]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description:>9}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = bars.add_task(phase, total=total)
+            bars.update(tasks[phase], completed=done, total=total)
+
+        yield report
+
+
+def _lines() -> Report:
+    from compressor.stages.report import size
+
+    last: dict[str, float] = {}
+
+    def report(phase: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if phase not in last:
+            print(f"{phase}: {size(total)}", file=sys.stderr, flush=True)
+        elif now - last[phase] >= SILENCE_SECONDS:
+            print(f"{phase}: {done / max(total, 1):.0%}", file=sys.stderr, flush=True)
+        else:
+            return
+        last[phase] = now
+
+    return report

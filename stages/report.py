@@ -1,0 +1,242 @@
+"""What a command prints: tables for people, or one JSON document for machines, on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from compressor.detection import Detection, Finding
+from compressor.encodings import name, nbytes
+from compressor.manifest import Manifest, WeightFacts
+from compressor.plan import Plan
+from compressor.stages.sheet import Row, Sheet
+
+T = TypeVar("T")
+
+SPARSITY_COLUMNS, BYTES_COLUMNS = ("weight", "sparsity"), ("weight", "bytes")
+
+TIMES = "\N{MULTIPLICATION SIGN}"
+LOG_WIDTH = 120  # where stdout is a file or a pipe, and COLUMNS says nothing else
+
+
+def show(*renderables: RenderableType) -> None:
+    """Print for a person."""
+    terminal = sys.stdout.isatty() or "COLUMNS" in os.environ
+    Console(width=None if terminal else LOG_WIDTH, highlight=False, markup=False, emoji=False).print(
+        *renderables, sep="\n"
+    )
+
+
+def show_json(document: object) -> None:
+    """Print one JSON document; a text is one already."""
+    text = document if isinstance(document, str) else json.dumps(document, indent=2, ensure_ascii=False)
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
+def size(count: int) -> str:
+    """Bytes for a reader, in powers of 1000 as file managers and networks count.
+
+    >>> size(999), size(1_566_000), size(12_345), size(2_040_000_000)
+    ('999 B', '1.57 MB', '12.3 kB', '2.04 GB')
+    """
+    if count < 1000:
+        return f"{count} B"
+    for power, unit in ((3, "kB"), (6, "MB"), (9, "GB"), (12, "TB")):
+        value = count / 10**power
+        if value < 999.5 or unit == "TB":
+            break
+    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
+
+
+def ratio(before: int, after: int) -> str:
+    """How many times smaller.
+
+    >>> ratio(764, 100), ratio(5, 0)
+    ('7.64', '')
+    """
+    return f"{before / after:.2f}" if after else ""
+
+
+def pairs(first: str, second: str, rows: Iterable[tuple[str, str]]) -> Sheet:
+    """A table of two columns."""
+    return Sheet((first, second), tuple(Row(row) for row in rows), numbers=2)
+
+
+def detection(found: Detection) -> RenderableType:
+    """What each weight is; those that were not looked at by reason."""
+    looked_at = [finding for finding in found.findings if not finding.skipped]
+    rows = [_finding(finding) for finding in looked_at]
+    for reason, skipped in _grouped(found.findings, lambda finding: finding.skipped):
+        if reason:
+            total = size(sum(finding.nbytes for finding in skipped))
+            rows.append(Row((_names(skipped), _shape(skipped), _dtype(skipped), total, "", ""), reason, style="dim"))
+    sheet = _sheet(("shape", "dtype", "bytes", "zeros", "values"), rows, numbers=3)
+    recognised = sum(bool(finding.candidates) for finding in looked_at)
+    total = size(sum(finding.nbytes for finding in found.findings))
+    summary = f"{recognised} of {len(found.findings)} weights can be stored smaller; {total} in all."
+    return Group(sheet, Text(), Text(summary, "bold"))
+
+
+def _finding(finding: Finding) -> Row:
+    what = [part for part in (finding.structure, finding.palette, finding.grid) if part]
+    cells = (
+        finding.name,
+        _shape([finding]),
+        _dtype([finding]),
+        size(finding.nbytes),
+        f"{finding.sparsity:.1%}",
+        "> 256" if finding.distinct is None else str(finding.distinct),
+    )
+    note = "; ".join(what) or ("" if finding.near_misses else finding.evidence)
+    return Row(cells, note, tuple(f"near miss: {miss}" for miss in finding.near_misses))
+
+
+def plan(planned: Plan) -> RenderableType:
+    """What each weight would become, and why it would become nothing else."""
+    return Group(
+        weights(facts(planned), refusals=True),
+        Text(),
+        Text(_outcome(planned.target, planned.pipeline, planned.dense_nbytes, planned.nbytes, "weights"), "bold"),
+    )
+
+
+def facts(planned: Plan) -> tuple[WeightFacts, ...]:
+    """The choices of a plan in the words of the manifest."""
+    return tuple(
+        WeightFacts(
+            name=choice.name,
+            shape=choice.shape,
+            dtype=choice.dtype,
+            encoding=name(choice.legal),
+            nbytes=nbytes(choice.legal),
+            dense_nbytes=choice.dense_nbytes,
+            evidence=choice.evidence,
+            rejected=tuple((rejected.encoding, rejected.reason) for rejected in choice.rejected),
+        )
+        for choice in planned.choices
+    )
+
+
+def manifest(made: Manifest, *, refusals: bool = False) -> RenderableType:
+    """What each weight is stored as, and the size of the artefact."""
+    files = ", ".join(f"{file.name} {size(file.nbytes)}" for file in made.files)
+    return Group(
+        weights(made.weights, refusals=refusals),
+        Text(),
+        Text(_outcome(made.target, made.pipeline, made.dense_nbytes, made.nbytes, "model"), "bold"),
+        Text(files, "dim"),
+    )
+
+
+def weights(rows: Sequence[WeightFacts], *, refusals: bool) -> Sheet:
+    """Compressed weights one by one, the dense ones by reason, and the sum."""
+    compressed = [weight for weight in rows if weight.encoding != "dense"]
+    dense = [weight for weight in rows if weight.encoding == "dense"]
+    lines = [_weight([weight], weight.evidence, refusals=refusals) for weight in compressed]
+    # A reason that mentions refused forms belongs to one weight; nothing is gained by merging those lines.
+    for _, same in _grouped(dense, lambda weight: (weight.evidence, weight.rejected if refusals else ())):
+        lines.append(_weight(same, same[0].evidence, refusals=refusals))
+    before, after = sum(weight.dense_nbytes for weight in rows), sum(weight.nbytes for weight in rows)
+    lines.append(Row(("total", "", "", "", size(before), size(after), ratio(before, after)), style="bold", ruled=True))
+    return _sheet(("shape", "dtype", "stored as", "before", "after", "ratio"), lines, numbers=4)
+
+
+def _sheet(titles: tuple[str, ...], rows: Sequence[Row], numbers: int) -> Sheet:
+    """Weights in rows; a dtype that all have is said once, for names need the room."""
+    dtypes = {row.cells[2] for row in rows} - {""}
+    if len(dtypes) != 1:
+        return Sheet(("weight", *titles), tuple(rows), numbers)
+    plain = tuple(replace(row, cells=(*row.cells[:2], "", *row.cells[3:])) for row in rows)
+    return Sheet((f"weight ({dtypes.pop()})", *titles), plain, numbers)
+
+
+def _weight(same: Sequence[WeightFacts], note: str, *, refusals: bool) -> Row:
+    before, after = sum(weight.dense_nbytes for weight in same), sum(weight.nbytes for weight in same)
+    inexact = "; not exact" if same[0].exact is False else ""
+    details = tuple(f"not {form}: {reason}" for form, reason in same[0].rejected) if refusals else ()
+    cells = (
+        _names(same),
+        _shape(same),
+        _dtype(same),
+        same[0].encoding,
+        size(before),
+        size(after),
+        ratio(before, after),
+    )
+    return Row(cells, note + inexact, details, "dim" if same[0].encoding == "dense" else "")
+
+
+def _outcome(target: str, pipeline: str, before: int, after: int, what: str) -> str:
+    smaller = f"{ratio(before, after)} times smaller than" if after < before else "not smaller than"
+    made = " ".join(part for part in (f"for {target}" if target else "", f"by {pipeline}" if pipeline else "") if part)
+    return f"{what} {made}: {size(after)}, {smaller} dense ({size(before)})"
+
+
+def _grouped(items: Iterable[T], key: Callable[[T], object]) -> Iterable[tuple[Any, list[T]]]:
+    groups: dict[object, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups.items()
+
+
+Named = WeightFacts | Finding
+
+
+def _names(same: Sequence[Named]) -> str:
+    return same[0].name if len(same) == 1 else f"{len(same)} weights"
+
+
+def _shape(same: Sequence[Named]) -> str:
+    if len({weight.shape for weight in same}) > 1:
+        return ""
+    return TIMES.join(map(str, same[0].shape)) or "scalar"
+
+
+def _dtype(same: Sequence[Named]) -> str:
+    return same[0].dtype if len({weight.dtype for weight in same}) == 1 else ""
+
+
+def sparsity_rows(found: Detection) -> list[Mapping[str, object]]:
+    """Rows for `dvc plots`: the share of zeros of every weight that was looked at."""
+    looked_at = [finding for finding in found.findings if not finding.skipped]
+    return [
+        {"weight": label, "sparsity": round(finding.sparsity, 4)}
+        for label, finding in zip(labels([finding.name for finding in looked_at]), looked_at, strict=True)
+    ]
+
+
+def bytes_rows(made: Sequence[WeightFacts]) -> list[Mapping[str, object]]:
+    """Rows for `dvc plots`: the bytes of every weight of two axes and more, and of all others together, in both forms.
+
+    A bar chart of DVC draws one bar a label, so the form is part of it.
+    """
+    large = [weight for weight in made if len(weight.shape) > 1]
+    small = [weight for weight in made if len(weight.shape) <= 1]
+    sizes = [
+        (label, weight.dense_nbytes, weight.nbytes)
+        for label, weight in zip(labels([weight.name for weight in large]), large, strict=True)
+    ]
+    if small:
+        sizes.append(("others", sum(weight.dense_nbytes for weight in small), sum(weight.nbytes for weight in small)))
+    return [
+        {"weight": f"{label} {form}", "bytes": count}
+        for label, before, after in sizes
+        for form, count in (("uncompressed", before), ("stored", after))
+    ]
+
+
+def labels(names: Sequence[str]) -> list[str]:
+    """Names for the axis of a plot: without `.weight` where that leaves them different.
+
+    >>> labels(["conv1.weight", "rnn.weight", "rnn"])
+    ['conv1', 'rnn.weight', 'rnn']
+    """
+    short = [name.removesuffix(".weight") for name in names]
+    return [one if short.count(one) == 1 else name for one, name in zip(short, names, strict=True)]

@@ -1,0 +1,97 @@
+"""`compressor toolchain`: the versions of the packages that shape an artefact, so that DVC reruns what they change."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compressor.errors import CompressorError
+from compressor.stages.options import AsJson
+
+FILE = Path("compression/toolchain.json")
+
+USED_BY: Mapping[str, tuple[str, ...]] = {
+    "export": ("compressor", "onnx", "onnx-ir", "onnxscript", "torch"),
+    "detect": ("compressor",),
+    "compress": ("compressor", "onnx", "onnxruntime"),
+    "evaluate": ("compressor", "onnxruntime", "scikit-learn"),
+}
+"""The packages that change what a stage writes: the keys of the file that it lists under `params` in dvc.yaml."""
+
+PACKAGES = tuple(
+    sorted({package for used in USED_BY.values() for package in used} | {"coremltools", "ml-dtypes", "numpy"})
+)
+
+
+def toolchain(
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the versions to this .json.")] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Print the versions of the packages that shape results."""
+    from compressor import publish
+    from compressor.stages import report
+
+    versions = installed()
+    text = json.dumps(versions, indent=2) + "\n"
+    if out is not None:
+        publish.text(out, text)
+    if as_json:
+        report.show_json(text)
+    else:
+        report.show(report.pairs("package", "version", versions.items()))
+
+
+def installed() -> dict[str, str]:
+    """The version of every package of `PACKAGES` that is installed."""
+    return {package: version for package in PACKAGES if (version := _version(package)) is not None}
+
+
+def check(stage: str, params: Path | None, *, strict: bool) -> None:
+    """Compare what is installed with `compression/toolchain.json` in the folder of the params file, if it is there.
+
+    A difference is a warning on stderr: the pipeline recorded other versions than those that now run.
+
+    Raises:
+        CompressorError: there is one, and `strict` is set; the file is damaged.
+    """
+    path = (params.parent if params is not None else Path()) / FILE
+    if not path.is_file():
+        return
+    differences = [
+        f"{package} {recorded} is recorded, {_version(package) or 'none'} is installed"
+        for package, recorded in _recorded(path).items()
+        if package in USED_BY[stage] and recorded != _version(package)
+    ]
+    if not differences:
+        return
+    message = f"{path}: {'; '.join(differences)}. Run `dvc repro`, or install the recorded versions."
+    if strict:
+        raise CompressorError(message)
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def _version(package: str) -> str | None:
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _recorded(path: Path) -> dict[str, object]:
+    from compressor.stages import files
+
+    try:
+        content = json.loads(files.read_text(path))
+    except json.JSONDecodeError as error:
+        raise CompressorError(f"{path}: not valid JSON: {error}. Run `compressor toolchain --out {path}`.") from error
+    if not isinstance(content, dict):
+        raise CompressorError(f"{path}: expected package: version, got a {type(content).__name__}.")
+    return content

@@ -1,0 +1,211 @@
+"""`make bench`: size, speed and memory as ratios within one run, against `cp`, the dense model and the peer.
+
+    python -m tests.benchmarks [--blocks 12] [--large 60] [--times 3] [--no-peer] [--json FILE]
+
+Nothing here is a test: machines differ, and a limit that is missed is printed as such.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.benchmarks import measure, models
+
+COMPRESSOR = Path(sys.executable).with_name("compressor")
+KILOBYTES_64 = 64 * 1024
+BASE_MEMORY = 400e6
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number against its limit: smaller is better unless `at_least`."""
+
+    what: str
+    got: float
+    limit: float
+    detail: str
+    at_least: bool = False
+
+    @property
+    def reached(self) -> bool:
+        """Whether the number keeps its limit."""
+        return self.got >= self.limit if self.at_least else self.got <= self.limit
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="tests.benchmarks", description=__doc__)
+    parser.add_argument("--blocks", type=int, default=12, help="blocks of 7.1 M weights (12: 85 M)")
+    parser.add_argument("--large", type=int, default=60, help="blocks of the large model (60: 425 M); 0 for none")
+    parser.add_argument("--times", type=int, default=5, help="measurements, of which the median counts")
+    parser.add_argument("--no-peer", action="store_true", help="leave Core ML Tools out")
+    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    arguments = parser.parse_args()
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory(prefix="compressor-bench-") as folder:
+        for figure in _figures(Path(folder), arguments):
+            figures.append(figure)
+            print(f"{'ok  ' if figure.reached else 'MISS'} {figure.what}: {figure.got:.2f}  {figure.detail}", flush=True)
+    _print(figures)
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=2) + "\n")
+
+
+def _figures(folder: Path, arguments: argparse.Namespace) -> Iterator[Figure]:
+    yield from _startup(arguments.times)
+    for blocks, limit in ((arguments.blocks, 6.0), (arguments.large, 4.0)):
+        for kind in models.KINDS if blocks else ():
+            source = folder / f"{kind}{blocks}"
+            models.write(source, kind, blocks)
+            artefact = folder / f"{kind}{blocks}-out"
+            yield from _whole_process(source, artefact, kind, blocks, limit, arguments.times)
+            if blocks == arguments.blocks:
+                yield from _runtime(source, artefact, kind, arguments.times)
+            if not (blocks == arguments.blocks and kind in ("palettized", "pruned")):
+                _remove(source)
+            _remove(artefact)
+    if not arguments.no_peer:
+        for kind in ("palettized", "pruned"):
+            yield _against_peer(folder / f"{kind}{arguments.blocks}", kind, arguments.times)
+
+
+def _startup(times: int) -> Iterator[Figure]:
+    seconds = measure.median(lambda: measure.process([COMPRESSOR, "--help"]).seconds, times)
+    yield Figure("compressor --help, seconds", seconds, 0.25, "whole process")
+
+
+def _whole_process(
+    source: Path, artefact: Path, kind: str, blocks: int, limit: float, times: int
+) -> Iterator[Figure]:
+    """`compressor compress` against `cp` of the dense files, in turn; the peak of its memory; the artefact's size."""
+    measure.warm(source)
+    ours, copies, peak = [], [], 0
+    for _ in range(times + 1):
+        measure.sync()
+        copies.append(measure.process(["cp", "-r", source, source.with_name("copy")]).seconds)
+        _remove(source.with_name("copy"))
+        measure.sync()
+        run = measure.process([COMPRESSOR, "compress", source, artefact])
+        ours.append(run.seconds)
+        peak = max(peak, run.anonymous)
+    ours, copies = sorted(ours[1:]), sorted(copies[1:])
+    seconds, copy = ours[len(ours) // 2], copies[len(copies) // 2]
+    parameters = blocks * models.BLOCK_PARAMETERS
+    name = f"{kind} {parameters / 1e6:.0f} M"
+    yield Figure(f"{name}: compress / cp", seconds / copy, limit, f"{seconds:.2f} s / {copy:.2f} s")
+    allowed = BASE_MEMORY + 2 * 4 * models.WIDTH * models.HIDDEN
+    yield Figure(f"{name}: peak anonymous MB", peak / measure.MB, allowed / measure.MB, "polled every 2 ms")
+    needed = _needed(artefact)
+    stored = measure.size(artefact, without=("manifest.json",))
+    over = 100 * (stored - needed - KILOBYTES_64) / needed
+    yield Figure(f"{name}: % over need + 64 KB", over, 1.0, f"{stored:,} bytes for {needed:,.0f} needed")
+
+
+def _needed(artefact: Path) -> float:
+    """The bytes that the encodings need by themselves, from their definition and not from the manifest's sizes."""
+    manifest = json.loads((artefact / "manifest.json").read_text())
+    needed = 0.0
+    for weight in manifest["weights"]:
+        elements = 1
+        for dimension in weight["shape"]:
+            elements *= dimension
+        needed += {
+            "palettized4": elements / 2 + 16 * 4,
+            "sparse": elements / 8 + 0.25 * elements * 4,
+            "dense": elements * 4,
+        }[weight["encoding"]]
+    return needed
+
+
+_LOAD = """
+import json, sys, time
+import numpy, onnxruntime
+from pathlib import Path
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+started = time.perf_counter()
+session = onnxruntime.InferenceSession(Path(sys.argv[1], "model.onnx"), options, providers=["CPUExecutionProvider"])
+loaded = time.perf_counter() - started
+x = {"x": numpy.full((1, 768), 0.01, numpy.float32)}
+times = []
+for _ in range(30):
+    started = time.perf_counter()
+    session.run(None, x)
+    times.append(time.perf_counter() - started)
+print(json.dumps([loaded, sorted(times)[len(times) // 2]]))
+"""
+
+
+def _runtime(source: Path, artefact: Path, kind: str, times: int) -> Iterator[Figure]:
+    """Session load and latency of the artefact against the dense model with the very same weights."""
+    pairs = [(measure.in_python(_LOAD, artefact), measure.in_python(_LOAD, source)) for _ in range(times + 1)][1:]
+    load, dense_load, latency, dense_latency = (
+        sorted(pair[side][figure] for pair in pairs)[times // 2] for figure in (0, 1) for side in (0, 1)
+    )
+    limit = 1.5 if kind == "palettized" else 2.5
+    yield Figure(f"{kind}: session load / dense", load / dense_load, limit, f"{load:.2f} s / {dense_load:.2f} s")
+    detail = f"{latency * 1e3:.1f} ms / {dense_latency * 1e3:.1f} ms"
+    yield Figure(f"{kind}: latency / dense", latency / dense_latency, 1.05, detail)
+
+
+def _against_peer(source: Path, kind: str, times: int) -> Figure:
+    """Detection, plan and encoding in this process against the peer's pass, both on weights that lie in memory."""
+    import numpy as np
+
+    from compressor import sources, targets
+    from compressor.detection import Settings, find
+    from compressor.encodings import decode
+    from compressor.passes import run, stream
+    from compressor.passes.encode import encode
+    from compressor.passes.legalize import legalize
+    from compressor.pipelines import PIPELINES
+    from compressor.plan import plan
+    from tests.benchmarks import peer
+
+    weights = sources.read(source).weights
+    target = targets.get("onnxruntime")
+
+    def ours() -> float:
+        started = time.perf_counter()
+        findings = list(stream(lambda weight: find(weight, Settings()), weights))
+        chosen = plan(findings, target, PIPELINES["auto"])
+        specs = {choice.name: choice.spec for choice in chosen.choices}
+        for _ in run([encode(specs, {}), legalize(target.legalize)], weights):
+            pass
+        return time.perf_counter() - started
+
+    seconds = measure.median(ours, times)
+    theirs = peer.seconds(kind, [np.array(decode(weight.encoding)) for weight in weights])
+    return Figure(f"{kind}: times faster than Core ML Tools' pass", theirs / seconds, 50, f"{theirs:.1f} s / {seconds:.3f} s", at_least=True)
+
+
+def _remove(path: Path) -> None:
+    import shutil
+
+    shutil.rmtree(path)
+
+
+def _print(figures: list[Figure]) -> None:
+    table = Table(title="compressor, in ratios of one run")
+    table.add_column("what")
+    for column in ("measured", "limit"):
+        table.add_column(column, justify="right")
+    table.add_column("from")
+    for figure in figures:
+        style = "" if figure.reached else "bold red"
+        limit = f"{'>=' if figure.at_least else '<='} {figure.limit:g}"
+        table.add_row(figure.what, f"{figure.got:.2f}", limit, figure.detail, style=style)
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""How things are measured: whole processes, their wall time and their peak of anonymous memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MB = 1e6
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process: wall seconds, and the peak of its anonymous resident memory in bytes."""
+
+    seconds: float
+    anonymous: int
+
+
+def process(command: Sequence[str | Path]) -> Run:
+    """Runs a command to its end.
+
+    Raises:
+        RuntimeError: it failed; the message holds what it printed.
+    """
+    started = time.perf_counter()
+    running = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    status, peak = Path(f"/proc/{running.pid}/status"), 0
+    while running.poll() is None:
+        peak = max(peak, _anonymous(status))
+        time.sleep(0.002)
+    seconds = time.perf_counter() - started
+    output = running.stdout.read() if running.stdout else b""
+    if running.returncode:
+        raise RuntimeError(f"{command}: exit {running.returncode}: {output.decode()}")
+    return Run(seconds, peak)
+
+
+def median(measured: Callable[[], float], times: int) -> float:
+    """The median of several measurements after one that does not count."""
+    measured()
+    return statistics.median(measured() for _ in range(times))
+
+
+def in_python(code: str, *arguments: str | Path) -> Any:
+    """What a fresh interpreter prints as JSON when it runs `code` with `arguments` as `sys.argv[1:]`.
+
+    Raises:
+        RuntimeError: it failed; the message holds its errors.
+    """
+    finished = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    if finished.returncode:
+        raise RuntimeError(finished.stderr)
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def warm(directory: Path) -> None:
+    """Reads every file once, so that it lies in the page cache."""
+    for file in directory.iterdir():
+        with file.open("rb") as stream:
+            while stream.read(1 << 24):
+                pass
+
+
+def size(directory: Path, *, without: Sequence[str] = ()) -> int:
+    """The bytes of a directory's files."""
+    return sum(file.stat().st_size for file in directory.iterdir() if file.name not in without)
+
+
+def sync() -> None:
+    """Writes back what earlier runs left dirty: it would slow the next one down."""
+    os.sync()
+
+
+def _anonymous(status: Path) -> int:
+    try:
+        for line in status.read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return 0

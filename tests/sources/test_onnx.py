@@ -1,0 +1,298 @@
+"""ONNX files as a source: plain weights, names, graphs, and faults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from compressor import sources
+from compressor.encodings import Dense, Sparse, decode
+from compressor.errors import CompressorError, UsageError
+from compressor.formats.onnx import reading
+from tests.sources.onnx_models import RNG, check_same, floats, save, tensor, value
+
+
+def test_plain_initializers_are_dense_weights_in_graph_order(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "fc.weight"], ["h"]),
+        helper.make_node("Add", ["h", "fc.bias"], ["r"]),
+        helper.make_node("Reshape", ["r", "shape"], ["y"]),
+    ]
+    weights = [
+        tensor("fc.weight", floats(32, 16)),
+        tensor("shape", np.array([1, -1], np.int64)),
+        tensor("fc.bias", floats(16)),
+    ]
+    path = save(
+        tmp_path / "m.onnx", nodes, weights, inputs=[value("x", [4, 32])], outputs=[value("y", [1, 64])], opset=13
+    )
+    found = check_same(path, {"x": floats(4, 32)})
+    assert list(found) == ["fc.weight", "fc.bias"]
+    assert [weight.uses for weight in found.values()] == [("MatMul",), ("Add",)]
+    assert all(isinstance(weight.encoding, Dense) and not weight.pinned for weight in found.values())
+    shape = sources.read(path).graphs["onnx"].graph.initializer[1]
+    assert numpy_helper.to_array(shape).tolist() == [1, -1]
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float64"])
+def test_other_float_types(tmp_path: Path, kind: str) -> None:
+    values = floats(40, 40).astype(kind if kind != "bfloat16" else reading.DTYPES[TensorProto.BFLOAT16])
+    stored = tensor("w", values)
+    path = save(
+        tmp_path / "m.onnx",
+        [helper.make_node("Cast", ["w"], ["y"], to=TensorProto.FLOAT)],
+        [stored],
+        outputs=[value("y", [40, 40])],
+    )
+    np.testing.assert_array_equal(decode(check_same(path)["w"].encoding), values)
+
+
+def test_external_data(tmp_path: Path) -> None:
+    values = floats(64, 64)
+    path = save(
+        tmp_path / "m.onnx",
+        [helper.make_node("Neg", ["w"], ["y"])],
+        [tensor("w", values)],
+        outputs=[value("y", [64, 64])],
+    )
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="m.data")
+    weight = check_same(path)["w"]
+    assert isinstance(weight.encoding, Dense)
+    assert weight.encoding.values.path == tmp_path / "m.data"
+    np.testing.assert_array_equal(decode(weight.encoding), values)
+
+
+def test_small_constants_stay_and_large_ones_become_weights(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Constant", [], ["large"], value=tensor("", floats(32, 16))),
+        helper.make_node("Constant", [], ["small"], value=tensor("", floats(16))),
+        helper.make_node("MatMul", ["x", "large"], ["h"]),
+        helper.make_node("Add", ["h", "small"], ["y"]),
+    ]
+    path = save(tmp_path / "m.onnx", nodes, inputs=[value("x", [4, 32])], outputs=[value("y", [4, 16])])
+    assert list(check_same(path, {"x": floats(4, 32)})) == ["large"]
+    assert [node.op_type for node in sources.read(path).graphs["onnx"].graph.node] == ["Constant", "MatMul", "Add"]
+
+
+def test_a_weight_under_several_names_is_one(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Identity", ["w"], ["tied"]),
+        helper.make_node("Identity", ["tied"], ["again"]),
+        helper.make_node("Identity", ["w"], ["copy"]),
+        helper.make_node("MatMul", ["x", "again"], ["h"]),
+        helper.make_node("Gemm", ["h", "w"], ["y"]),
+    ]
+    outputs = [value("y", [4, 32]), value("copy", [32, 32])]
+    path = save(
+        tmp_path / "m.onnx", nodes, [tensor("w", floats(32, 32))], inputs=[value("x", [4, 32])], outputs=outputs
+    )
+    found = check_same(path, {"x": floats(4, 32)})
+    assert {name: weight.uses for name, weight in found.items()} == {"w": ("Gemm", "Identity", "MatMul")}
+
+
+def test_initializers_that_are_inputs_or_outputs_are_pinned(tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Add", ["h", "b"], ["y"])]
+    path = save(
+        tmp_path / "m.onnx",
+        nodes,
+        [tensor("w", floats(32, 32)), tensor("b", floats(32))],
+        inputs=[value("x", [4, 32]), value("w", [32, 32])],
+        outputs=[value("y", [4, 32]), value("b", [32])],
+    )
+    found = check_same(path, {"x": floats(4, 32)})
+    assert "input of the graph" in found["w"].pinned
+    assert "output of the graph" in found["b"].pinned
+
+
+def test_before_ir_version_4_an_input_is_no_override(tmp_path: Path) -> None:
+    path = save(
+        tmp_path / "m.onnx",
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        [tensor("w", floats(32, 32))],
+        inputs=[value("x", [4, 32]), value("w", [32, 32])],
+        outputs=[value("y", [4, 32])],
+        opset=13,
+    )
+    old = onnx.load(path)
+    old.ir_version = 3
+    onnx.save(old, path)
+    assert check_same(path, {"x": floats(4, 32)})["w"].pinned == ""
+
+
+def branch(name: str, weights: list[onnx.TensorProto], nodes: list[onnx.NodeProto], output: str) -> onnx.GraphProto:
+    return helper.make_graph(nodes, name, [], [value(output, [4, 32])], weights)
+
+
+def test_subgraphs_with_repeated_and_shadowing_names(tmp_path: Path) -> None:
+    inner = branch("inner", [tensor("w", floats(32, 32))], [helper.make_node("MatMul", ["x", "w"], ["r"])], "r")
+    deepest = branch(
+        "deepest",
+        [],
+        [
+            helper.make_node("Constant", [], ["c"], value=tensor("", floats(32, 32))),
+            helper.make_node("MatMul", ["x", "c"], ["m"]),
+            helper.make_node("Add", ["m", "b"], ["r"]),
+        ],
+        "r",
+    )
+    nested = branch(
+        "nested",
+        [tensor("w", floats(32, 32)), tensor("b", floats(32))],
+        [
+            helper.make_node("If", ["flag"], ["z"], then_branch=inner, else_branch=deepest),
+            helper.make_node("Gemm", ["z", "w", "b"], ["r"]),
+        ],
+        "r",
+    )
+    other = branch("other", [tensor("w_1", floats(4, 32))], [helper.make_node("Add", ["x", "w_1"], ["r"])], "r")
+    path = save(
+        tmp_path / "m.onnx",
+        [
+            helper.make_node("If", ["flag"], ["h"], then_branch=nested, else_branch=other),
+            helper.make_node("MatMul", ["h", "w"], ["y"]),
+        ],
+        [tensor("w", floats(32, 32))],
+        inputs=[value("x", [4, 32]), value("flag", [], TensorProto.BOOL)],
+        outputs=[value("y", [4, 32])],
+    )
+    x = floats(4, 32)
+    for flag in (True, False):
+        found = check_same(path, {"x": x, "flag": np.array(flag)})
+        assert len(found) == 6
+        assert {"w", "b", "c", "w_1"} <= set(found)
+
+
+def test_duplicate_names_in_one_graph_are_refused(tmp_path: Path) -> None:
+    twice = [tensor("w", floats(4)), tensor("w", floats(4))]
+    path = save(tmp_path / "m.onnx", [helper.make_node("Neg", ["w"], ["y"])], twice, outputs=[value("y", [4])])
+    with pytest.raises(CompressorError, match="same name: w"):
+        sources.read(path)
+
+
+@pytest.mark.parametrize("linear", [True, False])
+@pytest.mark.parametrize("as_constant", [True, False])
+def test_sparse_initializer(tmp_path: Path, *, linear: bool, as_constant: bool) -> None:
+    dense = floats(32, 40) * (RNG.random((32, 40)) < 0.1)
+    places = np.flatnonzero(dense) if linear else np.argwhere(dense)
+    sparse = helper.make_sparse_tensor(tensor("w", dense[dense != 0]), tensor("", places.astype(np.int64)), [32, 40])
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    more = {} if as_constant else {"sparse_initializer": [sparse]}
+    if as_constant:
+        nodes.insert(0, helper.make_node("Constant", [], ["w"], sparse_value=sparse))
+    path = save(tmp_path / "m.onnx", nodes, inputs=[value("x", [4, 32])], outputs=[value("y", [4, 40])], **more)
+    encoding = check_same(path, {"x": floats(4, 32)})["w"].encoding
+    assert isinstance(encoding, Sparse)
+    np.testing.assert_array_equal(decode(encoding), dense)
+
+
+@pytest.mark.parametrize(
+    ("indices", "message"),
+    [
+        ([0, 5], "ascending indices inside"),
+        ([1, 1], "ascending"),
+        ([-1, 1], "ascending"),
+        ([1], "expected int64 indices"),
+    ],
+)
+def test_impossible_sparse_initializers_are_refused(tmp_path: Path, indices: list[int], message: str) -> None:
+    values, places = tensor("w", floats(2)), tensor("", np.array(indices, np.int64))
+    sparse = helper.make_sparse_tensor(values, places, [5])
+    nodes = [helper.make_node("Neg", ["w"], ["y"])]
+    path = save(tmp_path / "m.onnx", nodes, outputs=[value("y", [5])], sparse_initializer=[sparse])
+    with pytest.raises(CompressorError, match=message):
+        sources.read(path)
+
+
+def test_value_info_of_what_changed_is_dropped(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Identity", ["w"], ["copy"]), helper.make_node("Neg", ["copy"], ["h"])]
+    nodes.append(helper.make_node("Neg", ["h"], ["y"]))
+    path = save(
+        tmp_path / "m.onnx",
+        nodes,
+        [tensor("w", floats(4, 4))],
+        outputs=[value("y", [4, 4])],
+        value_info=[value("w", [4, 4]), value("copy", [4, 4]), value("h", [4, 4])],
+    )
+    check_same(path)
+    assert [info.name for info in sources.read(path).graphs["onnx"].graph.value_info] == ["h"]
+
+
+def test_versions_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Neg", ["w"], ["y"])]
+    path = save(tmp_path / "m.onnx", nodes, [tensor("w", floats(4))], outputs=[value("y", [4])], opset=12)
+    with pytest.raises(CompressorError, match=r"opset 12, expected 13 or later.*convert_version"):
+        sources.read(path)
+    model = onnx.load(path)
+    model.opset_import[0].version, model.ir_version = 21, 99
+    onnx.save(model, path)
+    with pytest.raises(CompressorError, match=r"IR version 99.*upgrade"):
+        sources.read(path)
+
+
+def test_where_models_are_looked_for(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Neg", ["w"], ["y"])]
+    path = save(tmp_path / "model.onnx", nodes, [tensor("w", floats(4))], outputs=[value("y", [4])])
+    assert sources.read(tmp_path).path == path
+    (tmp_path / "link.onnx").symlink_to(path)
+    assert sources.read(tmp_path / "link.onnx").path == path
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CompressorError, match=r"a directory without model\.onnx"):
+        sources.read(tmp_path / "empty")
+    with pytest.raises(UsageError, match=r"unknown kind of model file '\.onxx'\. Did you mean '\.onnx'\?"):
+        sources.read(tmp_path / "m.onxx")
+    with pytest.raises(CompressorError, match=r"first run `compressor export .*m\.safetensors DIRECTORY`"):
+        sources.read(tmp_path / "m.safetensors")
+    with pytest.raises(CompressorError, match=r"missing\.onnx: cannot be read: No such file"):
+        sources.read(tmp_path / "missing.onnx")
+
+
+def test_mutated_files_end_in_a_model_or_an_error(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Constant", [], ["c"], value=tensor("", floats(32, 16))),
+        helper.make_node("DequantizeLinear", ["codes", "scale", "zero"], ["w"], axis=0, block_size=8),
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Cast", ["indices"], ["places"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["lut", "places"], ["p"]),
+        helper.make_node("MatMul", ["h", "p"], ["m"]),
+        helper.make_node("Add", ["m", "s"], ["y"]),
+    ]
+    sparse = helper.make_sparse_tensor(tensor("s", floats(2)), tensor("", np.array([1, 5], np.int64)), [16])
+    weights = [
+        tensor("codes", RNG.integers(-8, 8, (32, 48)).astype(np.int8)),
+        tensor("scale", floats(4, 48)),
+        tensor("zero", np.ones((4, 48), np.int8)),
+        tensor("indices", RNG.integers(0, 4, (48, 32)).astype(np.uint8)),
+        tensor("lut", floats(4)),
+    ]
+    path = save(
+        tmp_path / "m.onnx",
+        nodes,
+        weights,
+        inputs=[value("x", [4, 32])],
+        outputs=[value("y", [4, 32])],
+        sparse_initializer=[sparse],
+    )
+    content = path.read_bytes()
+    read, refusals = 0, []
+    for trial in range(300):
+        changed = bytearray(content)
+        if trial % 3 == 0:
+            del changed[int(RNG.integers(len(content))) :]
+        for _ in range(trial % 3):
+            # where the structure is, not in the data of the tensors alone
+            place = int(RNG.integers(len(content)))
+            changed[place if trial % 2 else place % 900] = int(RNG.integers(256))
+        path.write_bytes(changed)
+        try:
+            for weight in sources.read(path).weights:
+                decode(weight.encoding) if isinstance(weight.encoding, Dense) else None
+            read += 1
+        except CompressorError as error:
+            refusals.append(str(error))
+    assert read > 30
+    assert len(refusals) > 100
+    assert not [message for message in refusals if "\n" in message]

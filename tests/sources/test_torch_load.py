@@ -1,0 +1,197 @@
+"""Files, factories and declarations that do not fit are refused in one line that says what to do, and run no code."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from compressor.errors import CompressorError, UsageError
+from compressor.sources.torch import InputSpec, export
+
+HERE = Path(__file__).parent
+FEATURES = {"input": InputSpec((2, 64), dynamic={0: "batch"})}
+FACTORY = "torch_networks:mlp"
+
+
+@pytest.fixture(autouse=True)
+def repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(HERE)
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
+    monkeypatch.syspath_prepend(HERE)
+    import torch_networks
+
+    return torch_networks.mlp()
+
+
+def refused(source: Path, message: str, kind: type[CompressorError] = CompressorError, **settings) -> str:
+    """The refusal of `source`: of this kind, in one line, and without any output."""
+    out = source.parent / "out"
+    out.mkdir()
+    with pytest.raises(kind, match=message) as raised:
+        export(source, out, **({"factory": FACTORY, "inputs": FEATURES} | settings))
+    assert type(raised.value) is kind
+    assert "\n" not in str(raised.value)
+    assert not list(out.iterdir())
+    return str(raised.value)
+
+
+class RunsCode:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path: Path):
+    witness = tmp_path / "witness"
+    torch.save({"weight": RunsCode(witness)}, tmp_path / "evil.pt")
+    message = refused(tmp_path / "evil.pt", r"runs code.*export\.allow_pickle: true.*-S export\.allow_pickle=true")
+    assert "pathlib" in message or "getattr" in message
+    assert not witness.exists()
+
+
+def test_a_whole_module_needs_the_option(model, tmp_path: Path):
+    torch.save(model, tmp_path / "whole.pt")
+    refused(tmp_path / "whole.pt", r"torch\.nn\.modules\.container\.Sequential.*export\.allow_pickle", factory=None)
+
+
+def test_a_whole_module_needs_no_factory(model, tmp_path: Path):
+    torch.save(model, tmp_path / "whole.pt")
+    refused(tmp_path / "whole.pt", "Remove export.factory", UsageError, allow_pickle=True)
+
+
+def shortened(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def overwritten(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[60:200] = b"\xff" * 140
+    path.write_bytes(content)
+
+
+DAMAGED = {
+    "short.pt": (lambda path, m: (torch.save(m.state_dict(), path), shortened(path, 3000)), "truncated or not a torch"),
+    "old.pt": (
+        lambda path, m: (
+            torch.save(m.state_dict(), path, _use_new_zipfile_serialization=False),
+            shortened(path, 3000),
+        ),
+        "truncated or not a torch",
+    ),
+    "mangled.pt": (lambda path, m: (torch.save(m.state_dict(), path), overwritten(path)), "truncated or not a torch"),
+    "noise.pt": (lambda path, _: path.write_bytes(bytes(range(256))), "truncated or not a torch"),
+    "nothing.pt": (lambda path, _: path.write_bytes(b""), "truncated or not a torch"),
+    "script.pt": (lambda path, _: torch.jit.save(torch.jit.script(torch.nn.ReLU()), str(path)), "TorchScript"),
+    "list.pt": (lambda path, _: torch.save([1], path), "got a list"),
+    "log.pt": (lambda path, _: torch.save({"epoch": 3, "optimizer": {}}, path), "keys epoch, optimizer"),
+    "short.safetensors": (
+        lambda path, m: (safetensors.torch.save_file(m.state_dict(), path), shortened(path, 3000)),
+        "not a readable safetensors",
+    ),
+    "noise.safetensors": (lambda path, _: path.write_bytes(bytes(range(256))), "not a readable safetensors"),
+    "missing.pt": (lambda _, __: None, "no such file"),
+}
+
+
+@pytest.mark.parametrize("file", DAMAGED)
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_damaged_files(model, tmp_path: Path, file: str):
+    write, message = DAMAGED[file]
+    write(tmp_path / file, model)
+    assert file in refused(tmp_path / file, message)
+
+
+def test_a_damaged_program(tmp_path: Path):
+    (tmp_path / "noise.pt2").write_bytes(bytes(range(256)))
+    refused(tmp_path / "noise.pt2", "not a readable ExportedProgram", factory=None)
+
+
+def test_a_program_needs_no_factory(tmp_path: Path):
+    (tmp_path / "any.pt2").write_bytes(b"")
+    refused(tmp_path / "any.pt2", "Remove export.factory", UsageError)
+
+
+def test_unknown_suffix(tmp_path: Path):
+    refused(tmp_path / "model.h5", r"'\.h5'.*\.safetensors", UsageError)
+
+
+CHANGES = {
+    "name": (
+        lambda state: {("2.weigth" if key == "2.weight" else key): value for key, value in state.items()},
+        r"missing from the file: 2\.weight \(closest: 2\.weigth\); unknown to the model: 2\.weigth",
+    ),
+    "shape": (
+        lambda state: state | {"0.bias": torch.zeros(3), "2.weight": torch.zeros(3, 3)},
+        r"shapes differ: 0\.bias is \[3\] in the file, \[64\] in the model, 2\.weight is \[3, 3\]",
+    ),
+    "dtype": (
+        lambda state: state | {"2.weight": state["2.weight"].double()},
+        r"dtypes differ: 2\.weight is float64 in the file, float32 in the model, which cannot hold it",
+    ),
+    "prefix": (
+        lambda state: {f"module.{key}": value for key, value in state.items()},
+        r"missing from the file: 0\.weight \(closest: module\.0\.weight\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_state_dict_of_another_model(model, tmp_path: Path, change: str):
+    edit, message = CHANGES[change]
+    torch.save(edit(dict(model.state_dict())), tmp_path / "other.pt")
+    refused(tmp_path / "other.pt", message)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message", "kind"),
+    [
+        ({"factory": None}, r"state dict.*Set export\.factory", UsageError),
+        ({"factory": "torch_networks"}, "expected module:function", UsageError),
+        ({"factory": "nowhere:mlp"}, "no module 'nowhere'", UsageError),
+        ({"factory": "torch_networks:mpl"}, "'mpl'.*Did you mean 'mlp'", UsageError),
+        ({"factory": "torch_networks:number"}, "returned a int: expected a torch.nn.Module", CompressorError),
+        (
+            {"factory": "torch_networks:broken", "args": {"width": 3}},
+            "width=3: ValueError: no width 3",
+            CompressorError,
+        ),
+        ({"args": {"depth": 3}}, r"depth=3: TypeError.*export\.args", CompressorError),
+        ({"inputs": {}}, "export.inputs is empty", UsageError),
+        (
+            {"inputs": {"x": InputSpec((2, 64))}},
+            r"forward takes \(input\): export\.inputs\.x is no parameter of it; export\.inputs\.input is not declared",
+            UsageError,
+        ),
+        ({"inputs": {"input": InputSpec((2, 63))}}, r"refused.*input float32 \[2, 63\].*shape", UsageError),
+        ({"inputs": {"input": InputSpec((2, 64), "int64")}}, r"refused.*input int64 \[2, 64\].*dtype", UsageError),
+        ({"inputs": {"input": InputSpec((2, 64), "flot32")}}, r"input\.dtype.*Did you mean 'float32'", UsageError),
+        ({"inputs": {"input": InputSpec((0, 64))}}, r"export\.inputs\.input\.shape.*1 or more", UsageError),
+        ({"inputs": {"input": InputSpec((2, 64), dynamic={2: "b"})}}, r"input\.dynamic names axis 2", UsageError),
+        ({"inputs": {"input": InputSpec((2, 64), dynamic={0: "b", 1: "b"})}}, "one size", UsageError),
+        ({"outputs": ["a", "b"]}, r"export\.outputs.*returns 1 tensors", UsageError),
+        ({"opset": 17}, r"export\.opset is 17: expected 18 to 25", UsageError),
+    ],
+)
+def test_requests_that_do_not_fit(model, tmp_path: Path, settings, message: str, kind: type[CompressorError]):
+    torch.save(model.state_dict(), tmp_path / "trained.pt")
+    refused(tmp_path / "trained.pt", message, kind, **settings)
+
+
+def test_a_factory_whose_module_fails(model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "train_on_import.py").write_text("import a_module_that_is_not_installed\n")
+    torch.save(model.state_dict(), tmp_path / "trained.pt")
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    refused(
+        tmp_path / "trained.pt", "importing train_on_import failed: ModuleNotFound", factory="train_on_import:build"
+    )
+    assert sys.path == before

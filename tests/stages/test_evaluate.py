@@ -1,0 +1,141 @@
+"""`compressor evaluate` on artefacts that `compressor compress` made."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from typer.testing import CliRunner
+
+from compressor.stages.app import app
+
+# One layer of 64 x 64: 4 values (2 bits each), or all different.
+MODEL = (
+    """<ir_version: 10, opset_import: ["": 18]> net (float[N,64] x) => (float[N,64] logits) { logits = MatMul(x, w) }"""
+)
+SAMPLES = np.eye(64, dtype=np.float32)
+
+
+def save(path, weight):
+    model = onnx.parser.parse_model(MODEL)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight.astype(np.float32), "w"))
+    onnx.save(model, path)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """A palettized model, its artefact, and data that it gets right but for the last 16 samples."""
+    monkeypatch.chdir(tmp_path)
+    weight = np.random.default_rng(0).choice([-0.5, 0.25, 0.5, 1.0], (64, 64))
+    save("model.onnx", weight)
+    assert run("compress", "model.onnx", "out")[0] == 0
+    best = (SAMPLES @ weight).argmax(1)
+    best[48:] = (best[48:] + 1) % 64
+    np.savez("data.npz", x=SAMPLES, labels=best)
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, result.output
+
+
+def evaluate(*arguments, model="model.onnx"):
+    status, text = run("evaluate", model, "out", "--out", "metrics.json", *arguments)
+    assert status == 0, text
+    return json.loads(Path("metrics.json").read_text()), text
+
+
+DATA = ("-S", "evaluate.data=data.npz")
+
+
+def test_size_and_accuracy_of_the_files_on_disk():
+    values, text = evaluate(*DATA, "-S", "evaluate.limits={accuracy_drop: 0, size_ratio: 4}")
+    nbytes = sum(file.stat().st_size for file in Path("out").iterdir() if file.name != "manifest.json")
+    baseline = Path("model.onnx").stat().st_size
+    assert list(values) == [
+        "accuracy", "accuracy_drop", "agreement", "size_mb", "size_ratio", "bits_per_weight", "passed", "baseline",
+    ]  # fmt: skip
+    assert (values["accuracy"], values["accuracy_drop"], values["agreement"]) == (0.75, 0.0, 1.0)
+    assert values["size_mb"] == round(nbytes / 1e6, 3)
+    assert values["size_ratio"] == pytest.approx(baseline / nbytes, rel=0.05)
+    assert values["bits_per_weight"] == pytest.approx(2, abs=0.1)
+    assert values["passed"] is True
+    assert values["baseline"] == {"accuracy": 0.75, "size_mb": round(baseline / 1e6, 3)}
+    assert "passed: all 2 limits hold" in text
+    assert "measured on 64 samples" in text
+
+
+def test_accuracy_is_the_artefacts_own():
+    """Another model in the artefact's place shows in the numbers: they do not come from the model or the manifest."""
+    save("out/model.onnx", np.zeros((64, 64)))
+    values, _ = evaluate(*DATA)
+    assert values["accuracy"] < 0.1
+    assert values["accuracy_drop"] == pytest.approx(values["baseline"]["accuracy"] - values["accuracy"])
+    assert values["agreement"] < 0.1
+
+
+def test_without_data_only_sizes_are_measured_and_the_report_says_so():
+    values, text = evaluate()
+    assert list(values) == ["size_mb", "size_ratio", "bits_per_weight", "passed", "baseline"]
+    assert "sizes only: evaluate.data is not set" in text
+
+
+def test_a_broken_limit_is_recorded_and_is_no_failure():
+    values, text = evaluate(*DATA, "-S", "evaluate.limits.accuracy=0.9")
+    assert values["passed"] is False
+    assert "not passed: accuracy is 0.75, the limit is at least 0.9" in text
+
+
+def test_plots(tmp_path):
+    values, _ = evaluate(*DATA, "--plots-dir", "plots")
+    assert Path("plots/accuracy_size.csv").read_bytes() == f"size_mb,accuracy\n{values['size_mb']},0.75\n".encode()
+    rows = [line.split(",") for line in Path("plots/confusion.csv").read_text().splitlines()]
+    assert rows[0] == ["actual", "predicted"]
+    assert sum(actual == predicted for actual, predicted in rows[1:]) == 48
+    assert len(rows) == 65
+
+
+def test_plots_without_anything_to_plot_are_tables_without_rows():
+    """DVC fails a stage that does not write what it declares."""
+    evaluate("--plots-dir", "plots")
+    assert Path("plots/accuracy_size.csv").read_text() == "size_mb,accuracy\n"
+    assert Path("plots/confusion.csv").read_text() == "actual,predicted\n"
+
+
+def test_json_is_what_is_written():
+    status, text = run("evaluate", "model.onnx", "out", "--json", "--out", "metrics.json", *DATA)
+    assert status == 0
+    assert json.loads(text) == json.loads(Path("metrics.json").read_text())
+
+
+def test_the_same_metrics_twice_are_the_same_bytes():
+    evaluate(*DATA)
+    first = Path("metrics.json").read_bytes()
+    evaluate(*DATA)
+    assert Path("metrics.json").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "expected"),
+    [
+        (["-S", "evaluate.data=none.npz"], 2, "none.npz: no such file"),
+        (["-S", "evaluate.metric=acc"], 2, "unknown metric 'acc'"),
+        (["-S", "evaluate.limits.acc=1"], 2, "unknown limit 'acc'"),
+        (["-S", "evaluate.limits.accuracy=high"], 2, "evaluate.limits.accuracy is 'high': expected a number"),
+        (["-S", "target=tpu"], 2, "unknown target 'tpu'"),
+        (["-S", "evaluate.metric=f1_score"], 1, "evaluate.metric_args: {average: macro}"),
+    ],
+)
+def test_errors_write_nothing(arguments, status, expected):
+    result = run("evaluate", "model.onnx", "out", "--out", "metrics.json", "--plots-dir", "plots", *DATA, *arguments)
+    assert result[0] == status
+    assert expected in result[1]
+    assert not Path("metrics.json").exists()
+    assert not Path("plots").exists()
+
+
+def test_an_artefact_that_is_not_there():
+    status, text = run("evaluate", "model.onnx", "nowhere", *DATA)
+    assert status == 1
+    assert "nowhere" in text

@@ -1,0 +1,175 @@
+"""Settings: which value wins, what a stage may read, and what an error says."""
+
+from pathlib import Path
+
+import pytest
+from compressor.detection import Settings as DetectionSettings
+from compressor.errors import UsageError
+from compressor.stages import params_reference
+from compressor.stages.params import (
+    CompressAlone,
+    CompressParams,
+    Detect,
+    DetectParams,
+    EvaluateParams,
+    ExportParams,
+    Given,
+    Settings,
+    core_settings,
+    load,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "params.yaml"
+
+
+def test_defaults_are_the_core_s() -> None:
+    assert core_settings(Detect()) == DetectionSettings()
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "option", "expected"),
+    [
+        ("", (), None, "auto"),
+        ("compress:", (), None, "auto"),
+        ("compress: {pipeline: default_pruning}", (), None, "default_pruning"),
+        ("compress: {pipeline: default_pruning}", ("compress.pipeline=auto",), None, "auto"),
+        ("", ("compress={pipeline: default_pruning}", "~compress.pipeline"), None, "auto"),
+        ("compress: {pipeline: auto}", ("compress.pipeline=auto",), "default_quantization", "default_quantization"),
+        (
+            "compress: {pipeline: wrong}",
+            ("compress.pipeline=wrong",),
+            "default_quantization",
+            "default_quantization",
+        ),
+    ],
+)
+def test_what_stands_further_down_wins(
+    file: Path, text: str, overrides: tuple[str, ...], option: str | None, expected: str
+) -> None:
+    file.write_text(text)
+    given = Given(file, overrides, {"compress.pipeline": option})
+    assert load(CompressParams, given).compress.pipeline == expected
+
+
+def test_params_yaml_of_the_current_directory_is_the_default(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parent)
+    assert load(DetectParams, Given()).detect.min_elements == 2048
+    file.write_text("detect: {min_elements: 7}")
+    assert load(DetectParams, Given()).detect.min_elements == 7
+
+
+def test_a_stage_sees_its_own_groups_only(file: Path) -> None:
+    """A parameter that a stage reads without declaring it would make DVC restore another experiment's results."""
+    file.write_text("finetune: {lr: 1}\nexport: {nonsense: 1}\ntarget: 5\ncompress: []\ndetect: {threshold: 0.5}\n")
+    assert load(DetectParams, Given(file)) == DetectParams(detect=Detect(threshold=0.5))
+
+
+def test_every_kind_of_value(file: Path) -> None:
+    file.write_text(
+        """
+export:
+  factory: "train:model"
+  args: {width: 3, name: x}
+  inputs:
+    image: {shape: [1, 28], dynamic: {0: batch}}
+  outputs: [logits]
+  opset: 20
+  allow_pickle: true
+evaluate: {limits: {accuracy_drop: 1e-3, size_ratio: 4}, data: x.npz}
+"""
+    )
+    export = load(ExportParams, Given(file, ("export.inputs.image.dynamic.1=wide", "export.outputs=[a,b]"))).export
+    assert export.model_dump() == {
+        "factory": "train:model",
+        "args": {"width": 3, "name": "x"},
+        "inputs": {"image": {"shape": (1, 28), "dtype": "float32", "dynamic": {0: "batch", 1: "wide"}}},
+        "outputs": ("a", "b"),
+        "opset": 20,
+        "allow_pickle": True,
+    }
+    assert load(EvaluateParams, Given(file)).evaluate.limits == {"accuracy_drop": 0.001, "size_ratio": 4.0}
+
+
+ERRORS = {
+    "detect: {thresold: 1}": "FILE: unknown key detect.thresold. Did you mean 'threshold'? "
+    "Choices: max_thresholded, min_elements, threshold.",
+    "detect: {threshold: small}": "FILE: detect.threshold is 'small': expected a number.",
+    "detect: {threshold: -1}": "FILE: detect.threshold is -1: expected greater than or equal to 0.",
+    "detect: {threshold: .nan}": "FILE: detect.threshold is nan: expected a finite number.",
+    "detect: {threshold: true}": "FILE: detect.threshold is True: expected a number.",
+    "detect: {min_elements: 1.5}": "FILE: detect.min_elements is 1.5: expected a whole number.",
+    "detect: {min_elements: '5'}": "FILE: detect.min_elements is '5': expected a whole number.",
+    "detect: 5": "FILE: detect is 5: expected a mapping.",
+    "compress: {pipeline: prune}": "FILE: compress.pipeline: unknown pipeline 'prune'. "
+    "Choices: auto, default_palettization, default_pruning, default_quantization.",
+    "target: onnxrutime": "FILE: target: unknown target 'onnxrutime'. Did you mean 'onnxruntime'? Choices: ",
+    "target: 5": "FILE: target is 5: expected text.",
+    "export: {inputs: {x: {dtype: int8}}}": "FILE: export.inputs.x.shape is missing.",
+    "export: {inputs: {x: {shape: [1], dtyp: int8}}}": "FILE: unknown key export.inputs.x.dtyp. Did you mean 'dtype'? "
+    "Choices: dtype, dynamic, shape.",
+    "export: {inputs: {x: {shape: [-1]}}}": "FILE: export.inputs.x.shape.0 is -1: expected greater than or equal to 0.",
+    "export: {allow_pickle: 'yes'}": "FILE: export.allow_pickle is 'yes': expected true or false.",
+    "export: {outputs: logits}": "FILE: export.outputs is 'logits': expected a list.",
+    "[1]": "FILE: expected groups such as `detect:`, got a list.",
+    "detect: {": "FILE: not valid YAML in line 1: ",
+    "detect: {a: 1}\ndetect: {b: 1}": "FILE: not valid YAML in line 2: ",
+    "detect: \xff": "FILE: not UTF-8 text: invalid start byte at byte 8.",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), ERRORS.items())
+def test_error_names_file_key_value_and_choices(file: Path, text: str, message: str) -> None:
+    file.write_text(text, encoding="latin-1")
+    with pytest.raises(UsageError) as caught:
+        load(CompressAlone, Given(file))
+    assert str(caught.value).startswith(message.replace("FILE", str(file)))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("detect.thresold=1", "-S detect.thresold=1: unknown key detect.thresold. Did you mean 'threshold'?"),
+        ("detect.threshold=x", "-S detect.threshold=x: detect.threshold is 'x': expected a number."),
+        ("compress.pipeline=auto", "-S compress.pipeline=auto: compress is not read here; this command reads detect."),
+        (
+            "detekt.threshold=1",
+            "-S detekt.threshold=1: unknown group 'detekt'. Did you mean 'detect'? Choices: detect.",
+        ),
+    ],
+)
+def test_error_names_the_override(file: Path, override: str, message: str) -> None:
+    file.write_text("")
+    with pytest.raises(UsageError) as caught:
+        load(DetectParams, Given(file, (override,)))
+    assert str(caught.value).startswith(message)
+
+
+def test_error_names_the_option(file: Path) -> None:
+    file.write_text("target: onnxruntime")
+    with pytest.raises(UsageError, match=r"^--target: target: unknown target 'x'"):
+        load(CompressParams, Given(file, (), {"target": "x", "compress.pipeline": None}))
+
+
+def test_all_errors_are_named_at_once(file: Path) -> None:
+    file.write_text("detect: {a: 1, threshold: x}")
+    with pytest.raises(UsageError) as caught:
+        load(DetectParams, Given(file))
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_file_that_is_asked_for_must_exist(file: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read: No such file"):
+        load(DetectParams, Given(file))
+
+
+def test_the_committed_reference_is_that_of_the_schema() -> None:
+    assert (ROOT / "docs" / "params.md").read_text(encoding="utf-8") == params_reference.reference()
+
+
+def test_the_reference_has_every_group() -> None:
+    assert set(Settings.model_fields) == {"target", *(name for name, _ in params_reference.GROUPS)}

@@ -1,0 +1,137 @@
+"""What holds the code together: who imports whom and when, what is shipped, what the pipeline declares."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import onnx
+import pytest
+from ruamel.yaml import YAML
+
+from compressor.stages import params, toolchain
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")
+
+HEAVY = ("coremltools", "numpy", "onnx", "onnx_ir", "onnxruntime", "sklearn", "torch")
+MODEL = """<ir_version: 10, opset_import: ["": 18]> net (float[N,64] x) => (float[N,64] y) { y = MatMul(x, w) }"""
+
+
+def python(*arguments, cwd):
+    """The modules that an interpreter has imported when it ends."""
+    code = "import atexit, sys\natexit.register(lambda: print('MODULES', *sys.modules, file=sys.__stderr__))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code + arguments[0], *arguments[1:]], cwd=cwd, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    modules = next(line for line in done.stderr.splitlines() if line.startswith("MODULES "))
+    return {name.partition(".")[0] for name in modules.split()}
+
+
+COMMAND = "from compressor.stages.app import main\nmain()"
+
+
+def test_imports_go_one_way(tmp_path):
+    """import-linter sees the stages only where they lie when they are installed: inside the package."""
+    package = tmp_path / "compressor"
+    package.mkdir()
+    for part in (*(ROOT / "compressor").iterdir(), ROOT / "stages"):
+        (package / part.name).symlink_to(part)
+    linter = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run(
+        [linter, "--config", ROOT / "pyproject.toml", "--no-cache"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    assert "1 kept, 0 broken" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("import compressor",), (COMMAND, "--help"), (COMMAND, "compress", "--help")],
+    ids=" ".join,
+)
+def test_nothing_heavy_is_imported_before_there_is_work(arguments, tmp_path):
+    assert python(*arguments, cwd=tmp_path).isdisjoint(HEAVY)
+
+
+def test_an_onnx_file_needs_no_torch(tmp_path):
+    model = onnx.parser.parse_model(MODEL)
+    model.graph.initializer.append(onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, (64, 64), [0, 0, 0, 1] * 1024))
+    onnx.save(model, tmp_path / "model.onnx")
+    modules = python(COMMAND, "compress", "model.onnx", "out", cwd=tmp_path)
+    assert (tmp_path / "out" / "model.onnx").is_file()
+    assert modules.isdisjoint({"torch", "coremltools", "onnx_ir", "onnxruntime", "sklearn"})
+
+
+def test_every_package_is_shipped():
+    """A folder that is missing from the list works in the repository, and in no wheel."""
+    folders = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "compressor").rglob("*.py")}
+    packages = {folder.replace("/", ".") for folder in folders} | {"compressor.stages"}
+    assert sorted(packages) == PROJECT["tool"]["setuptools"]["packages"]
+
+
+def test_every_requirement_is_pinned():
+    pinned = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    project = PROJECT["project"]
+    wanted = [
+        *project["dependencies"],
+        *(name for extra in project["optional-dependencies"].values() for name in extra),
+    ]
+    names = {re.split(r"[^\w.-]", requirement)[0].lower() for requirement in wanted} - {"compressor"}
+    assert {re.sub("[-_.]+", "-", name) for name in names} <= pinned
+
+
+@pytest.mark.parametrize(
+    ("stage", "schema"),
+    [
+        ("export", params.ExportParams),
+        ("detect", params.DetectParams),
+        ("compress", params.CompressParams),
+        ("evaluate", params.EvaluateParams),
+    ],
+)
+def test_a_stage_declares_what_it_reads(stage, schema):
+    """DVC restores the results of other settings for a stage that reads what it has not declared."""
+    declared = PIPELINE["stages"][stage]["params"]
+    assert sorted(name for name in declared if isinstance(name, str)) == sorted(schema.model_fields)
+    (versions,) = (keys for entry in declared if isinstance(entry, dict) for keys in entry.values())
+    assert sorted(versions) == sorted(toolchain.USED_BY[stage])
+
+
+@pytest.mark.parametrize(("stage", "facts"), PIPELINE["stages"].items())
+def test_commands_run_on_any_system(stage, facts):
+    """No shell but a list of words; the files are those that the stage declares."""
+    words = facts["cmd"].split()
+    assert re.fullmatch(r"[\w./ -]+", facts["cmd"])
+    declared = [
+        str(next(iter(one)) if isinstance(one, dict) else one)
+        for kind in ("deps", "outs", "metrics", "plots")
+        for one in facts.get(kind, ())
+    ]
+    for word in words:
+        if "/" in word and word != "compression":
+            assert word in declared
+
+
+def test_the_example_holds_every_setting_that_the_schema_has():
+    """DVC stops at a parameter group that is missing, and shows only what is written down."""
+    content = YAML(typ="safe").load(ROOT / "params.yaml")
+    for name, field in params.Settings.model_fields.items():
+        assert name in content
+        known = getattr(field.annotation, "model_fields", None)
+        assert known is None or set(content[name]) <= set(known)
+
+
+def test_nothing_else_lies_at_the_top():
+    tracked = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    top = {line.partition("/")[0] for line in tracked.stdout.splitlines()}
+    assert top <= {
+        ".ci", ".dvc", ".dvcignore", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile",
+        "README.md", "compression", "compressor", "constraints.txt", "docs", "dvc.lock", "dvc.yaml", "examples",
+        "models", "params.yaml", "pyproject.toml", "stages", "tests",
+    }  # fmt: skip

@@ -1,0 +1,217 @@
+"""The pipeline as a training repository runs it: real git, real dvc, the stages of this project's own dvc.yaml."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+MODEL = """<ir_version: 10, opset_import: ["": 18]> net (float[N,64] x) => (float[N,10] logits)
+{ h = MatMul(x, hidden) r = Relu(h) logits = MatMul(r, head) }"""
+STAGES = ["toolchain", "export", "detect", "compress", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A training repository in which every command runs as on a shell."""
+
+    path: Path
+    packages: Path | None = None
+
+    def run(self, *command):
+        environment = {
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "HOME": str(self.path.parent),  # no settings of the user
+            "DVC_NO_ANALYTICS": "1",
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_CONFIG_COUNT": "3",
+            "GIT_CONFIG_KEY_0": "user.name",
+            "GIT_CONFIG_VALUE_0": "tester",
+            "GIT_CONFIG_KEY_1": "user.email",
+            "GIT_CONFIG_VALUE_1": "tester@example.org",
+            "GIT_CONFIG_KEY_2": "init.defaultBranch",
+            "GIT_CONFIG_VALUE_2": "main",
+        } | ({"PYTHONPATH": str(self.packages)} if self.packages else {})
+        done = subprocess.run(
+            command, cwd=self.path, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def ran(self, *command):
+        """The stages that a dvc command ran, in order."""
+        lines = self.run("dvc", *command).splitlines()
+        return [line.split("'")[1] for line in lines if line.startswith("Running stage")]
+
+    def read(self, name):
+        return json.loads((self.path / "compression" / f"{name}.json").read_text())
+
+    def commit(self):
+        self.run("git", "add", ".")
+        self.run("git", "commit", "-m", "run")
+
+    def edit(self, change, name="params.yaml"):
+        yaml = YAML()
+        content = yaml.load(self.path / name)
+        change(content)
+        yaml.dump(content, self.path / name)
+
+
+def pipeline(content):
+    """The project's own pipeline behind another training, whose result is an ONNX file."""
+    del content["stages"]["finetune"]
+    text = (
+        json.dumps(content)
+        .replace("models/finetuned.pt", "trained.onnx")
+        .replace("examples/digits/data.py", "data.npz")
+    )
+    content = json.loads(text)
+    content["stages"]["export"]["deps"] = ["trained.onnx"]
+    return content
+
+
+def settings(content):
+    del content["finetune"]
+    content["export"] = {"opset": 18}
+    content["detect"]["min_elements"] = 256
+    content["evaluate"] |= {"data": "data.npz", "limits": {"accuracy_drop": 0.0}}
+    return content
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory):
+    """A repository after its first `dvc repro` and commit."""
+    repository = Repository(tmp_path_factory.mktemp("first") / "repository")
+    path = repository.path
+    path.mkdir()
+    random = np.random.default_rng(0)
+    model = onnx.parser.parse_model(MODEL)
+    hidden = random.choice([-0.5, -0.25, 0.25, 0.5], (64, 64)) * (random.random((64, 64)) < 0.25)
+    head = random.standard_normal((64, 10), np.float32)
+    for name, weight in {"hidden": hidden, "head": head}.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weight.astype(np.float32), name))
+    onnx.save(model, path / "trained.onnx")
+    x = random.standard_normal((100, 64), np.float32)
+    np.savez(path / "data.npz", x=x, labels=(np.maximum(x @ hidden, 0) @ head).argmax(1))
+    yaml = YAML(typ="safe")
+    yaml.default_flow_style = False
+    yaml.dump(pipeline(yaml.load(ROOT / "dvc.yaml")), path / "dvc.yaml")
+    yaml.dump(settings(yaml.load(ROOT / "params.yaml")), path / "params.yaml")
+    shutil.copy(ROOT / "constraints.txt", path)
+    repository.run("git", "init")
+    repository.run("dvc", "init")
+    assert repository.ran("repro") == STAGES
+    repository.commit()
+    return repository
+
+
+@pytest.fixture
+def repository(first_run, tmp_path):
+    """A copy that a test may change."""
+    shutil.copytree(first_run.path, tmp_path / "repository", symlinks=True)
+    return Repository(tmp_path / "repository")
+
+
+def test_the_first_run_leaves_the_artefact_and_its_record(first_run):
+    metrics = first_run.read("metrics")
+    assert (metrics["accuracy"], metrics["agreement"], metrics["passed"]) == (1.0, 1.0, True)
+    assert metrics["size_ratio"] > 2
+    manifest = json.loads((first_run.path / "models" / "compressed" / "manifest.json").read_text())
+    assert {weight["name"]: weight["encoding"] for weight in manifest["weights"]} == {
+        "hidden": "sparse(palettized2)",
+        "head": "dense",
+    }
+    tracked = first_run.run("git", "ls-files", "compression", "models").split()
+    assert tracked == [
+        "compression/accuracy_size.csv",
+        "compression/bytes.csv",
+        "compression/confusion.csv",
+        "compression/detection.json",
+        "compression/metrics.json",
+        "compression/sparsity.csv",
+        "compression/toolchain.json",
+        "models/.gitignore",
+    ]
+
+
+def test_a_second_run_has_nothing_to_do(first_run):
+    assert first_run.ran("repro") == []
+    assert first_run.run("git", "status", "--porcelain") == ""
+    assert "up to date" in first_run.run("dvc", "status")
+
+
+def test_another_target_is_an_experiment_that_reruns_what_depends_on_it(repository):
+    assert repository.ran("exp", "run", "-S", "target=onnx-opset21") == ["compress", "evaluate"]
+    assert "target" in repository.run("dvc", "params", "diff")
+    changed = json.loads(repository.run("dvc", "metrics", "diff", "--json"))["diff"]
+    assert set(changed) <= {"compression/metrics.json"}
+    shown = repository.run("dvc", "exp", "show", "--csv").splitlines()
+    columns = shown[0].split(",")
+    # A name that stands in two files would make DVC put the file in front of every column.
+    assert {"accuracy", "size_mb", "passed", "baseline.size_mb", "target", "compress.pipeline"} <= set(columns)
+
+
+def test_another_pipeline_shows_in_the_metrics(repository):
+    assert repository.ran("exp", "run", "-S", "compress.pipeline=default_pruning") == ["compress", "evaluate"]
+    changed = json.loads(repository.run("dvc", "metrics", "diff", "--json"))["diff"]["compression/metrics.json"]
+    assert set(changed) == {"size_mb", "size_ratio", "bits_per_weight"}
+    assert changed["size_ratio"]["new"] < changed["size_ratio"]["old"]
+    params = json.loads(repository.run("dvc", "params", "diff", "--json"))
+    assert params == {"params.yaml": {"compress.pipeline": {"old": "auto", "new": "default_pruning"}}}
+
+
+def test_results_come_back_from_the_cache(repository):
+    """Going back to earlier settings runs nothing: what a stage reads is what it declares."""
+    repository.edit(lambda content: content.update(target="onnx-opset21"))
+    assert repository.ran("repro") == ["compress", "evaluate"]
+    repository.edit(lambda content: content.update(target="onnxruntime"))
+    assert repository.ran("repro") == []
+    assert repository.run("git", "status", "--porcelain") == ""
+
+
+def test_an_upgrade_reruns_the_stages_that_use_the_package(repository):
+    """Another version is what the metadata of an installed package say."""
+    fake = repository.path.parent / "packages" / "scikit_learn-99.0.dist-info"
+    fake.mkdir(parents=True)
+    (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: scikit-learn\nVersion: 99.0\n")
+    upgraded = Repository(repository.path, fake.parent)
+    constraints = repository.path / "constraints.txt"
+    constraints.write_text(constraints.read_text().replace("scikit-learn==", "scikit-learn==99.0  # "))
+    assert upgraded.ran("repro") == ["toolchain", "evaluate"]
+    assert upgraded.read("toolchain")["scikit-learn"] == "99.0"
+    params = json.loads(repository.run("dvc", "params", "diff", "--json"))
+    assert params["compression/toolchain.json"]["scikit-learn"]["new"] == "99.0"
+
+
+def test_an_upgrade_of_something_else_ends_at_the_toolchain(repository):
+    constraints = repository.path / "constraints.txt"
+    constraints.write_text(constraints.read_text() + "another-package==1.0\n")
+    assert repository.ran("repro") == ["toolchain"]
+
+
+def test_the_gate_compares_with_what_git_has(repository):
+    assert "is not worse than at HEAD" in repository.run("compressor", "check", "--against", "HEAD")
+    repository.ran("exp", "run", "-S", "compress.pipeline=default_pruning")
+    with pytest.raises(AssertionError, match="size_ratio fell from"):
+        repository.run("compressor", "check", "--against", "HEAD")
+    repository.run("compressor", "check", "--against", "HEAD", "--tol", "accuracy=0")
+
+
+def test_plots_of_two_revisions(repository):
+    repository.ran("exp", "run", "-S", "compress.pipeline=default_pruning")
+    shown = json.loads(repository.run("dvc", "plots", "diff", "HEAD", "workspace", "--json"))
+    assert not shown.get("errors")
+    assert sorted(shown["data"]) == [
+        f"compression/{name}.csv" for name in ("accuracy_size", "bytes", "confusion", "sparsity")
+    ]
+    for plots in shown["data"].values():
+        for plot in plots:
+            assert plot["revisions"] == ["HEAD", "workspace"]
