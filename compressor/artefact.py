@@ -15,7 +15,7 @@ from compressor.encodings import Dense, Encoding
 from compressor.errors import CompressorError
 from compressor.manifest import FileFacts, Manifest, WeightFacts
 from compressor.model import Model, Weight
-from compressor.passes import run, stream
+from compressor.passes import Inexact, run, stream
 from compressor.passes.encode import encode
 from compressor.passes.legalize import legalize
 from compressor.passes.verify import verify
@@ -37,9 +37,7 @@ def detect(model: Model | Path | str, settings: Settings = Settings(), *, progre
     Raises:
         CompressorError: the model cannot be read.
     """
-    weights = _model(model).weights
-    findings = stream(lambda weight: find(weight, settings), weights)
-    return Detection(settings, tuple(_watched(findings, weights, "detect", progress)))
+    return Detection(settings, tuple(_findings(_model(model), settings, progress, sampled=False)))
 
 
 def dry_run(
@@ -80,15 +78,17 @@ def compress(
         UsageError: no such target or pipeline.
         CompressorError: the model cannot be read, a weight read back differs, or the disk is full.
     """
-    model = _model(model)
-    chosen = dry_run(
-        model, target=target, pipeline=pipeline, detection=detection, settings=settings, progress=progress
-    )
-    with publish.directory(Path(out)) as directory:
-        _write(model, targets.get(target), chosen.choices, directory, progress)
-        manifest = _manifest(chosen, directory)
-        publish.text(directory / MANIFEST, manifest.to_json())
-    return manifest
+    model, chosen_target, chosen_pipeline = _model(model), targets.get(target), get_pipeline(pipeline)
+    if detection is None:
+        # Every weight is compared with its source before anything is published, so a sample of each is enough to plan
+        # by; where it missed a value, which the comparison shows, the weights are looked at as a whole.
+        try:
+            findings = _findings(model, settings, progress, sampled=True)
+            return _publish(model, plan(findings, chosen_target, chosen_pipeline), chosen_target, Path(out), progress)
+        except Inexact:
+            detection = detect(model, settings, progress=progress)
+    chosen = plan(_matching(detection.findings, model), chosen_target, chosen_pipeline)
+    return _publish(model, chosen, chosen_target, Path(out), progress)
 
 
 def write_baseline(model: Model | Path | str, out: Path | str, *, target: str = "onnxruntime") -> None:
@@ -115,6 +115,19 @@ def inspect(path: Path | str) -> Manifest:
     total = sum(file.nbytes for file in files)
     stored, dense = sum(weight.nbytes for weight in weights), sum(weight.dense_nbytes for weight in weights)
     return Manifest("", "", {}, files, total, total - stored + dense, stored, dense, weights)
+
+
+def _findings(model: Model, settings: Settings, progress: Progress | None, *, sampled: bool) -> Iterator[Finding]:
+    findings = stream(lambda weight: find(weight, settings, sampled=sampled), model.weights)
+    return _watched(findings, model.weights, "detect", progress)
+
+
+def _publish(model: Model, chosen: Plan, target: Target, out: Path, progress: Progress | None) -> Manifest:
+    with publish.directory(out) as directory:
+        _write(model, target, chosen.choices, directory, progress)
+        manifest = _manifest(chosen, directory)
+        publish.text(directory / MANIFEST, manifest.to_json())
+    return manifest
 
 
 def _write(

@@ -110,8 +110,11 @@ class Detection:
             raise CompressorError(f"not a detection: {error!r}. Write it again with `compressor detect`.") from error
 
 
-def find(weight: Weight, settings: Settings) -> Finding:
-    """What one weight is, and the ways to store it."""
+def find(weight: Weight, settings: Settings, *, sampled: bool = False) -> Finding:
+    """What one weight is, and the ways to store it.
+
+    sampled: distinct values are taken from a sample: a hypothesis for whoever compares every value afterwards.
+    """
     encoding = weight.encoding
     shape, dtype = encodings.shape(encoding), encodings.dtype(encoding)
     size = math.prod(shape)
@@ -133,7 +136,7 @@ def find(weight: Weight, settings: Settings) -> Finding:
     declared = () if isinstance(encoding, Dense) else (_declared(encoding),)
     if facts["skipped"]:
         return Finding(**{**facts, "candidates": declared})
-    scanned, candidates = _candidates(encoding, settings)
+    scanned, candidates = _candidates(encoding, settings, sampled)
     found = _facts(scanned, candidates, facts["nbytes"])
     return Finding(**{**facts, **found, "candidates": (*declared, *candidates)})
 
@@ -157,7 +160,7 @@ def _declared(encoding: Encoding) -> Candidate:
     return Candidate((), spec, f"stored as {encodings.name(spec)} by the source")
 
 
-def _candidates(encoding: Encoding, settings: Settings) -> tuple[Scan, list[Candidate]]:
+def _candidates(encoding: Encoding, settings: Settings, sampled: bool) -> tuple[Scan, list[Candidate]]:
     """The facts of a weight, and the ways to store it beside the one that it has.
 
     A quantized source keeps every code: its codes take the place of values, and its scales stay.
@@ -165,7 +168,7 @@ def _candidates(encoding: Encoding, settings: Settings) -> tuple[Scan, list[Cand
     if isinstance(encoding, LinearQuantized):
         return _code_candidates(encoding, settings)
     values = np.asarray(encoding.values) if isinstance(encoding, Dense) else encodings.decode(encoding)
-    facts = scan(values, settings.threshold)
+    facts = scan(values, settings.threshold, sampled=sampled)
     if isinstance(encoding, Sparse) and isinstance(encoding.values, LinearQuantized):
         return facts, []
     plain = Candidate((), Dense(ArraySpec(values.shape, values.dtype)), "")

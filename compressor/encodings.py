@@ -271,35 +271,41 @@ def _decode(encoding: Dense | LinearQuantized | Palettized, where: NDArray | Non
         case Dense(values):
             return np.asarray(values)
         case LinearQuantized(data, scale, zero_point):
-            return dequantize(
-                _decode(data, where),
-                _at(np.asarray(scale), shape(data), where),
-                None if zero_point is None else _at(np.asarray(zero_point), shape(data), where),
-            )
+            codes = _decode(data, where)
+            parameters = (np.asarray(scale), None if zero_point is None else np.asarray(zero_point))
+            if where is not None:
+                return dequantize(codes, *(None if each is None else _at(each, where) for each in parameters))
+            counts = scale.shape
+            blocked = (None if each is None else each.reshape(_pairs(counts, counts)) for each in parameters)
+            return dequantize(codes.reshape(_pairs(codes.shape, counts)), *blocked).reshape(codes.shape)
         case Palettized(indices, lut, axis):
             if isinstance(indices, MappedArray) and lut.size == lut.shape[-2] and indices.width in (1, 2, 4):
                 return _look_up_packed(indices, np.asarray(lut))
             return _look_up(np.asarray(indices), np.asarray(lut), axis, where)
 
 
-def dequantize(codes: NDArray, scale: NDArray, zero_point: NDArray | None) -> NDArray:
-    """`(codes - zero_point) * scale` of arrays that broadcast, rounded once to the scale's dtype.
+def dequantize(codes: NDArray, scale: NDArray, zero_point: NDArray | None = None) -> NDArray:
+    """`(codes - zero_point) * scale` of arrays that broadcast to the codes' shape, rounded once to the scale's dtype.
 
-    The difference of two codes is a small integer, exact in float32; its product with a 16-bit float is exact too.
+    The difference of two codes is an integer of 8 bits and a sign, exact in every float; its product with a 16-bit float
+    is exact in float32. A ufunc that is told its dtype converts block by block, without arrays of that dtype.
     """
-    exact = np.dtype(np.float64) if scale.dtype == np.float64 else np.dtype(np.float32)
-    values = codes.astype(exact)
-    if zero_point is not None:
-        values -= zero_point.astype(exact)
-    values *= scale.astype(exact)
-    return values.astype(scale.dtype, copy=False)
+    exact: Any = {"dtype": np.float64 if scale.dtype == np.float64 else np.float32, "casting": "unsafe"}
+    values = np.empty(codes.shape, scale.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):  # an infinite product is what the scale says
+        if zero_point is not None:
+            codes = np.subtract(codes, zero_point, out=values, **exact)
+        return np.multiply(codes, scale, out=values, **exact)
 
 
-def _at(parameter: NDArray, to: Shape, where: NDArray | None) -> NDArray:
-    """A parameter by block at every place of a weight of shape `to`, or at the places `where` is set."""
-    if parameter.size == 1:
-        return parameter.reshape(())
-    return expand(parameter, to) if where is None else expand(parameter, where.shape)[where]
+def _pairs(to: Shape, counts: Shape) -> Shape:
+    """The shape `to` with every axis split into `counts` blocks and their length."""
+    return tuple(size for dim, count in zip(to, counts, strict=True) for size in (count, dim // max(count, 1)))
+
+
+def _at(parameter: NDArray, where: NDArray) -> NDArray:
+    """A parameter by block at the places of the weight where `where` is set."""
+    return parameter.reshape(()) if parameter.size == 1 else expand(parameter, where.shape)[where]
 
 
 def _look_up(indices: NDArray, lut: NDArray, axis: int | None, where: NDArray | None) -> NDArray:
@@ -307,9 +313,13 @@ def _look_up(indices: NDArray, lut: NDArray, axis: int | None, where: NDArray | 
     if indices.size and int(indices.max()) >= entries:
         raise ValueError(f"indices into {entries} entries, got {int(indices.max())}")
     rows = indices
-    if math.prod(groups) > 1:
-        first = np.arange(math.prod(groups), dtype=np.int64).reshape(groups) * entries
-        rows = _at(first, indices.shape, where) + indices
+    if (tables := math.prod(groups)) > 1:
+        first = np.arange(0, tables * entries, entries, np.min_scalar_type(tables * entries)).reshape(groups)
+        if where is not None:
+            rows = _at(first, where) + indices
+        else:
+            blocked = indices.reshape(_pairs(indices.shape, groups))
+            rows = (first.reshape(_pairs(groups, groups)) + blocked).reshape(indices.shape)
     table = lut.reshape(-1) if vector == 1 else lut.reshape(-1, vector)
     values = take(table, rows)
     if vector == 1 or axis is None:

@@ -121,7 +121,7 @@ def broken(values: Mapping[str, object], limits: Mapping[str, float], *, metric:
     known = {metric, f"{metric}_drop", "agreement", *_SIZES}
     lines = []
     for name, limit in limits.items():
-        if name not in known and not isinstance(values.get(name), float):
+        if name not in known:
             raise unknown("limit", name, known)
         value = values.get(name)
         least = _more_is_better(name, metric)

@@ -6,10 +6,11 @@ Files are written beside their destination and renamed, so that a full disk or a
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from compressor.errors import CompressorError
@@ -30,17 +31,19 @@ def directory(path: Path) -> Iterator[Path]:
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise CompressorError(f"{path}: is a file, expected a directory to write; remove it or name another")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
-    temporary = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{path.name}-", dir=path.parent))
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+        temporary = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{path.name}-", dir=path.parent))
         yield temporary
         temporary.chmod(0o777 & ~_umask())
         _replace(temporary, path)
     except OSError as error:
         raise CompressorError(f"{path}: cannot be written: {error.strerror or error}. Nothing was changed.") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def text(path: Path, content: str) -> None:
@@ -59,7 +62,8 @@ def text(path: Path, content: str) -> None:
     except OSError as error:
         raise CompressorError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it is gone where it was renamed
+            temporary.unlink()
 
 
 def _replace(temporary: Path, path: Path) -> None:
@@ -78,11 +82,15 @@ def _replace(temporary: Path, path: Path) -> None:
 
 
 def _sweep(path: Path) -> None:
-    """What a killed run left: a directory that had stepped aside goes back, half-written ones are removed."""
-    for left in sorted(path.parent.glob(f"{_PREFIX}{path.name}-*")):
+    """What a killed run left: a directory that had stepped aside goes back, half-written ones are removed.
+
+    Only what `mkdtemp` named for this very path: `out-int8` may be written at this moment while `out` is.
+    """
+    ours = re.compile(re.escape(f"{_PREFIX}{path.name}-") + "[a-z0-9_]{8}(-old)?")
+    for left in sorted(other for other in path.parent.iterdir() if ours.fullmatch(other.name)):
         if left.name.endswith("-old") and not path.exists():
             left.rename(path)
-        elif left.is_dir():
+        else:
             shutil.rmtree(left, ignore_errors=True)
 
 

@@ -20,7 +20,7 @@ ENTRIES = 256
 COUNTED = 320
 """Distinct values are counted up to here, so that a palette just missed can be named."""
 
-_SAMPLE = 4096
+_FIRST, _TRUSTED, _RUNS = 1 << 13, 1 << 17, 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,15 +29,14 @@ class Table:
 
     entries: the values, ascending, NaN last; 0.0 stands for -0.0 too.
     keys: unsigned, by hash slot; the bit pattern that belongs there.
-    places: by hash slot; the place of that pattern's value in `entries`.
-    multiplier, shift: the slot of a pattern p is `p * multiplier >> shift` in the pattern's width.
+    places: intp, by hash slot; the place of that pattern's value in `entries`.
+    multiplier: the slot of a pattern p is the upper 16 bits of `p * multiplier`, or p itself if it has no more than 16.
     """
 
     entries: NDArray
     keys: NDArray
     places: NDArray
     multiplier: int
-    shift: int
 
     def index(self, values: NDArray) -> NDArray:
         """The place of every value in `entries`, of which there are at most 256: uint8, the shape of `values`.
@@ -82,9 +81,9 @@ class Scan:
     table: Table | None
 
 
-def scan(values: NDArray, threshold: float) -> Scan:
-    """The zeros, the small and the distinct values of a weight."""
-    table = distinct(values)
+def scan(values: NDArray, threshold: float, *, sampled: bool = False) -> Scan:
+    """The zeros, the small and the distinct values of a weight; the latter by a sample if `sampled`."""
+    table = distinct(values, sampled=sampled)
     edge = _edge(threshold, values.dtype)
     if table is not None:
         # The table tells which magnitudes occur at all: most palettes have no zero and no small entry.
@@ -108,47 +107,58 @@ def above(values: NDArray, threshold: float) -> NDArray:
     return mask.reshape(values.shape)
 
 
-def distinct(values: NDArray, limit: int = COUNTED, enough: int = 0) -> Table | None:
-    """The distinct values, or None where there are more than `limit`; a dense weight costs a small sample.
+def distinct(values: NDArray, *, enough: int = 0, sampled: bool = False) -> Table | None:
+    """The distinct values, or None where there are more than `COUNTED`; a dense weight costs a small sample.
 
     enough: how many there are, from a former pass: then the search ends as soon as it has them all.
+    sampled: trust a larger sample that has few enough for a palette, as a hypothesis that is verified later.
 
     Raises:
         ValueError: `values` is empty.
     """
     flat = patterns(values)
-    keys = _sampled(flat)
-    if keys.size > limit:
+    keys = np.unique(_sample(flat, _FIRST))
+    if keys.size > COUNTED:
         return None
     table = _table(keys, values.dtype)
-    while table.entries.size != enough and (missing := table.missing(flat)).size:
+    looked_at = _sample(flat, _TRUSTED) if sampled else flat
+    while table.entries.size != enough and (missing := table.missing(looked_at)).size:
         keys = np.union1d(keys, missing)
-        if keys.size > limit:
+        if keys.size > COUNTED:
             return None
         table = _table(keys, values.dtype)
-    return table
+    return distinct(values) if sampled and table.entries.size > ENTRIES else table
+
+
+def few_distinct(values: NDArray) -> NDArray | None:
+    """The distinct values of a small weight, without a hash to find them by; None where there are more than `COUNTED`."""
+    if values.size > _FIRST:
+        table = distinct(values)
+        return None if table is None else table.entries
+    keys = np.unique(patterns(values))
+    return keys.view(values.dtype) if keys.size <= COUNTED else None
 
 
 class _Slots:
-    """The hash slots of a block of patterns, as numpy wants indices, in one buffer that is used again."""
+    """The hash slots of a block of patterns, as numpy wants indices, in buffers that are used again."""
 
     def __init__(self, table: Table) -> None:
-        self._shift, self._plain = table.shift, table.shift == 0
         unsigned = table.keys.dtype
-        self._factor, self._by = unsigned.type(table.multiplier), unsigned.type(table.shift)
-        self._hashed = np.empty(0 if self._plain else BLOCK, unsigned)
+        self._factor = unsigned.type(table.multiplier)
+        self._hashed = np.empty(BLOCK if table.multiplier > 1 else 0, unsigned)
         self._slots = np.empty(BLOCK, np.intp)
 
     def __call__(self, block: NDArray) -> NDArray:
+        hashed = np.multiply(block, self._factor, out=self._hashed[: block.size]) if self._hashed.size else block
         slots = self._slots[: block.size]
-        if self._plain:
-            np.copyto(slots, block)
-            return slots
-        hashed = self._hashed[: block.size]
-        np.multiply(block, self._factor, out=hashed)
-        np.right_shift(hashed, self._by, out=hashed)
-        np.copyto(slots, hashed, casting="unsafe")
+        np.copyto(slots, _upper_half(hashed))
         return slots
+
+
+def _upper_half(hashed: NDArray) -> NDArray:
+    """The upper 16 bits of every pattern: a strided view costs less than a shift."""
+    parts = hashed.dtype.itemsize // 2
+    return hashed.view("<u2")[parts - 1 :: parts] if parts > 1 else hashed
 
 
 def _count_near_zero(values: NDArray, edge: Any) -> tuple[int, int]:
@@ -188,12 +198,13 @@ def _edge(threshold: float, dtype: DType) -> Any:
     return unsigned.type(pattern - 1 if float(nearest[0]) > threshold else pattern)
 
 
-def _sampled(flat: NDArray) -> NDArray:
-    """The distinct patterns of the beginning and of seven runs further on."""
-    if flat.size <= 2 * _SAMPLE:
-        return np.unique(flat)
-    runs = [flat[:_SAMPLE], *(flat[start : start + 512] for start in range(0, flat.size - 512, flat.size // 8)[1:])]
-    return np.unique(np.concatenate(runs))
+def _sample(flat: NDArray, size: int) -> NDArray:
+    """Half of `size` values from the beginning, and runs from further on for the rest."""
+    if flat.size <= size:
+        return flat
+    run = size // 2 // _RUNS
+    starts = np.linspace(size // 2, flat.size - run, _RUNS, dtype=np.intp)
+    return np.concatenate([flat[: size // 2], *(flat[start : start + run] for start in starts)])
 
 
 def _table(keys: NDArray, dtype: DType) -> Table:
@@ -208,30 +219,27 @@ def _table(keys: NDArray, dtype: DType) -> Table:
     order = np.argsort(values.astype(np.float64), kind="stable")
     rank = np.empty_like(order)
     rank[order] = np.arange(order.size)
-    multiplier, shift = _perfect_hash(keys)
-    width = 1 << (keys.dtype.itemsize * 8 - shift)
-    slots = keys if shift == 0 else (keys * keys.dtype.type(multiplier)) >> keys.dtype.type(shift)
-    # An unused slot must not match a pattern that hashes there: it repeats a key of another slot.
-    by_slot, by_place = np.full(width, keys[0]), np.zeros(width, np.intp)
+    multiplier = _perfect_hash(keys)
+    slots = _upper_half(keys * keys.dtype.type(multiplier))
+    count = 1 << min(16, keys.dtype.itemsize * 8)
+    # A pattern that hashes to an unused slot must not match there: the slot repeats a key of another one.
+    by_slot, by_place = np.full(count, keys[0]), np.zeros(count, np.intp)
     by_slot[slots], by_place[slots] = keys, rank[places]
-    return Table(values[order], by_slot, by_place, multiplier, shift)
+    return Table(values[order], by_slot, by_place, multiplier)
 
 
-def _perfect_hash(keys: NDArray) -> tuple[int, int]:
-    """A multiplier and a shift that give every key a slot of its own; patterns of 8 and 16 bits are slots themselves.
+def _perfect_hash(keys: NDArray) -> int:
+    """A multiplier that gives every key a slot of its own.
 
-    A random multiplier succeeds with probability exp(-K**2 / (2 * slots)): the slots grow until one of 64 does.
+    The upper 16 bits of a float often do as they are. A random multiplier succeeds with probability
+    exp(-K**2 / 2**17), so half of them serve the longest table.
     """
+    if keys.dtype.itemsize <= 2:  # noqa: PLR2004 - such a pattern is its own slot
+        return 1
     size = keys.dtype.itemsize * 8
-    if size <= 16:
-        return 1, 0
-    random = np.random.default_rng(0)
-    slot_bits = max(4, 2 * int(keys.size - 1).bit_length() - 2)
-    while True:
-        multipliers = random.integers(1 << size - 2, 1 << size - 1, 64, np.uint64).astype(keys.dtype) * 2 + 1
-        hashed = (keys[:, None] * multipliers[None, :]) >> keys.dtype.type(size - slot_bits)
-        hashed.sort(axis=0)
-        fits = ~(hashed[1:] == hashed[:-1]).any(axis=0)
-        if fits.any():
-            return int(multipliers[fits.argmax()]), size - slot_bits
-        slot_bits += 1
+    odd = np.random.default_rng(0).integers(1 << size - 2, 1 << size - 1, 64, np.uint64) * 2 + 1
+    for multiplier in (1, *odd.tolist()):
+        slots = _upper_half(keys * keys.dtype.type(multiplier))
+        if np.unique(slots).size == keys.size:
+            return int(multiplier)
+    raise AssertionError("64 multipliers failed, each with a probability of one half")

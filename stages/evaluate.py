@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from compressor.evaluate import Comparison, Progress
+    from compressor.manifest import Manifest
     from compressor.metrics import Size, Values
     from compressor.stages.params import Evaluate
 
@@ -48,10 +49,13 @@ def evaluate(
     """
     import compressor
     from compressor import metrics, publish
+    from compressor.errors import CompressorError
     from compressor.stages import graph, progress, report, toolchain
     from compressor.stages.params import EvaluateAlone, EvaluateParams, Given, load
 
     toolchain.check("evaluate", params, strict=strict)
+    if not artefact.exists():
+        raise CompressorError(f"{artefact}: no such artefact. Write it with `compressor compress`.")
     given = Given(params, settings or ())
     alone = load(EvaluateAlone, given) if graph.needs_export(model) else None
     own = alone or load(EvaluateParams, given)
@@ -61,10 +65,11 @@ def evaluate(
     with graph.exported(model, export) as path, TemporaryDirectory(prefix="compressor-") as folder:
         baseline = Path(folder) / "baseline"
         compressor.write_baseline(path, baseline, target=own.target)
+        stored, dense = compressor.inspect(artefact), compressor.inspect(baseline)
         with progress.shown() as shown:
-            compared = _compare(baseline, artefact, own.evaluate, shown)
-        sizes = _size(artefact), _size(baseline)
-    values = metrics.summary(*sizes, compared.quality if compared else None, own.evaluate.limits)
+            compared = _compare(_graph(baseline, dense), _graph(artefact, stored), own.evaluate, shown)
+    quality = compared.quality if compared else None
+    values = metrics.summary(_size(stored), _size(dense), quality, own.evaluate.limits)
     text = json.dumps(values, indent=2) + "\n"
     if plots_dir is not None:
         _write_plots(plots_dir, values, metric, compared)
@@ -82,21 +87,17 @@ def _compare(baseline: Path, artefact: Path, settings: Evaluate, progress: Progr
     from compressor import evaluate
 
     core = evaluate.Settings(**settings.model_dump(exclude={"limits"}))
-    return evaluate.compare(_graph(baseline), _graph(artefact), core, progress)
+    return evaluate.compare(baseline, artefact, core, progress)
 
 
-def _graph(artefact: Path) -> Path:
-    from compressor import sources
+def _graph(artefact: Path, found: Manifest) -> Path:
+    """The file that holds the graph; `inspect` names it first."""
+    return artefact / found.files[0].name if artefact.is_dir() else artefact
 
-    return sources.read(artefact).path
 
-
-def _size(artefact: Path) -> Size:
-    """What the artefact takes, by its own bytes."""
-    import compressor
+def _size(found: Manifest) -> Size:
     from compressor.metrics import Size
 
-    found = compressor.inspect(artefact)
     return Size(found.nbytes, found.weights_nbytes, sum(math.prod(weight.shape) for weight in found.weights))
 
 

@@ -34,10 +34,7 @@ def export(
     files.check_directory(out, source)
     own = load(ExportParams, Given(params, settings or ()))
     with publish.directory(out) as directory:
-        if graph.needs_export(source):
-            graph.export_torch(source, directory, own.export)
-        else:
-            graph.copy_onnx(source, directory)
+        graph.write(source, directory, own.export)
     written = {file.name: file.stat().st_size for file in sorted(out.iterdir())}
     if as_json:
         report.show_json({"path": str(out), "files": written})

@@ -14,8 +14,6 @@ from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from compressor import detection, pipelines, targets
 from compressor.errors import UsageError, unknown
@@ -226,6 +224,9 @@ def _content(file: Path | None) -> Mapping[str, Any]:
     if file is None and not DEFAULT_FILE.is_file():
         return {}
     path = file or DEFAULT_FILE
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
     try:
         content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -85,7 +85,8 @@ def detection(found: Detection) -> RenderableType:
 
 
 def _finding(finding: Finding) -> Row:
-    what = [part for part in (finding.structure, finding.palette, finding.grid) if part]
+    declared = [candidate.evidence for candidate in finding.candidates if not candidate.schemes]
+    what = [*declared, *filter(None, (finding.structure, finding.palette, finding.grid))]
     cells = (
         finding.name,
         _shape([finding]),
@@ -175,8 +176,8 @@ def _weight(same: Sequence[WeightFacts], note: str, *, refusals: bool) -> Row:
 
 def _outcome(target: str, pipeline: str, before: int, after: int, what: str) -> str:
     smaller = f"{ratio(before, after)} times smaller than" if after < before else "not smaller than"
-    made = " ".join(part for part in (f"for {target}" if target else "", f"by {pipeline}" if pipeline else "") if part)
-    return f"{what} {made}: {size(after)}, {smaller} dense ({size(before)})"
+    made = "".join(f" {word} {name}" for word, name in (("for", target), ("by", pipeline)) if name)
+    return f"{what}{made}: {size(after)}, {smaller} dense ({size(before)})"
 
 
 def _grouped(items: Iterable[T], key: Callable[[T], object]) -> Iterable[tuple[Any, list[T]]]:

@@ -75,11 +75,11 @@ def test_limits_hold_at_the_written_numbers(limits, passed):
     assert summary(SMALL, DENSE, GOOD, limits)["passed"] is passed
 
 
-def test_an_error_is_limited_from_above_by_output_too():
-    values = {"max_error": 2.0, "max_error_left": 3.0, "max_error_drop": 0.0}
-    assert broken(values, {"max_error": 2.0, "max_error_left": 2.5}, metric="max_error") == (
-        "max_error_left is 3, the limit is at most 2.5",
-    )
+def test_an_error_is_limited_from_above():
+    values = {"max_error": 2.0, "max_error_drop": 0.5}
+    assert broken(values, {"max_error": 2.0}, metric="max_error") == ()
+    assert broken(values, {"max_error": 1.5}, metric="max_error") == ("max_error is 2, the limit is at most 1.5",)
+    assert regressions(values, {"max_error": 1.5}, {}) == ("max_error rose from 1.5 to 2, tolerated is 0",)
 
 
 def test_a_limit_on_what_was_not_measured_does_not_hold():

@@ -9,10 +9,12 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import reduce
+from functools import partial, reduce
 from typing import TypeVar
 
-from compressor.encodings import nbytes
+from compressor.arrays import ArraySpec
+from compressor.encodings import dtype, shape
+from compressor.errors import CompressorError
 from compressor.model import Weight
 
 Pass = Callable[[Weight], Weight]
@@ -22,15 +24,25 @@ IN_FLIGHT = 64 << 20
 """Bytes of dense weights that may be worked on at a time; a larger weight is worked on alone."""
 
 
+class Inexact(CompressorError):
+    """A weight is not what its spec says, or is not read back as it was: the plan does not fit the model."""
+
+
 def run(
     passes: Sequence[Pass],
     weights: Iterable[Weight],
     *,
     map: Callable[[Pass, Iterable[Weight]], Iterator[Weight]] | None = None,
 ) -> Iterator[Weight]:
-    """Every weight through all passes, in order; `map` is the executor, threads by default."""
-    executor = stream if map is None else map
-    return executor(lambda weight: reduce(lambda value, step: step(value), passes, weight), weights)
+    """Every weight through all passes, in order; `map` is the executor, threads by default.
+
+    What `map` gets pickles if the passes do, which those of this package do: a pool of processes can run it.
+    """
+    return (stream if map is None else map)(partial(_through, tuple(passes)), weights)
+
+
+def _through(passes: tuple[Pass, ...], weight: Weight) -> Weight:
+    return reduce(lambda value, step: step(value), passes, weight)
 
 
 def stream(function: Callable[[Weight], T], weights: Iterable[Weight]) -> Iterator[T]:
@@ -44,7 +56,7 @@ def stream(function: Callable[[Weight], T], weights: Iterable[Weight]) -> Iterat
     with ThreadPoolExecutor(workers) as executor:
         try:
             for weight in weights:
-                size = nbytes(weight.encoding)
+                size = ArraySpec(shape(weight.encoding), dtype(weight.encoding)).nbytes
                 while pending and (in_flight + size > IN_FLIGHT or len(pending) > 2 * workers):
                     future, done = pending.popleft()
                     yield future.result()

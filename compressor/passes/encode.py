@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,8 @@ import numpy as np
 from compressor.arrays import NDArray
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, decode, dtype, name, shape
 from compressor.encodings import spec as spec_of
-from compressor.errors import CompressorError
 from compressor.model import Weight
-from compressor.passes import Pass
+from compressor.passes import Inexact, Pass
 from compressor.schemes import Values, linear_quantize, palettize, sparsify
 
 
@@ -21,20 +21,21 @@ def encode(specs: Mapping[str, Encoding], thresholds: Mapping[str, float]) -> Pa
     """The pass that gives each weight the encoding of its spec.
 
     Raises (the pass):
-        CompressorError: a weight is not what its spec says: the detection is of another model.
+        Inexact: a weight is not what its spec says: the detection is of another model.
     """
 
-    def run(weight: Weight) -> Weight:
-        spec = specs[weight.name]
-        try:
-            return replace(weight, encoding=_encoded(weight.encoding, spec, thresholds.get(weight.name, 0.0)))
-        except ValueError as error:
-            raise CompressorError(
-                f"weight {weight.name} {dtype(spec)}{list(shape(spec))}: cannot be stored as {name(spec)}: {error}. "
-                "Was another model detected? Run `detect` again."
-            ) from error
+    return partial(_run, specs, thresholds)
 
-    return run
+
+def _run(specs: Mapping[str, Encoding], thresholds: Mapping[str, float], weight: Weight) -> Weight:
+    spec = specs[weight.name]
+    try:
+        return replace(weight, encoding=_encoded(weight.encoding, spec, thresholds.get(weight.name, 0.0)))
+    except ValueError as error:
+        raise Inexact(
+            f"weight {weight.name} {dtype(spec)}{list(shape(spec))}: cannot be stored as {name(spec)}: {error}. "
+            "Was another model detected? Run `detect` again."
+        ) from error
 
 
 def _encoded(source: Encoding, spec: Encoding, threshold: float) -> Encoding:

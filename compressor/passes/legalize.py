@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from compressor.encodings import Encoding
 from compressor.model import Weight
@@ -12,4 +13,8 @@ from compressor.passes import Pass
 
 def legalize(target: Callable[[Encoding], Encoding]) -> Pass:
     """The pass that applies a target's `legalize` to the data."""
-    return lambda weight: replace(weight, encoding=target(weight.encoding))
+    return partial(_run, target)
+
+
+def _run(target: Callable[[Encoding], Encoding], weight: Weight) -> Weight:
+    return replace(weight, encoding=target(weight.encoding))

@@ -7,15 +7,18 @@ merely look regular are never taken for one.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import ml_dtypes
 import numpy as np
 
+from compressor import encodings
 from compressor.arrays import CODE_DTYPES, ArraySpec, DType, NDArray, Shape, is_float
 from compressor.encodings import Dense, LinearQuantized, dequantize, take
-from compressor.scan import Scan, distinct
+from compressor.scan import ENTRIES, Scan, distinct
 from compressor.schemes import Candidate
 from compressor.schemes.palettize import select
 
@@ -26,12 +29,18 @@ BLOCK_LENGTHS = (256, 128, 64, 32, 16)
 
 _ROWS_PROBED, _VALUES_PROBED = 8, 256
 _SPAN = 255
-_SEARCHED = 1 << 19
+_SEARCHED = 1 << 17
+_FEW, _TELLING = 8, 32
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """scale: `[rows]`; codes: int16 `[rows, n]`, the multiples; low, high: `[rows]`, the least and greatest multiple."""
+    """The scales and multiples of a few rows.
+
+    scale: `[rows]`.
+    codes: int16 `[rows, n]`, the multiples.
+    low, high: int16 `[rows]`, the least and the greatest multiple, or 0.
+    """
 
     scale: NDArray
     codes: NDArray
@@ -54,40 +63,25 @@ def detect(values: NDArray, scan: Scan) -> Iterator[Candidate]:
 
 
 def encode(values: NDArray, spec: LinearQuantized, where: NDArray | None) -> LinearQuantized:
-    """The multiples of each block's scale, as codes of the spec's dtype."""
-    scales, dtype = spec.scale.shape, spec.data.values.dtype  # type: ignore[union-attr]  # detect proposes Dense codes
-    stored = np.dtype(np.int8 if dtype.name.startswith("int") else np.uint8)
-    if math.prod(scales) == 1:
-        grids, codes = _tensor(values, stored, spec)
-    else:
-        grids = [_on_grid(grid, values, scales) for grid in _grids(values, scales)]
-        codes = np.concatenate([_codes(grid, spec, stored) for grid in grids])
-        codes = _unrows(codes, values.shape, scales)
-    codes = codes if where is None else select(codes, where)
-    scale = np.concatenate([grid.scale for grid in grids]).reshape(scales)
-    zero_point = None
-    if spec.zero_point is not None:
-        zero_point = (-np.concatenate([grid.low for grid in grids])).astype(dtype).reshape(scales)
-    return LinearQuantized(Dense(codes.astype(dtype, copy=False)), scale, zero_point)
-
-
-def _tensor(values: NDArray, stored: DType, spec: LinearQuantized) -> tuple[list[_Grid], NDArray]:
-    """One grid for the whole weight: it is looked for in the distinct values, which then name the codes."""
-    table = distinct(values)
-    grid = _on_grid(None if table is None else _find(table.entries[None, :]), values, spec.scale.shape)
-    assert table is not None  # else there is no grid
-    return [grid], take(_codes(grid, spec, stored)[0], table.index(values))
-
-
-def _codes(grid: _Grid, spec: LinearQuantized, stored: DType) -> NDArray:
-    """The multiples as codes: moved by the zero point, which makes the least one 0."""
-    return (grid.codes if spec.zero_point is None else grid.codes - grid.low[:, None]).astype(stored)
-
-
-def _on_grid(grid: _Grid | None, values: NDArray, scales: Shape) -> _Grid:
-    if grid is None:
-        raise ValueError(f"values on a grid of {list(scales)} scales for {list(values.shape)}")
-    return grid
+    """The multiples of each block's scale, as codes of the spec's dtype; a zero point makes the least one 0."""
+    scales, dtype = spec.scale.shape, encodings.dtype(spec.data)
+    rows = math.prod(scales)
+    # 2- and 4-bit codes take a byte each in memory, and numpy converts bytes faster than ml_dtypes does.
+    codes = np.empty((rows, values.size // rows), np.int8 if dtype.name.startswith("int") else np.uint8)
+    scale, least = np.empty(rows, values.dtype), np.zeros(rows, np.int16)
+    start = 0
+    for grid in _grids(values, scales):
+        if grid is None:
+            raise ValueError(f"values on a grid of {list(scales)} scales for {list(values.shape)}")
+        part = slice(start, start := start + len(grid.scale))
+        if spec.zero_point is not None:
+            least[part] = grid.low
+        scale[part] = grid.scale
+        np.subtract(grid.codes, least[part, None], out=codes[part], casting="unsafe")
+    whole = _unrows(codes, values.shape, scales)
+    chosen = (whole if where is None else select(whole, where)).astype(dtype, copy=False)
+    zero_point = None if spec.zero_point is None else (-least).astype(dtype).reshape(scales)
+    return LinearQuantized(Dense(chosen), scale.reshape(scales), zero_point)
 
 
 def _ranges(grids: Iterable[_Grid | None]) -> Iterator[_Grid | None]:
@@ -163,7 +157,7 @@ def _unrows(rows: NDArray, shape: Shape, scales: Shape) -> NDArray:
     """The inverse of `_rows`."""
     pairs, order, _ = _split(shape, scales)
     moved = rows.reshape([pairs[place] for place in order])
-    return moved.transpose(np.argsort(order)).reshape(shape)
+    return np.ascontiguousarray(moved.transpose(np.argsort(order)).reshape(shape))
 
 
 def _probed(values: NDArray, scales: Shape) -> NDArray:
@@ -177,65 +171,84 @@ def _probed(values: NDArray, scales: Shape) -> NDArray:
 
 
 def _grids(values: NDArray, scales: Shape) -> Iterator[_Grid | None]:
-    """The grids of a few rows at a time: the search needs several times their bytes."""
+    """The grids of a few rows at a time: the search needs several times their bytes.
+
+    A long row has more values than a grid: it is looked for in the distinct ones, which then name the codes.
+    """
     rows = _rows(values, scales)
-    some = max(1, _SEARCHED // rows.shape[1])
+    some = _SEARCHED // rows.shape[1]
+    if not some:
+        yield from map(_find_distinct, rows)
+        return
     for start in range(0, len(rows), some):
         yield _find(rows[start : start + some])
 
 
+def _find_distinct(row: NDArray) -> _Grid | None:
+    table = distinct(row)
+    grid = None if table is None or table.entries.size > ENTRIES else _find(table.entries[None, :])
+    if table is None or grid is None:
+        return None
+    return replace(grid, codes=take(grid.codes[0], table.index(row))[None, :])
+
+
 def _find(rows: NDArray) -> _Grid | None:
-    """The grid on which every row lies, or None."""
+    """The grid on which every row lies, or None.
+
+    The least magnitude of a row is a multiple of its scale, so the scale is a whole part of it, give or take a rounding:
+    the parts are tried in turn, the largest first, as long as the greatest magnitude has a code.
+    """
     exact = rows.astype(np.float64)
     if not rows.size or not np.isfinite(exact).all():
         return None
-    largest = np.abs(exact).max(axis=1)
-    step = _steps(exact, largest)
-    if step is None:
-        return None
-    # A row of zeros keeps a finite scale.
-    scale = np.where(largest > 0, largest / np.maximum(np.rint(largest / step), 1), 1.0).astype(rows.dtype)
-    return _refined(rows, exact, scale)
-
-
-def _steps(exact: NDArray, largest: NDArray) -> NDArray | None:
-    """About the greatest common divisor of each row's values: Euclid's algorithm with a tolerance for rounding.
-
-    A step shorter than 1/255 of the largest value rules the row out. Remainders under a quarter of that are rounding.
-    """
     magnitudes = np.abs(exact)
-    step = np.where(magnitudes > 0, magnitudes, np.inf).min(axis=1)
-    step[largest == 0] = 1.0
-    while True:
-        if (largest > step * (_SPAN + 0.5)).any():
-            return None
-        rest = np.abs(exact - np.rint(exact / step[:, None]) * step[:, None])
-        rest[rest <= largest[:, None] / (4 * (_SPAN + 1))] = np.inf
-        shorter = rest.min(axis=1)
-        if not np.isfinite(shorter).any():
-            return step
-        step = np.minimum(step, shorter)
-
-
-def _refined(rows: NDArray, exact: NDArray, scale: NDArray) -> _Grid | None:
-    """The quotient of the largest value is at most a rounding away from the scale: try its neighbours too."""
-    codes = np.zeros(rows.shape, np.int16)
-    found = np.zeros(len(rows), np.bool_)
-    chosen = scale.copy()
-    for trial in (scale, *(np.nextafter(scale, scale.dtype.type(end)) for end in (np.inf, 0))):
-        open_rows = np.flatnonzero(~found)
-        if not open_rows.size:
-            break
-        usable = trial[open_rows]
-        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            near = np.rint(exact[open_rows] / usable.astype(np.float64)[:, None])
-        fits = np.isfinite(near).all(axis=1) & (np.abs(near).max(axis=1) <= _SPAN)
-        open_rows, usable, near = open_rows[fits], usable[fits], near[fits].astype(np.int16)
-        equal = (dequantize(near, usable[:, None], None) == rows[open_rows]).all(axis=1)
-        codes[open_rows[equal]], chosen[open_rows[equal]] = near[equal], usable[equal]
-        found[open_rows[equal]] = True
-    low, high = codes.min(axis=1, initial=0), codes.max(axis=1, initial=0)
-    if not found.all() or not (high.astype(int) - low <= _SPAN).all():
+    largest = magnitudes.max(axis=1)
+    least = np.where(magnitudes > 0, magnitudes, np.inf).min(axis=1)
+    if not _plausible(exact[np.argmax(largest > 0)], rows.dtype):
         return None
-    return _Grid(chosen, codes, low, high)
+    codes = np.zeros(rows.shape, np.int16)
+    scale = np.ones(len(rows), rows.dtype)  # a row of zeros keeps a finite scale
+    left = np.flatnonzero(largest)
+    # A quotient of a rounded value is at most a rounding away from the scale.
+    for part, towards in itertools.product(range(1, _SPAN + 1), (None, np.inf, 0)):
+        # Two roundings move the greatest code by less than 2.
+        if (largest[left] * part > least[left] * (_SPAN + 2)).any():
+            return None
+        trial = (least[left] / part).astype(rows.dtype)
+        if towards is not None:
+            trial = np.nextafter(trial, rows.dtype.type(towards))
+        # Most trials fail on the first few values: the others are not worth a look then.
+        fits = _multiples(rows[left, :_FEW], exact[left, :_FEW], trial)[1]
+        some, trial = left[fits], trial[fits]
+        near, fits = _multiples(rows[some], exact[some], trial)
+        codes[some[fits]], scale[some[fits]] = near[fits], trial[fits]
+        left = np.setdiff1d(left, some[fits], assume_unique=True)
+        if not left.size:
+            break
+    low, high = codes.min(axis=1, initial=0), codes.max(axis=1, initial=0)
+    if left.size or (high.astype(int) - low > _SPAN).any():
+        return None
+    return _Grid(scale, codes, low, high)
 
+
+def _plausible(row: NDArray, dtype: DType) -> bool:
+    """Whether some part of a row's least magnitude divides its values about evenly: one look at all parts at once.
+
+    A value and the scale are each rounded once, so a quotient of up to 255 is off by 255 units in the last place of each.
+    """
+    magnitudes = np.abs(row[row != 0])
+    if not magnitudes.size:
+        return True
+    # The values farthest from the least one tell most, and a few of them are enough.
+    steps = magnitudes.min() / np.arange(1, _SPAN + 1)
+    quotients = np.sort(magnitudes)[-_TELLING:, None] / steps
+    tolerance = 4 * (_SPAN + 1) * float(ml_dtypes.finfo(dtype).eps)
+    return bool((np.abs(quotients - np.rint(quotients)) <= tolerance).all(axis=0).any())
+
+
+def _multiples(rows: NDArray, exact: NDArray, scale: NDArray) -> tuple[NDArray, NDArray]:
+    """The nearest multiples of each row's scale, and which rows equal theirs after one rounding."""
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        near = exact / scale.astype(np.float64)[:, None]
+        codes = np.rint(np.clip(near, -_SPAN, _SPAN, out=near), out=near).astype(np.int16)
+        return codes, (dequantize(codes, scale[:, None]) == rows).all(axis=1)

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from compressor.arrays import UINT8, ArraySpec, DType, NDArray, Shape, bits
+from compressor.arrays import UINT8, ArraySpec, DType, NDArray, Shape, bits, blocks
 from compressor.encodings import Palettized
-from compressor.scan import ENTRIES, Scan, Table, distinct, patterns
+from compressor.scan import ENTRIES, Scan, Table, distinct, few_distinct, patterns
 from compressor.schemes import Candidate
 
 NAME = "palettize"
@@ -74,8 +74,17 @@ def without_zero(values: NDArray, candidate: Palettized, threshold: float, scan:
 
 
 def select(values: NDArray, where: NDArray) -> NDArray:
-    """`values[where]`, as fast as numpy can: `compress` has no branch an element, unlike indexing by a mask."""
-    return np.compress(where.reshape(-1), values.reshape(-1))
+    """`values[where]`, as fast as numpy can: `compress` has no branch an element, unlike indexing by a mask.
+
+    It makes an eight-byte index of each value that it takes, so it is called block by block.
+    """
+    flat, mask, start = values.reshape(-1), where.reshape(-1), 0
+    chosen = np.empty(np.count_nonzero(mask), values.dtype)
+    for part in blocks(flat.size):
+        taken = np.compress(mask[part], flat[part])
+        chosen[start : start + taken.size] = taken
+        start += taken.size
+    return chosen
 
 
 def padded(entries: NDArray, count: int) -> NDArray:
@@ -141,11 +150,11 @@ def _promising(values: NDArray, scan: Scan, moved: NDArray, best: float) -> bool
     """Whether the first group of some size has few enough values: channels are looked at one by one only then."""
     group = 1
     while group < len(moved):
-        first = distinct(moved[:group])
+        first = few_distinct(moved[:group])
         # Larger groups have no fewer values, and there are two groups at least: more cannot be saved than that.
-        if first is None or _least_nbytes(scan, values, 2, first.entries) >= best:
+        if first is None or _least_nbytes(scan, values, 2, first) >= best:
             return False
-        if _least_nbytes(scan, values, len(moved) // group, first.entries) < best:
+        if _least_nbytes(scan, values, len(moved) // group, first) < best:
             return True
         group *= 2
     return False

@@ -79,9 +79,8 @@ def mask_structure(values: NDArray, threshold: float) -> tuple[Shape, str]:
     longest = _GROUP_LENGTHS[-1]
     rows = -(-_PROBE // (values.size // values.shape[0] * longest)) * longest
     probe = above(values[:rows], threshold)
-    if any(length > 1 for length in _block_lengths(probe)):
-        full = above(values, threshold)
-        lengths = _block_lengths(full)
+    if any(length > 1 for length in _block_lengths(probe, values.shape)):
+        lengths = _block_lengths(above(values, threshold), values.shape)
         if any(length > 1 for length in lengths):
             return lengths, _block_name(lengths, values.shape)
     corner = probe[(slice(longest),) * probe.ndim]
@@ -94,10 +93,13 @@ def mask_structure(values: NDArray, threshold: float) -> tuple[Shape, str]:
     return (1,) * values.ndim, "unstructured"
 
 
-def _block_lengths(mask: NDArray) -> Shape:
-    """The longest block along each axis over which the mask is constant: it divides every place where it changes."""
+def _block_lengths(mask: NDArray, shape: Shape) -> Shape:
+    """The longest block along each axis of a weight of `shape` over which the mask of its first rows is constant.
+
+    It divides every place where the mask changes.
+    """
     lengths = []
-    for axis, dim in enumerate(mask.shape):
+    for axis, dim in enumerate(shape):
         moved = np.moveaxis(mask, axis, 0)
         others = tuple(range(1, mask.ndim))
         changes = np.flatnonzero((moved[1:] != moved[:-1]).any(axis=others)) + 1
@@ -110,7 +112,7 @@ def _block_name(lengths: Shape, shape: Shape) -> str:
     if not varying:
         return "all of it"
     whole = len(varying) < len(shape) and all(
-        length == dim or length == 1 for length, dim in zip(lengths, shape, strict=True)
+        length in (1, dim) for length, dim in zip(lengths, shape, strict=True)
     )
     if whole and len(varying) == 1:
         return f"channels along axis {varying[0]}"

@@ -15,7 +15,7 @@ from compressor.errors import CompressorError, unknown
 from compressor.model import Model
 
 _EXPORTERS = {"torch": (".bin", ".ckpt", ".pt", ".pt2", ".pth", ".safetensors")}
-"""Modules of this folder whose files have no graph until they are exported: not imported here, since that takes seconds."""
+"""Modules of this folder whose files have no graph until they are exported: importing one takes seconds."""
 
 
 def read(path: Path) -> Model:

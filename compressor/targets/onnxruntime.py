@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -99,6 +100,7 @@ def get(name: str) -> OnnxRuntime:
     return OnnxRuntime(name, TARGETS[name])
 
 
+@functools.cache
 def installed_opset() -> int:
     """The newest opset that the installed onnxruntime runs; of the newest known one if none is installed."""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -39,7 +40,7 @@ def save(
     inputs: Sequence[onnx.ValueInfoProto] = (),
     outputs: Sequence[onnx.ValueInfoProto],
     opset: int = 21,
-    **more: object,
+    **more: Any,
 ) -> Path:
     graph = helper.make_graph(list(nodes), "graph", list(inputs), list(outputs), list(initializers), **more)
     opsets = [helper.make_opsetid("", opset)]
@@ -55,7 +56,10 @@ def run(model: onnx.ModelProto | Path, feeds: dict[str, np.ndarray]) -> list[np.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     content = str(model) if isinstance(model, Path) else model.SerializeToString()
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"]).run(None, feeds)
+    outputs: list[np.ndarray] = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"]).run(
+        None, feeds
+    )
+    return outputs
 
 
 def decoded(model: Model) -> onnx.ModelProto:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compressor import sources
+from compressor.arrays import MappedArray
 from compressor.encodings import Dense, Sparse, decode
 from compressor.errors import CompressorError, UsageError
 from compressor.formats.onnx import reading
@@ -62,6 +64,7 @@ def test_external_data(tmp_path: Path) -> None:
     onnx.save(onnx.load(path), path, save_as_external_data=True, location="m.data")
     weight = check_same(path)["w"]
     assert isinstance(weight.encoding, Dense)
+    assert isinstance(weight.encoding.values, MappedArray)
     assert weight.encoding.values.path == tmp_path / "m.data"
     np.testing.assert_array_equal(decode(weight.encoding), values)
 
@@ -180,7 +183,7 @@ def test_sparse_initializer(tmp_path: Path, *, linear: bool, as_constant: bool) 
     places = np.flatnonzero(dense) if linear else np.argwhere(dense)
     sparse = helper.make_sparse_tensor(tensor("w", dense[dense != 0]), tensor("", places.astype(np.int64)), [32, 40])
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
-    more = {} if as_constant else {"sparse_initializer": [sparse]}
+    more: dict[str, Any] = {} if as_constant else {"sparse_initializer": [sparse]}
     if as_constant:
         nodes.insert(0, helper.make_node("Constant", [], ["w"], sparse_value=sparse))
     path = save(tmp_path / "m.onnx", nodes, inputs=[value("x", [4, 32])], outputs=[value("y", [4, 40])], **more)
@@ -296,3 +299,27 @@ def test_mutated_files_end_in_a_model_or_an_error(tmp_path: Path) -> None:
     assert read > 30
     assert len(refusals) > 100
     assert not [message for message in refusals if "\n" in message]
+
+
+def test_constants_that_are_no_weights_keep_their_data(tmp_path: Path) -> None:
+    places = np.arange(500)
+    body = helper.make_graph(
+        [helper.make_node("Gather", ["w", "inner"], ["r"])], "body", [], [value("r", [500])], [tensor("inner", places)]
+    )
+    nodes = [
+        helper.make_node("Constant", [], ["constant"], value=tensor("", places)),
+        helper.make_node("Gather", ["w", "constant"], ["one"]),
+        helper.make_node("Gather", ["w", "outer"], ["two"]),
+        helper.make_node("If", ["flag"], ["three"], then_branch=body, else_branch=body),
+        helper.make_node("Sum", ["one", "two", "three"], ["y"]),
+    ]
+    stored = [tensor("w", floats(600)), tensor("outer", places), tensor("unread", floats(600))]
+    flag = value("flag", [], TensorProto.BOOL)
+    path = save(tmp_path / "m.onnx", nodes, stored, inputs=[flag], outputs=[value("y", [500])])
+    assert list(check_same(path, {"flag": np.array(True)})) == ["w"]
+    normal = sources.read(path).graphs["onnx"]
+    assert [one.name for one in normal.graph.initializer] == ["w", "outer"]
+    assert normal.graph.initializer[1].external_data[0].value == "m.onnx"
+    for branch in normal.graph.node[3].attribute:
+        assert branch.g.initializer[0].raw_data == places.tobytes()
+    assert normal.graph.node[0].attribute[0].t.raw_data == places.tobytes()

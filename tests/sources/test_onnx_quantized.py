@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,12 +23,24 @@ from tests.sources.onnx_models import RNG, check_same, floats, run, save, tensor
 LIMITS = {"int8": (-128, 128), "uint8": (0, 256), "int4": (-8, 8), "uint4": (0, 16), "int2": (-2, 2), "uint2": (0, 4)}
 
 
+GRANULARITIES: dict[str, tuple[tuple[int, ...], dict[str, Any], tuple[int, ...]]] = {
+    "tensor": ((), {}, (1, 1)),
+    "tensor1": ((1,), {}, (1, 1)),
+    "axis0": ((24,), {"axis": 0}, (24, 1)),
+    "axis-1": ((32,), {"axis": -1}, (1, 32)),
+    "block0": ((6, 32), {"axis": 0, "block_size": 4}, (6, 32)),
+    "block1": ((24, 2), {"axis": 1, "block_size": 16}, (24, 2)),
+}
+"""The scale's shape, the node's attributes, and the shape of the encoding's scale, for codes [24, 32]."""
+
+
 def codes(kind: str, *shape: int) -> np.ndarray:
     return RNG.integers(*LIMITS[kind], shape).astype(np.int16).astype(CODE_DTYPES[kind])
 
 
 def graph_of(path: Path) -> onnx.GraphProto:
-    return sources.read(path).graphs["onnx"].graph
+    found: onnx.GraphProto = sources.read(path).graphs["onnx"].graph
+    return found
 
 
 def check_decoded(path: Path, weight: str, decoded_value: str) -> None:
@@ -46,17 +59,10 @@ def check_decoded(path: Path, weight: str, decoded_value: str) -> None:
 
 @pytest.mark.parametrize("kind", list(LIMITS))
 @pytest.mark.parametrize("float_type", ["float32", "float16"])
-@pytest.mark.parametrize("granularity", ["tensor", "tensor1", "axis0", "axis-1", "block0", "block1"])
+@pytest.mark.parametrize("granularity", list(GRANULARITIES))
 @pytest.mark.parametrize("zero_point", [True, False])
 def test_dequantize_linear(tmp_path: Path, *, kind: str, float_type: str, granularity: str, zero_point: bool) -> None:
-    scales, attributes, parameters = {
-        "tensor": ((), {}, (1, 1)),
-        "tensor1": ((1,), {}, (1, 1)),
-        "axis0": ((24,), {"axis": 0}, (24, 1)),
-        "axis-1": ((32,), {"axis": -1}, (1, 32)),
-        "block0": ((6, 32), {"axis": 0, "block_size": 4}, (6, 32)),
-        "block1": ((24, 2), {"axis": 1, "block_size": 16}, (24, 2)),
-    }[granularity]
+    scales, attributes, parameters = GRANULARITIES[granularity]
     scale = np.abs(floats(*scales)).astype(float_type)
     stored = [tensor("w", codes(kind, 24, 32)), tensor("scale", scale)]
     if zero_point:
@@ -84,7 +90,9 @@ def test_a_zero_point_of_zeros_is_left_out(tmp_path: Path) -> None:
         helper.make_node("Neg", ["y"], ["n"]),
     ]
     path = save(tmp_path / "m.onnx", nodes, stored, outputs=[value("n", [8, 8])])
-    assert check_same(path)["w"].encoding.zero_point is None
+    encoding = check_same(path)["w"].encoding
+    assert isinstance(encoding, LinearQuantized)
+    assert encoding.zero_point is None
 
 
 def test_int32_codes_stay_in_the_graph(tmp_path: Path) -> None:
@@ -129,7 +137,8 @@ def test_codes_that_stay_have_a_reason(tmp_path: Path, reason: str) -> None:
     path = save(tmp_path / "m.onnx", REFUSED[reason], stored, outputs=[value("y", [8, 8])])
     found = check_same(path)
     assert found["w"].pinned == reason
-    assert found["w"].encoding.values.dtype == np.int8
+    assert name(found["w"].encoding) == "int8"
+    assert isinstance(found["w"].encoding, Dense)
 
 
 def test_codes_decoded_twice_alike_are_one_weight(tmp_path: Path) -> None:
@@ -203,10 +212,22 @@ def test_cast_sub_mul(tmp_path: Path, float_type: str, zero_point: str, scales: 
     ]
     path = save(tmp_path / "m.onnx", nodes, stored, outputs=[value("y", [32, 24], to)])
     encoding = check_same(path)["w"].encoding
+    assert isinstance(encoding, LinearQuantized)
     assert name(encoding) == "uint8"
     check_decoded(path, "w", "decoded")
     assert (encoding.zero_point is None) == (zero_point == "none")
     assert [node.op_type for node in graph_of(path).node] == ["Transpose"]
+
+
+def test_a_cast_that_changes_codes_is_no_decoding(tmp_path: Path) -> None:
+    stored = [tensor("w", codes("uint8", 24, 32)), tensor("scale", np.array(0.5, np.float32))]
+    nodes = [
+        helper.make_node("Cast", ["w"], ["set"], to=TensorProto.BOOL),
+        helper.make_node("Cast", ["set"], ["cast"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["cast", "scale"], ["y"]),
+    ]
+    path = save(tmp_path / "m.onnx", nodes, stored, outputs=[value("y", [24, 32])])
+    assert check_same(path)["w"].pinned == "uint8 data that Cast reads"
 
 
 def network(path: Path) -> Path:
@@ -228,7 +249,7 @@ def network(path: Path) -> Path:
     return save(path, nodes, weights, inputs=[value("x", [2, 3, 8, 8])], outputs=[value("y", [2, 10])], opset=21)
 
 
-class Samples(quantization.CalibrationDataReader):
+class Samples(quantization.CalibrationDataReader):  # type: ignore[misc]
     def __init__(self) -> None:
         self.left: Iterator[dict[str, np.ndarray]] = iter([{"x": floats(2, 3, 8, 8)} for _ in range(3)])
 
@@ -315,6 +336,7 @@ def test_mat_mul_nbits(tmp_path: Path, *, bits: int, symmetric: bool, bias: bool
     found = check_same(path, {"x": floats(4, columns)}, exact=False)
     encoding = found["w"].encoding
     assert (name(encoding), found["w"].uses) == (f"uint{bits}", ("MatMul",))
+    assert isinstance(encoding, LinearQuantized)
     assert encoding.scale.shape == (columns // 16, 24)
     assert set(found) == ({"w", "bias"} if bias else {"w"})
     model: Model = sources.read(path)

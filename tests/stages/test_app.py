@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
+
 from compressor.errors import CompressorError, UsageError
 from compressor.stages import app
-from typer.testing import CliRunner
 
 COMMANDS = {"export", "detect", "compress", "evaluate", "check", "inspect", "targets", "toolchain"}
 HEAVY = {"torch", "onnx", "onnxruntime", "coremltools", "numpy", "pydantic", "sklearn", "ruamel"}

@@ -7,11 +7,12 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import Result
-from compressor.detection import Detection
-from compressor.manifest import Manifest
-from compressor.stages import app
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
+
+from compressor.detection import Detection
+from compressor.manifest import Manifest
+from compressor.stages import app, graph
 
 SIZE = 64
 EXPECTED = {"pruned.weight": "sparse", "palette.weight": "palettized4", "plain.weight": "dense", "plain.bias": "dense"}
@@ -141,6 +142,10 @@ def test_targets(model: Path) -> None:
         (("inspect", "absent"), "absent"),
         (("export", "absent.onnx", "out"), "absent.onnx"),
         (("export", "absent.pt", "out", "-S", "export.inputs.x.shape=[1]"), "absent.pt"),
+        (
+            ("export", "other.json", "out"),
+            "unknown kind of model file '.json'. Did you mean '.onnx'? Choices: .onnx, .pt, .pt2, .pth, .safetensors.",
+        ),
         (("compress", "chain.onnx", "out", "--detection", "absent.json"), "absent.json: cannot be read"),
         (("compress", "chain.onnx", "out", "--detection", "chain.onnx"), "chain.onnx: "),
         (("compress", "chain.onnx", "out", "--detection", "other.json"), "other.json: "),
@@ -171,3 +176,31 @@ def test_a_recorded_version_is_compared(model: Path) -> None:
     ended = CliRunner().invoke(app.app, ["detect", str(model), "--strict"])
     assert ended.exit_code == 1
     assert "compressor 0.0.1 is recorded" in ended.stderr
+
+
+def test_the_files_that_torch_exports_are_known_without_torch() -> None:
+    from compressor.sources.torch.load import SUFFIXES
+
+    assert set(graph.TORCH_SUFFIXES) == set(SUFFIXES)
+
+
+def test_a_torch_file_needs_no_export_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything between the file and the artefact happens in this run, with the settings of `export`."""
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("small_factory.py").write_text("import torch\n\ndef create(size):\n    return torch.nn.Linear(size, size)\n")
+    Path("params.yaml").write_text(
+        "export: {factory: 'small_factory:create', args: {size: 64}, inputs: {input: {shape: [1, 64]}}}"
+    )
+    layer = torch.nn.Linear(64, 64)
+    values = torch.tensor([-1.0, -0.5, 0.5, 1.0])
+    layer.weight.data = values[torch.arange(64 * 64).reshape(64, 64) * 7 % 11 % 4]
+    torch.save(layer.state_dict(), "small.pt")
+    run("compress", "small.pt", "alone")
+    run("export", "small.pt", "exported")
+    run("compress", "exported", "staged")
+    made = Manifest.from_json(Path("alone/manifest.json").read_text())
+    assert {weight.name: weight.encoding for weight in made.weights}["weight"] == "palettized2"
+    assert Path("alone/model.onnx").read_bytes() == Path("staged/model.onnx").read_bytes()

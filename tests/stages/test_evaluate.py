@@ -37,7 +37,7 @@ def here(tmp_path, monkeypatch):
 
 def run(*arguments):
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    return result.exit_code, result.output
+    return result.exit_code, result.stdout if result.exit_code == 0 else result.output
 
 
 def evaluate(*arguments, model="model.onnx"):
@@ -61,7 +61,7 @@ def test_size_and_accuracy_of_the_files_on_disk():
     assert values["size_ratio"] == pytest.approx(baseline / nbytes, rel=0.05)
     assert values["bits_per_weight"] == pytest.approx(2, abs=0.1)
     assert values["passed"] is True
-    assert values["baseline"] == {"accuracy": 0.75, "size_mb": round(baseline / 1e6, 3)}
+    assert values["baseline"] == {"accuracy": 0.75, "size_mb": pytest.approx(baseline / 1e6, abs=0.001)}
     assert "passed: all 2 limits hold" in text
     assert "measured on 64 samples" in text
 
@@ -70,9 +70,9 @@ def test_accuracy_is_the_artefacts_own():
     """Another model in the artefact's place shows in the numbers: they do not come from the model or the manifest."""
     save("out/model.onnx", np.zeros((64, 64)))
     values, _ = evaluate(*DATA)
-    assert values["accuracy"] < 0.1
+    assert values["accuracy"] < 0.5
     assert values["accuracy_drop"] == pytest.approx(values["baseline"]["accuracy"] - values["accuracy"])
-    assert values["agreement"] < 0.1
+    assert values["agreement"] < 0.5
 
 
 def test_without_data_only_sizes_are_measured_and_the_report_says_so():
@@ -137,5 +137,4 @@ def test_errors_write_nothing(arguments, status, expected):
 
 def test_an_artefact_that_is_not_there():
     status, text = run("evaluate", "model.onnx", "nowhere", *DATA)
-    assert status == 1
-    assert "nowhere" in text
+    assert (status, text) == (1, "error: nowhere: no such artefact. Write it with `compressor compress`.\n")

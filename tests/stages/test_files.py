@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from compressor.errors import CompressorError, UsageError
 from compressor.stages import files
 

@@ -148,6 +148,12 @@ def test_apply_refuses(text: str, message: str) -> None:
     assert str(caught.value) == message
 
 
+def test_dictionaries_are_merged_at_every_depth() -> None:
+    assert apply({"a": {"b": {"c": 1, "d": 2}}}, [parse("a={b: {c: 3}, e: {f: 4}}")]) == {
+        "a": {"b": {"c": 3, "d": 2}, "e": {"f": 4}}
+    }
+
+
 def test_a_later_override_wins() -> None:
     assert apply({}, [parse("a.b=1"), parse("a.c=2"), parse("a.b=3")]) == {"a": {"b": 3, "c": 2}}
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from compressor.detection import Settings as DetectionSettings
 from compressor.errors import UsageError
 from compressor.stages import params_reference

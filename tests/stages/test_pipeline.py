@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
+
 from compressor.stages.params import (
     CompressParams,
     DetectParams,
@@ -16,7 +18,6 @@ from compressor.stages.params import (
     load,
 )
 from compressor.stages.toolchain import FILE, USED_BY
-from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[2]
 READS: dict[str, type[Group]] = {
@@ -67,5 +68,5 @@ def test_a_stage_writes_what_it_declares_and_reads_its_dependencies(stages: dict
 def test_params_yaml_is_valid_and_whole() -> None:
     """`dvc repro` fails on a group that is missing."""
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    assert load(Settings, Given(ROOT / "params.yaml"))
+    load(Settings, Given(ROOT / "params.yaml"))
     assert set(Settings.model_fields) <= set(YAML(typ="safe").load(text))

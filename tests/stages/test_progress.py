@@ -1,6 +1,7 @@
 """Progress in a log: a line a phase, then signs of life."""
 
 import pytest
+
 from compressor.stages import progress
 
 
@@ -16,7 +17,7 @@ def test_a_log_gets_a_line_a_phase(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_long_phase_shows_life(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 100, 20))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
     with progress.shown() as report:
         for done in (0, 25, 50, 75, 100):
             report("verify", done, 100)

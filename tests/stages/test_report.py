@@ -5,11 +5,12 @@ import json
 import math
 
 import pytest
+from rich.console import Console, RenderableType
+
 from compressor.detection import Detection, Finding, Settings
 from compressor.manifest import FileFacts, Manifest, WeightFacts
 from compressor.stages import report
 from compressor.stages.sheet import Row, Sheet, elided
-from rich.console import Console, RenderableType
 
 LONG = "bert.encoder.layer.11.attention.self.query.weight"
 WEIGHTS = (

@@ -5,6 +5,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+
 from compressor.errors import CompressorError
 from compressor.stages import toolchain
 

@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from compressor.arrays import INT8, UINT8, Array, DType, NDArray, Shape, bits, pack, packed_nbytes, to_bytes
+from compressor.arrays import BFLOAT16, INT8, UINT8, Array, DType, NDArray, Shape, bits, pack, packed_nbytes, to_bytes
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, dtype, index_bits, shape
 from compressor.formats.onnx.functions import DATA_TYPES, DOMAIN, INT32
 
@@ -203,7 +203,7 @@ def _palettized(
         return made.call("lut_at", [codes, table, group], name, entries=[entries], groups=groups)
     if places:
         groups = (1,)
-    axis = _long_axis(indices, groups, entries, vector)
+    axis = _long_axis(indices, groups, lut)
     if axis is not None:
         return made.call("lut_to_dense", [codes, table], name, **_table_by_axis(indices, groups, entries, axis))
     attributes: dict[str, Any] = {}
@@ -220,9 +220,10 @@ def _palettized(
     return made.call(f"gather_lut{suffix}", [codes, table], name, **attributes)
 
 
-def _long_axis(indices: Shape, groups: Shape, entries: int, vector: int) -> int | None:
+def _long_axis(indices: Shape, groups: Shape, lut: Array) -> int | None:
     """The axis that a table goes along: ungrouped and long, the last one if it will do."""
-    if vector > 1:
+    entries, vector = lut.shape[-2:]
+    if vector > 1 or lut.dtype == BFLOAT16:  # ONNX Runtime's `Expand` has no bfloat16
         return None
     long = [axis for axis, dim in enumerate(indices) if groups[axis] == 1 and dim >= _LONG_AXIS * entries]
     return max(long, key=lambda axis: (axis == len(indices) - 1, indices[axis])) if long else None
@@ -239,8 +240,8 @@ def _table_by_axis(indices: Shape, groups: Shape, entries: int, axis: int) -> di
 def _spread(what: str, counts: Shape, to: Shape) -> dict[str, Any]:
     """The attributes of `Body.spread`: a parameter `counts`, repeated to the shape `to`."""
     blocks = [dim // count if count else 1 for count, dim in zip(counts, to, strict=True)]
-    grid = [size for count in counts for size in (count, 1)]
-    both = [size for pair in zip(counts, blocks, strict=True) for size in pair]
+    grid = tuple(size for count in counts for size in (count, 1))
+    both = tuple(size for pair in zip(counts, blocks, strict=True) for size in pair)
     return {f"{what}_grid": grid, f"{what}_spread": both, f"{what}_shape": to}
 
 
@@ -285,8 +286,8 @@ def _linear(
     elif grouped:
         kind = "_blocks"
         spread = _spread("", counts, to)
-        attributes = {"grid": spread["_grid"], "spread": spread["_spread"], "shape": to}
-    codes = _data(made, encoding.data, prefix, opset, places, whole)
+        attributes = {"grid": spread["_grid"], "shape": to}
+    codes = _data(made, encoding.data, prefix, opset, places, whole, spread["_spread"] if kind == "_blocks" else None)
     inputs = [codes, made.store(f"{prefix}.scale", scale, (1,) if places and not kind else None)]
     if zero_point is not None:
         dims = (1,) if places and not kind else None
@@ -297,11 +298,21 @@ def _linear(
     return made.call(f"dequantize_{scale.dtype.name}{kind}{suffix}", inputs, name, **attributes)
 
 
-def _data(made: Lowered, data: Dense | Palettized, prefix: str, opset: int, places: str = "", whole: Shape = ()) -> str:
-    """The codes of a quantized weight."""
-    if isinstance(data, Palettized):
-        return _palettized(made, data, f"{prefix}.codes", prefix, opset, places, whole)
-    return _codes(made, f"{prefix}.codes", data.values, opset)
+def _data(
+    made: Lowered,
+    data: Dense | Palettized,
+    prefix: str,
+    opset: int,
+    places: str = "",
+    whole: Shape = (),
+    dims: Shape | None = None,
+) -> str:
+    """The codes of a quantized weight, in the shape `dims` if given."""
+    name = f"{prefix}.codes"
+    if not isinstance(data, Palettized):
+        return _codes(made, name, data.values, opset, dims)
+    codes = _palettized(made, data, name, prefix, opset, places, whole)
+    return codes if dims is None else made.call("reshaped", [codes], f"{name}.blocks", shape=dims)
 
 
 def _linear_axis(encoding: LinearQuantized, whole: Shape = ()) -> Literal["tensor", "axis", "blocks"] | None:

@@ -244,9 +244,9 @@ def _group(body: Body, axes: int) -> None:
     """The group or block of each place: int32 `[D]`, from `place // step % count` along each grouped axis."""
     places, total = body.input("places"), ""
     for axis in range(axes):
-        step, count, stride = (body.cast(body.ints(f"{what}{axis}"), INT32) for what in ("step", "count", "stride"))
+        step, count = (body.cast(body.ints(f"{what}{axis}"), INT32) for what in ("step", "count"))
         number = body.node("Mod", body.node("Div", places, step), count)
-        weighted = body.node("Mul", number, stride) if axes > 1 else number
+        weighted = body.node("Mul", number, body.cast(body.ints(f"stride{axis}"), INT32)) if axes > 1 else number
         total = body.node("Add", total, weighted) if total else weighted
 
 
@@ -259,12 +259,16 @@ def _lut_at(body: Body) -> None:
 
 
 def _dequantize(body: Body, dtype: DType, *, zero_point: bool, blocks: bool, at: bool) -> None:
-    """`(codes - zero_point) * scale`, rounded once to the scale's type; `at`: of non-zeros whose blocks are `group`."""
+    """`(codes - zero_point) * scale`, rounded once to the scale's type.
+
+    `blocks`: codes have an axis more for each axis, which runs through a block, and parameters have a 1 there (`grid`).
+    `at`: codes `[D]` of non-zeros, whose blocks are `group`.
+    """
     exact = FLOAT_DTYPES["float64" if dtype.name == "float64" else "float32"]
     codes, names = body.input("codes"), ["scale", *(["zero_point"] if zero_point else [])]
     parameters = [body.input(name) for name in names]
     group = body.input("group") if at else ""
-    values = body.cast(body.reshape(codes, "spread") if blocks else codes, exact)
+    values = body.cast(codes, exact)
     scale, *offset = (_parameter(body, parameter, exact, group, blocks=blocks) for parameter in parameters)
     if offset:
         values = body.node("Sub", values, offset[0])
@@ -302,6 +306,10 @@ def _widen(body: Body, dtype: DType) -> None:
     body.cast(body.input("codes"), dtype)
 
 
+def _reshaped(body: Body) -> None:
+    body.reshape(body.input("codes"), "shape")
+
+
 MOST_GROUPED_AXES = 8
 
 
@@ -310,6 +318,7 @@ def _bodies() -> dict[str, Callable[[Body], None]]:
         "counter": _counter,
         "lut_at": _lut_at,
         "lut_to_dense": _lut_to_dense,
+        "reshaped": _reshaped,
         "places": partial(_places, blocks=False),
         "places_of_blocks": partial(_places, blocks=True),
         "sparse_to_dense": _sparse_to_dense,

@@ -73,9 +73,9 @@ class _Reader:
         """A weight's node, or one of the non-zeros of a weight of shape `whole`."""
         if node.op_type.startswith("dequantize"):
             return self.linear(node, node.input[0], whole)
-        return self.palettized(node, whole)
+        return self.palettized(node)
 
-    def palettized(self, node: onnx.NodeProto, whole: Shape | None) -> Palettized:
+    def palettized(self, node: onnx.NodeProto) -> Palettized:
         lut = self.codes(node.input[1])
         axis = None
         if lut.shape[-1] > 1:
@@ -85,9 +85,11 @@ class _Reader:
 
     def linear(self, node: onnx.NodeProto, codes: str, whole: Shape | None) -> LinearQuantized:
         inner = self.values.producer(codes)
+        if inner is not None and inner.op_type == "reshaped":
+            inner = self.values.producer(inner.input[0])
         data: Dense | Palettized
         if inner is not None and inner.op_type.startswith(("lut_", "gather_lut")):
-            data = self.palettized(inner, whole)
+            data = self.palettized(inner)
         else:
             data = Dense(self.codes(codes))
         to = whole or _ints(node, "shape") or shape(data)

@@ -12,6 +12,8 @@ import numpy as np
 from compressor.arrays import CODE_DTYPES, is_float
 from compressor.encodings import Encoding, arrays, dtype, shape
 from compressor.formats.onnx import reading
+from compressor.formats.onnx.functions import DOMAIN
+from compressor.formats.onnx.lifting import lift as decoded
 from compressor.formats.onnx.wire import KEPT_BELOW
 from compressor.sources.onnx import expressions, operators
 from compressor.sources.onnx.expressions import UnliftableError
@@ -27,12 +29,14 @@ _DECODERS = {"DequantizeLinear", "Gather", "Mul"}
 class Lift:
     """A constant that nodes decode.
 
-    leaf: the constant with the codes or indices, whose name the weight gets.
+    name: the weight's: that of its codes or indices, and the decoded value's in an artefact of this project.
+    leaf: the constant whose place the weight takes.
     encoding: what the weight is.
     nodes: the numbers of the nodes that decode it, outermost first.
     value: the decoded value, which the weight replaces; empty where the node itself is to be replaced.
     """
 
+    name: str
     leaf: str
     encoding: Encoding
     nodes: tuple[int, ...]
@@ -49,7 +53,7 @@ def lifts(index: Index) -> tuple[list[Lift], dict[str, str]]:
     by_leaf: dict[str, list[Lift]] = defaultdict(list)
     for lift in _outermost(list(_lifts(index, refused))):
         by_leaf[lift.leaf].append(lift)
-    found: list[Lift] = []
+    found = list(_own(index))
     for leaf, group in by_leaf.items():
         reason = refused.get(leaf) or _refusal(index, leaf, group)
         if reason:
@@ -71,6 +75,31 @@ def plain(index: Index, refused: Mapping[str, str]) -> Iterator[tuple[str, str]]
             yield name, reason
 
 
+def _own(index: Index) -> Iterator[Lift]:
+    """The weights of an artefact of this project: values that its functions compute and other operators read."""
+    for number, node in enumerate(index.nodes):
+        if node.domain == DOMAIN and len(node.output) == 1:
+            value = node.output[0]
+            readers = index.readers.get(value, ())
+            encoding = decoded(index, value) if any(index.nodes[n].domain != DOMAIN for n in readers) else None
+            if encoding is not None:
+                nodes = _reached(index, number)
+                parts = {name for n in nodes for name in index.nodes[n].input if name in index.tensors}
+                first = next(name for name in index.tensors if name in parts)
+                yield Lift(value, first, encoding, nodes, value)
+
+
+def _reached(index: Index, number: int) -> tuple[int, ...]:
+    """A call of a function of this project, and those that compute its inputs."""
+    nodes = [number]
+    for reached in nodes:
+        for name in index.nodes[reached].input:
+            inner = index.producers.get(name)
+            if inner is not None and index.nodes[inner].domain == DOMAIN and inner not in nodes:
+                nodes.append(inner)
+    return tuple(nodes)
+
+
 def _lifts(index: Index, refused: dict[str, str]) -> Iterator[Lift]:
     """Every decode node over constants; those that no encoding expresses leave their reason in `refused`."""
     for number, node in enumerate(index.nodes):
@@ -78,11 +107,11 @@ def _lifts(index: Index, refused: dict[str, str]) -> Iterator[Lift]:
             if is_standard(node) and node.op_type in _DECODERS and len(node.output) == 1:
                 found = expressions.read(index, node.output[0])
                 if found is not None:
-                    yield Lift(found.leaf, found.encoding, found.nodes, node.output[0])
+                    yield Lift(found.leaf, found.leaf, found.encoding, found.nodes, node.output[0])
             elif node.op_type == "MatMulNBits" and node.domain == operators.MICROSOFT and node.output:
                 weight = operators.mat_mul_nbits(index, node)
                 if weight is not None:
-                    yield Lift(operand(node, 1), weight, (number,), "")
+                    yield Lift(operand(node, 1), operand(node, 1), weight, (number,), "")
         except UnliftableError as error:
             refused.setdefault(error.leaf, error.reason)
 

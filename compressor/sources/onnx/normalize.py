@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.encodings import Dense, Encoding
 from compressor.formats.onnx import reading
+from compressor.formats.onnx.functions import DOMAIN
 from compressor.model import Weight
 from compressor.sources.onnx import lifting, operators
 from compressor.sources.onnx.lifting import Lift
 from compressor.sources.onnx.scopes import Index, check_names, index, is_standard, make_names_unique, operand, walk
-from compressor.sources.onnx.stubs import densify, stub
+from compressor.sources.onnx.stubs import bring_back, densify, stub
 
 if TYPE_CHECKING:
     import onnx
@@ -36,17 +37,18 @@ def normalize(model: onnx.ModelProto, directory: Path) -> tuple[Weight, ...]:
     _drop_identities(index(graph, directory))
     found = index(graph, directory)
     lifted, refused = lifting.lifts(found)
-    touched = _apply(found, lifted)
-    encodings: dict[str, Encoding] = {lift.leaf: lift.encoding for lift in lifted}
-    _write_stubs(found, encodings)
+    _apply(found, lifted)
+    encodings = {lift.name: lift.encoding for lift in lifted}
+    _write_stubs(found, {lift.leaf: (lift.name, lift.encoding) for lift in lifted})
     encodings.update(densify(graph, directory))
-    _drop_unread(index(graph, directory, encodings), touched)
+    _drop_unread(index(graph, directory, encodings))
     found = index(graph, directory, encodings)
     pinned = dict(lifting.plain(found, refused))
-    plain = {name: Dense(reading.array(found.tensors[name], directory)) for name in pinned}
-    _write_stubs(found, plain)
+    plain: dict[str, Encoding] = {name: Dense(reading.array(found.tensors[name], directory)) for name in pinned}
+    _write_stubs(found, {name: (name, encoding) for name, encoding in plain.items()})
     encodings.update(plain)
     _drop_stale(model, encodings)
+    bring_back(model, directory)
     return tuple(
         Weight(tensor.name, encodings[tensor.name], _uses(found, tensor.name), pinned.get(tensor.name, ""))
         for inner in found.graphs
@@ -74,19 +76,16 @@ def _drop_identities(found: Index) -> None:
     _delete(found, gone)
 
 
-def _apply(found: Index, lifted: Iterable[Lift]) -> set[str]:
-    """Let readers of a decoded value read its weight and remove what decoded it; the values that lost a reader."""
+def _apply(found: Index, lifted: Iterable[Lift]) -> None:
+    """Let readers of a decoded value read its weight, and remove what decoded it."""
     gone: set[int] = set()
-    touched: set[str] = set()
-    _respell(found, {lift.value: lift.leaf for lift in lifted if lift.value})
+    _respell(found, {lift.value: lift.name for lift in lifted if lift.value not in {"", lift.name}})
     for lift in lifted:
-        touched.update(name for number in lift.nodes for name in found.nodes[number].input)
         if lift.value:
             gone.update(lift.nodes)
         else:
-            _replace(found, lift.nodes[0], operators.mat_mul(found.nodes[lift.nodes[0]], lift.leaf))
+            _replace(found, lift.nodes[0], operators.mat_mul(found.nodes[lift.nodes[0]], lift.name))
     _delete(found, gone)
-    return touched
 
 
 def _replace(found: Index, number: int, nodes: Sequence[onnx.NodeProto]) -> None:
@@ -115,11 +114,11 @@ def _delete(found: Index, numbers: Collection[int]) -> None:
         _keep(graph.node, [id(node) not in gone for node in graph.node])
 
 
-def _drop_unread(found: Index, touched: set[str]) -> None:
-    """Remove constants, and casts of them, that nothing reads any more."""
+def _drop_unread(found: Index) -> None:
+    """Remove constants, and what is computed from them alone, that nothing reads."""
     readers = {name: set(numbers) for name, numbers in found.readers.items()}
     gone: set[int] = set()
-    unread, pending = set(), sorted(touched)
+    unread, pending = set(), [*found.tensors, *(name for name in found.producers if name not in readers)]
     while pending:
         name = pending.pop()
         if readers.get(name, set()) - gone or name in found.outputs or name in found.inputs:
@@ -127,7 +126,7 @@ def _drop_unread(found: Index, touched: set[str]) -> None:
         node = found.producer(name)
         if node is None:
             unread.add(name)
-        elif node.op_type in {"Constant", "Cast"} and is_standard(node):
+        elif node.domain == DOMAIN or (node.op_type in {"Constant", "Cast"} and is_standard(node)):
             gone.add(found.producers[name])
             pending.extend(node.input)
     _delete(found, gone)
@@ -135,14 +134,14 @@ def _drop_unread(found: Index, touched: set[str]) -> None:
         _keep(graph.initializer, [tensor.name not in unread for tensor in graph.initializer])
 
 
-def _write_stubs(found: Index, encodings: Mapping[str, Encoding]) -> None:
-    """Every weight becomes an initializer without data, also where a `Constant` node holds it."""
-    for name, encoding in encodings.items():
-        if name in found.producers:
-            found.graphs[found.owner[name]].initializer.append(stub(name, encoding))
+def _write_stubs(found: Index, weights: Mapping[str, tuple[str, Encoding]]) -> None:
+    """Every weight becomes an initializer without data, in the place of a constant; that may be a `Constant` node."""
+    for leaf, (name, encoding) in weights.items():
+        if leaf in found.producers:
+            found.graphs[found.owner[leaf]].initializer.append(stub(name, encoding))
         else:
-            found.tensors[name].CopyFrom(stub(name, encoding))
-    _delete(found, {found.producers[name] for name in encodings if name in found.producers})
+            found.tensors[leaf].CopyFrom(stub(name, encoding))
+    _delete(found, {found.producers[leaf] for leaf in weights if leaf in found.producers})
 
 
 def _uses(found: Index, name: str) -> tuple[str, ...]:
@@ -156,12 +155,11 @@ def _drop_stale(model: onnx.ModelProto, encodings: Container[str]) -> None:
         _keep(graph.value_info, [value.name in values for value in graph.value_info])
         annotations = graph.quantization_annotation
         _keep(annotations, [value.tensor_name not in encodings for value in annotations])
-    nodes = [
-        *(node for graph in walk(model.graph) for node in graph.node),
-        *(n for f in model.functions for n in f.node),
-    ]
-    domains = {node.domain for node in nodes} | {"", "ai.onnx"}
-    _keep(model.opset_import, [entry.domain in domains for entry in model.opset_import])
+    called = {(node.domain, node.op_type) for graph in walk(model.graph) for node in graph.node}
+    _keep(model.functions, [found.domain != DOMAIN or (DOMAIN, found.name) in called for found in model.functions])
+    _keep(model.metadata_props, [not str(entry.key).startswith(f"{DOMAIN}.") for entry in model.metadata_props])
+    domains = {domain for domain, _ in called} | {node.domain for made in model.functions for node in made.node}
+    _keep(model.opset_import, [entry.domain in domains | {"", "ai.onnx"} for entry in model.opset_import])
 
 
 def _keep(values: MutableSequence[Any], kept: Sequence[bool]) -> None:

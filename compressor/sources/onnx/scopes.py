@@ -58,7 +58,7 @@ class Index:
 
 
 def index(graph: onnx.GraphProto, directory: Path, weights: Container[str] = ()) -> Index:
-    """The index of `graph` and its subgraphs, whose names are unique; initializers that are `weights` have no tensor."""
+    """The index of `graph` and its subgraphs, whose names are unique; `weights` have no tensors any more."""
     made = Index(directory)
     for place, inner in enumerate(walk(graph)):
         made.graphs.append(inner)

@@ -1,4 +1,4 @@
-"""Initializers without data, which stand for weights in the normal form, and sparse ones on their way there."""
+"""Initializers without data, which stand for weights in the normal form, and tensors that are no plain initializers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from compressor.arrays import is_float
 from compressor.encodings import Dense, Encoding, Sparse, dtype, shape
 from compressor.errors import CompressorError
 from compressor.formats.onnx import reading
+from compressor.formats.onnx.wire import EXTERNAL
 from compressor.sources.onnx.scopes import attribute, is_standard, walk
 
 if TYPE_CHECKING:
     import onnx
 
+_WITH_TENSORS = {4, 9, 11, 12}  # AttributeProto.AttributeType: TENSOR, TENSORS, SPARSE_TENSOR, SPARSE_TENSORS
 _DATA_TYPES = {dtype: data_type for data_type, dtype in reading.DTYPES.items()}
 
 
@@ -85,3 +87,25 @@ def _scattered(tensor: onnx.SparseTensorProto, directory: Path) -> Sparse:
         return Sparse(mask.reshape(dims), Dense(values), dims)
     except (MemoryError, ValueError, OverflowError) as error:
         raise CompressorError(f"sparse tensor {name!r} {list(dims)}: {error}.") from error
+
+
+def bring_back(model: onnx.ModelProto, directory: Path) -> None:
+    """Put the data of all tensors but the main graph's initializers back into `model`: no weight is among them.
+
+    Raises:
+        CompressorError: the data are missing.
+    """
+    graphs = list(walk(model.graph))
+    nodes = [node for graph in graphs for node in graph.node]
+    nodes.extend(node for function in model.functions for node in function.node)
+    attributes = [found for node in nodes for found in node.attribute if found.type in _WITH_TENSORS]
+    sparse = [one for found in attributes for one in (found.sparse_tensor, *found.sparse_tensors)]
+    sparse.extend(one for graph in graphs for one in graph.sparse_initializer)
+    tensors = [one for found in attributes for one in (found.t, *found.tensors)]
+    tensors.extend(tensor for graph in graphs[1:] for tensor in graph.initializer)
+    for tensor in (*tensors, *(part for one in sparse for part in (one.values, one.indices))):
+        if tensor.data_location == EXTERNAL:
+            raw = reading.external(tensor, directory).raw().tobytes()
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
+            tensor.raw_data = raw

@@ -1,0 +1,175 @@
+"""What every target must do with every encoding: the forms, and a model that holds them.
+
+A form is an encoding with data. `forms()` runs through every node, nesting, granularity and awkward size there is; a
+target either refuses one with a reason or computes exactly what `decode` does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, DType, NDArray, Shape
+from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, dtype, shape
+from compressor.formats.onnx.functions import DATA_TYPES
+from compressor.model import Model, Weight
+
+F32, F16, BF16 = (FLOAT_DTYPES[name] for name in ("float32", "float16", "bfloat16"))
+FLOATS = (F32, F16, BF16)
+
+SHAPES: tuple[Shape, ...] = ((1,), (7,), (300,), (5, 3), (12, 40), (3, 8, 5), (4, 6, 3, 5))
+
+Case = tuple[str, Encoding]
+
+
+def floats(rng: np.random.Generator, to: Shape, of: DType) -> NDArray:
+    return rng.standard_normal(to).astype(np.float32).astype(of)
+
+
+def codes(rng: np.random.Generator, to: Shape, of: DType) -> NDArray:
+    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if (bits := _bits(of)) and of.name[0] == "i" else (0, (1 << bits) - 1)
+    return rng.integers(low, high + 1, to).astype(of)
+
+
+def _bits(of: DType) -> int:
+    return int(of.name.removeprefix("u").removeprefix("int"))
+
+
+def palette(
+    rng: np.random.Generator, to: Shape, of: DType, entries: int, groups: Shape | None = None, axis: int | None = None
+) -> Palettized:
+    """`to`: the shape of the indices; vectors of two along `axis`."""
+    groups = groups or (1,) * len(to)
+    table_shape = (*groups, entries, 1 if axis is None else 2)
+    table = floats(rng, table_shape, of) if of in FLOAT_DTYPES.values() else codes(rng, table_shape, of)
+    return Palettized(rng.integers(0, entries, to).astype(np.uint8), table, axis)
+
+
+def quantized(
+    rng: np.random.Generator, data: Dense | Palettized, of: DType, counts: Shape, *, zero_point: bool
+) -> LinearQuantized:
+    scale = (np.abs(floats(rng, counts, F32)) + np.float32(0.01)).astype(of)
+    return LinearQuantized(data, scale, codes(rng, counts, dtype(data)) if zero_point else None)
+
+
+def parameters(to: Shape) -> Iterator[Shape]:
+    """Shapes of a parameter by tensor, by channel and by block along any axis, and by blocks along all of them."""
+    yield (1,) * len(to)
+    for axis, dim in enumerate(to):
+        for count in {dim, *(count for count in (2, 3) if dim % count == 0)} - {1}:
+            yield tuple(count if place == axis else 1 for place in range(len(to)))
+    if len(to) > 1:
+        yield tuple(next((count for count in (2, 3, 5) if dim % count == 0), 1) for dim in to)
+        yield (to[0] // 2 if to[0] % 2 == 0 else 1, *to[1:])
+
+
+def forms() -> Iterator[Case]:
+    """Every form, named."""
+    rng = np.random.default_rng(0)
+    for of, to in itertools.product(FLOATS, SHAPES):
+        yield f"dense {of} {to}", Dense(floats(rng, to, of))
+    yield from palettes(rng)
+    yield from quantizations(rng)
+    for name, values in masks(rng):
+        yield from under(rng, name, values)
+
+
+def palettes(rng: np.random.Generator) -> Iterator[Case]:
+    for of, to, entries in itertools.product(FLOATS, SHAPES, (1, 2, 3, 4, 5, 16, 17, 64, 65, 256)):
+        yield f"palettized {of} {to} {entries}", palette(rng, to, of, entries)
+    for of, to, entries in itertools.product((F32, BF16), SHAPES[3:], (2, 7, 16)):
+        for groups in parameters(to):
+            yield f"palettized {of} {to} {entries} groups {groups}", palette(rng, to, of, entries, groups)
+            for axis in range(len(to)):
+                form = palette(rng, to, of, entries, groups, axis)
+                yield f"palettized {of} {to} {entries} groups {groups} vectors {axis}", form
+
+
+def quantizations(rng: np.random.Generator) -> Iterator[Case]:
+    for (name, of), to in itertools.product(CODE_DTYPES.items(), SHAPES):
+        for counts, zero_point in itertools.product(parameters(to), (False, True)):
+            for scale in FLOATS if name == "int8" else (F32,):
+                data = Dense(codes(rng, to, of))
+                label = f"{name} {scale} {to} scale {counts} zero point {zero_point}"
+                yield label, quantized(rng, data, scale, counts, zero_point=zero_point)
+    for (name, of), to, entries in itertools.product(CODE_DTYPES.items(), SHAPES[3:5], (3, 4)):
+        for counts in parameters(to):
+            data = palette(rng, to, of, entries)
+            yield f"{name} {to} of palette scale {counts}", quantized(rng, data, F32, counts, zero_point=True)
+
+
+def masks(rng: np.random.Generator) -> Iterator[tuple[str, tuple[NDArray, Shape]]]:
+    """Element and block masks: random, full and empty ones."""
+    for to in SHAPES:
+        for counts in {to, *parameters(to)}:
+            for density in (0.0, 0.3, 1.0):
+                yield f"{to} mask {counts} {density}", (rng.random(counts) < density, to)
+
+
+def under(rng: np.random.Generator, name: str, mask: tuple[NDArray, Shape]) -> Iterator[Case]:
+    """Everything that can stand under a mask."""
+    bits, to = mask
+    count = (np.count_nonzero(bits) * math.prod(to) // bits.size,)
+    for of in FLOATS:
+        yield f"sparse {of} {name}", Sparse(bits, Dense(floats(rng, count, of)), to)
+    for entries, groups in ((5, None), (16, None), (3, list(parameters(to))[-1])):
+        full = groups or (1,) * len(to)
+        table = floats(rng, (*full, entries, 1), F32)
+        form = Palettized(rng.integers(0, entries, count).astype(np.uint8), table)
+        yield f"sparse {name} palettized {entries} groups {full}", Sparse(bits, form, to)
+    for code in ("int8", "uint8", "int4"):
+        for counts in (*parameters(to),) if code == "uint8" else ((1,) * len(to),):
+            data = Dense(codes(rng, count, CODE_DTYPES[code]))
+            form = quantized(rng, data, F32, counts, zero_point=code == "uint8")
+            yield f"sparse {name} {code} scale {counts}", Sparse(bits, form, to)
+    lut = codes(rng, (*(1,) * len(to), 6, 1), CODE_DTYPES["int8"])
+    inner = Palettized(rng.integers(0, 6, count).astype(np.uint8), lut)
+    form = quantized(rng, inner, F32, (to[0], *(1,) * (len(to) - 1)), zero_point=True)
+    yield f"sparse {name} int8 of palette", Sparse(bits, form, to)
+
+
+def model(cases: Sequence[Case], opset: int) -> Model:
+    """A model whose outputs are the weights, each read through a `Gather` that nothing can fold, as float32."""
+    nodes, inputs, outputs, stubs, weights = [], [], [], [], []
+    for name, encoding in cases:
+        to, of = shape(encoding), dtype(encoding)
+        stubs.append(TensorProto(name=name, data_type=DATA_TYPES[of.name], dims=to))
+        inputs.append(helper.make_tensor_value_info(f"{name} rows", TensorProto.INT64, ["n"]))
+        nodes.append(helper.make_node("Gather", [name, f"{name} rows"], [f"{name} out"], name=name))
+        outputs.append(helper.make_tensor_value_info(f"{name} out", DATA_TYPES[of.name], ["n", *to[1:]]))
+        weights.append(Weight(name, encoding, ("Gather",)))
+    graph = helper.make_graph(nodes, "forms", inputs, outputs, stubs)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    onnx.checker.check_model(_without_stubs(proto))
+    return Model(Path("forms.onnx"), weights, {"onnx": proto})
+
+
+def _without_stubs(proto: onnx.ModelProto) -> onnx.ModelProto:
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    for stub in bare.graph.initializer:
+        bare.graph.input.append(helper.make_tensor_value_info(stub.name, stub.data_type, stub.dims))
+    del bare.graph.initializer[:]
+    return bare
+
+
+def feeds(cases: Sequence[Case]) -> dict[str, Any]:
+    """Inputs with which each output is the whole weight."""
+    return {f"{name} rows": np.arange(shape(encoding)[0]) for name, encoding in cases}
+
+
+def same(got: NDArray, expected: NDArray) -> bool:
+    """Whether two arrays have the same bits, but for the sign of zero."""
+    if (got.shape, got.dtype) != (expected.shape, expected.dtype):
+        return False
+    bits = np.dtype(f"u{expected.dtype.itemsize}")
+    equal = np.ascontiguousarray(got).view(bits) == np.ascontiguousarray(expected).view(bits)
+    with np.errstate(invalid="ignore"):
+        return bool(np.all(equal | ((got == 0) & (expected == 0))))

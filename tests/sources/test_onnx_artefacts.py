@@ -1,0 +1,98 @@
+"""ONNX files as a source: models that decode weights by this project's own functions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from compressor import sources
+from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, arrays, spec
+from compressor.errors import CompressorError
+from compressor.formats.onnx.decoding import Form, lower, shared
+from compressor.formats.onnx.functions import DOMAIN, VERSION, function
+from tests.sources.onnx_models import RNG, check_same, floats, tensor, value
+
+MASK = RNG.random((32, 48)) < 0.3
+COUNT = int(MASK.sum())
+INT8_CODES = RNG.integers(-128, 128, (32, 48)).astype(np.int8)
+ENCODINGS: dict[str, Encoding] = {
+    "palettized": Palettized(RNG.integers(0, 5, (32, 48)).astype(np.uint8), floats(1, 1, 5, 1)),
+    "by group": Palettized(RNG.integers(0, 16, (32, 48)).astype(np.uint8), floats(4, 1, 16, 1)),
+    "int8": LinearQuantized(Dense(INT8_CODES), floats(32, 1), np.ones((32, 1), np.int8)),
+    "by block": LinearQuantized(Dense(INT8_CODES), floats(4, 48)),
+    "sparse": Sparse(MASK, Dense(floats(COUNT)), (32, 48)),
+    "sparse palettized": Sparse(
+        MASK, Palettized(RNG.integers(0, 3, COUNT).astype(np.uint8), floats(1, 1, 3, 1)), (32, 48)
+    ),
+    "sparse int8": Sparse(MASK, LinearQuantized(Dense(INT8_CODES[MASK]), floats(1, 1)), (32, 48)),
+}
+
+
+def artefact(path: Path, encodings: dict[str, Encoding], *, form: Form = "folded", opset: int = 21) -> Path:
+    """A model that adds all weights, one before them all and one after, which is dense."""
+    lowered = [lower(name, encoding, opset, form) for name, encoding in encodings.items()]
+    common = shared(lowered)
+    nodes = [*common.nodes, *(node for one in lowered for node in one.nodes)]
+    nodes.append(helper.make_node("Sum", ["first", *encodings, "last"], ["y"]))
+    parts = []
+    for part in (part for one in lowered for part in one.parts):
+        made = onnx.TensorProto(name=part.name, data_type=part.data_type, dims=part.dims)
+        made.raw_data = part.payload().tobytes().ljust(part.nbytes, b"\0")
+        parts.append(made)
+    initializers = [tensor("first", floats(32, 48)), *parts, tensor("last", floats(32, 48))]
+    graph = helper.make_graph(nodes, "graph", [], [value("y", [32, 48])], initializers)
+    graph.value_info.extend(info for one in (common, *lowered) for info in one.values)
+    called = sorted({name for one in (common, *lowered) for name in one.functions})
+    model = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, VERSION)],
+        functions=[function(name, opset) for name in called],
+        ir_version=10,
+    )
+    model.metadata_props.add(key="compressor.target", value="onnxruntime")
+    model.metadata_props.add(key="author", value="somebody")
+    onnx.save(model, path)
+    return path
+
+
+def check_equal(one: Encoding, other: Encoding) -> None:
+    for mine, its in zip(arrays(one), arrays(other), strict=True):
+        np.testing.assert_array_equal(np.asarray(mine), np.asarray(its))
+    assert str(spec(one)) == str(spec(other))
+
+
+@pytest.mark.parametrize("form", ["folded", "linear"])
+@pytest.mark.parametrize("opset", [18, 21])
+def test_artefacts_are_read_as_the_encodings_that_they_hold(tmp_path: Path, form: Form, opset: int) -> None:
+    encodings = ENCODINGS
+    if form == "linear":
+        encodings = {name: ENCODINGS[name] for name in ("int8", "sparse int8")}
+    path = artefact(tmp_path / "m.onnx", encodings, form=form, opset=opset)
+    found = check_same(path)
+    assert list(found) == ["first", *encodings, "last"]
+    for name, encoding in encodings.items():
+        check_equal(found[name].encoding, encoding)
+        assert (found[name].uses, found[name].pinned) == (("Sum",), "")
+    normal = sources.read(path).graphs["onnx"]
+    assert [node.op_type for node in normal.graph.node] == ["Sum"]
+    assert not normal.functions
+    assert [entry.key for entry in normal.metadata_props] == ["author"]
+    assert not normal.graph.value_info
+    assert [entry.domain for entry in normal.opset_import] == [""]
+    assert [stub.name for stub in normal.graph.initializer] == list(found)
+    assert all(stub.data_type == TensorProto.FLOAT for stub in normal.graph.initializer)
+
+
+def test_a_mask_that_does_not_fit_its_values_is_no_traceback(tmp_path: Path) -> None:
+    sparse = ENCODINGS["sparse"]
+    assert isinstance(sparse, Sparse)
+    path = artefact(tmp_path / "m.onnx", {"w": sparse})
+    model = onnx.load(path)
+    next(part for part in model.graph.initializer if part.name == "w.mask").dims[0] = 1
+    onnx.save(model, path)
+    with pytest.raises(CompressorError, match=r"w\.mask"):
+        sources.read(path)

@@ -1,0 +1,72 @@
+"""The copy of an ONNX model computes what the model does, wherever its tensors are."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from compressor.errors import CompressorError
+from compressor.stages import graph
+
+SIZE = 64
+
+
+def everywhere() -> onnx.ModelProto:
+    """A model with large tensors as initializer, sparse initializer, constant of a node, and in a subgraph."""
+    values = np.random.default_rng(0).standard_normal((3, SIZE, SIZE)).astype(np.float32)
+    some, places = np.arange(600, dtype=np.float32), np.arange(0, 1200, 2, dtype=np.int64)
+    unknown = helper.make_tensor_value_info("inner", TensorProto.FLOAT, None)
+    inner = helper.make_node("MatMul", ["x", "in_subgraph"], ["inner"])
+    then = helper.make_graph([inner], "then", [], [unknown], [numpy_helper.from_array(values[0], "in_subgraph")])
+    otherwise = helper.make_graph([helper.make_node("Identity", ["x"], ["inner"])], "otherwise", [], [unknown])
+    nodes = [
+        helper.make_node("Constant", [], ["constant"], value=numpy_helper.from_array(values[1])),
+        helper.make_node("MatMul", ["x", "constant"], ["a"]),
+        helper.make_node("MatMul", ["a", "sparse"], ["b"]),
+        helper.make_node("MatMul", ["b", "plain"], ["c"]),
+        helper.make_node("If", ["choice"], ["d"], then_branch=then, else_branch=otherwise),
+        helper.make_node("Add", ["c", "d"], ["y"]),
+    ]
+    made = helper.make_graph(
+        nodes,
+        "everywhere",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", SIZE]),
+            helper.make_tensor_value_info("choice", TensorProto.BOOL, []),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", SIZE])],
+        [numpy_helper.from_array(values[2], "plain")],
+    )
+    sparse = helper.make_sparse_tensor(
+        numpy_helper.from_array(some, "sparse"), numpy_helper.from_array(places), [SIZE, SIZE]
+    )
+    made.sparse_initializer.append(sparse)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_a_copy_computes_the_same(tmp_path: Path, *, external: bool) -> None:
+    source, copy = tmp_path / "source.onnx", tmp_path / "copy"
+    copy.mkdir()
+    onnx.save(everywhere(), source, save_as_external_data=external, location="weights.bin", size_threshold=0)
+    graph.copy_onnx(source, copy)
+    x = np.random.default_rng(1).standard_normal((2, SIZE)).astype(np.float32)
+    for choice in (True, False):
+        before, after = (
+            onnxruntime.InferenceSession(path).run(None, {"x": x, "choice": np.array(choice)})[0]
+            for path in (source, copy / "model.onnx")
+        )
+        assert np.array_equal(before, after)
+    assert sorted(path.name for path in copy.iterdir()) == ["model.onnx", "model.onnx.data"]
+    assert (copy / "model.onnx.data").stat().st_size == 2 * 4 * SIZE * SIZE  # `plain` and `in_subgraph`, aligned
+
+
+def test_what_no_command_could_read_is_refused(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(everywhere().SerializeToString()[:5000])
+    with pytest.raises(CompressorError, match=r"broken\.onnx: not an ONNX model, or truncated"):
+        graph.copy_onnx(broken, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.onnx"]
