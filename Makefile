@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 demo: $(VENV)/examples
 	dvc repro
-	dvc metrics show
+	dvc metrics show compression/metrics.json
 
 test: $(VENV)/dev
 	ruff check .

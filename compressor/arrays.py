@@ -25,7 +25,7 @@ Shape = tuple[int, ...]
 
 # A block that stays in a core's second-level cache together with its temporaries: element-wise passes over a weight
 # then read memory once, however many numpy calls they make.
-BLOCK = 1 << 15
+BLOCK = 1 << 16
 
 INT2, UINT2 = np.dtype(ml_dtypes.int2), np.dtype(ml_dtypes.uint2)
 INT4, UINT4 = np.dtype(ml_dtypes.int4), np.dtype(ml_dtypes.uint4)
@@ -138,8 +138,40 @@ class MappedArray:
         return values.astype(values.dtype if dtype is None else dtype, copy=bool(copy))
 
 
-Array = NDArray | MappedArray | ArraySpec
-"""All three have `shape`, `dtype`, `size` and `nbytes`; the first two also give their elements to `np.asarray`."""
+@dataclass(frozen=True)
+class PackedArray:
+    """Elements of less than a byte, packed in memory: what `MappedArray` is in a file.
+
+    packed: uint8 `[nbytes]`.
+    shape, dtype, width: as those of a `MappedArray`.
+    """
+
+    packed: NDArray
+    shape: Shape
+    dtype: DType
+    width: int
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that the packed elements take."""
+        return packed_nbytes(self.size, self.width)
+
+    def raw(self) -> NDArray:
+        """The packed elements: uint8 `[nbytes]`."""
+        return self.packed
+
+    def __array__(self, dtype: DType | None = None, copy: bool | None = None) -> NDArray:
+        """The elements, unpacked."""
+        values = from_bytes(self.packed, self.shape, self.dtype, self.width)
+        return values.astype(values.dtype if dtype is None else dtype, copy=bool(copy))
+
+
+Array = NDArray | MappedArray | PackedArray | ArraySpec
+"""All have `shape`, `dtype`, `size` and `nbytes`; all but the spec give their elements to `np.asarray`."""
 
 
 def stored_nbytes(array: Array) -> int:
@@ -181,14 +213,15 @@ def pack(codes: NDArray, width: int) -> NDArray:
     step, kept, lanes = _merging(width)
     packed = np.empty(-(-flat.size // 8) * width, np.uint8)
     for part in blocks(flat.size):
-        words = _words(flat[part])
-        words &= _lanes(8, width)
+        words = _words(flat[part]) & _lanes(8, width)
         for lane in lanes:
             used = lane // 8 * width
-            low = words & _lanes(2 * lane, used)
-            words ^= low
-            words >>= np.uint64(lane - used)
-            words |= low
+            if 2 * used <= lane:  # what moves down from the lower lane falls off, and from above it is dropped or masked
+                words |= words >> np.uint64(lane - used)
+                words = words if lane == lanes[-1] else words & _lanes(2 * lane, 2 * used)
+            else:
+                low = words & _lanes(2 * lane, used)
+                words = low | ((words ^ low) >> np.uint64(lane - used))
         start = part.start // 8 * width
         _low_bytes(packed[start : start + words.size * width], kept, kept)[...] = _low_bytes(words, step, kept)
     return packed[: packed_nbytes(flat.size, width)]
@@ -240,11 +273,8 @@ def from_bytes(raw: NDArray, shape: Shape, dtype: DType, width: int = 0) -> NDAr
     width = width or bits(dtype)
     if width >= 8:
         return raw.view(dtype).reshape(shape)
-    codes = unpack(raw, width, math.prod(shape))
-    if dtype in (INT2, INT4):  # ml_dtypes keeps an element in a whole byte, sign-extended
-        sign = np.uint8(1 << (width - 1))
-        codes = (codes ^ sign) - sign
-    return codes.view(dtype).reshape(shape)
+    # ml_dtypes keeps an element in the low bits of a byte, the others clear even where it is negative.
+    return unpack(raw, width, math.prod(shape)).view(dtype).reshape(shape)
 
 
 def _check_width(width: int) -> None:
@@ -254,9 +284,9 @@ def _check_width(width: int) -> None:
 
 def _words(flat: NDArray) -> NDArray:
     """Bytes as 64-bit words, eight codes each, the last one filled up with zeros."""
-    padded = np.zeros(-(-flat.size // 8) * 8, np.uint8)
-    padded[: flat.size] = flat
-    return padded.view("<u8")
+    if flat.size % 8:
+        flat = np.concatenate([flat, np.zeros(-flat.size % 8, np.uint8)])
+    return flat.view("<u8")
 
 
 def _merging(width: int) -> tuple[int, int, tuple[int, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +19,7 @@ from compressor.model import Model, Weight
 from compressor.passes import Inexact, run, stream
 from compressor.passes.encode import encode
 from compressor.passes.legalize import legalize
+from compressor.passes.pack import pack
 from compressor.passes.verify import verify
 from compressor.pipelines import get as get_pipeline
 from compressor.plan import Choice, Plan, plan
@@ -100,7 +102,9 @@ def write_baseline(model: Model | Path | str, out: Path | str, *, target: str = 
     """
     model = _model(model)
     with publish.directory(Path(out)) as directory:
-        _write(model, targets.get(target), [_dense(weight) for weight in model.weights], directory, None)
+        choices = [_dense(weight) for weight in model.weights]
+        _write(model, targets.get(target), choices, directory, None)
+        _verify(model, targets.get(target), choices, directory, None)
 
 
 def inspect(path: Path | str) -> Manifest:
@@ -118,14 +122,19 @@ def inspect(path: Path | str) -> Manifest:
 
 
 def _findings(model: Model, settings: Settings, progress: Progress | None, *, sampled: bool) -> Iterator[Finding]:
-    findings = stream(lambda weight: find(weight, settings, sampled=sampled), model.weights)
+    # A look at a sample is many short calls that hold the interpreter's lock: threads would wait for each other.
+    executor = map if sampled else stream
+    findings = executor(lambda weight: find(weight, settings, sampled=sampled), model.weights)
     return _watched(findings, model.weights, "detect", progress)
 
 
 def _publish(model: Model, chosen: Plan, target: Target, out: Path, progress: Progress | None) -> Manifest:
-    with publish.directory(out) as directory:
+    """Writes, reads back, compares; the files' digests are computed meanwhile. Then the directory takes its name."""
+    with publish.directory(out) as directory, ThreadPoolExecutor(1) as executor:
         _write(model, target, chosen.choices, directory, progress)
-        manifest = _manifest(chosen, directory)
+        files = executor.submit(lambda: tuple(_file(file) for file in sorted(directory.iterdir())))
+        _verify(model, target, chosen.choices, directory, progress)
+        manifest = _manifest(chosen, files.result())
         publish.text(directory / MANIFEST, manifest.to_json())
     return manifest
 
@@ -133,15 +142,22 @@ def _publish(model: Model, chosen: Plan, target: Target, out: Path, progress: Pr
 def _write(
     model: Model, target: Target, choices: Sequence[Choice], directory: Path, progress: Progress | None
 ) -> None:
-    """Encodes and writes the weights one by one, then reads every one back from the files and compares."""
+    """Encodes the weights and writes them, one after the other."""
     specs = {choice.name: choice.spec for choice in choices}
     thresholds = {choice.name: choice.threshold for choice in choices}
-    encoded = run([encode(specs, thresholds), legalize(target.legalize)], model.weights)
     legal = {choice.name: choice.legal for choice in choices}
+    encoded = run([encode(specs, thresholds), legalize(target.legalize), pack], model.weights)
     target.write(model, legal, _watched(encoded, model.weights, "compress", progress), directory)
+
+
+def _verify(
+    model: Model, target: Target, choices: Sequence[Choice], directory: Path, progress: Progress | None
+) -> None:
+    """Reads every weight back from the files and compares it with its source."""
     stored = {weight.name: weight.encoding for weight in target.read(directory).weights}
     if missing := [weight.name for weight in model.weights if weight.name not in stored]:
         raise CompressorError(f"{len(missing)} weights are missing from the artefact, the first one is {missing[0]}")
+    thresholds = {choice.name: choice.threshold for choice in choices}
     compared = run([verify(stored.__getitem__, thresholds.__getitem__)], model.weights)
     for _ in _watched(compared, model.weights, "verify", progress):
         pass
@@ -186,7 +202,7 @@ def _watched(items: Iterable[T], weights: Sequence[Weight], phase: str, progress
             progress(phase, done, total)
 
 
-def _manifest(chosen: Plan, directory: Path) -> Manifest:
+def _manifest(chosen: Plan, files: tuple[FileFacts, ...]) -> Manifest:
     weights = tuple(
         WeightFacts(
             choice.name,
@@ -201,7 +217,6 @@ def _manifest(chosen: Plan, directory: Path) -> Manifest:
         )
         for choice in chosen.choices
     )
-    files = tuple(_file(file) for file in sorted(directory.iterdir()))
     total = sum(file.nbytes for file in files)
     dense = total - chosen.nbytes + chosen.dense_nbytes
     return Manifest(

@@ -7,7 +7,8 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from compressor.errors import CompressorError
 from compressor.model import Weight
 from compressor.scan import ENTRIES, Scan, scan
 from compressor.schemes import Candidate, linear_quantize, palettize, sparsify
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,11 @@ class Finding:
     candidates: tuple[Candidate, ...]
 
     @property
+    def compressible(self) -> bool:
+        """Whether some form is smaller than the values themselves."""
+        return any(encodings.nbytes(candidate.spec) < self.nbytes for candidate in self.candidates)
+
+    @property
     def evidence(self) -> str:
         """What the weight is, in a line."""
         return self.skipped or "; ".join(
@@ -92,7 +101,9 @@ class Detection:
             {**vars(finding), "candidates": [{**vars(c), "spec": _spec_to_json(c.spec)} for c in finding.candidates]}
             for finding in self.findings
         ]
-        document = {"settings": vars(self.settings), "findings": findings}
+        # DVC shows the numbers of a metrics file that lie in no list: how much of the model can be stored smaller.
+        compressible = sum(finding.compressible for finding in self.findings)
+        document = {"compressible": compressible, "settings": [vars(self.settings)], "findings": findings}
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -105,8 +116,8 @@ class Detection:
         try:
             document: dict[str, Any] = json.loads(text)
             findings = tuple(_finding_from_json(finding) for finding in document["findings"])
-            return cls(Settings(**document["settings"]), findings)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return cls(_checked(Settings, document["settings"][0]), findings)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise CompressorError(f"not a detection: {error!r}. Write it again with `compressor detect`.") from error
 
 
@@ -181,18 +192,18 @@ def _candidates(encoding: Encoding, settings: Settings, sampled: bool) -> tuple[
 
 
 def _code_candidates(encoding: LinearQuantized, settings: Settings) -> tuple[Scan, list[Candidate]]:
-    codes = encodings.decode(encoding.data)
-    zero_point = 0 if encoding.zero_point is None else np.asarray(encoding.zero_point).astype(np.int16)
-    uniform = np.size(zero_point) == 1 or len(np.unique(zero_point)) == 1
-    centred = codes.astype(np.int16) - (np.ravel(zero_point)[:1] if uniform else encodings.expand(zero_point, codes.shape))
+    centred = linear_quantize.centred(encoding)
     facts = scan(centred, 0.0)
-    spec = encodings.spec(encoding)
-    inner = [Candidate((), replace(spec, data=Dense(ArraySpec(codes.shape, codes.dtype))), "codes of the source")]
-    if uniform:
+    spec, code = encodings.spec(encoding), encodings.dtype(encoding.data)
+    inner = [Candidate((), replace(spec, data=Dense(ArraySpec(centred.shape, code))), "codes of the source")]
+    # Under one zero point, codes are as many as centred ones.
+    if encoding.zero_point is None or len(np.unique(np.asarray(encoding.zero_point).astype(np.int16))) == 1:
         for candidate in palettize.detect(centred, facts, 0):
             if isinstance(candidate.spec, Palettized) and math.prod(candidate.spec.lut.shape[:-2]) == 1:
-                lut = replace(candidate.spec, lut=ArraySpec(candidate.spec.lut.shape, codes.dtype))
+                lut = replace(candidate.spec, lut=ArraySpec(candidate.spec.lut.shape, code))
                 inner.append(replace(candidate, spec=replace(spec, data=lut)))
+    if not np.isfinite(np.asarray(encoding.scale)).all():  # zero times infinity is no zero
+        return facts, inner[1:]
     return facts, [*inner[1:], *sparsify.detect(centred, facts, inner, 0.0, 0.0)]
 
 
@@ -253,8 +264,9 @@ def _spec_from_json(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     if "node" not in value:
-        return ArraySpec(tuple(value["shape"]), _DTYPES[value["dtype"]])
-    return _NODES[value["node"]](**{key: _spec_from_json(field) for key, field in value.items() if key != "node"})
+        return _checked(ArraySpec, {"shape": tuple(value["shape"]), "dtype": _DTYPES[value["dtype"]]})
+    fields = {key: _spec_from_json(field) for key, field in value.items() if key != "node"}
+    return _checked(_NODES[value["node"]], fields)
 
 
 _DTYPES = {**CODE_DTYPES, **FLOAT_DTYPES, "bool": np.dtype(np.bool_)}
@@ -262,8 +274,29 @@ _DTYPES = {**CODE_DTYPES, **FLOAT_DTYPES, "bool": np.dtype(np.bool_)}
 
 def _finding_from_json(plain: dict[str, Any]) -> Finding:
     candidates = tuple(
-        Candidate(**{**entry, "schemes": tuple(entry["schemes"]), "spec": _spec_from_json(entry["spec"])})
+        _checked(Candidate, {**entry, "schemes": tuple(entry["schemes"]), "spec": _spec_from_json(entry["spec"])})
         for entry in plain["candidates"]
     )
     sequences = {key: tuple(plain[key]) for key in ("shape", "uses", "near_misses")}
-    return Finding(**{**plain, **sequences, "candidates": candidates})
+    return _checked(Finding, {**plain, **sequences, "candidates": candidates})
+
+
+def _checked(kind: type[T], values: dict[str, Any]) -> T:
+    """A dataclass of values that have the types of its fields.
+
+    Raises:
+        TypeError: one has another type.
+    """
+    for name, hint in get_type_hints(kind).items():
+        if name in values and not _has_type(values[name], hint):
+            raise TypeError(f"{kind.__name__}.{name}: {values[name]!r}")
+    return kind(**values)
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    origin, parts = get_origin(hint) or hint, get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_has_type(value, part) for part in parts)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_has_type(item, parts[0]) for item in value)
+    return isinstance(value, int | float if origin is float else origin) and not isinstance(value, bool)

@@ -23,15 +23,19 @@ from typing import Any, TypeVar
 import numpy as np
 
 from compressor.arrays import (
+    BLOCK,
     CODE_DTYPES,
     Array,
     ArraySpec,
     DType,
     MappedArray,
     NDArray,
+    PackedArray,
     Shape,
+    bits,
     blocks,
     is_float,
+    pack,
     packed_nbytes,
     spec_of,
     stored_nbytes,
@@ -203,7 +207,7 @@ def arrays(encoding: Encoding) -> Iterator[Array]:
         value = getattr(encoding, field.name)
         if isinstance(value, Encoding):
             yield from arrays(value)
-        elif isinstance(value, np.ndarray | MappedArray | ArraySpec):
+        elif isinstance(value, np.ndarray | MappedArray | PackedArray | ArraySpec):
             yield value
 
 
@@ -214,7 +218,7 @@ def map_arrays(function: Callable[[Array], Array], encoding: E) -> E:
         value = getattr(encoding, field.name)
         if isinstance(value, Encoding):
             changes[field.name] = map_arrays(function, value)
-        elif isinstance(value, np.ndarray | MappedArray | ArraySpec):
+        elif isinstance(value, np.ndarray | MappedArray | PackedArray | ArraySpec):
             changes[field.name] = function(value)
     return replace(encoding, **changes)
 
@@ -222,6 +226,25 @@ def map_arrays(function: Callable[[Array], Array], encoding: E) -> E:
 def spec(encoding: E) -> E:
     """The same tree with shapes and dtypes and no data."""
     return map_arrays(spec_of, encoding)
+
+
+def packed(encoding: E) -> E:
+    """The same tree with the arrays in memory whose elements take less than a byte, masks too, packed."""
+    match encoding:
+        case Dense(values):
+            return Dense(_packed(values, bits(values.dtype)))
+        case LinearQuantized(data):
+            return replace(encoding, data=packed(data))
+        case Palettized(indices, lut):
+            return replace(encoding, indices=_packed(indices, index_bits(lut)))
+        case Sparse(mask, values):
+            return replace(encoding, mask=_packed(mask, 1), values=packed(values))
+
+
+def _packed(array: Array, width: int) -> Array:
+    if not isinstance(array, np.ndarray) or width >= 8:
+        return array
+    return PackedArray(pack(array, width), array.shape, array.dtype, width)
 
 
 def decode(encoding: Encoding) -> NDArray:
@@ -275,11 +298,11 @@ def _decode(encoding: Dense | LinearQuantized | Palettized, where: NDArray | Non
             parameters = (np.asarray(scale), None if zero_point is None else np.asarray(zero_point))
             if where is not None:
                 return dequantize(codes, *(None if each is None else _at(each, where) for each in parameters))
-            counts = scale.shape
-            blocked = (None if each is None else each.reshape(_pairs(counts, counts)) for each in parameters)
-            return dequantize(codes.reshape(_pairs(codes.shape, counts)), *blocked).reshape(codes.shape)
+            whole, narrow = _by_block(codes.shape, scale.shape)
+            blocked = (None if each is None else each.reshape(narrow) for each in parameters)
+            return dequantize(codes.reshape(whole), *blocked).reshape(codes.shape)
         case Palettized(indices, lut, axis):
-            if isinstance(indices, MappedArray) and lut.size == lut.shape[-2] and indices.width in (1, 2, 4):
+            if isinstance(indices, MappedArray | PackedArray) and lut.size == lut.shape[-2] and indices.width in (1, 2, 4):
                 return _look_up_packed(indices, np.asarray(lut))
             return _look_up(np.asarray(indices), np.asarray(lut), axis, where)
 
@@ -287,20 +310,32 @@ def _decode(encoding: Dense | LinearQuantized | Palettized, where: NDArray | Non
 def dequantize(codes: NDArray, scale: NDArray, zero_point: NDArray | None = None) -> NDArray:
     """`(codes - zero_point) * scale` of arrays that broadcast to the codes' shape, rounded once to the scale's dtype.
 
-    The difference of two codes is an integer of 8 bits and a sign, exact in every float; its product with a 16-bit float
-    is exact in float32. A ufunc that is told its dtype converts block by block, without arrays of that dtype.
+    The difference of two codes is a small integer, exact in float32; its product with a 16-bit float is exact too.
     """
-    exact: Any = {"dtype": np.float64 if scale.dtype == np.float64 else np.float32, "casting": "unsafe"}
+    exact = np.dtype(np.float64) if scale.dtype == np.float64 else np.dtype(np.float32)
+    to = codes.shape
+    codes = codes.reshape(to or (1,))
     values = np.empty(codes.shape, scale.dtype)
+    scale = np.broadcast_to(scale.astype(exact), values.shape)
+    moved = None if zero_point is None else np.broadcast_to(zero_point.astype(exact), values.shape)
     with np.errstate(over="ignore", invalid="ignore"):  # an infinite product is what the scale says
-        if zero_point is not None:
-            codes = np.subtract(codes, zero_point, out=values, **exact)
-        return np.multiply(codes, scale, out=values, **exact)
+        for part in blocks(len(codes), max(1, BLOCK * len(codes) // max(1, codes.size))):
+            exactly = codes[part].astype(exact)
+            if moved is not None:
+                exactly -= moved[part]
+            np.multiply(exactly, scale[part], out=values[part], casting="unsafe")
+    return values.reshape(to)
 
 
-def _pairs(to: Shape, counts: Shape) -> Shape:
-    """The shape `to` with every axis split into `counts` blocks and their length."""
-    return tuple(size for dim, count in zip(to, counts, strict=True) for size in (count, dim // max(count, 1)))
+def _by_block(whole: Shape, counts: Shape) -> tuple[Shape, Shape]:
+    """The shapes of a weight and of its parameter by block in which the two broadcast: blocks are axes of their own."""
+    wide: list[int] = []
+    narrow: list[int] = []
+    for dim, count in zip(whole, counts, strict=True):
+        split = 1 < count < dim
+        wide += [count, dim // count] if split else [dim]
+        narrow += [count, 1] if split else [count]
+    return tuple(wide), tuple(narrow)
 
 
 def _at(parameter: NDArray, where: NDArray) -> NDArray:
@@ -318,8 +353,8 @@ def _look_up(indices: NDArray, lut: NDArray, axis: int | None, where: NDArray | 
         if where is not None:
             rows = _at(first, where) + indices
         else:
-            blocked = indices.reshape(_pairs(indices.shape, groups))
-            rows = (first.reshape(_pairs(groups, groups)) + blocked).reshape(indices.shape)
+            whole, narrow = _by_block(indices.shape, groups)
+            rows = (first.reshape(narrow) + indices.reshape(whole)).reshape(indices.shape)
     table = lut.reshape(-1) if vector == 1 else lut.reshape(-1, vector)
     values = take(table, rows)
     if vector == 1 or axis is None:
@@ -329,7 +364,7 @@ def _look_up(indices: NDArray, lut: NDArray, axis: int | None, where: NDArray | 
     )
 
 
-def _look_up_packed(indices: MappedArray, lut: NDArray) -> NDArray:
+def _look_up_packed(indices: MappedArray | PackedArray, lut: NDArray) -> NDArray:
     """The values behind packed codes, a byte of codes at a time: its values are neighbours in a table of 256 rows."""
     entries, width = lut.size, indices.width
     codes = unpack(np.arange(256, dtype=np.uint8), width, 256 * 8 // width).reshape(256, -1)

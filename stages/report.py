@@ -78,7 +78,7 @@ def detection(found: Detection) -> RenderableType:
             total = size(sum(finding.nbytes for finding in skipped))
             rows.append(Row((_names(skipped), _shape(skipped), _dtype(skipped), total, "", ""), reason, style="dim"))
     sheet = _sheet(("shape", "dtype", "bytes", "zeros", "values"), rows, numbers=3)
-    recognised = sum(bool(finding.candidates) for finding in looked_at)
+    recognised = sum(finding.compressible for finding in found.findings)
     total = size(sum(finding.nbytes for finding in found.findings))
     summary = f"{recognised} of {len(found.findings)} weights can be stored smaller; {total} in all."
     return Group(sheet, Text(), Text(summary, "bold"))

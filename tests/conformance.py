@@ -6,19 +6,22 @@ target either refuses one with a reason or computes exactly what `decode` does.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import TensorProto, helper
 
 from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, DType, NDArray, Shape
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, dtype, shape
-from compressor.formats.onnx.functions import DATA_TYPES
+from compressor.formats.onnx.body import DATA_TYPES
 from compressor.model import Model, Weight
 
 F32, F16, BF16 = (FLOAT_DTYPES[name] for name in ("float32", "float16", "bfloat16"))
@@ -34,12 +37,9 @@ def floats(rng: np.random.Generator, to: Shape, of: DType) -> NDArray:
 
 
 def codes(rng: np.random.Generator, to: Shape, of: DType) -> NDArray:
-    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if (bits := _bits(of)) and of.name[0] == "i" else (0, (1 << bits) - 1)
-    return rng.integers(low, high + 1, to).astype(of)
-
-
-def _bits(of: DType) -> int:
-    return int(of.name.removeprefix("u").removeprefix("int"))
+    bits = int(of.name.removeprefix("u").removeprefix("int"))
+    low = 0 if of.name.startswith("u") else -(1 << (bits - 1))
+    return rng.integers(low, low + (1 << bits), to).astype(of)
 
 
 def palette(
@@ -59,15 +59,15 @@ def quantized(
     return LinearQuantized(data, scale, codes(rng, counts, dtype(data)) if zero_point else None)
 
 
-def parameters(to: Shape) -> Iterator[Shape]:
+def parameters(to: Shape) -> tuple[Shape, ...]:
     """Shapes of a parameter by tensor, by channel and by block along any axis, and by blocks along all of them."""
-    yield (1,) * len(to)
+    found = [(1,) * len(to)]
     for axis, dim in enumerate(to):
-        for count in {dim, *(count for count in (2, 3) if dim % count == 0)} - {1}:
-            yield tuple(count if place == axis else 1 for place in range(len(to)))
-    if len(to) > 1:
-        yield tuple(next((count for count in (2, 3, 5) if dim % count == 0), 1) for dim in to)
-        yield (to[0] // 2 if to[0] % 2 == 0 else 1, *to[1:])
+        counts = sorted({dim, *(count for count in (2, 3) if dim % count == 0)})
+        found += [tuple(count if place == axis else 1 for place in range(len(to))) for count in counts]
+    found.append(tuple(next((count for count in (2, 3, 5) if dim % count == 0), 1) for dim in to))
+    found.append((to[0] // 2 if to[0] % 2 == 0 else 1, *to[1:]))
+    return tuple(dict.fromkeys(found))
 
 
 def forms() -> Iterator[Case]:
@@ -82,7 +82,7 @@ def forms() -> Iterator[Case]:
 
 
 def palettes(rng: np.random.Generator) -> Iterator[Case]:
-    for of, to, entries in itertools.product(FLOATS, SHAPES, (1, 2, 3, 4, 5, 16, 17, 64, 65, 256)):
+    for of, to, entries in itertools.product(FLOATS, SHAPES, (1, 2, 3, 5, 9, 16, 17, 33, 65, 256)):
         yield f"palettized {of} {to} {entries}", palette(rng, to, of, entries)
     for of, to, entries in itertools.product((F32, BF16), SHAPES[3:], (2, 7, 16)):
         for groups in parameters(to):
@@ -102,14 +102,14 @@ def quantizations(rng: np.random.Generator) -> Iterator[Case]:
     for (name, of), to, entries in itertools.product(CODE_DTYPES.items(), SHAPES[3:5], (3, 4)):
         for counts in parameters(to):
             data = palette(rng, to, of, entries)
-            yield f"{name} {to} of palette scale {counts}", quantized(rng, data, F32, counts, zero_point=True)
+            yield f"{name} {to} of palette {entries} scale {counts}", quantized(rng, data, F32, counts, zero_point=True)
 
 
 def masks(rng: np.random.Generator) -> Iterator[tuple[str, tuple[NDArray, Shape]]]:
     """Element and block masks: random, full and empty ones."""
     for to in SHAPES:
-        for counts in {to, *parameters(to)}:
-            for density in (0.0, 0.3, 1.0):
+        for counts in dict.fromkeys((to, *parameters(to))):
+            for density in (0.0, 0.3, 1.0) if counts == to else (0.4,):
                 yield f"{to} mask {counts} {density}", (rng.random(counts) < density, to)
 
 
@@ -136,7 +136,7 @@ def under(rng: np.random.Generator, name: str, mask: tuple[NDArray, Shape]) -> I
 
 
 def model(cases: Sequence[Case], opset: int) -> Model:
-    """A model whose outputs are the weights, each read through a `Gather` that nothing can fold, as float32."""
+    """A model whose outputs are the weights, each read through a `Gather` that nothing can fold."""
     nodes, inputs, outputs, stubs, weights = [], [], [], [], []
     for name, encoding in cases:
         to, of = shape(encoding), dtype(encoding)
@@ -160,9 +160,28 @@ def _without_stubs(proto: onnx.ModelProto) -> onnx.ModelProto:
     return bare
 
 
-def feeds(cases: Sequence[Case]) -> dict[str, Any]:
-    """Inputs with which each output is the whole weight."""
-    return {f"{name} rows": np.arange(shape(encoding)[0]) for name, encoding in cases}
+def outputs(path: Path, cases: Sequence[Case], optimized: Path) -> dict[str, NDArray]:
+    """The weights as ONNX Runtime computes them; the graph that it runs is left in `optimized`."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(optimized)
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    rows = {f"{name} rows": np.arange(shape(encoding)[0]) for name, encoding in cases}
+    feeds = {name: onnxruntime.OrtValue.ortvalue_from_numpy(value) for name, value in rows.items()}
+    found = session.run_with_ort_values([f"{name} out" for name, _ in cases], feeds)
+    return {name: _elements(value, dtype(encoding)) for (name, encoding), value in zip(cases, found, strict=True)}
+
+
+def _elements(value: Any, of: DType) -> NDArray:
+    """A copy of a value's elements; numpy has no bfloat16 that onnxruntime knows."""
+    size = math.prod(value.shape()) * of.itemsize
+    raw = bytes((ctypes.c_ubyte * size).from_address(value.data_ptr())) if size else b""
+    return np.frombuffer(raw, of).reshape(value.shape())
+
+
+def operators(path: Path) -> Counter[str]:
+    """How often each operator occurs in the graph of `path`."""
+    return Counter(node.op_type for node in onnx.load(path, load_external_data=False).graph.node)
 
 
 def same(got: NDArray, expected: NDArray) -> bool:

@@ -151,7 +151,7 @@ def test_a_second_run_has_nothing_to_do(first_run):
 def test_another_target_is_an_experiment_that_reruns_what_depends_on_it(repository):
     assert repository.ran("exp", "run", "-S", "target=onnx-opset21") == ["compress", "evaluate"]
     assert "target" in repository.run("dvc", "params", "diff")
-    changed = json.loads(repository.run("dvc", "metrics", "diff", "--json")).get("diff", {})
+    changed = json.loads(repository.run("dvc", "metrics", "diff", "--json"))
     assert set(changed) <= {"compression/metrics.json"}
     shown = repository.run("dvc", "exp", "show", "--csv").splitlines()
     columns = shown[0].split(",")
@@ -159,13 +159,25 @@ def test_another_target_is_an_experiment_that_reruns_what_depends_on_it(reposito
     assert {"accuracy", "size_mb", "passed", "baseline.size_mb", "target", "compress.pipeline"} <= set(columns)
 
 
-def test_another_pipeline_shows_in_the_metrics(repository):
+def test_another_pipeline_shows_in_metrics_gate_and_plots(repository):
     assert repository.ran("exp", "run", "-S", "compress.pipeline=default_pruning") == ["compress", "evaluate"]
-    changed = json.loads(repository.run("dvc", "metrics", "diff", "--json"))["diff"]["compression/metrics.json"]
+    changed = json.loads(repository.run("dvc", "metrics", "diff", "--json"))["compression/metrics.json"]
     assert set(changed) == {"size_mb", "size_ratio", "bits_per_weight"}
     assert changed["size_ratio"]["new"] < changed["size_ratio"]["old"]
     params = json.loads(repository.run("dvc", "params", "diff", "--json"))
     assert params == {"params.yaml": {"compress.pipeline": {"old": "auto", "new": "default_pruning"}}}
+    # The gate and the plots see the same difference.
+    with pytest.raises(AssertionError, match="size_ratio fell from"):
+        repository.run("compressor", "check", "--against", "HEAD")
+    repository.run("compressor", "check", "--against", "HEAD", "--tol", "accuracy=0")
+    shown = json.loads(repository.run("dvc", "plots", "diff", "HEAD", "workspace", "--json"))
+    assert not shown.get("errors")
+    assert sorted(shown["data"]) == [
+        f"compression/{name}.csv" for name in ("accuracy_size", "bytes", "confusion", "sparsity")
+    ]
+    for plots in shown["data"].values():
+        for plot in plots:
+            assert sorted(plot["revisions"]) == ["HEAD", "workspace"]
 
 
 def test_results_come_back_from_the_cache(repository):
@@ -195,23 +207,3 @@ def test_an_upgrade_of_something_else_ends_at_the_toolchain(repository):
     constraints = repository.path / "constraints.txt"
     constraints.write_text(constraints.read_text() + "another-package==1.0\n")
     assert repository.ran("repro") == ["toolchain"]
-
-
-def test_the_gate_compares_with_what_git_has(repository):
-    assert "is not worse than at HEAD" in repository.run("compressor", "check", "--against", "HEAD")
-    repository.ran("exp", "run", "-S", "compress.pipeline=default_pruning")
-    with pytest.raises(AssertionError, match="size_ratio fell from"):
-        repository.run("compressor", "check", "--against", "HEAD")
-    repository.run("compressor", "check", "--against", "HEAD", "--tol", "accuracy=0")
-
-
-def test_plots_of_two_revisions(repository):
-    repository.ran("exp", "run", "-S", "compress.pipeline=default_pruning")
-    shown = json.loads(repository.run("dvc", "plots", "diff", "HEAD", "workspace", "--json"))
-    assert not shown.get("errors")
-    assert sorted(shown["data"]) == [
-        f"compression/{name}.csv" for name in ("accuracy_size", "bytes", "confusion", "sparsity")
-    ]
-    for plots in shown["data"].values():
-        for plot in plots:
-            assert plot["revisions"] == ["HEAD", "workspace"]

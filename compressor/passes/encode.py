@@ -44,7 +44,10 @@ def _encoded(source: Encoding, spec: Encoding, threshold: float) -> Encoding:
         return source
     if isinstance(spec, Dense):
         return Dense(decode(source))
-    values = np.asarray(source.values) if isinstance(source, Dense) else decode(source)
+    if isinstance(source, LinearQuantized) and isinstance(spec, Sparse) and isinstance(spec.values, LinearQuantized):
+        values = linear_quantize.centred(source)
+    else:
+        values = np.asarray(source.values) if isinstance(source, Dense) else decode(source)
     if isinstance(spec, Sparse):
         return sparsify.encode(values, spec, threshold, lambda all_, inner, where: _inner(source, all_, inner, where))
     return _inner(source, values, spec, None)

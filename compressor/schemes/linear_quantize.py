@@ -84,6 +84,14 @@ def encode(values: NDArray, spec: LinearQuantized, where: NDArray | None) -> Lin
     return LinearQuantized(Dense(chosen), scale.reshape(scales), zero_point)
 
 
+def centred(encoding: LinearQuantized) -> NDArray:
+    """The codes less their zero points, int16: a code is zero where its value is, whatever the scale makes of it."""
+    codes = encodings.decode(encoding.data).astype(np.int16)
+    if encoding.zero_point is not None:
+        codes -= encodings.expand(np.asarray(encoding.zero_point), codes.shape).astype(np.int16)
+    return codes
+
+
 def _ranges(grids: Iterable[_Grid | None]) -> Iterator[_Grid | None]:
     """The grids without their codes, up to the first block that has none."""
     for grid in grids:
@@ -198,7 +206,8 @@ def _find(rows: NDArray) -> _Grid | None:
     The least magnitude of a row is a multiple of its scale, so the scale is a whole part of it, give or take a rounding:
     the parts are tried in turn, the largest first, as long as the greatest magnitude has a code.
     """
-    exact = rows.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        exact = rows.astype(np.float64)
     if not rows.size or not np.isfinite(exact).all():
         return None
     magnitudes = np.abs(exact)
@@ -240,10 +249,11 @@ def _plausible(row: NDArray, dtype: DType) -> bool:
     if not magnitudes.size:
         return True
     # The values farthest from the least one tell most, and a few of them are enough.
-    steps = magnitudes.min() / np.arange(1, _SPAN + 1)
-    quotients = np.sort(magnitudes)[-_TELLING:, None] / steps
-    tolerance = 4 * (_SPAN + 1) * float(ml_dtypes.finfo(dtype).eps)
-    return bool((np.abs(quotients - np.rint(quotients)) <= tolerance).all(axis=0).any())
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # values too far apart for a grid
+        steps = magnitudes.min() / np.arange(1, _SPAN + 1)
+        quotients = np.sort(magnitudes)[-_TELLING:, None] / steps
+        tolerance = 4 * (_SPAN + 1) * float(ml_dtypes.finfo(dtype).eps)
+        return bool((np.abs(quotients - np.rint(quotients)) <= tolerance).all(axis=0).any())
 
 
 def _multiples(rows: NDArray, exact: NDArray, scale: NDArray) -> tuple[NDArray, NDArray]:

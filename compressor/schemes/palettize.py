@@ -12,7 +12,7 @@ import numpy as np
 
 from compressor.arrays import UINT8, ArraySpec, DType, NDArray, Shape, bits, blocks
 from compressor.encodings import Palettized
-from compressor.scan import ENTRIES, Scan, Table, distinct, few_distinct, patterns
+from compressor.scan import ENTRIES, Scan, Table, above, distinct, few_distinct, patterns
 from compressor.schemes import Candidate
 
 NAME = "palettize"
@@ -68,9 +68,9 @@ def without_zero(values: NDArray, candidate: Palettized, threshold: float, scan:
     groups = candidate.lut.shape[:-2]
     if math.prod(groups) == 1:
         assert scan.table is not None  # a palette for the whole weight was found in it
-        return _nonzero_count(scan.table.entries, threshold)
+        return int(np.count_nonzero(above(scan.table.entries, threshold)))
     tables = (distinct(values[_part(values.shape, groups, group)]) for group in np.ndindex(*groups))
-    return max(_nonzero_count(table.entries, threshold) for table in tables if table is not None)
+    return max(int(np.count_nonzero(above(table.entries, threshold))) for table in tables if table is not None)
 
 
 def select(values: NDArray, where: NDArray) -> NDArray:
@@ -107,10 +107,6 @@ def _table(chosen: NDArray, entries: int) -> Table:
         found = "more" if table is None else str(table.entries.size)
         raise ValueError(f"at most {entries} distinct values, got {found}")
     return table
-
-
-def _nonzero_count(entries: NDArray, threshold: float) -> int:
-    return int(np.count_nonzero(~(np.abs(entries.astype(np.float64)) <= threshold)))
 
 
 def _part(shape: Shape, groups: Shape, group: tuple[int, ...]) -> tuple[slice, ...]:

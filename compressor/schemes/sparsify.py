@@ -13,7 +13,7 @@ import numpy as np
 
 from compressor.arrays import ArraySpec, NDArray, Shape
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, expand
-from compressor.scan import Scan, above
+from compressor.scan import ENTRIES, Scan, above
 from compressor.schemes import Candidate, Values, palettize
 
 NAME = "sparsify"
@@ -56,6 +56,12 @@ def detect(
             evidence = "; ".join(filter(None, (share, _without_zero(candidate, nonzeros))))
             spec = Sparse(mask, nonzeros, values.shape)
             yield Candidate((NAME, *candidate.schemes), spec, evidence, used, changed, structure)
+    if scan.table is not None and scan.table.entries.size > ENTRIES:
+        entries = int(np.count_nonzero(above(scan.table.entries, used)))
+        if entries <= ENTRIES:  # zero, or what the threshold makes zero, was too much for a palette
+            one = palettize.spec((count,), values.dtype, (1,) * values.ndim, entries)
+            evidence = f"{share}; {palettize.plural(entries, 'distinct non-zero value')}"
+            yield Candidate((NAME, palettize.NAME), Sparse(mask, one, values.shape), evidence, used, changed, structure)
 
 
 def mask(values: NDArray, spec: Sparse, threshold: float) -> tuple[NDArray, NDArray]:

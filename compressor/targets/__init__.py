@@ -1,6 +1,6 @@
 """Where models run: each module with `TARGETS` (canonical names) and `get(name)` is a family of targets.
 
-The folder is the registry; a module is imported when one of its targets is asked for, and all of them to list the names.
+The folder is the registry: a new target is a new file.
 """
 
 from __future__ import annotations

@@ -8,12 +8,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from compressor.encodings import Encoding, LinearQuantized, Sparse, arrays, shape
+from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse, arrays, shape
 from compressor.errors import CompressorError
 from compressor.formats.onnx import decoding, functions, writing
-from compressor.formats.onnx.decoding import Form, Lowered, Part
+from compressor.formats.onnx.decoding import Form
+from compressor.formats.onnx.lowered import Lowered, Part, shared
 from compressor.model import Model, Weight
 from compressor.targets import Illegal
 
@@ -40,6 +41,8 @@ DTYPE_SINCE: Mapping[str, int] = {"uint4": 21, "int4": 21, "uint2": 25, "int2": 
 """The opset that brought a type that codes are stored in without decoding."""
 
 FUNCTIONS_IR_VERSION = 8
+
+_EXTERNAL = 1  # TensorProto.DataLocation.EXTERNAL
 
 INTEGER_KERNELS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 """Operators that compute with codes where weight and data both come from `DequantizeLinear`."""
@@ -78,6 +81,7 @@ class OnnxRuntime:
 
         proto = onnx.ModelProto()
         proto.CopyFrom(model.graphs["onnx"])
+        _inline(proto, specs, model.path.parent)
         opset = _raised(proto, self, specs)
         forms = _forms(proto.graph, specs, opset)
         taken = _values(proto.graph)
@@ -207,7 +211,7 @@ def _is_n_bits(one: Encoding) -> bool:
         return False
     (rows, columns), counts = shape(one), tuple(one.scale.shape)
     block = rows // counts[0] if counts[0] else 0
-    four_bits = next(arrays(one.data)).dtype.name in {"int4", "uint4"} and isinstance(one.data, decoding.Dense)
+    four_bits = next(arrays(one.data)).dtype.name in {"int4", "uint4"} and isinstance(one.data, Dense)
     return four_bits and counts[1] == columns and block >= FEWEST_IN_BLOCK and block & (block - 1) == 0
 
 
@@ -236,9 +240,29 @@ def _prefix(name: str, taken: set[str]) -> str:
     return prefix
 
 
+def _inline(proto: onnx.ModelProto, specs: Mapping[str, Encoding], directory: Path) -> None:
+    """Bring the data that lie in files into the constants inside of nodes and subgraphs; those are small."""
+    from compressor.formats.onnx import reading
+
+    nodes = [node for inner in _graphs(proto.graph) for node in inner.node]
+    nodes.extend(node for function in proto.functions for node in function.node)
+    attributes = [attribute for node in nodes for attribute in node.attribute]
+    found = [tensor for attribute in attributes for tensor in (attribute.t, *attribute.tensors)]
+    found.extend(tensor for inner in _graphs(proto.graph) if inner is not proto.graph for tensor in inner.initializer)
+    sparse = [one for inner in _graphs(proto.graph) for one in inner.sparse_initializer]
+    sparse.extend(one for attribute in attributes for one in (attribute.sparse_tensor, *attribute.sparse_tensors))
+    found.extend(tensor for one in sparse for tensor in (one.values, one.indices))
+    for tensor in found:
+        if tensor.data_location == _EXTERNAL and tensor.name not in specs:
+            data = bytes(reading.external(tensor, directory).raw())
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
+            tensor.raw_data = data
+
+
 def _elsewhere(graph: onnx.GraphProto, specs: Mapping[str, Encoding]) -> list[onnx.TensorProto]:
     """The constants of the main graph that lie in files and are no weights."""
-    return [tensor for tensor in graph.initializer if tensor.data_location == 1 and tensor.name not in specs]
+    return [tensor for tensor in graph.initializer if tensor.data_location == _EXTERNAL and tensor.name not in specs]
 
 
 def _copied(tensor: onnx.TensorProto, directory: Path) -> Part:
@@ -253,10 +277,10 @@ def _insert(proto: onnx.ModelProto, specs: Mapping[str, Encoding], lowered: list
 
     _return_copies(proto.graph, specs)
     for inner in _graphs(proto.graph):
-        kept = [t for t in inner.initializer if t.name not in specs and t.data_location != 1]
+        kept = [t for t in inner.initializer if t.name not in specs and t.data_location != _EXTERNAL]
         del inner.initializer[:]
         inner.initializer.extend(kept)
-    every = [decoding.shared(lowered), *lowered]
+    every = [shared(lowered), *lowered]
     nodes = [node for one in every for node in one.nodes]
     nodes.extend(proto.graph.node)
     del proto.graph.node[:]

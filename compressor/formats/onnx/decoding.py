@@ -2,30 +2,26 @@
 
     Dense                              an initializer
     Palettized                         lut_to_dense(indices, lut)
-    LinearQuantized                    dequantize(codes, scale, zero_point), or dequantize_linear where that is asked for
+    LinearQuantized                    dequantize(codes, scale, zero_point), or dequantize_linear: see `Form`
     Sparse                             sparse_to_dense(places(mask), values, zeros)
 
-`lifting.lift` is the inverse. Packed codes are stored as ONNX's 2- and 4-bit types where the opset has them, and as bytes
+`lifting.lift` is the inverse. Packed codes are stored as ONNX's 2- and 4-bit types where the opset has them, as bytes
 otherwise, low bits first, so that either is a slice of the file that `arrays` can read.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from compressor.arrays import BFLOAT16, INT8, UINT8, Array, DType, NDArray, Shape, bits, pack, packed_nbytes, to_bytes
+from compressor.arrays import BFLOAT16, INT8, UINT8, Array, DType, Shape, bits, packed_nbytes
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, dtype, index_bits, shape
-from compressor.formats.onnx.functions import DATA_TYPES, DOMAIN, INT32
-
-if TYPE_CHECKING:
-    import onnx
-
-COUNTER = "compressor.counter"
+from compressor.formats.onnx.body import DATA_TYPES, INT32
+from compressor.formats.onnx.functions import MOST_GROUPED_AXES
+from compressor.formats.onnx.lowered import COUNTER, Lowered, Part
 
 Form = Literal["folded", "linear"]
-"""`folded`: nothing of the decoding is left when the model runs; `linear`: `DequantizeLinear` is, for integer kernels."""
+"""`folded`: nothing of the decoding is left when the model runs; `linear`: `DequantizeLinear`, for integer kernels."""
 
 _NATIVE_SINCE = {"uint4": 21, "int4": 21, "uint2": 25, "int2": 25}
 _BITWISE_SINCE = 18
@@ -33,78 +29,8 @@ _BLOCKED_SINCE = 21
 # One lookup in a table that is repeated along the other axes is three times as fast as a row for every index, and the
 # repeated table is small where the axis is this many times longer than the table.
 _LONG_AXIS = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """A stored tensor.
-
-    name, data_type, dims: of the initializer.
-    array: its elements, in any shape, or their spec.
-    width: the bits of a packed code in uint8 `dims`; 0 where the elements are stored as their type says.
-    """
-
-    name: str
-    data_type: int
-    dims: Shape
-    array: Array
-    width: int = 0
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes that the tensor takes in the file."""
-        if self.width and self.data_type == DATA_TYPES["uint8"]:
-            return math.prod(self.dims)
-        return packed_nbytes(self.array.size, self.width or bits(self.array.dtype))
-
-    def payload(self) -> NDArray:
-        """The bytes: uint8, at most `nbytes`; a run that is not full ends in zeros that are not given."""
-        import numpy as np
-
-        raw = getattr(self.array, "raw", None)
-        width = getattr(self.array, "width", 0) or bits(self.array.dtype)
-        if raw is not None and width == (self.width or bits(self.array.dtype)):
-            stored: NDArray = raw()
-            return stored
-        values = np.asarray(self.array)
-        return pack(values, self.width) if self.width else to_bytes(values)
-
-
-@dataclass(eq=False)
-class Lowered:
-    """What a weight is stored as and computed by.
-
-    parts: the initializers, in the order of `encodings.arrays`. nodes: what computes the weight from them.
-    values: types of values that ONNX Runtime cannot know before it has computed them, which it needs to fold them.
-    functions: the names of the functions called. zeros: the (dtype, size) of shared zeros that are read.
-    counter: how long the shared counter must be.
-    """
-
-    parts: list[Part] = field(default_factory=list)
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    values: list[onnx.ValueInfoProto] = field(default_factory=list)
-    functions: set[str] = field(default_factory=set)
-    zeros: set[tuple[str, int]] = field(default_factory=set)
-    counter: int = 0
-
-    def store(self, name: str, array: Array, dims: Shape | None = None, width: int = 0) -> str:
-        stored = UINT8 if width else array.dtype
-        self.parts.append(
-            Part(name, DATA_TYPES[stored.name], tuple(array.shape) if dims is None else dims, array, width)
-        )
-        return name
-
-    def call(self, function: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        import onnx
-
-        made = onnx.helper.make_node(function, inputs, [output], name=f"{output}/{function}", domain=DOMAIN)
-        for key, value in attributes.items():
-            ints = [] if isinstance(value, int) else [int(dim) for dim in value]
-            one = {"i": value, "type": 2} if isinstance(value, int) else {"ints": ints, "type": 7}
-            made.attribute.add(name=key, **one)
-        self.nodes.append(made)
-        self.functions.add(function)
-        return output
+# Source: ONNX Runtime, onnxruntime_session_options_config_keys.h, "constant_folding_max_output_size_in_bytes".
+_FOLDED_BYTES = 1 << 30
 
 
 def why_not(encoding: Encoding) -> str:
@@ -121,14 +47,13 @@ def why_not(encoding: Encoding) -> str:
         groups, vector = palette.lut.shape[:-2], palette.lut.shape[-1]
         if vector > 1 and math.prod(groups) > 1:
             return "vectors of non-zeros have no group"
+    if len(shape(encoding)) > MOST_GROUPED_AXES:
+        return f"decoding takes at most {MOST_GROUPED_AXES} axes"
     return ""
 
 
-_FOLDED_BYTES = 1 << 30
-
-
 def lower(name: str, encoding: Encoding, opset: int, form: Form = "folded", prefix: str = "") -> Lowered:
-    """What computes the value `name` of `encoding`, stored under names that begin with `prefix` (`name` if not given)."""
+    """What computes the value `name` of `encoding`, stored under names that begin with `prefix`, or with `name`."""
     made = Lowered()
     prefix = prefix or name
     match encoding:
@@ -350,8 +275,12 @@ def _dequantize_linear(made: Lowered, encoding: LinearQuantized, name: str, pref
 
 
 def _widened(made: Lowered, codes: str, narrow: DType) -> str:
-    signed = "uint8" if narrow.name.startswith("u") else "int8"
-    return made.call(f"widen_{signed}", [codes], f"{codes}.bytes")
+    return made.call(f"widen_{_wide(narrow).name}", [codes], f"{codes}.bytes")
+
+
+def _wide(codes: DType) -> DType:
+    """The 8-bit type with the sign of a type of codes."""
+    return UINT8 if codes.name.startswith("u") else INT8
 
 
 def _linear_node(
@@ -366,7 +295,9 @@ def _linear_node(
         narrow = encoding.zero_point.dtype
         stored = zero in {part.name for part in made.parts}
         inputs.append(_widened(made, zero, narrow) if bits(narrow) < 8 and stored and kind != "blocks" else zero)
-    suffix = "" if encoding.zero_point is None else "_zero_point"
+    suffix = "_zero_point"
+    if encoding.zero_point is None:
+        suffix = "" if kind == "blocks" else f"_{_wide(dtype(encoding.data)).name}"
     attributes: dict[str, Any] = {}
     if kind == "axis":
         attributes["axis"] = next(axis for axis, count in enumerate(counts) if count > 1)
@@ -378,12 +309,10 @@ def _linear_node(
 
 
 def _sparse(made: Lowered, encoding: Sparse, name: str, prefix: str, opset: int, form: Form) -> str:
-    import onnx
-
     whole, mask, values = encoding.shape, encoding.mask, encoding.values
     size, count = math.prod(whole), math.prod(shape(values))
     places = _places(made, prefix, mask, whole)
-    made.values.append(onnx.helper.make_tensor_value_info(places, DATA_TYPES[INT32.name], [count]))
+    made.declare(places, INT32, count)
     if form == "linear" and isinstance(values, LinearQuantized):
         codes = _data(made, values.data, prefix, opset)
         narrow = dtype(values.data)
@@ -405,7 +334,7 @@ def _sparse_linear(
     made: Lowered, values: LinearQuantized, codes: str, places: str, whole: Shape, name: str, prefix: str, opset: int
 ) -> str:
     """Codes scattered into zero points, then dequantized: the integer kernels want codes."""
-    wide = UINT8 if dtype(values.data).name.startswith("u") else INT8
+    wide = _wide(dtype(values.data))
     _linear_node(made, values, f"{prefix}.scattered", whole, name, prefix, opset)
     last = made.nodes.pop()
     if values.zero_point is None:
@@ -432,17 +361,3 @@ def _places(made: Lowered, prefix: str, mask: Array, whole: Shape) -> str:
 def _zeros(made: Lowered, dtype: DType, size: int) -> str:
     made.zeros.add((dtype.name, size))
     return f"compressor.zeros.{dtype.name}.{size}"
-
-
-def shared(lowered: list[Lowered]) -> Lowered:
-    """What weights have in common: zeros, and one counter that is as long as the longest sparse weight."""
-    import onnx
-
-    made = Lowered()
-    counter = max((one.counter for one in lowered), default=0)
-    if counter:
-        made.call("counter", [], COUNTER, size=[counter])
-        made.values.append(onnx.helper.make_tensor_value_info(COUNTER, DATA_TYPES[INT32.name], [counter]))
-    for name, size in sorted({zeros for one in lowered for zeros in one.zeros}):
-        made.call(f"zeros_{name}", [], f"compressor.zeros.{name}.{size}", size=[size])
-    return made

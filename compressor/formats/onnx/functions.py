@@ -10,43 +10,20 @@ Source: ONNX IR specification, "Functions"; ONNX Runtime, core/optimizer/constan
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from compressor.arrays import FLOAT_DTYPES, INT8, UINT8, DType, NDArray
+from compressor.formats.onnx.body import BOOL, INT32, Body, Caller
 
 if TYPE_CHECKING:
     import onnx
 
 DOMAIN = "compressor"
 VERSION = 1
-
-BOOL, INT32, INT64 = np.dtype(np.bool_), np.dtype(np.int32), np.dtype(np.int64)
-
-DATA_TYPES: Mapping[str, int] = {
-    "float32": 1,
-    "uint8": 2,
-    "int8": 3,
-    "uint16": 4,
-    "int16": 5,
-    "int32": 6,
-    "int64": 7,
-    "bool": 9,
-    "float16": 10,
-    "float64": 11,
-    "uint32": 12,
-    "uint64": 13,
-    "bfloat16": 16,
-    "uint4": 21,
-    "int4": 22,
-    "uint2": 25,
-    "int2": 26,
-}
-"""`TensorProto.DataType` by the name of the numpy type."""
 
 
 def function(name: str, opset: int) -> onnx.FunctionProto:
@@ -66,76 +43,6 @@ def function(name: str, opset: int) -> onnx.FunctionProto:
     )
 
 
-@dataclass
-class Body:
-    """A function while it is written: every method appends a node and gives the name of its output."""
-
-    inputs: list[str] = field(default_factory=list)
-    attributes: list[str] = field(default_factory=list)
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-
-    @property
-    def output(self) -> str:
-        return str(self.nodes[-1].output[0])
-
-    def input(self, name: str) -> str:
-        self.inputs.append(name)
-        return name
-
-    def node(self, op_type: str, *inputs: str, **attributes: Any) -> str:
-        """An operator; an attribute given as `Caller(name)` is the attribute of that name of the calling node."""
-        import onnx
-
-        made = onnx.helper.make_node(
-            op_type,
-            inputs,
-            [f"{op_type}_{len(self.nodes)}"],
-            **{key: value for key, value in attributes.items() if not isinstance(value, Caller)},
-        )
-        for key, value in attributes.items():
-            if isinstance(value, Caller):
-                made.attribute.add(name=key, ref_attr_name=value.name, type=value.type)
-                self.attributes.extend([] if value.name in self.attributes else [value.name])
-        self.nodes.append(made)
-        return str(made.output[0])
-
-    def constant(self, values: Any, dtype: DType = INT64) -> str:
-        import onnx
-
-        return self.node("Constant", value=onnx.numpy_helper.from_array(np.asarray(values, dtype)))
-
-    def ints(self, name: str) -> str:
-        """The attribute `name` of the calling node: int64 `[n]`."""
-        return self.node("Constant", value_ints=Caller(name, 7))
-
-    def cast(self, value: str, dtype: DType) -> str:
-        return self.node("Cast", value, to=DATA_TYPES[dtype.name])
-
-    def reshape(self, value: str, name: str) -> str:
-        return self.node("Reshape", value, self.ints(name))
-
-    def flat(self, value: str) -> str:
-        return self.node("Reshape", value, self.constant([-1]))
-
-    def spread(self, value: str, what: str) -> str:
-        """A parameter by block, repeated: `grid` has a 1 after every axis, `spread` the block there, `shape` both in one."""
-        grid = self.reshape(value, f"{what}_grid")
-        return self.reshape(self.node("Expand", grid, self.ints(f"{what}_spread")), f"{what}_shape")
-
-    def first(self, value: str, size: str) -> str:
-        """The elements of a flat value up to `size`, the product of an attribute."""
-        count = self.node("ReduceProd", self.ints(size), keepdims=1)
-        return self.node("Slice", value, self.constant([0]), count)
-
-
-@dataclass(frozen=True)
-class Caller:
-    """An attribute of the calling node. type: its `AttributeProto.Type`."""
-
-    name: str
-    type: int
-
-
 def _unpack(body: Body, width: int, dtype: DType, *, part: bool) -> None:
     """Codes of `width` bits that fill whole bytes: a row of a table for each byte.
 
@@ -146,30 +53,24 @@ def _unpack(body: Body, width: int, dtype: DType, *, part: bool) -> None:
 
 
 def _unpack_straddling(body: Body, width: int, *, part: bool) -> None:
-    """Codes of 3, 5, 6 or 7 bits, each of which lies in two neighbouring bytes of its run.
+    """Codes of 3, 5, 6 or 7 bits, some of which lie in two bytes: each byte of a run gives its bits of all its codes.
 
     packed: uint8 `[runs, bytes]`, low bits first. Gives uint8 `shape`; `part`: the last run is not full.
     """
-    starts = np.arange(8 // math.gcd(width, 8)) * width
-    low, shift = starts // 8, starts % 8
-    high = np.minimum(low + 1, (starts[-1] + width - 1) // 8)
-    packed = body.input("packed")
-    right = body.node(
-        "BitShift",
-        body.node("Gather", packed, body.constant(low), axis=1),
-        body.constant(shift, UINT8),
-        direction="RIGHT",
-    )
-    # A code that does not straddle has no bits in the high byte: what a shift by 7 leaves of it is masked off.
-    left = body.node(
-        "BitShift",
-        body.node("Gather", packed, body.constant(high), axis=1),
-        body.constant(np.minimum(8 - shift, 7), UINT8),
-        direction="LEFT",
-    )
-    mask = body.constant([(1 << width) - 1], UINT8)
-    codes = body.node("BitwiseAnd", body.node("BitwiseOr", right, left), mask)
+    columns, codes = body.node("Transpose", body.input("packed"), perm=[1, 0]), ""
+    for place, table in enumerate(run_tables(width)):
+        column = body.cast(body.node("Gather", columns, body.constant(place)), INT32)
+        own = body.node("Gather", body.constant(table, UINT8), column)
+        codes = body.node("BitwiseOr", codes, own) if codes else own
     body.reshape(body.first(body.flat(codes), "shape") if part else codes, "shape")
+
+
+def run_tables(width: int) -> NDArray:
+    """What each byte of a run has of each code in it: `[bytes, 256, codes]`."""
+    codes = np.arange(8 // math.gcd(width, 8)) * width
+    starts = np.arange(width // math.gcd(width, 8)) * 8
+    whole = np.arange(256)[None, :, None] << starts[:, None, None]
+    return (whole >> codes[None, None, :] & ((1 << width) - 1)).astype(np.uint8)
 
 
 def byte_table(width: int, dtype: DType) -> NDArray:
@@ -207,7 +108,7 @@ def _places(body: Body, *, blocks: bool) -> None:
 
 
 def _sparse_to_dense(body: Body) -> None:
-    """values `[D]` at the places of a weight, int32 `[D]`, and `zeros` `[size]` elsewhere."""
+    """The values `[D]` at the places of a weight, int32 `[D]`, and `zeros` `[size]` elsewhere."""
     places, values, zeros = body.input("places"), body.input("values"), body.input("zeros")
     body.reshape(body.node("ScatterElements", zeros, places, values), "shape")
 
@@ -286,13 +187,23 @@ def _parameter(body: Body, name: str, exact: DType, group: str, *, blocks: bool)
     return body.reshape(value, "grid") if blocks else value
 
 
-def _dequantize_linear(body: Body, *, zero_point: bool, axis: bool, blocks: bool) -> None:
-    """`(codes - zero_point) * scale` as ONNX Runtime keeps it, for the kernels that compute with codes."""
+def _dequantize_linear(body: Body, *, axis: bool, zero: DType | None) -> None:
+    """`(codes - zero_point) * scale` as ONNX Runtime keeps it, for the kernels that compute with codes.
+
+    zero: the type of a zero point that is not stored since it is zero: `QGemm` is not chosen without one.
+    """
+    codes, scale = body.input("codes"), body.input("scale")
+    if zero is None:
+        offset = body.input("zero_point")
+    else:
+        offset = body.cast(body.node("ConstantOfShape", body.node("Shape", scale)), zero)
+    body.node("DequantizeLinear", codes, scale, offset, **({"axis": Caller("axis", 2)} if axis else {}))
+
+
+def _dequantize_blocks(body: Body, *, zero_point: bool) -> None:
+    """The same with blocks of `block_size` along `axis`, which `MatMulNBits` takes with and without zero points."""
     inputs = [body.input("codes"), body.input("scale"), *([body.input("zero_point")] if zero_point else [])]
-    attributes = {"axis": Caller("axis", 2)} if axis else {}
-    if blocks:
-        attributes["block_size"] = Caller("block_size", 2)
-    body.node("DequantizeLinear", *inputs, **attributes)
+    body.node("DequantizeLinear", *inputs, axis=Caller("axis", 2), block_size=Caller("block_size", 2))
 
 
 def _spread(body: Body, dtype: DType) -> None:
@@ -313,16 +224,8 @@ def _reshaped(body: Body) -> None:
 MOST_GROUPED_AXES = 8
 
 
-def _bodies() -> dict[str, Callable[[Body], None]]:
-    bodies: dict[str, Callable[[Body], None]] = {
-        "counter": _counter,
-        "lut_at": _lut_at,
-        "lut_to_dense": _lut_to_dense,
-        "reshaped": _reshaped,
-        "places": partial(_places, blocks=False),
-        "places_of_blocks": partial(_places, blocks=True),
-        "sparse_to_dense": _sparse_to_dense,
-    }
+def _unpacking() -> dict[str, Callable[[Body], None]]:
+    bodies: dict[str, Callable[[Body], None]] = {}
     for part, suffix in ((False, ""), (True, "_part")):
         for width in (1, 2, 4):
             bodies[f"unpack_uint{width}{suffix}"] = partial(_unpack, width=width, dtype=UINT8, part=part)
@@ -330,21 +233,43 @@ def _bodies() -> dict[str, Callable[[Body], None]]:
             bodies[f"unpack_int{width}{suffix}"] = partial(_unpack, width=width, dtype=INT8, part=part)
         for width in (3, 5, 6, 7):
             bodies[f"unpack_uint{width}{suffix}"] = partial(_unpack_straddling, width=width, part=part)
+    return bodies
+
+
+def _looking_up() -> dict[str, Callable[[Body], None]]:
+    bodies: dict[str, Callable[[Body], None]] = {"lut_at": _lut_at, "lut_to_dense": _lut_to_dense}
     for groups, middle in ((False, ""), (True, "_groups")):
         for vectors, suffix in ((False, ""), (True, "_vectors")):
             bodies[f"gather_lut{middle}{suffix}"] = partial(_gather_lut, groups=groups, vectors=vectors)
     for axes in range(1, MOST_GROUPED_AXES + 1):
         bodies[f"group{axes}"] = partial(_group, axes=axes)
+    return bodies
+
+
+def _scattering() -> dict[str, Callable[[Body], None]]:
+    bodies: dict[str, Callable[[Body], None]] = {
+        "counter": _counter,
+        "places": partial(_places, blocks=False),
+        "places_of_blocks": partial(_places, blocks=True),
+        "sparse_to_dense": _sparse_to_dense,
+    }
     for dtype in (*FLOAT_DTYPES.values(), INT8, UINT8):
         bodies[f"zeros_{dtype.name}"] = partial(_zeros, dtype=dtype)
     for dtype in (INT8, UINT8):
-        bodies[f"widen_{dtype.name}"] = partial(_widen, dtype=dtype)
         bodies[f"spread_{dtype.name}"] = partial(_spread, dtype=dtype)
+    return bodies
+
+
+def _dequantizing() -> dict[str, Callable[[Body], None]]:
+    bodies: dict[str, Callable[[Body], None]] = {"reshaped": _reshaped}
+    for dtype in (INT8, UINT8):
+        bodies[f"widen_{dtype.name}"] = partial(_widen, dtype=dtype)
+    for axis, name in ((False, ""), (True, "_axis")):
+        linear = partial(_dequantize_linear, axis=axis)
+        bodies[f"dequantize_linear{name}_zero_point"] = partial(linear, zero=None)
+        bodies |= {f"dequantize_linear{name}_{zero.name}": partial(linear, zero=zero) for zero in (INT8, UINT8)}
     for zero_point, middle in ((False, ""), (True, "_zero_point")):
-        for name, axis, blocks in (("", False, False), ("_axis", True, False), ("_blocks", True, True)):
-            bodies[f"dequantize_linear{name}{middle}"] = partial(
-                _dequantize_linear, zero_point=zero_point, axis=axis, blocks=blocks
-            )
+        bodies[f"dequantize_linear_blocks{middle}"] = partial(_dequantize_blocks, zero_point=zero_point)
         for dtype in FLOAT_DTYPES.values():
             for name, blocks, at in (("", False, False), ("_blocks", True, False), ("_at", False, True)):
                 bodies[f"dequantize_{dtype.name}{name}{middle}"] = partial(
@@ -353,4 +278,4 @@ def _bodies() -> dict[str, Callable[[Body], None]]:
     return bodies
 
 
-_BODIES = _bodies()
+_BODIES = {**_unpacking(), **_looking_up(), **_scattering(), **_dequantizing()}

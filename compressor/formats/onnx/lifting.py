@@ -26,7 +26,7 @@ class Values(Protocol):
 
 
 def lift(values: Values, name: str) -> Encoding | None:
-    """The encoding that the value `name` was lowered from; None if no function of this project computes it, as a weight.
+    """The encoding that the value `name` was lowered from; None if no function of this project computes a weight of it.
 
     Raises:
         CompressorError: the stored parts contradict each other, or one is missing.
@@ -97,7 +97,7 @@ class _Reader:
             data = Dense(_reshaped(data.values, to))
         scale = self.constant(node.input[1])
         counts = self.counts(node, tuple(scale.shape), to)
-        zero_point = self.codes(node.input[2]) if "zero_point" in node.op_type else None
+        zero_point = self.codes(node.input[2]) if node.op_type.endswith("zero_point") else None
         return LinearQuantized(
             data, _reshaped(scale, counts), None if zero_point is None else _reshaped(zero_point, counts)
         )

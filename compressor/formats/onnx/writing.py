@@ -117,7 +117,7 @@ def _write_payload(file: IO[bytes], tensor: Tensor) -> None:
     payload = tensor.payload()
     if not 0 <= tensor.nbytes - payload.size < 8:
         raise CompressorError(f"tensor {tensor.name!r}: expected {tensor.nbytes} bytes of data, got {payload.size}.")
-    file.write(memoryview(payload))
+    file.write(payload.data)
     file.write(bytes(tensor.nbytes - payload.size))
 
 

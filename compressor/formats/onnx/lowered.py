@@ -1,0 +1,106 @@
+"""What a weight becomes in a graph: stored tensors, and calls of functions that compute the weight from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from compressor.arrays import UINT8, Array, DType, MappedArray, NDArray, PackedArray, Shape, bits, pack, packed_nbytes, to_bytes
+from compressor.formats.onnx.body import DATA_TYPES, INT32
+from compressor.formats.onnx.functions import DOMAIN
+
+if TYPE_CHECKING:
+    import onnx
+
+COUNTER = "compressor.counter"
+"""The value that all sparse weights share: 0, 1, 2, ..."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A stored tensor.
+
+    name, data_type, dims: of the initializer.
+    array: its elements, in any shape, or their spec.
+    width: the bits of a packed code in uint8 `dims`; 0 where the elements are stored as their type says.
+    """
+
+    name: str
+    data_type: int
+    dims: Shape
+    array: Array
+    width: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that the tensor takes in the file."""
+        if self.width and self.data_type == DATA_TYPES["uint8"]:
+            return math.prod(self.dims)
+        return packed_nbytes(self.array.size, self.width or bits(self.array.dtype))
+
+    def payload(self) -> NDArray:
+        """The bytes: uint8, at most `nbytes`; a run that is not full ends in zeros that are not given."""
+        if isinstance(self.array, MappedArray | PackedArray):
+            own = bits(self.array.dtype)
+            if (self.array.width or own) == (self.width or own):
+                return self.array.raw()
+        values = np.asarray(self.array)
+        return pack(values, self.width) if self.width else to_bytes(values)
+
+
+@dataclass(eq=False)
+class Lowered:
+    """What a weight is stored as and computed by.
+
+    parts: the initializers, in the order of `encodings.arrays`. nodes: what computes the weight from them.
+    values: types of values that ONNX Runtime cannot know before it has computed them, which it needs to fold them.
+    functions: the names of the functions called. zeros: the (dtype, size) of shared zeros that are read.
+    counter: how long the shared counter must be.
+    """
+
+    parts: list[Part] = field(default_factory=list)
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    values: list[onnx.ValueInfoProto] = field(default_factory=list)
+    functions: set[str] = field(default_factory=set)
+    zeros: set[tuple[str, int]] = field(default_factory=set)
+    counter: int = 0
+
+    def store(self, name: str, array: Array, dims: Shape | None = None, width: int = 0) -> str:
+        stored = UINT8 if width else array.dtype
+        self.parts.append(
+            Part(name, DATA_TYPES[stored.name], tuple(array.shape) if dims is None else dims, array, width)
+        )
+        return name
+
+    def declare(self, name: str, dtype: DType, size: int) -> None:
+        import onnx
+
+        self.values.append(onnx.helper.make_tensor_value_info(name, DATA_TYPES[dtype.name], [size]))
+
+    def call(self, function: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        import onnx
+
+        made = onnx.helper.make_node(function, inputs, [output], name=f"{output}/{function}", domain=DOMAIN)
+        for key, value in attributes.items():
+            ints = [] if isinstance(value, int) else [int(dim) for dim in value]
+            one = {"i": value, "type": 2} if isinstance(value, int) else {"ints": ints, "type": 7}
+            made.attribute.add(name=key, **one)
+        self.nodes.append(made)
+        self.functions.add(function)
+        return output
+
+
+def shared(lowered: Sequence[Lowered]) -> Lowered:
+    """What weights have in common: zeros, and one counter that is as long as the longest sparse weight."""
+    made = Lowered()
+    counter = max((one.counter for one in lowered), default=0)
+    if counter:
+        made.call("counter", [], COUNTER, size=[counter])
+        made.declare(COUNTER, INT32, counter)
+    for name, size in sorted({zeros for one in lowered for zeros in one.zeros}):
+        made.call(f"zeros_{name}", [], f"compressor.zeros.{name}.{size}", size=[size])
+    return made

@@ -1,0 +1,140 @@
+"""Hypothesis strategies: arrays of every bit pattern, weights with structure, and encodings."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, DType, NDArray, Shape, bits
+from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, expand
+
+dtypes = st.sampled_from([*FLOAT_DTYPES.values(), *CODE_DTYPES.values(), np.dtype(np.bool_)])
+float_dtypes = st.sampled_from([*FLOAT_DTYPES.values()])
+code_dtypes = st.sampled_from([*CODE_DTYPES.values()])
+shapes = hnp.array_shapes(min_dims=2, max_dims=5, min_side=1, max_side=7)
+empty_shapes = hnp.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=3).filter(lambda shape: 0 in shape)
+
+
+def random(draw: st.DrawFn) -> np.random.Generator:
+    """A generator that hypothesis seeds: shrinking a hundred thousand elements one by one tells nobody anything."""
+    return np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+
+
+def codes(generator: np.random.Generator, shape: Shape, dtype: DType) -> NDArray:
+    """Every code of an integer type."""
+    count = 1 << bits(dtype)
+    low = -count // 2 if dtype.name.startswith("int") else 0
+    return generator.integers(low, low + count, shape).astype(np.int16).astype(dtype)
+
+
+def bits_of(values: NDArray) -> bytes:
+    """What has to survive: shape, dtype and every bit."""
+    return repr((values.shape, values.dtype.name)).encode() + np.ascontiguousarray(values).tobytes()
+
+
+def any_bits(generator: np.random.Generator, shape: Shape, dtype: DType) -> NDArray:
+    """Every bit pattern: NaN payloads, infinities, subnormals, both zeros."""
+    raw = generator.integers(0, 256, (math.prod(shape), dtype.itemsize)).astype(np.uint8)
+    return raw.reshape(-1).view(dtype).reshape(shape)
+
+
+SPECIAL = ("nan", "inf", "-inf", "0.0", "-0.0", "smallest", "largest", "payload")
+
+
+def special(dtype: DType, name: str) -> NDArray:
+    """A value that a careless step loses, as `[1]`."""
+    unsigned = np.dtype(f"u{dtype.itemsize}")
+    if name == "smallest":
+        return np.array([1], unsigned).view(dtype)
+    if name == "payload":
+        return (np.array(["nan"], np.float64).astype(dtype).view(unsigned) | unsigned.type(5)).view(dtype)
+    if name == "largest":
+        return (np.array(["inf"], np.float64).astype(dtype).view(unsigned) - unsigned.type(1)).view(dtype)
+    return np.array([float(name)]).astype(dtype)
+
+
+@st.composite
+def arrays(draw: st.DrawFn, dtypes: st.SearchStrategy[DType] = dtypes) -> NDArray:
+    """An array of any shape and dtype with any bits that its dtype can have."""
+    dtype, shape = draw(dtypes), draw(shapes | empty_shapes | st.just(()))
+    generator = random(draw)
+    if dtype == np.bool_:
+        return generator.integers(0, 2, shape).astype(np.bool_)
+    return codes(generator, shape, dtype) if dtype in CODE_DTYPES.values() else any_bits(generator, shape, dtype)
+
+
+@st.composite
+def weights(draw: st.DrawFn) -> NDArray:
+    """A weight as training or a fault leaves it: palettes of ordinary and of special values, zeros, structure, noise."""
+    dtype, shape, generator = draw(float_dtypes), draw(shapes), random(draw)
+    kind = draw(st.sampled_from(["bits", "palette", "equal", "zero", "normal", "grid"]))
+    if kind == "bits":
+        return any_bits(generator, shape, dtype)
+    if kind == "zero":
+        return np.zeros(shape, dtype)
+    scale = draw(st.sampled_from([1.0, 1e-3, 1e-6, 1e4]))
+    if kind == "equal":
+        return np.full(shape, generator.normal() * scale).astype(dtype)
+    if kind == "palette":
+        table = (generator.normal(size=draw(st.sampled_from([2, 3, 17, 256]))) * scale).astype(dtype)
+        odd = [special(dtype, name) for name in draw(st.lists(st.sampled_from(SPECIAL), max_size=3))]
+        table = np.concatenate([table, *odd])
+        values = table[generator.integers(0, len(table), shape)]
+    elif kind == "grid":
+        values = (generator.integers(-8, 8, shape) * scale).astype(dtype)
+    else:
+        values = (generator.normal(size=shape) * scale).astype(dtype)
+    zeros = generator.random(shape) < draw(st.sampled_from([0, 0.1, 0.75]))
+    return np.where(zeros, dtype.type(0), values)
+
+
+@st.composite
+def counts(draw: st.DrawFn, shape: Shape) -> Shape:
+    """The shape of a parameter by block: a divisor of each dimension."""
+    return tuple(draw(st.sampled_from([n for n in range(1, dim + 1) if dim % n == 0])) for dim in shape)
+
+
+def palettized(draw: st.DrawFn, shape: Shape, codes_of: DType, leaf: Shape, generator: np.random.Generator) -> Palettized:
+    entries = draw(st.sampled_from([1, 2, 3, 4, 5, 16, 17, 255, 256]))
+    groups = draw(counts(shape))
+    indices = generator.integers(0, entries, leaf).astype(np.uint8)
+    lut = (*groups, entries, 1)
+    table = codes(generator, lut, codes_of) if codes_of in CODE_DTYPES.values() else any_bits(generator, lut, codes_of)
+    return Palettized(indices, table)
+
+
+@st.composite
+def encodings(draw: st.DrawFn) -> Encoding:
+    """Every node and every nesting, over every dtype."""
+    dtype, shape, generator = draw(float_dtypes), draw(shapes), random(draw)
+    outer = draw(st.sampled_from(["", "sparse"]))
+    inner = draw(st.sampled_from(["dense", "palettized", "vector", "linear", "linear palettized"]))
+    leaf, wrap = shape, (lambda encoding: encoding)
+    if outer:
+        blocked = generator.random(draw(counts(shape))) < draw(st.sampled_from([0, 0.3, 1]))
+        leaf = (int(np.count_nonzero(expand(blocked, shape))),)
+        wrap = lambda encoding: Sparse(blocked, encoding, shape)  # noqa: E731 - the one that belongs to this mask
+    if inner == "dense" or (outer and inner == "vector"):
+        return wrap(Dense(any_bits(generator, leaf, dtype)))
+    if inner == "palettized":
+        return wrap(palettized(draw, shape, dtype, leaf, generator))
+    if inner == "vector":
+        return vector(draw, shape, dtype, generator)
+    code = draw(code_dtypes)
+    scales = draw(counts(shape))
+    scale = generator.uniform(-2, 2, scales).astype(dtype)
+    zero_point = codes(generator, scales, code) if draw(st.booleans()) else None
+    if inner == "linear":
+        return wrap(LinearQuantized(Dense(codes(generator, leaf, code)), scale, zero_point))
+    return wrap(LinearQuantized(palettized(draw, shape, code, leaf, generator), scale, zero_point))
+
+
+def vector(draw: st.DrawFn, shape: Shape, dtype: DType, generator: np.random.Generator) -> Palettized:
+    axis, length = draw(st.integers(0, len(shape) - 1)), draw(st.sampled_from([2, 4]))
+    groups = draw(counts(shape))
+    lut: Any = any_bits(generator, (*groups, 5, length), dtype)
+    return Palettized(generator.integers(0, 5, shape).astype(np.uint8), lut, axis)

@@ -1,0 +1,278 @@
+"""ONNX Runtime: which form a weight takes in a graph, and which kernels run then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from compressor import targets
+from compressor.arrays import CODE_DTYPES, NDArray, Shape
+from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, decode, name, shape, spec
+from compressor.errors import CompressorError, UsageError
+from compressor.model import Model, Weight
+from compressor.targets import onnxruntime as target_module
+from tests.conformance import codes, operators
+
+RNG = np.random.default_rng(0)
+DATA = {"Conv": (1, 4, 9, 9), "MatMul": (3, 64), "Gemm": (3, 64)}
+
+
+def scale(*counts: int) -> NDArray:
+    return (np.abs(RNG.standard_normal(counts)) * 0.01 + 0.001).astype(np.float32)
+
+
+def quantized(code: str, to: Shape, counts: Shape, *, zero_point: bool = False) -> LinearQuantized:
+    of = CODE_DTYPES[code]
+    return LinearQuantized(Dense(codes(RNG, to, of)), scale(*counts), codes(RNG, counts, of) if zero_point else None)
+
+
+def sparse(code: str, counts: Shape, *, zero_point: bool = False) -> Sparse:
+    mask = RNG.random((64, 32)) < 0.3
+    return Sparse(mask, quantized(code, (int(mask.sum()),), counts, zero_point=zero_point), (64, 32))
+
+
+def build(nodes: list[onnx.NodeProto], encoding: Encoding, data: Shape, opset: int, constants: Any = ()) -> Model:
+    rank = len(data)
+    graph = helper.make_graph(
+        nodes,
+        "one",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, data)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [f"d{axis}" for axis in range(rank)])],
+        [*constants, TensorProto(name="w", data_type=TensorProto.FLOAT, dims=shape(encoding))],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    return Model(Path("one.onnx"), [Weight("w", encoding)], {"onnx": proto})
+
+
+def one(operator: str, encoding: Encoding, opset: int = 21, data: Shape = (3, 64)) -> Model:
+    return build([helper.make_node(operator, ["x", "w"], ["y"])], encoding, data, opset)
+
+
+def between_quantizers(operator: str, encoding: Encoding, opset: int = 21) -> Model:
+    """`operator` on a quantized activation and the weight, whose result is quantized too."""
+    constants = [
+        numpy_helper.from_array(value, key)
+        for key, value in {
+            "xs": np.float32(0.02),
+            "xz": np.uint8(128),
+            "ys": np.float32(0.05),
+            "yz": np.uint8(120),
+        }.items()
+    ]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "xs", "xz"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "xs", "xz"], ["xd"]),
+        helper.make_node(operator, ["xd", "w"], ["product"]),
+        helper.make_node("QuantizeLinear", ["product", "ys", "yz"], ["yq"]),
+        helper.make_node("DequantizeLinear", ["yq", "ys", "yz"], ["y"]),
+    ]
+    return build(nodes, encoding, DATA[operator], opset, constants)
+
+
+def write(model: Model, directory: Path, target: str = "onnxruntime") -> Path:
+    specs = {weight.name: spec(weight.encoding) for weight in model.weights}
+    targets.get(target).write(model, specs, model.weights, directory)
+    onnx.checker.check_model(directory / "model.onnx")
+    return directory / "model.onnx"
+
+
+def run(file: Path | bytes, data: NDArray, optimized: Path | None = None) -> NDArray:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if optimized is None:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    else:
+        options.optimized_model_filepath = str(optimized)
+    (found,) = onnxruntime.InferenceSession(file, options).run(None, {"x": data})
+    return np.asarray(found)
+
+
+def dense(model: Model) -> bytes:
+    """The same model with its weight decoded."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.graphs["onnx"])
+    (weight,) = model.weights
+    kept = [tensor for tensor in proto.graph.initializer if tensor.name != weight.name]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend([*kept, numpy_helper.from_array(decode(weight.encoding), weight.name)])
+    return bytes(proto.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("operator", "encoding", "opset", "kernel"),
+    [
+        ("Conv", quantized("int8", (8, 4, 3, 3), (8, 1, 1, 1)), 21, "QLinearConv"),
+        ("Conv", quantized("int8", (8, 4, 3, 3), (8, 1, 1, 1)), 13, "QLinearConv"),
+        ("Conv", quantized("int4", (8, 4, 3, 3), (8, 1, 1, 1)), 21, "QLinearConv"),
+        ("Conv", quantized("int4", (8, 4, 3, 3), (1, 1, 1, 1)), 18, "QLinearConv"),
+        ("MatMul", quantized("uint8", (64, 32), (1, 1), zero_point=True), 21, "QLinearMatMul"),
+        ("MatMul", sparse("uint8", (1, 32), zero_point=True), 21, "QLinearMatMul"),
+        ("MatMul", sparse("int8", (1, 1)), 18, "QLinearMatMul"),
+        ("Gemm", quantized("int8", (64, 32), (1, 1)), 21, "QGemm"),
+        ("Gemm", quantized("int8", (64, 32), (1, 32)), 13, "QGemm"),
+    ],
+)
+def test_integer_kernels_run_where_activations_are_quantized(
+    operator: str, encoding: Encoding, opset: int, kernel: str, tmp_path: Path
+) -> None:
+    model = between_quantizers(operator, encoding, opset)
+    data = RNG.standard_normal(DATA[operator]).astype(np.float32)
+    found = run(write(model, tmp_path), data, tmp_path / "optimized.onnx")
+    np.testing.assert_allclose(found, run(dense(model), data), atol=0.051)  # one step of the output's grid
+    left = operators(tmp_path / "optimized.onnx")
+    assert left.pop(kernel) == 1
+    assert set(left) <= {"QuantizeLinear", "DequantizeLinear", "Transpose"}
+    assert left["DequantizeLinear"] == 1
+
+
+@pytest.mark.parametrize("zero_point", [False, True])
+@pytest.mark.parametrize("code", ["int4", "uint4"])
+def test_four_bits_by_blocks_become_mat_mul_n_bits(code: str, zero_point: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    model = one("MatMul", quantized(code, (128, 32), (4, 32), zero_point=zero_point), data=(3, 128))
+    data = RNG.standard_normal((3, 128)).astype(np.float32)
+    found, expected = run(write(model, tmp_path), data, tmp_path / "optimized.onnx"), run(dense(model), data)
+    assert operators(tmp_path / "optimized.onnx") == {"MatMulNBits": 1}
+    # The kernel quantizes activations to 8 bits by blocks (session.qdq_matmulnbits_accuracy_level, 4 by default).
+    assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "opset"),
+    [
+        (quantized("int4", (64, 32), (2, 32)), 18),
+        (quantized("int4", (64, 32), (8, 32)), 21),
+        (quantized("int4", (64, 32), (64, 2)), 21),
+        (quantized("int8", (64, 32), (1, 32)), 21),
+        (sparse("int8", (1, 32)), 21),
+    ],
+    ids=["opset", "blocks of 8", "blocks along N", "8 bits", "sparse"],
+)
+def test_other_quantized_weights_are_folded(encoding: Encoding, opset: int, tmp_path: Path) -> None:
+    model = one("MatMul", encoding, opset)
+    data = RNG.standard_normal((3, 64)).astype(np.float32)
+    found = run(write(model, tmp_path), data, tmp_path / "optimized.onnx")
+    np.testing.assert_allclose(found, run(dense(model), data), rtol=1e-4, atol=1e-5)
+    assert operators(tmp_path / "optimized.onnx") == {"MatMul": 1}
+
+
+def palettized(entries: int) -> Palettized:
+    lut = RNG.standard_normal((1, 1, entries, 1)).astype(np.float32)
+    return Palettized(RNG.integers(0, entries, (64, 32)).astype(np.uint8), lut)
+
+
+def test_a_model_newer_than_the_target_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CompressorError, match=r"opset 21, onnx-opset18 takes up to 18: .*`export.opset: 18`"):
+        write(one("MatMul", palettized(4), 21), tmp_path, "onnx-opset18")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_model_is_converted_where_codes_need_it(tmp_path: Path) -> None:
+    model = one("MatMul", palettized(64), 13)
+    data = RNG.standard_normal((3, 64)).astype(np.float32)
+    file = write(model, tmp_path)
+    assert {entry.domain: entry.version for entry in onnx.load(file).opset_import} == {"": 18, "compressor": 1}
+    np.testing.assert_allclose(run(file, data, tmp_path / "o.onnx"), run(dense(model), data), rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_without_compressed_weights_is_the_model(tmp_path: Path) -> None:
+    model = one("MatMul", Dense(RNG.standard_normal((64, 32)).astype(np.float32)), 18)
+    found = onnx.load(write(model, tmp_path))
+    del found.metadata_props[:]
+    assert found == onnx.load_from_string(dense(model))
+
+
+def test_weights_of_subgraphs_are_decoded_outside_of_them(tmp_path: Path) -> None:
+    """One branch multiplies by its weight, the other returns its own."""
+    first, second = palettized(16), palettized(3)
+    stubs = {key: TensorProto(name=key, data_type=1, dims=(64, 32)) for key in ("first", "second")}
+    out = [helper.make_tensor_value_info("then out", TensorProto.FLOAT, ["a", "b"])]
+    then = helper.make_graph([helper.make_node("MatMul", ["x", "first"], ["then out"])], "t", [], out, [stubs["first"]])
+    returned = [helper.make_tensor_value_info("second", TensorProto.FLOAT, ["a", "b"])]
+    other = helper.make_graph([], "e", [], returned, [stubs["second"]])
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        helper.make_node("Greater", ["sum", "zero"], ["positive"]),
+        helper.make_node("If", ["positive"], ["y"], then_branch=then, else_branch=other),
+    ]
+    model = build(nodes, first, (3, 64), 18, [numpy_helper.from_array(np.float32(0), "zero")])
+    del model.graphs["onnx"].graph.initializer[1:]
+    model = Model(model.path, [Weight("first", first), Weight("second", second)], model.graphs)
+    file = write(model, tmp_path)
+    data = np.ones((3, 64), np.float32)
+    np.testing.assert_allclose(run(file, data, tmp_path / "o.onnx"), data @ decode(first), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(run(file, -data, tmp_path / "o.onnx"), decode(second))
+    found = {weight.name: name(weight.encoding) for weight in targets.get("onnxruntime").read(tmp_path).weights}
+    assert found == {"zero": "dense", "first": "palettized4", "second": "palettized2"}
+
+
+def test_constants_that_lie_in_files_are_copied(tmp_path: Path) -> None:
+    model = build(
+        [helper.make_node("MatMul", ["x", "w"], ["p"]), helper.make_node("Gather", ["p", "rows"], ["y"])],
+        palettized(4),
+        (3, 64),
+        18,
+        [TensorProto(name="rows", data_type=TensorProto.INT64, dims=(2,), data_location=TensorProto.EXTERNAL)],
+    )
+    (tmp_path / "data").write_bytes(b"----" + np.array([2, 0]).tobytes())
+    rows = model.graphs["onnx"].graph.initializer[0]
+    for key, value in (("location", "data"), ("offset", "4"), ("length", "16")):
+        rows.external_data.add(key=key, value=value)
+    (tmp_path / "out").mkdir()
+    file = write(Model(tmp_path / "one.onnx", model.weights, model.graphs), tmp_path / "out")
+    (found,) = [tensor for tensor in onnx.load(file).graph.initializer if tensor.name == "rows"]
+    assert numpy_helper.to_array(found).tolist() == [2, 0]
+
+
+def test_parts_do_not_take_names_that_the_graph_has(tmp_path: Path) -> None:
+    model = build(
+        [helper.make_node("MatMul", ["x", "w"], ["w.lut"]), helper.make_node("Relu", ["w.lut"], ["y"])],
+        palettized(16),
+        (3, 64),
+        18,
+    )
+    names = {tensor.name for tensor in onnx.load(write(model, tmp_path)).graph.initializer}
+    assert names == {"w_.indices", "w_.lut"}
+    assert [weight.name for weight in targets.get("onnxruntime").read(tmp_path).weights] == ["w"]
+
+
+def test_writing_again_what_was_read_changes_nothing(tmp_path: Path) -> None:
+    model = one("MatMul", sparse("int8", (1, 32)), 18)
+    for place in ("first", "second"):
+        (tmp_path / place).mkdir()
+        write(model, tmp_path / place)
+        model = targets.get("onnxruntime").read(tmp_path / place)
+    assert (tmp_path / "first/model.onnx").read_bytes() == (tmp_path / "second/model.onnx").read_bytes()
+
+
+def test_targets_are_known_by_name_in_any_case() -> None:
+    assert targets.names() == ("onnxruntime", "onnx-opset18", "onnx-opset21", "onnx-opset25")
+    assert targets.get("ONNX-Opset21").name == "onnx-opset21"
+    with pytest.raises(UsageError, match="unknown target 'onnx-opset1'.*Choices: onnx-opset18, onnx-opset21"):
+        targets.get("onnx-opset1")
+
+
+@pytest.mark.parametrize(("version", "opset"), [("1.23.0", 23), ("1.25.1", 25), ("1.27", 26), ("2.0.0rc1", 26)])
+def test_the_newest_opset_follows_from_the_installed_version(
+    version: str, opset: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(target_module.importlib.metadata, "version", lambda package: version)
+    assert target_module.installed_opset.__wrapped__() == opset  # not what it remembers
+
+
+def test_onnxruntime_runs_the_newest_opset(tmp_path: Path) -> None:
+    newest = target_module.installed_opset()
+    write(one("MatMul", palettized(4), newest), tmp_path)
+    assert run(tmp_path / "model.onnx", np.ones((3, 64), np.float32)).shape == (3, 32)
+
+
+def test_types_that_an_opset_lacks_are_refused() -> None:
+    encoding = Dense(codes(RNG, (4, 4), CODE_DTYPES["int4"]))
+    assert targets.get("onnx-opset21").legalize(encoding) is encoding
+    with pytest.raises(targets.Illegal, match="int4 needs opset 21, onnx-opset18 has 18"):
+        targets.get("onnx-opset18").legalize(encoding)

@@ -1,0 +1,80 @@
+"""Every encoding on every target in the folder: it is refused with a reason, or computes what `decode` does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from compressor import targets
+from compressor.arrays import NDArray
+from compressor.encodings import Encoding, arrays, decode, spec
+from compressor.targets import Illegal, Target
+from compressor.targets.onnxruntime import OnnxRuntime
+from tests import conformance
+from tests.conformance import Case, same
+
+AT_ONCE = 300
+
+# The forms of a target that differs from another one by its opset alone are sampled: a form in so many.
+SAMPLED = {"onnx-opset18": 3, "onnx-opset21": 3, "onnx-opset25": 3}
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[Case]:
+    return list(conformance.forms())
+
+
+def run_onnx(target: OnnxRuntime, chunk: Sequence[Case], directory: Path) -> Mapping[str, NDArray]:
+    """The weights of an artefact; nothing but the operator that reads a weight is left of it."""
+    opset = target.newest()
+    model = conformance.model(chunk, opset)
+    target.write(model, {weight.name: spec(weight.encoding) for weight in model.weights}, model.weights, directory)
+    onnx.checker.check_model(directory / "model.onnx")
+    values = conformance.outputs(directory / "model.onnx", chunk, directory / "optimized.onnx")
+    assert conformance.operators(directory / "optimized.onnx") == {"Gather": len(chunk)}
+    return values
+
+
+RUNNERS = {name: run_onnx for name in targets.names() if name.startswith("onnx")}
+
+
+def chunks(target: Target, cases: Sequence[Case]) -> Iterator[list[Case]]:
+    legal, refused = [], []
+    for name, encoding in cases[:: SAMPLED.get(target.name, 1)]:
+        try:
+            legal.append((name, target.legalize(encoding)))
+        except Illegal as refusal:
+            refused.append((name, refusal.reason))
+    assert all(reason for _, reason in refused)
+    return (legal[start : start + AT_ONCE] for start in range(0, len(legal), AT_ONCE))
+
+
+@pytest.mark.parametrize("name", targets.names())
+def test_lowering_means_what_decode_does(name: str, cases: list[Case], tmp_path: Path) -> None:
+    target = targets.get(name)
+    wrong = []
+    for number, chunk in enumerate(chunks(target, cases)):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        values = RUNNERS[name](target, chunk, directory)
+        wrong += [case for case, encoding in chunk if not same(values[case], decode(encoding))]
+        wrong += [f"{case} read back" for case in unlike(target.read(directory).weights, chunk)]
+    assert wrong == []
+
+
+def unlike(weights: Sequence[object], chunk: Sequence[Case]) -> Iterator[str]:
+    """The cases that are not read back as the encoding that was written."""
+    found: dict[str, Encoding] = {weight.name: weight.encoding for weight in weights}  # type: ignore[attr-defined]
+    for case, encoding in chunk:
+        one = found.get(case)
+        if one is None or repr(spec(one)) != repr(spec(encoding)) or not _equal(one, encoding):
+            yield case
+
+
+def _equal(one: Encoding, other: Encoding) -> bool:
+    pairs = zip(arrays(one), arrays(other), strict=True)
+    return all(np.asarray(left).tobytes() == np.asarray(right).tobytes() for left, right in pairs)

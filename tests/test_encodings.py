@@ -1,0 +1,364 @@
+"""The four nodes: what they stand for, what they take, what contradicts itself."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compressor import encodings
+from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec, NDArray, from_bytes, pack, to_bytes
+from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, decode, dequantize, expand
+from tests import strategies
+from tests.strategies import bits_of
+
+BOOL = np.dtype(np.bool_)
+F32 = np.dtype(np.float32)
+GOLDEN = Path(__file__).parent / "golden" / "encodings.json"
+
+
+def f32(*values: Any) -> NDArray:
+    return np.array(values, np.float32)
+
+
+def of_shape(dtype: Any, *shape: int) -> ArraySpec:
+    return ArraySpec(shape, np.dtype(dtype))
+
+
+def elementwise(encoding: Encoding) -> NDArray:
+    """What an encoding stands for, said once more: element by element, as the docstrings say."""
+    value = np.zeros(encodings.shape(encoding), encodings.dtype(encoding))
+    rank = 0
+    for place in np.ndindex(value.shape):
+        if isinstance(encoding, Sparse):
+            if not encoding.mask[block(place, value.shape, encoding.mask.shape)]:  # type: ignore[index]
+                continue
+            value[place] = leaf(encoding.values, place, value.shape, rank)
+            rank += 1
+        else:
+            value[place] = leaf(encoding, place, value.shape, None)
+    return value
+
+
+def block(place: tuple[int, ...], whole: tuple[int, ...], counts: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(at // (dim // count) for at, dim, count in zip(place, whole, counts, strict=True))
+
+
+def leaf(encoding: Any, place: tuple[int, ...], whole: tuple[int, ...], rank: int | None) -> Any:
+    at = place if rank is None else (rank,)
+    match encoding:
+        case Dense(values):
+            return np.asarray(values)[at]
+        case LinearQuantized(data, scale, zero_point):
+            where = block(place, whole, scale.shape)
+            code = int(leaf(data, place, whole, rank)) - (0 if zero_point is None else int(np.asarray(zero_point)[where]))
+            wide = np.float64 if scale.dtype == np.float64 else np.float32
+            return (wide(code) * np.asarray(scale)[where].astype(wide)).astype(scale.dtype)
+        case Palettized(indices, lut, axis):
+            entry = 0
+            if axis is not None:
+                vector = lut.shape[-1]
+                entry = at[axis] % vector
+                at = (*at[:axis], at[axis] // vector, *at[axis + 1 :])
+                whole = indices.shape
+                place = at
+            return np.asarray(lut)[(*block(place, whole, lut.shape[:-2]), np.asarray(indices)[at], entry)]
+
+
+@given(strategies.encodings())
+def test_decode_means_what_the_nodes_say(encoding: Encoding) -> None:
+    assert bits_of(decode(encoding)) == bits_of(elementwise(encoding))
+
+
+@given(strategies.encodings())
+def test_a_spec_knows_all_but_the_values(encoding: Encoding) -> None:
+    spec, value = encodings.spec(encoding), decode(encoding)
+    assert (encodings.shape(spec), encodings.dtype(spec)) == (value.shape, value.dtype)
+    assert encodings.nbytes(spec) == encodings.nbytes(encoding)
+    assert encodings.name(spec) == encodings.name(encoding)
+    assert all(isinstance(array, ArraySpec) for array in encodings.arrays(spec))
+    assert spec == encodings.spec(spec)
+    assert hash(spec) == hash(encodings.spec(encoding))
+    assert pickle.loads(pickle.dumps(spec)) == spec  # noqa: S301 - our own
+
+
+@given(strategies.encodings())
+def test_the_bytes_counted_are_the_bytes_stored(encoding: Encoding) -> None:
+    def stored(node: Encoding) -> int:
+        match node:
+            case Dense(values):
+                return len(to_bytes(np.asarray(values)))
+            case LinearQuantized(data, scale, zero_point):
+                parameters = [each for each in (scale, zero_point) if each is not None]
+                return stored(data) + sum(len(to_bytes(np.asarray(each))) for each in parameters)
+            case Palettized(indices, lut):
+                return len(pack(np.asarray(indices), encodings.index_bits(lut))) + len(to_bytes(np.asarray(lut)))
+            case Sparse(mask, values):
+                return len(pack(np.asarray(mask), 1)) + stored(values)
+
+    assert encodings.nbytes(encoding) == stored(encoding)
+
+
+@given(strategies.encodings())
+def test_map_arrays_keeps_the_tree(encoding: Encoding) -> None:
+    seen: list[Any] = []
+    copied = encodings.map_arrays(lambda array: seen.append(array) or np.array(array), encoding)  # type: ignore[func-returns-value]
+    assert [id(array) for array in seen] == [id(array) for array in encodings.arrays(encoding)]
+    assert bits_of(decode(copied)) == bits_of(decode(encoding))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "value"),
+    [
+        pytest.param(
+            Sparse(np.array([[1], [1], [0], [1]], bool), Dense(f32(1, 2, 4)), (4, 1)), [[1], [2], [0], [4]], id="sparse"
+        ),
+        pytest.param(
+            Sparse(np.array([0, 1, 0, 0, 0, 0, 0, 1], bool), Dense(f32(7, 56.3)), (8,)),
+            [0, 7, 0, 0, 0, 0, 0, np.float32(56.3)],
+            id="sparse of rank 1",
+        ),
+        pytest.param(
+            Sparse(np.array([[1, 0]], bool), Dense(f32(1, 2, 3, 4)), (2, 4)), [[1, 2, 0, 0], [3, 4, 0, 0]], id="blocks"
+        ),
+        pytest.param(
+            LinearQuantized(
+                Dense(np.array([[1, 2, 3], [1, 2, 3]], np.int8)), f32([2], [4]), np.array([[1], [2]], np.int8)
+            ),
+            [[0, 2, 4], [-4, 0, 4]],
+            id="affine",
+        ),
+        pytest.param(
+            LinearQuantized(Dense(np.array([[-128, 127]], np.int8)), f32([0.5]), np.array([[127]], np.int8)),
+            [[-127.5, 0]],
+            id="codes further apart than their type",
+        ),
+        pytest.param(
+            LinearQuantized(Dense(np.array([[0, 255]], np.uint8)), f32([0.5]), np.array([[255]], np.uint8)),
+            [[-127.5, 0]],
+            id="unsigned codes below their zero point",
+        ),
+        pytest.param(
+            LinearQuantized(Dense(np.array([[1, -2, 3, 4]], np.int8)), f32([0, np.inf])),
+            [[0, 0, np.inf, np.inf]],
+            id="scales that are no number to divide by",
+        ),
+        pytest.param(
+            LinearQuantized(Dense(np.array([[1, 2]], np.int8)), f32([3e38])),
+            [[np.float32(3e38), np.inf]],
+            id="a product beyond the type",
+        ),
+        pytest.param(
+            Palettized(
+                np.array([[2, 3], [3, 0], [1, 0], [3, 0], [2, 1], [0, 3]], np.uint8),
+                f32([[[1], [5], [9], [13]]], [[[2], [10], [18], [26]]]),
+            ),
+            [[9, 13], [13, 1], [5, 1], [26, 2], [18, 10], [2, 26]],
+            id="grouped palettes",
+        ),
+        pytest.param(
+            Palettized(np.array([[1, 0]], np.uint8), f32([[[1, 2], [3, 4]]]), 1), [[3, 4, 1, 2]], id="vector palette"
+        ),
+        pytest.param(
+            Palettized(np.array([[1, 0]], np.uint8), f32([[[1, 2], [3, 4]]]), 0), [[3, 1], [4, 2]], id="along axis 0"
+        ),
+        pytest.param(
+            Sparse(
+                np.array([[1, 0, 1], [0, 1, 1]], bool),
+                Palettized(np.array([0, 1, 1, 0], np.uint8), f32([[[1], [2]]], [[[3], [4]]])),
+                (2, 3),
+            ),
+            [[1, 0, 2], [0, 4, 3]],
+            id="sparse grouped palettes",
+        ),
+        pytest.param(
+            LinearQuantized(
+                Palettized(np.array([[1, 0, 1]], np.uint8), np.array([[[[-3], [5]]]], np.int8)), f32([2])
+            ),
+            [[10, -6, 10]],
+            id="palettized codes",
+        ),
+        pytest.param(Dense(f32()), [], id="empty"),
+        pytest.param(LinearQuantized(Dense(np.array(3, np.int8)), np.float32(2) * np.ones((), np.float32)), 6, id="scalar"),
+        pytest.param(
+            Sparse(np.zeros((1, 1), bool), Palettized(np.zeros(0, np.uint8), f32([[[1]]])), (2, 2)),
+            [[0, 0], [0, 0]],
+            id="nothing left",
+        ),
+    ],
+)
+def test_decoding_has_known_answers(encoding: Encoding, value: Any) -> None:
+    decoded = decode(encoding)
+    assert decoded.dtype == np.float32
+    assert decoded.tolist() == value
+
+
+def test_sparse_blockwise_has_known_answers() -> None:
+    mask = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 1], [1, 1, 0, 0]], bool)
+    codes = np.array([10, 11, 3, 4, 5, 6, 7, 8, 9], np.int8)
+    scale, offset = f32([0.1], [0.2], [0.3], [0.4]), np.array([[1], [2], [3], [4]], np.int8)
+    decoded = decode(Sparse(mask, LinearQuantized(Dense(codes), scale, offset), (4, 4)))
+    assert decoded[mask] == pytest.approx([0.9, 1, 0.2, 0.4, 0.6, 0.9, 1.2, 1.6, 2])
+    assert not decoded[~mask].any()
+
+
+@pytest.mark.parametrize(
+    ("entries", "bits"),
+    [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (7, 3), (8, 3), (9, 4), (16, 4), (17, 5), (33, 6), (64, 6), (65, 7), (129, 8)]
+    + [(200, 8), (256, 8)],
+)
+def test_bits_follow_from_the_table(entries: int, bits: int) -> None:
+    lut = of_shape(F32, 1, 1, entries, 1)
+    assert encodings.index_bits(lut) == bits
+    encoding = Palettized(of_shape(np.uint8, 21, 121), lut)
+    assert encodings.name(encoding) == f"palettized{bits}"
+    assert encodings.nbytes(encoding) == -(-2541 * bits // 8) + 4 * entries
+
+
+INT8_DATA = Dense(of_shape(np.int8, 4, 6))
+PALETTE = Palettized(of_shape(np.uint8, 4, 6), of_shape(F32, 1, 1, 16, 1))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name", "nbytes"),
+    [
+        (Dense(of_shape(F32, 4, 6)), "dense", 96),
+        (Dense(of_shape(np.float16, 4, 6)), "dense", 48),
+        (INT8_DATA, "int8", 24),
+        (PALETTE, "palettized4", 12 + 64),
+        (LinearQuantized(INT8_DATA, of_shape(F32, 4, 1)), "int8", 24 + 16),
+        (LinearQuantized(INT8_DATA, of_shape(F32, 4, 1), of_shape(np.int8, 4, 1)), "int8", 24 + 16 + 4),
+        (
+            LinearQuantized(Dense(of_shape(CODE_DTYPES["uint4"], 3, 3)), of_shape(np.float16, 1, 3)),
+            "uint4",
+            5 + 6,
+        ),
+        (
+            LinearQuantized(Palettized(of_shape(np.uint8, 4, 6), of_shape(np.int8, 1, 1, 4, 1)), of_shape(F32, 1, 1)),
+            "int8(palettized2)",
+            6 + 4 + 4,
+        ),
+        (Sparse(of_shape(BOOL, 4, 6), Dense(of_shape(F32, 5)), (4, 6)), "sparse", 3 + 20),
+        (Sparse(of_shape(BOOL, 4, 1), Dense(of_shape(F32, 6)), (4, 6)), "sparse", 1 + 24),
+        (
+            Sparse(of_shape(BOOL, 21, 121), Palettized(of_shape(np.uint8, 762), of_shape(F32, 1, 1, 15, 1)), (21, 121)),
+            "sparse(palettized4)",
+            318 + 381 + 60,
+        ),
+        (
+            Sparse(of_shape(BOOL, 4, 6), LinearQuantized(Dense(of_shape(np.int8, 5)), of_shape(F32, 4, 1)), (4, 6)),
+            "sparse(int8)",
+            3 + 5 + 16,
+        ),
+    ],
+)
+def test_names_and_bytes_follow_from_specs(encoding: Encoding, name: str, nbytes: int) -> None:
+    assert (encodings.name(encoding), encodings.nbytes(encoding)) == (name, nbytes)
+
+
+@pytest.mark.parametrize(
+    ("node", "fields", "message"),
+    [
+        (Palettized, (of_shape(np.int8, 4, 6), of_shape(F32, 1, 1, 4, 1)), "uint8 indices into 1 to 256 entries, got int8"),
+        (Palettized, (of_shape(np.uint8, 4, 6), of_shape(F32, 1, 1, 257, 1)), "got uint8 into 257"),
+        (Palettized, (of_shape(np.uint8, 4, 6), of_shape(F32, 1, 1, 0, 1)), "got uint8 into 0"),
+        (Palettized, (of_shape(np.uint8, 4, 6), of_shape(F32, 1, 1, 4, 2)), "vectors of 2 values along axis None"),
+        (Palettized, (of_shape(np.uint8, 4, 6), of_shape(F32, 1, 1, 4, 1), 0), "vectors of 1 values along axis 0"),
+        (Palettized, (of_shape(np.uint8, 4, 6), of_shape(F32, 3, 1, 4, 1)), r"a lut whose shape divides \[4, 6\]"),
+        (Palettized, (of_shape(np.uint8, 4, 6), of_shape(F32, 1, 4, 1)), "a lut of rank 2"),
+        (LinearQuantized, (Dense(of_shape(F32, 4, 6)), of_shape(F32, 4, 1)), "integer codes and a float scale, got float32"),
+        (LinearQuantized, (INT8_DATA, of_shape(np.int8, 4, 1)), "integer codes and a float scale, got int8 and int8"),
+        (LinearQuantized, (INT8_DATA, of_shape(F32, 5, 1)), r"a scale whose shape divides \[4, 6\], got \[5, 1\]"),
+        (LinearQuantized, (INT8_DATA, of_shape(F32, 4)), "a scale of rank 2"),
+        (LinearQuantized, (INT8_DATA, of_shape(F32, 4, 1), of_shape(np.uint8, 4, 1)), r"a zero point int8\[4, 1\]"),
+        (LinearQuantized, (INT8_DATA, of_shape(F32, 4, 1), of_shape(np.int8, 1, 1)), r"got int8\[1, 1\]"),
+        (Sparse, (of_shape(np.uint8, 4, 6), Dense(of_shape(F32, 5)), (4, 6)), "a bool mask, got uint8"),
+        (Sparse, (of_shape(BOOL, 24), Dense(of_shape(F32, 5)), (4, 6)), r"a mask of rank 2, got \[24\]"),
+        (Sparse, (of_shape(BOOL, 4, 5), Dense(of_shape(F32, 5)), (4, 6)), r"a mask whose shape divides \[4, 6\]"),
+    ],
+)
+def test_contradictions_are_refused(node: Any, fields: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        node(*fields)
+
+
+@pytest.mark.parametrize("values", [1, 3])
+def test_a_mask_and_its_values_must_agree(values: int) -> None:
+    with pytest.raises(ValueError, match=f"a mask of 2 set bits for {values} values"):
+        decode(Sparse(np.array([[1, 0, 1]], bool), Dense(np.ones(values, np.float32)), (1, 3)))
+
+
+def test_an_index_outside_its_table_is_refused() -> None:
+    with pytest.raises(ValueError, match="indices into 3 entries, got 3"):
+        decode(Palettized(np.array([[0, 3]], np.uint8), np.zeros((1, 1, 3, 1), np.float32)))
+
+
+@pytest.mark.parametrize("name", FLOAT_DTYPES)
+def test_dequantizing_rounds_once(name: str) -> None:
+    dtype = FLOAT_DTYPES[name]
+    codes = np.arange(-255, 256, dtype=np.int16)
+    scale = np.array(0.1).astype(dtype)
+    exact = codes * float(scale)  # a product of 9 and at most 53 bits: float64 rounds that of a float64 alone, once too
+    assert dequantize(codes, scale).tolist() == exact.astype(dtype).tolist()
+
+
+@pytest.mark.parametrize(("counts", "to"), [((2, 3), (4, 3)), ((1, 1), (4, 6)), ((4, 2), (4, 6)), ((1, 0), (0, 0))])
+def test_a_parameter_by_block_is_repeated(counts: tuple[int, ...], to: tuple[int, ...]) -> None:
+    parameter = np.arange(int(np.prod(counts))).reshape(counts)
+    expanded = expand(parameter, to)
+    assert expanded.shape == to
+    assert all(expanded[place] == parameter[block(place, to, counts)] for place in np.ndindex(to))
+
+
+def from_json(plain: Any) -> Any:
+    if isinstance(plain, dict) and "node" in plain:
+        nodes = {"Dense": Dense, "LinearQuantized": LinearQuantized, "Palettized": Palettized, "Sparse": Sparse}
+        return nodes[plain["node"]](**{key: from_json(value) for key, value in plain.items() if key != "node"})
+    if isinstance(plain, dict):
+        dtype = {**FLOAT_DTYPES, **CODE_DTYPES, "bool": BOOL}[plain["dtype"]]
+        raw = np.frombuffer(bytes.fromhex(plain["bytes"]), np.uint8)
+        return from_bytes(raw, tuple(plain["shape"]), dtype, plain["width"])
+    return tuple(plain) if isinstance(plain, list) else plain
+
+
+GOLDEN_CASES = json.loads(GOLDEN.read_text())
+
+
+@pytest.mark.parametrize("case", GOLDEN_CASES, ids=[case["name"] for case in GOLDEN_CASES])
+def test_golden_bytes_decode_for_ever(case: dict[str, Any]) -> None:
+    encoding = from_json(case["encoding"])
+    assert encodings.name(encoding) == case["name"].split(",")[0]
+    decoded = decode(encoding)
+    assert (decoded.dtype.name, list(decoded.shape)) == (case["dtype"], case["shape"])
+    assert to_bytes(decoded).tobytes().hex() == case["value"]
+
+
+def test_the_golden_file_has_every_node_and_nesting() -> None:
+    names = {case["name"].split(",")[0].translate(str.maketrans("", "", "0123456789")) for case in GOLDEN_CASES}
+    assert names == {
+        "dense", "int", "uint", "palettized", "sparse",
+        "int(palettized)", "sparse(palettized)", "sparse(int)", "sparse(uint)", "sparse(int(palettized))",
+    }  # fmt: skip
+
+
+@given(st.data())
+def test_a_huge_block_is_decoded_like_a_small_one(data: st.DataObject) -> None:
+    """Blocks of the loops are longer than the arrays of the other tests."""
+    generator = strategies.random(data.draw)
+    shape = (3, 1 << 14, 2)
+    indices = generator.integers(0, 5, shape).astype(np.uint8)
+    lut = generator.normal(size=(3, 1, 2, 5, 1)).astype(np.float32)
+    first, _, last = np.indices(shape)
+    assert np.array_equal(decode(Palettized(indices, lut)), lut[first, 0, last, indices, 0])
+    codes = generator.integers(-128, 128, shape).astype(np.int8)
+    scale = generator.normal(size=(1, 4, 2)).astype(np.float16)
+    wide = (codes * np.repeat(scale, 1 << 12, 1).astype(np.float32)).astype(np.float16)
+    assert np.array_equal(decode(LinearQuantized(Dense(codes), scale)), wide)
+    mask = codes > 100
+    assert np.array_equal(decode(Sparse(mask, Dense(codes[mask]), shape)), np.where(mask, codes, 0))
