@@ -216,7 +216,9 @@ def pack(codes: NDArray, width: int) -> NDArray:
         words = _words(flat[part]) & _lanes(8, width)
         for lane in lanes:
             used = lane // 8 * width
-            if 2 * used <= lane:  # what moves down from the lower lane falls off, and from above it is dropped or masked
+            if (
+                2 * used <= lane
+            ):  # what moves down from the lower lane falls off, and from above it is dropped or masked
                 words |= words >> np.uint64(lane - used)
                 words = words if lane == lanes[-1] else words & _lanes(2 * lane, 2 * used)
             else:

@@ -302,7 +302,11 @@ def _decode(encoding: Dense | LinearQuantized | Palettized, where: NDArray | Non
             blocked = (None if each is None else each.reshape(narrow) for each in parameters)
             return dequantize(codes.reshape(whole), *blocked).reshape(codes.shape)
         case Palettized(indices, lut, axis):
-            if isinstance(indices, MappedArray | PackedArray) and lut.size == lut.shape[-2] and indices.width in (1, 2, 4):
+            if (
+                isinstance(indices, MappedArray | PackedArray)
+                and lut.size == lut.shape[-2]
+                and indices.width in (1, 2, 4)
+            ):
                 return _look_up_packed(indices, np.asarray(lut))
             return _look_up(np.asarray(indices), np.asarray(lut), axis, where)
 
@@ -392,4 +396,3 @@ def _check_blocks(what: str, counts: Shape, whole: Shape) -> None:
         count != dim and (count == 0 or dim % count) for count, dim in zip(counts, whole, strict=True)
     ):
         raise ValueError(f"a {what} whose shape divides {list(whole)}, got {list(counts)}")
-

@@ -101,8 +101,9 @@ def quantizations(rng: np.random.Generator) -> Iterator[Case]:
                 yield label, quantized(rng, data, scale, counts, zero_point=zero_point)
     for (name, of), to, entries in itertools.product(CODE_DTYPES.items(), SHAPES[3:5], (3, 4)):
         for counts in parameters(to):
-            data = palette(rng, to, of, entries)
-            yield f"{name} {to} of palette {entries} scale {counts}", quantized(rng, data, F32, counts, zero_point=True)
+            inner = palette(rng, to, of, entries)
+            form = quantized(rng, inner, F32, counts, zero_point=True)
+            yield f"{name} {to} of palette {entries} scale {counts}", form
 
 
 def masks(rng: np.random.Generator) -> Iterator[tuple[str, tuple[NDArray, Shape]]]:
@@ -116,14 +117,14 @@ def masks(rng: np.random.Generator) -> Iterator[tuple[str, tuple[NDArray, Shape]
 def under(rng: np.random.Generator, name: str, mask: tuple[NDArray, Shape]) -> Iterator[Case]:
     """Everything that can stand under a mask."""
     bits, to = mask
-    count = (np.count_nonzero(bits) * math.prod(to) // bits.size,)
+    count = (int(np.count_nonzero(bits)) * math.prod(to) // bits.size,)
     for of in FLOATS:
         yield f"sparse {of} {name}", Sparse(bits, Dense(floats(rng, count, of)), to)
     for entries, groups in ((5, None), (16, None), (3, list(parameters(to))[-1])):
         full = groups or (1,) * len(to)
         table = floats(rng, (*full, entries, 1), F32)
-        form = Palettized(rng.integers(0, entries, count).astype(np.uint8), table)
-        yield f"sparse {name} palettized {entries} groups {full}", Sparse(bits, form, to)
+        indices = rng.integers(0, entries, count).astype(np.uint8)
+        yield f"sparse {name} palettized {entries} groups {full}", Sparse(bits, Palettized(indices, table), to)
     for code in ("int8", "uint8", "int4"):
         for counts in (*parameters(to),) if code == "uint8" else ((1,) * len(to),):
             data = Dense(codes(rng, count, CODE_DTYPES[code]))

@@ -76,7 +76,7 @@ def weights(draw: st.DrawFn) -> NDArray:
         return any_bits(generator, shape, dtype)
     if kind == "zero":
         return np.zeros(shape, dtype)
-    scale = draw(st.sampled_from([1.0, 1e-3, 1e-6, 1e4]))
+    scale = draw(st.sampled_from([1.0, 1e-3, 1e-6, 1e3]))
     if kind == "equal":
         return np.full(shape, generator.normal() * scale).astype(dtype)
     if kind == "palette":
@@ -98,7 +98,9 @@ def counts(draw: st.DrawFn, shape: Shape) -> Shape:
     return tuple(draw(st.sampled_from([n for n in range(1, dim + 1) if dim % n == 0])) for dim in shape)
 
 
-def palettized(draw: st.DrawFn, shape: Shape, codes_of: DType, leaf: Shape, generator: np.random.Generator) -> Palettized:
+def palettized(
+    draw: st.DrawFn, shape: Shape, codes_of: DType, leaf: Shape, generator: np.random.Generator
+) -> Palettized:
     entries = draw(st.sampled_from([1, 2, 3, 4, 5, 16, 17, 255, 256]))
     groups = draw(counts(shape))
     indices = generator.integers(0, entries, leaf).astype(np.uint8)

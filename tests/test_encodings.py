@@ -57,7 +57,9 @@ def leaf(encoding: Any, place: tuple[int, ...], whole: tuple[int, ...], rank: in
             return np.asarray(values)[at]
         case LinearQuantized(data, scale, zero_point):
             where = block(place, whole, scale.shape)
-            code = int(leaf(data, place, whole, rank)) - (0 if zero_point is None else int(np.asarray(zero_point)[where]))
+            code = int(leaf(data, place, whole, rank)) - (
+                0 if zero_point is None else int(np.asarray(zero_point)[where])
+            )
             wide = np.float64 if scale.dtype == np.float64 else np.float32
             return (wide(code) * np.asarray(scale)[where].astype(wide)).astype(scale.dtype)
         case Palettized(indices, lut, axis):
@@ -178,14 +180,14 @@ def test_map_arrays_keeps_the_tree(encoding: Encoding) -> None:
             id="sparse grouped palettes",
         ),
         pytest.param(
-            LinearQuantized(
-                Palettized(np.array([[1, 0, 1]], np.uint8), np.array([[[[-3], [5]]]], np.int8)), f32([2])
-            ),
+            LinearQuantized(Palettized(np.array([[1, 0, 1]], np.uint8), np.array([[[[-3], [5]]]], np.int8)), f32([2])),
             [[10, -6, 10]],
             id="palettized codes",
         ),
         pytest.param(Dense(f32()), [], id="empty"),
-        pytest.param(LinearQuantized(Dense(np.array(3, np.int8)), np.float32(2) * np.ones((), np.float32)), 6, id="scalar"),
+        pytest.param(
+            LinearQuantized(Dense(np.array(3, np.int8)), np.float32(2) * np.ones((), np.float32)), 6, id="scalar"
+        ),
         pytest.param(
             Sparse(np.zeros((1, 1), bool), Palettized(np.zeros(0, np.uint8), f32([[[1]]])), (2, 2)),
             [[0, 0], [0, 0]],
@@ -210,7 +212,22 @@ def test_sparse_blockwise_has_known_answers() -> None:
 
 @pytest.mark.parametrize(
     ("entries", "bits"),
-    [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (7, 3), (8, 3), (9, 4), (16, 4), (17, 5), (33, 6), (64, 6), (65, 7), (129, 8)]
+    [
+        (1, 1),
+        (2, 1),
+        (3, 2),
+        (4, 2),
+        (5, 3),
+        (7, 3),
+        (8, 3),
+        (9, 4),
+        (16, 4),
+        (17, 5),
+        (33, 6),
+        (64, 6),
+        (65, 7),
+        (129, 8),
+    ]
     + [(200, 8), (256, 8)],
 )
 def test_bits_follow_from_the_table(entries: int, bits: int) -> None:
@@ -265,14 +282,22 @@ def test_names_and_bytes_follow_from_specs(encoding: Encoding, name: str, nbytes
 @pytest.mark.parametrize(
     ("node", "fields", "message"),
     [
-        (Palettized, (of_shape(np.int8, 4, 6), of_shape(F32, 1, 1, 4, 1)), "uint8 indices into 1 to 256 entries, got int8"),
+        (
+            Palettized,
+            (of_shape(np.int8, 4, 6), of_shape(F32, 1, 1, 4, 1)),
+            "uint8 indices into 1 to 256 entries, got int8",
+        ),
         (Palettized, (of_shape(np.uint8, 4, 6), of_shape(F32, 1, 1, 257, 1)), "got uint8 into 257"),
         (Palettized, (of_shape(np.uint8, 4, 6), of_shape(F32, 1, 1, 0, 1)), "got uint8 into 0"),
         (Palettized, (of_shape(np.uint8, 4, 6), of_shape(F32, 1, 1, 4, 2)), "vectors of 2 values along axis None"),
         (Palettized, (of_shape(np.uint8, 4, 6), of_shape(F32, 1, 1, 4, 1), 0), "vectors of 1 values along axis 0"),
         (Palettized, (of_shape(np.uint8, 4, 6), of_shape(F32, 3, 1, 4, 1)), r"a lut whose shape divides \[4, 6\]"),
         (Palettized, (of_shape(np.uint8, 4, 6), of_shape(F32, 1, 4, 1)), "a lut of rank 2"),
-        (LinearQuantized, (Dense(of_shape(F32, 4, 6)), of_shape(F32, 4, 1)), "integer codes and a float scale, got float32"),
+        (
+            LinearQuantized,
+            (Dense(of_shape(F32, 4, 6)), of_shape(F32, 4, 1)),
+            "integer codes and a float scale, got float32",
+        ),
         (LinearQuantized, (INT8_DATA, of_shape(np.int8, 4, 1)), "integer codes and a float scale, got int8 and int8"),
         (LinearQuantized, (INT8_DATA, of_shape(F32, 5, 1)), r"a scale whose shape divides \[4, 6\], got \[5, 1\]"),
         (LinearQuantized, (INT8_DATA, of_shape(F32, 4)), "a scale of rank 2"),

@@ -120,7 +120,12 @@ def test_values_that_differ_in_few_bits_get_a_table(keys: NDArray, dtype: type[n
 @pytest.mark.parametrize(
     ("dtype", "threshold", "values", "small"),
     [
-        ("float32", 1e-3, [0.001, -0.001, 0.0010001, 0.0009999], 1),  # 0.001 rounds up to above the threshold in float32
+        (
+            "float32",
+            1e-3,
+            [0.001, -0.001, 0.0010001, 0.0009999],
+            1,
+        ),  # 0.001 rounds up to above the threshold in float32
         ("float64", 1e-3, [0.001, -0.001, 0.0010001, 0.0009999], 3),
         ("float16", 1e-3, [0.001, 0.0010004, 0.0009995], 1),
         ("float32", 0.0, [1e-45, -1e-45], 0),
@@ -128,7 +133,9 @@ def test_values_that_differ_in_few_bits_get_a_table(keys: NDArray, dtype: type[n
         ("float32", 1e9, [float("nan"), float("inf"), 1], 1),
     ],
 )
-def test_the_threshold_is_compared_without_rounding(dtype: str, threshold: float, values: list[float], small: int) -> None:
+def test_the_threshold_is_compared_without_rounding(
+    dtype: str, threshold: float, values: list[float], small: int
+) -> None:
     array = np.array(values).astype(FLOAT_DTYPES[dtype])
     assert scan(array, threshold).small == small
     assert int((np.abs(array.astype(np.float64)) <= threshold).sum()) == small
@@ -136,7 +143,12 @@ def test_the_threshold_is_compared_without_rounding(dtype: str, threshold: float
 
 @pytest.mark.parametrize("threshold", [1e30, 1e300])
 def test_a_threshold_beyond_the_type_keeps_infinities(threshold: float) -> None:
-    assert above(np.array([65504, np.inf, -np.inf, np.nan], np.float16), threshold).tolist() == [False, True, True, True]
+    assert above(np.array([65504, np.inf, -np.inf, np.nan], np.float16), threshold).tolist() == [
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16])
@@ -162,7 +174,9 @@ def test_both_zeros_are_one_value(size: int) -> None:
     assert patterns(few).tolist() == patterns(table.entries).tolist() == [0, 0x3F800000]
 
 
-@pytest.mark.parametrize(("size", "count", "expected"), [(100, 16, 16), (100_000, 16, 16), (400, 321, None), (9000, 321, None)])
+@pytest.mark.parametrize(
+    ("size", "count", "expected"), [(100, 16, 16), (100_000, 16, 16), (400, 321, None), (9000, 321, None)]
+)
 def test_few_distinct_values_need_no_hash(size: int, count: int, expected: int | None) -> None:
     entries = few_distinct((np.arange(size) % count).astype(np.float32))
     assert (None if entries is None else entries.size) == expected

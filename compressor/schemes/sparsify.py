@@ -22,8 +22,8 @@ EncodeInner = Callable[[NDArray, Values, NDArray], Values]
 
 _BOOL = np.dtype(np.bool_)
 _GROUP_LENGTHS = (2, 4, 8, 16, 32)
-_TIGHT = 0.85
-"""An n:m pattern describes a mask if the groups hold at least this share of the n non-zeros that it allows."""
+_TIGHT = 0.75
+"""An n:m pattern describes a mask if at least this share of the groups hold all the n non-zeros that it allows."""
 
 _PROBE = 1 << 16
 
@@ -117,9 +117,7 @@ def _block_name(lengths: Shape, shape: Shape) -> str:
     varying = [axis for axis, length in enumerate(lengths) if length < shape[axis]]
     if not varying:
         return "all of it"
-    whole = len(varying) < len(shape) and all(
-        length in (1, dim) for length, dim in zip(lengths, shape, strict=True)
-    )
+    whole = len(varying) < len(shape) and all(length in (1, dim) for length, dim in zip(lengths, shape, strict=True))
     if whole and len(varying) == 1:
         return f"channels along axis {varying[0]}"
     blocked = [axis for axis, length in enumerate(lengths) if length > 1]
@@ -128,11 +126,11 @@ def _block_name(lengths: Shape, shape: Shape) -> str:
 
 
 def _pattern(mask: NDArray, axis: int, m: int) -> int:
-    """n, if the mask has at most n of every m neighbours along `axis` set and mostly just n; else 0."""
+    """n, if the mask has at most n of every m neighbours along `axis` set, and mostly just n; else 0."""
     grouped = mask.reshape(*mask.shape[:axis], -1, m, *mask.shape[axis + 1 :])
     counts = np.add.reduce(grouped, axis=axis + 1, dtype=np.uint8)
     n = int(counts.max())
-    return n if 0 < n < m and counts.mean() >= _TIGHT * n else 0
+    return n if 0 < n < m and np.count_nonzero(counts == n) >= _TIGHT * counts.size else 0
 
 
 def _nonzeros(values: NDArray, spec: Encoding, count: int, threshold: float, scan: Scan) -> Values | None:

@@ -146,8 +146,13 @@ print(json.dumps([loaded, sorted(times)[len(times) // 2]]))
 
 
 def _runtime(source: Path, artefact: Path, kind: str, times: int) -> Iterator[Figure]:
-    """Session load and latency of the artefact against the dense model with the very same weights."""
-    pairs = [(measure.in_python(_LOAD, artefact), measure.in_python(_LOAD, source)) for _ in range(times + 1)][1:]
+    """Session load and latency of the artefact against the same model written for the same target, all dense."""
+    from compressor import write_baseline
+
+    dense = source.with_name("dense-out")
+    write_baseline(source, dense)
+    pairs = [(measure.in_python(_LOAD, artefact), measure.in_python(_LOAD, dense)) for _ in range(times + 1)][1:]
+    _remove(dense)
     load, dense_load, latency, dense_latency = (
         sorted(pair[side][figure] for pair in pairs)[times // 2] for figure in (0, 1) for side in (0, 1)
     )

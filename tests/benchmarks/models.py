@@ -17,6 +17,7 @@ Fill = Callable[[np.random.Generator, int], NDArray]
 WIDTH, HIDDEN = 768, 3072
 BLOCK_PARAMETERS = 4 * WIDTH * WIDTH + 2 * WIDTH * HIDDEN
 ALIGNMENT = 4096
+OPSET = 21
 
 
 def _dense(random: np.random.Generator, size: int) -> NDArray:
@@ -65,7 +66,7 @@ def write(directory: Path, kind: str, blocks: int) -> None:
         [helper.make_tensor_value_info(last, TensorProto.FLOAT, ["batch", WIDTH])],
         tensors,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
     onnx.save(model, directory / "model.onnx")
 
 

@@ -60,7 +60,7 @@ def test_a_run_that_is_not_full_is_stored_whole() -> None:
 @pytest.mark.parametrize("width", [3, 5, 6, 7])
 def test_run_tables_take_packed_codes_apart(width: int) -> None:
     tables = run_tables(width)
-    codes = np.random.default_rng(width).integers(0, 1 << width, tables.shape[2]).astype(np.uint8)
+    codes = np.random.default_rng(width).integers(0, 1 << width, (tables.shape[2],)).astype(np.uint8)
     found = np.bitwise_or.reduce([table[byte] for table, byte in zip(tables, pack(codes, width), strict=True)])
     np.testing.assert_array_equal(found, codes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def one(operator: str, encoding: Encoding, opset: int = 21, data: Shape = (3, 64
 def between_quantizers(operator: str, encoding: Encoding, opset: int = 21) -> Model:
     """`operator` on a quantized activation and the weight, whose result is quantized too."""
     constants = [
-        numpy_helper.from_array(value, key)
+        numpy_helper.from_array(np.asarray(value), key)
         for key, value in {
             "xs": np.float32(0.02),
             "xz": np.uint8(128),
@@ -200,7 +201,7 @@ def test_weights_of_subgraphs_are_decoded_outside_of_them(tmp_path: Path) -> Non
         helper.make_node("Greater", ["sum", "zero"], ["positive"]),
         helper.make_node("If", ["positive"], ["y"], then_branch=then, else_branch=other),
     ]
-    model = build(nodes, first, (3, 64), 18, [numpy_helper.from_array(np.float32(0), "zero")])
+    model = build(nodes, first, (3, 64), 18, [numpy_helper.from_array(np.asarray(0, np.float32), "zero")])
     del model.graphs["onnx"].graph.initializer[1:]
     model = Model(model.path, [Weight("first", first), Weight("second", second)], model.graphs)
     file = write(model, tmp_path)
@@ -253,7 +254,7 @@ def test_writing_again_what_was_read_changes_nothing(tmp_path: Path) -> None:
 def test_targets_are_known_by_name_in_any_case() -> None:
     assert targets.names() == ("onnxruntime", "onnx-opset18", "onnx-opset21", "onnx-opset25")
     assert targets.get("ONNX-Opset21").name == "onnx-opset21"
-    with pytest.raises(UsageError, match="unknown target 'onnx-opset1'.*Choices: onnx-opset18, onnx-opset21"):
+    with pytest.raises(UsageError, match=r"unknown target 'onnx-opset1'.*Choices: onnx-opset18, onnx-opset21"):
         targets.get("onnx-opset1")
 
 
@@ -261,7 +262,7 @@ def test_targets_are_known_by_name_in_any_case() -> None:
 def test_the_newest_opset_follows_from_the_installed_version(
     version: str, opset: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(target_module.importlib.metadata, "version", lambda package: version)
+    monkeypatch.setattr(importlib.metadata, "version", lambda package: version)
     assert target_module.installed_opset.__wrapped__() == opset  # not what it remembers
 
 

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compressor.arrays import UINT8, Array, DType, MappedArray, NDArray, PackedArray, Shape, bits, pack, packed_nbytes, to_bytes
+from compressor.arrays import (
+    UINT8,
+    Array,
+    DType,
+    MappedArray,
+    NDArray,
+    PackedArray,
+    Shape,
+    bits,
+    pack,
+    packed_nbytes,
+    to_bytes,
+)
 from compressor.formats.onnx.body import DATA_TYPES, INT32
 from compressor.formats.onnx.functions import DOMAIN
 

@@ -1,0 +1,21 @@
+"""The legalize pass: what the target did with the spec, it does with the data."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from compressor import encodings
+from compressor.encodings import Dense, Encoding
+from compressor.model import Weight
+from compressor.passes.legalize import legalize
+
+
+def halved(encoding: Encoding) -> Encoding:
+    return encodings.map_arrays(lambda array: np.asarray(array) / 2, encoding)
+
+
+def test_the_encoding_is_the_targets_and_all_else_is_kept() -> None:
+    weight = Weight("w", Dense(np.array([[2, 4]], np.float32)), ("MatMul",), "", {"mask": 1})
+    legal = legalize(halved)(weight)
+    assert encodings.decode(legal.encoding).tolist() == [[1, 2]]
+    assert (legal.name, legal.uses, legal.hint) == ("w", ("MatMul",), {"mask": 1})

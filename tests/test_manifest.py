@@ -1,0 +1,63 @@
+"""The typed form of manifest.json."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from compressor.manifest import FileFacts, Manifest, WeightFacts
+
+MANIFEST = Manifest(
+    target="onnxruntime",
+    pipeline="auto",
+    versions={"compressor": "0.1.0"},
+    files=(FileFacts("model.onnx", 12, "00ff"),),
+    nbytes=12,
+    dense_nbytes=40,
+    weights_nbytes=10,
+    weights_dense_nbytes=38,
+    weights=(
+        WeightFacts(
+            "f1.weight",
+            (4, 2, 3),
+            "float32",
+            "sparse(palettized4)",
+            10,
+            38,
+            "16 values ü",
+            True,
+            (("sparse", "12 bytes"),),
+        ),
+        WeightFacts("bias", (), "float16", "dense", 2, 2),
+    ),
+)
+
+
+def test_a_manifest_is_read_back_as_it_was_written() -> None:
+    text = MANIFEST.to_json()
+    assert Manifest.from_json(text) == MANIFEST
+    assert Manifest.from_json(text).to_json() == text
+    assert text.endswith("}\n")
+    assert "ü" in text
+
+
+def test_the_keys_are_those_that_users_read() -> None:
+    plain = json.loads(MANIFEST.to_json())
+    assert list(plain) == [
+        "target", "pipeline", "versions", "files", "nbytes", "dense_nbytes", "weights_nbytes", "weights_dense_nbytes", "weights",
+    ]  # fmt: skip
+    assert list(plain["weights"][0]) == [
+        "name", "shape", "dtype", "encoding", "nbytes", "dense_nbytes", "evidence", "exact", "rejected",
+    ]  # fmt: skip
+    assert plain["weights"][0]["shape"] == [4, 2, 3]
+    assert plain["weights"][0]["rejected"] == [["sparse", "12 bytes"]]
+    assert plain["weights"][1]["exact"] is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"files": [], "weights": []}', '{"files": [{"x": 1}], "weights": []}']
+)
+def test_what_is_no_manifest_is_refused(text: str) -> None:
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        Manifest.from_json(text)
