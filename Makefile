@@ -21,7 +21,7 @@ test: $(VENV)/dev
 	ruff format --check .
 	rm -rf build/package && mkdir -p build/package/compressor
 	ln -s $(CURDIR)/compressor/* $(CURDIR)/stages build/package/compressor/
-	mypy -p compressor -p examples -p tests
+	mypy -p compressor -p examples
 	pytest
 
 bench: $(VENV)/bench

@@ -16,7 +16,7 @@ from compressor.encodings import Dense, Encoding
 from compressor.errors import CompressorError
 from compressor.manifest import FileFacts, Manifest, WeightFacts
 from compressor.model import Model, Weight
-from compressor.passes import Inexact, run, stream
+from compressor.passes import InexactError, run, stream
 from compressor.passes.encode import encode
 from compressor.passes.legalize import legalize
 from compressor.passes.pack import pack
@@ -33,7 +33,12 @@ Progress = Callable[[str, int, int], None]
 """(phase: `detect`, `compress` or `verify`; dense bytes done; dense bytes in all)."""
 
 
-def detect(model: Model | Path | str, settings: Settings = Settings(), *, progress: Progress | None = None) -> Detection:  # noqa: B008 - frozen
+def detect(
+    model: Model | Path | str,
+    settings: Settings = Settings(),  # noqa: B008 - frozen
+    *,
+    progress: Progress | None = None,
+) -> Detection:
     """What every weight of a model is, and the ways to store it.
 
     Raises:
@@ -87,7 +92,7 @@ def compress(
         try:
             findings = _findings(model, settings, progress, sampled=True)
             return _publish(model, plan(findings, chosen_target, chosen_pipeline), chosen_target, Path(out), progress)
-        except Inexact:
+        except InexactError:
             detection = detect(model, settings, progress=progress)
     chosen = plan(_matching(detection.findings, model), chosen_target, chosen_pipeline)
     return _publish(model, chosen, chosen_target, Path(out), progress)
@@ -139,9 +144,7 @@ def _publish(model: Model, chosen: Plan, target: Target, out: Path, progress: Pr
     return manifest
 
 
-def _write(
-    model: Model, target: Target, choices: Sequence[Choice], directory: Path, progress: Progress | None
-) -> None:
+def _write(model: Model, target: Target, choices: Sequence[Choice], directory: Path, progress: Progress | None) -> None:
     """Encodes the weights and writes them, one after the other."""
     specs = {choice.name: choice.spec for choice in choices}
     thresholds = {choice.name: choice.threshold for choice in choices}

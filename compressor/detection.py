@@ -20,7 +20,6 @@ from compressor.model import Weight
 from compressor.scan import ENTRIES, Scan, scan
 from compressor.schemes import Candidate, linear_quantize, palettize, sparsify
 
-
 T = TypeVar("T")
 
 
@@ -30,7 +29,7 @@ class Settings:
 
     min_elements: weights of at most this many elements stay dense.
     threshold: values up to this magnitude count as zero ...
-    max_thresholded: ... where they are at most this share of the values that survive; elsewhere exact zeros alone count.
+    max_thresholded: ... where they are at most this share of the values that survive; elsewhere only exact zeros do.
     """
 
     min_elements: int = 2048
@@ -45,7 +44,8 @@ class Finding:
     name, shape, dtype, nbytes: of the weight as values; dtype by name.
     uses: the operator types that read it.
     sparsity: the share of exact zeros, 0 to 1.
-    structure: of the zeros: `unstructured`, `2:4 along axis 1`, `blocks of 4 along axis 0`, `channels along axis 0`, or ``.
+    structure: of the zeros: `unstructured`, `2:4 along axis 1`, `blocks of 4 along axis 0`, `channels along axis 0`,
+        or an empty string.
     distinct: the number of distinct values, None if there are more than 256.
     palette: the granularity that gives the smallest table, with its length, or ``.
     grid: the quantization grid: `int8 grid per channel along axis 0`, ..., or ``.
@@ -76,16 +76,9 @@ class Finding:
     @property
     def evidence(self) -> str:
         """What the weight is, in a line."""
-        return self.skipped or "; ".join(
-            part
-            for part in (
-                f"{self.sparsity:.1%} zeros" + (f", {self.structure}" if self.structure else "") if self.sparsity else "",
-                self.palette,
-                self.grid,
-                *self.near_misses,
-            )
-            if part
-        ) or "more than 256 distinct values, no zeros, on no grid"
+        zeros = f"{self.sparsity:.1%} zeros" if self.sparsity else ""
+        parts = (", ".join(filter(None, (zeros, self.structure))), self.palette, self.grid, *self.near_misses)
+        return self.skipped or "; ".join(filter(None, parts)) or "more than 256 distinct values, no zeros, on no grid"
 
 
 @dataclass(frozen=True)
@@ -147,7 +140,7 @@ def find(weight: Weight, settings: Settings, *, sampled: bool = False) -> Findin
     declared = () if isinstance(encoding, Dense) else (_declared(encoding),)
     if facts["skipped"]:
         return Finding(**{**facts, "candidates": declared})
-    scanned, candidates = _candidates(encoding, settings, sampled)
+    scanned, candidates = _candidates(encoding, settings, sampled=sampled)
     found = _facts(scanned, candidates, facts["nbytes"])
     return Finding(**{**facts, **found, "candidates": (*declared, *candidates)})
 
@@ -171,13 +164,13 @@ def _declared(encoding: Encoding) -> Candidate:
     return Candidate((), spec, f"stored as {encodings.name(spec)} by the source")
 
 
-def _candidates(encoding: Encoding, settings: Settings, sampled: bool) -> tuple[Scan, list[Candidate]]:
+def _candidates(encoding: Encoding, settings: Settings, *, sampled: bool) -> tuple[Scan, list[Candidate]]:
     """The facts of a weight, and the ways to store it beside the one that it has.
 
     A quantized source keeps every code: its codes take the place of values, and its scales stay.
     """
     if isinstance(encoding, LinearQuantized):
-        return _code_candidates(encoding, settings)
+        return _code_candidates(encoding)
     values = np.asarray(encoding.values) if isinstance(encoding, Dense) else encodings.decode(encoding)
     facts = scan(values, settings.threshold, sampled=sampled)
     if isinstance(encoding, Sparse) and isinstance(encoding.values, LinearQuantized):
@@ -191,7 +184,7 @@ def _candidates(encoding: Encoding, settings: Settings, sampled: bool) -> tuple[
     return facts, [*described, *sparse]
 
 
-def _code_candidates(encoding: LinearQuantized, settings: Settings) -> tuple[Scan, list[Candidate]]:
+def _code_candidates(encoding: LinearQuantized) -> tuple[Scan, list[Candidate]]:
     centred = linear_quantize.centred(encoding)
     facts = scan(centred, 0.0)
     spec, code = encodings.spec(encoding), encodings.dtype(encoding.data)

@@ -1,4 +1,4 @@
-"""What a compressed artefact is: the typed form of `manifest.json`, and of what `inspect` reads from an artefact itself."""
+"""What an artefact is: the typed form of `manifest.json`, and of what `inspect` reads from an artefact itself."""
 
 from __future__ import annotations
 

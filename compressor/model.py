@@ -10,7 +10,6 @@ from typing import Any
 from compressor.encodings import Encoding
 
 
-
 @dataclass(frozen=True, eq=False)
 class Weight:
     """One named constant of a graph.
@@ -35,8 +34,8 @@ class Model:
 
     path: the file that it was read from.
     weights: in the order of the graph.
-    graphs: the graph by kind. `onnx`: an `onnx.ModelProto` in which each weight is an initializer of its name, dtype and
-        shape without data, and is read as a plain tensor: whatever decoding the source had is in `Weight.encoding`.
+    graphs: the graph by kind. `onnx`: an `onnx.ModelProto` in which each weight is an initializer of its name, dtype
+        and shape without data, read as a plain tensor: whatever decoding the source had is in `Weight.encoding`.
     """
 
     path: Path

@@ -67,7 +67,7 @@ def text(path: Path, content: str) -> None:
 
 
 def _replace(temporary: Path, path: Path) -> None:
-    """Renames a directory over another one: POSIX allows that only if the other is empty, so the old one steps aside."""
+    """Renames a directory over another one: POSIX wants the other one empty, so the old one steps aside."""
     if not path.exists():
         temporary.rename(path)
         return

@@ -1,7 +1,7 @@
 """One pass over a weight: its zeros and its distinct values, by bit pattern.
 
-Values are compared as unsigned integers of their width, so that NaN payloads, infinities and 16-bit types need no case of
-their own; only -0.0 is taken for 0.0. Work goes block by block through buffers that stay in the cache.
+Values are compared as unsigned integers of their width, so that NaN payloads, infinities and 16-bit types need no case
+of their own; only -0.0 is taken for 0.0. Work goes block by block through buffers that stay in the cache.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def distinct(values: NDArray, *, enough: int = 0, sampled: bool = False) -> Tabl
 
 
 def few_distinct(values: NDArray) -> NDArray | None:
-    """The distinct values of a small weight, without a hash to find them by; None where there are more than `COUNTED`."""
+    """The distinct values of a small weight, without a hash to find them by; None if they are more than `COUNTED`."""
     if values.size > _SMALL:
         table = distinct(values)
         return None if table is None else table.entries
@@ -245,7 +245,7 @@ def _perfect_hash(keys: NDArray) -> int:
     The upper 16 bits of a float often do as they are. A random multiplier succeeds with probability
     exp(-K**2 / 2**17), so half of them serve the longest table.
     """
-    if keys.dtype.itemsize <= 2:  # noqa: PLR2004 - such a pattern is its own slot
+    if keys.dtype.itemsize <= 2:
         return 1
     size = keys.dtype.itemsize * 8
     odd = np.random.default_rng(0).integers(1 << size - 2, 1 << size - 1, 64, np.uint64) * 2 + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,10 @@ shapes = hnp.array_shapes(min_dims=2, max_dims=5, min_side=1, max_side=7)
 empty_shapes = hnp.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=3).filter(lambda shape: 0 in shape)
 
 
-def random(draw: st.DrawFn) -> np.random.Generator:
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+
+
+def random(draw: Draw) -> np.random.Generator:
     """A generator that hypothesis seeds: shrinking a hundred thousand elements one by one tells nobody anything."""
     return np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
 
@@ -48,13 +52,10 @@ SPECIAL = ("nan", "inf", "-inf", "0.0", "-0.0", "smallest", "largest", "payload"
 def special(dtype: DType, name: str) -> NDArray:
     """A value that a careless step loses, as `[1]`."""
     unsigned = np.dtype(f"u{dtype.itemsize}")
-    if name == "smallest":
-        return np.array([1], unsigned).view(dtype)
-    if name == "payload":
-        return (np.array(["nan"], np.float64).astype(dtype).view(unsigned) | unsigned.type(5)).view(dtype)
-    if name == "largest":
-        return (np.array(["inf"], np.float64).astype(dtype).view(unsigned) - unsigned.type(1)).view(dtype)
-    return np.array([float(name)]).astype(dtype)
+    neighbour = {"smallest": "0.0", "payload": "nan", "largest": "inf"}.get(name, name)
+    value = np.array([float(neighbour)]).astype(dtype)
+    value.view(unsigned)[0] += {"smallest": 1, "payload": 5, "largest": -1}.get(name, 0)
+    return value
 
 
 @st.composite
@@ -115,7 +116,8 @@ def encodings(draw: st.DrawFn) -> Encoding:
     dtype, shape, generator = draw(float_dtypes), draw(shapes), random(draw)
     outer = draw(st.sampled_from(["", "sparse"]))
     inner = draw(st.sampled_from(["dense", "palettized", "vector", "linear", "linear palettized"]))
-    leaf, wrap = shape, (lambda encoding: encoding)
+    leaf: Shape = shape
+    wrap: Callable[[Any], Encoding] = lambda encoding: encoding  # noqa: E731 - see below
     if outer:
         blocked = generator.random(draw(counts(shape))) < draw(st.sampled_from([0, 0.3, 1]))
         leaf = (int(np.count_nonzero(expand(blocked, shape))),)
@@ -135,7 +137,7 @@ def encodings(draw: st.DrawFn) -> Encoding:
     return wrap(LinearQuantized(palettized(draw, shape, code, leaf, generator), scale, zero_point))
 
 
-def vector(draw: st.DrawFn, shape: Shape, dtype: DType, generator: np.random.Generator) -> Palettized:
+def vector(draw: Draw, shape: Shape, dtype: DType, generator: np.random.Generator) -> Palettized:
     axis, length = draw(st.integers(0, len(shape) - 1)), draw(st.sampled_from([2, 4]))
     groups = draw(counts(shape))
     lut: Any = any_bits(generator, (*groups, 5, length), dtype)

@@ -146,7 +146,7 @@ def test_a_name_is_no_pattern(tmp_path: Path, name: str) -> None:
 def test_a_file_is_not_replaced_by_a_directory(tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.write_text("a file")
-    with pytest.raises(CompressorError, match="out: is a file, expected a directory"):
+    with pytest.raises(CompressorError, match=r"out: is a file, expected a directory"):
         write(path, "new")
     assert tree(tmp_path) == {"out": "a file"}
 
@@ -177,6 +177,6 @@ def test_text_that_cannot_be_renamed_leaves_the_old_one(tmp_path: Path, monkeypa
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(CompressorError, match=r"metrics.json: cannot be written: No space left on device"):
+    with pytest.raises(CompressorError, match=r"metrics\.json: cannot be written: No space left on device"):
         publish.text(path, "new")
     assert tree(tmp_path) == {"metrics.json": "old"}

@@ -48,7 +48,7 @@ def test_a_table_gives_every_value_back_in_ascending_order(values: NDArray) -> N
     assert (np.diff(finite[np.isfinite(finite)]) > 0).all()
     assert np.isnan(entries[finite.size :]).all()
     indices = table.index(values)
-    assert (indices.shape, indices.dtype) == (values.shape, np.uint8)
+    assert (indices.shape, indices.dtype.name) == (values.shape, "uint8")
     assert patterns(table.entries[indices]).tolist() == merged(values).tolist()
 
 

@@ -24,7 +24,7 @@ IN_FLIGHT = 64 << 20
 """Bytes of dense weights that may be worked on at a time; a larger weight is worked on alone."""
 
 
-class Inexact(CompressorError):
+class InexactError(CompressorError):
     """A weight is not what its spec says, or is not read back as it was: the plan does not fit the model."""
 
 

@@ -13,7 +13,7 @@ from compressor.arrays import NDArray
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, decode, dtype, name, shape
 from compressor.encodings import spec as spec_of
 from compressor.model import Weight
-from compressor.passes import Inexact, Pass
+from compressor.passes import InexactError, Pass
 from compressor.schemes import Values, linear_quantize, palettize, sparsify
 
 
@@ -21,9 +21,8 @@ def encode(specs: Mapping[str, Encoding], thresholds: Mapping[str, float]) -> Pa
     """The pass that gives each weight the encoding of its spec.
 
     Raises (the pass):
-        Inexact: a weight is not what its spec says: the detection is of another model.
+        InexactError: a weight is not what its spec says: the detection is of another model.
     """
-
     return partial(_run, specs, thresholds)
 
 
@@ -32,7 +31,7 @@ def _run(specs: Mapping[str, Encoding], thresholds: Mapping[str, float], weight:
     try:
         return replace(weight, encoding=_encoded(weight.encoding, spec, thresholds.get(weight.name, 0.0)))
     except ValueError as error:
-        raise Inexact(
+        raise InexactError(
             f"weight {weight.name} {dtype(spec)}{list(shape(spec))}: cannot be stored as {name(spec)}: {error}. "
             "Was another model detected? Run `detect` again."
         ) from error
@@ -57,7 +56,8 @@ def _inner(source: Encoding, values: NDArray, spec: Values, where: NDArray | Non
     if isinstance(source, LinearQuantized) and isinstance(spec, LinearQuantized):
         codes = decode(source.data)
         return LinearQuantized(_described(codes, spec.data, where), source.scale, source.zero_point)
-    return _described(values, spec, where)
+    described: Values = _described(values, spec, where)
+    return described
 
 
 def _described(values: NDArray, spec: Values, where: NDArray | None) -> Any:

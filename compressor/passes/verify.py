@@ -10,7 +10,7 @@ import numpy as np
 from compressor.arrays import NDArray, blocks
 from compressor.encodings import Encoding, decode, dtype, name, shape
 from compressor.model import Weight
-from compressor.passes import Inexact, Pass
+from compressor.passes import InexactError, Pass
 from compressor.scan import above, patterns
 
 
@@ -18,7 +18,7 @@ def verify(read_back: Callable[[str], Encoding], threshold: Callable[[str], floa
     """The pass that compares each source weight with what `read_back` has under its name.
 
     Raises (the pass):
-        Inexact: a value differs: a defect of this package or of the disk, so nothing is published.
+        InexactError: a value differs: a defect of this package or of the disk, so nothing is published.
     """
     return partial(_run, read_back, threshold)
 
@@ -27,13 +27,13 @@ def _run(read_back: Callable[[str], Encoding], threshold: Callable[[str], float]
     stored = read_back(weight.name)
     expected, got = (dtype(weight.encoding), shape(weight.encoding)), (dtype(stored), shape(stored))
     if expected != got:
-        raise Inexact(
+        raise InexactError(
             f"weight {weight.name}: read back as {got[0]}{list(got[1])} from {name(stored)}, "
             f"expected {expected[0]}{list(expected[1])}"
         )
     different = differences(decode(weight.encoding), decode(stored), threshold(weight.name))
     if different:
-        raise Inexact(
+        raise InexactError(
             f"weight {weight.name} {expected[0]}{list(expected[1])}: {different:,} values read back from "
             f"{name(stored)} differ from the source. Nothing was published."
         )

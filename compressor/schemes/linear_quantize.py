@@ -203,7 +203,7 @@ def _find_distinct(row: NDArray) -> _Grid | None:
 def _find(rows: NDArray) -> _Grid | None:
     """The grid on which every row lies, or None.
 
-    The least magnitude of a row is a multiple of its scale, so the scale is a whole part of it, give or take a rounding:
+    The least magnitude of a row is a multiple of its scale, so the scale is a whole part of it but for a rounding:
     the parts are tried in turn, the largest first, as long as the greatest magnitude has a code.
     """
     with np.errstate(invalid="ignore"):  # a signalling NaN
@@ -243,7 +243,7 @@ def _find(rows: NDArray) -> _Grid | None:
 def _plausible(row: NDArray, dtype: DType) -> bool:
     """Whether some part of a row's least magnitude divides its values about evenly: one look at all parts at once.
 
-    A value and the scale are each rounded once, so a quotient of up to 255 is off by 255 units in the last place of each.
+    A value and the scale are rounded once, so a quotient of up to 255 is off by 255 units in the last place of each.
     """
     magnitudes = np.abs(row[row != 0])
     if not magnitudes.size:
@@ -252,7 +252,7 @@ def _plausible(row: NDArray, dtype: DType) -> bool:
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # values too far apart for a grid
         steps = magnitudes.min() / np.arange(1, _SPAN + 1)
         quotients = np.sort(magnitudes)[-_TELLING:, None] / steps
-        tolerance = 4 * (_SPAN + 1) * float(ml_dtypes.finfo(dtype).eps)
+        tolerance = 4 * (_SPAN + 1) * float(ml_dtypes.finfo(dtype).eps)  # type: ignore[no-untyped-call]
         return bool((np.abs(quotients - np.rint(quotients)) <= tolerance).all(axis=0).any())
 
 

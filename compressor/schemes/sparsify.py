@@ -146,7 +146,7 @@ def _nonzeros(values: NDArray, spec: Encoding, count: int, threshold: float, sca
             return Palettized(ArraySpec((count,), indices.dtype), shorter)
         case LinearQuantized(data):
             inner = _nonzeros(values, data, count, threshold, scan)
-            return None if inner is None else replace(spec, data=inner)
+            return replace(spec, data=inner) if isinstance(inner, Dense | Palettized) else None
         case _:
             return None
 

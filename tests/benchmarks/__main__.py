@@ -54,7 +54,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="compressor-bench-") as folder:
         for figure in _figures(Path(folder), arguments):
             figures.append(figure)
-            print(f"{'ok  ' if figure.reached else 'MISS'} {figure.what}: {figure.got:.2f}  {figure.detail}", flush=True)
+            print(
+                f"{'ok  ' if figure.reached else 'MISS'} {figure.what}: {figure.got:.2f}  {figure.detail}", flush=True
+            )
     _print(figures)
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=2) + "\n")
@@ -83,9 +85,7 @@ def _startup(times: int) -> Iterator[Figure]:
     yield Figure("compressor --help, seconds", seconds, 0.25, "whole process")
 
 
-def _whole_process(
-    source: Path, artefact: Path, kind: str, blocks: int, limit: float, times: int
-) -> Iterator[Figure]:
+def _whole_process(source: Path, artefact: Path, kind: str, blocks: int, limit: float, times: int) -> Iterator[Figure]:
     """`compressor compress` against `cp` of the dense files, in turn; the peak of its memory; the artefact's size."""
     measure.warm(source)
     ours, copies, peak = [], [], 0
@@ -190,7 +190,8 @@ def _against_peer(source: Path, kind: str, times: int) -> Figure:
 
     seconds = measure.median(ours, times)
     theirs = peer.seconds(kind, [np.array(decode(weight.encoding)) for weight in weights])
-    return Figure(f"{kind}: times faster than Core ML Tools' pass", theirs / seconds, 50, f"{theirs:.1f} s / {seconds:.3f} s", at_least=True)
+    detail = f"{theirs:.1f} s / {seconds:.3f} s"
+    return Figure(f"{kind}: times faster than Core ML Tools' pass", theirs / seconds, 50, detail, at_least=True)
 
 
 def _remove(path: Path) -> None:

@@ -34,7 +34,7 @@ def _pruned(random: np.random.Generator, size: int) -> NDArray:
     """75 % zeros; the non-zeros stay clear of the pruning threshold."""
     values = _dense(random, size)
     values += np.copysign(np.float32(0.002), values)
-    values *= random.random(size, np.float32) < 0.25  # noqa: PLR2004
+    values *= random.random(size, np.float32) < 0.25
     return values
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,16 +59,10 @@ def test_an_error_of_a_pass_comes_out_in_its_place() -> None:
             raise CompressorError("w3 is wrong")
         return weight
 
-    seen = []
+    seen: list[str] = []
     with pytest.raises(CompressorError, match="w3 is wrong"):
-        seen += [weight.name for weight in seen_by(run([fail], weights(10)), seen)]
+        seen.extend(weight.name for weight in run([fail], weights(10)))
     assert seen == ["w0", "w1", "w2"]
-
-
-def seen_by(items: Iterator[Weight], seen: list[str]) -> Iterator[Weight]:
-    for item in items:
-        seen.append(item.name)
-        yield item
 
 
 def test_an_error_of_the_source_ends_the_stream() -> None:
@@ -89,7 +84,7 @@ def test_an_error_of_the_source_ends_the_stream() -> None:
 )
 @pytest.mark.parametrize("palettized", [False, True], ids=["dense", "palettized: few bytes that become many"])
 def test_the_dense_bytes_in_flight_are_bounded(
-    limit: int, most: int, palettized: bool, monkeypatch: pytest.MonkeyPatch
+    limit: int, most: int, *, palettized: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(passes, "IN_FLIGHT", limit)
     monkeypatch.setattr(passes.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)  # type: ignore[attr-defined]
@@ -142,9 +137,8 @@ def test_a_reader_that_stops_early_ends_the_work() -> None:
         done.append(weight.name)
         return weight
 
-    results = stream(work, weights(1000))
-    next(results)
-    results.close()
+    with closing(stream(work, weights(1000))) as results:  # type: ignore[type-var]  # it is a generator
+        next(results)
     assert len(done) < 100
 
 
