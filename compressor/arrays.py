@@ -122,13 +122,13 @@ class MappedArray:
         start = self.offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
         try:
             # numpy.memmap does the same, ten times slower: it parses paths and writes headers.
-            with open(self.path, "rb", buffering=0) as file:
+            with self.path.open("rb", buffering=0) as file:
                 mapped = mmap.mmap(file.fileno(), end - start, access=mmap.ACCESS_READ, offset=start)
         except (OSError, ValueError, OverflowError) as error:
             raise CompressorError(f"{self.path}: cannot read bytes {self.offset} to {end}: {error}") from error
         return np.frombuffer(mapped, np.uint8, self.nbytes, self.offset - start)
 
-    def __array__(self, dtype: DType | None = None, copy: bool | None = None) -> NDArray:
+    def __array__(self, dtype: DType | None = None, copy: bool | None = None) -> NDArray:  # noqa: FBT001 - numpy's
         """The elements: a read-only view of the mapped file, or unpacked where they take less than 8 bits.
 
         Raises:
@@ -164,7 +164,7 @@ class PackedArray:
         """The packed elements: uint8 `[nbytes]`."""
         return self.packed
 
-    def __array__(self, dtype: DType | None = None, copy: bool | None = None) -> NDArray:
+    def __array__(self, dtype: DType | None = None, copy: bool | None = None) -> NDArray:  # noqa: FBT001 - numpy's
         """The elements, unpacked."""
         values = from_bytes(self.packed, self.shape, self.dtype, self.width)
         return values.astype(values.dtype if dtype is None else dtype, copy=bool(copy))

@@ -295,12 +295,11 @@ def _decode(encoding: Dense | LinearQuantized | Palettized, where: NDArray | Non
             return np.asarray(values)
         case LinearQuantized(data, scale, zero_point):
             codes = _decode(data, where)
-            parameters = (np.asarray(scale), None if zero_point is None else np.asarray(zero_point))
+            parameters = [np.asarray(each) for each in (scale, zero_point) if each is not None]
             if where is not None:
-                return dequantize(codes, *(None if each is None else _at(each, where) for each in parameters))
+                return dequantize(codes, *(_at(each, where) for each in parameters))
             whole, narrow = _by_block(codes.shape, scale.shape)
-            blocked = (None if each is None else each.reshape(narrow) for each in parameters)
-            return dequantize(codes.reshape(whole), *blocked).reshape(codes.shape)
+            return dequantize(codes.reshape(whole), *(each.reshape(narrow) for each in parameters)).reshape(codes.shape)
         case Palettized(indices, lut, axis):
             if (
                 isinstance(indices, MappedArray | PackedArray)
@@ -326,7 +325,7 @@ def dequantize(codes: NDArray, scale: NDArray, zero_point: NDArray | None = None
         for part in blocks(len(codes), max(1, BLOCK * len(codes) // max(1, codes.size))):
             exactly = codes[part].astype(exact)
             if moved is not None:
-                exactly -= moved[part]
+                np.subtract(exactly, moved[part], out=exactly)
             np.multiply(exactly, scale[part], out=values[part], casting="unsafe")
     return values.reshape(to)
 
@@ -353,7 +352,7 @@ def _look_up(indices: NDArray, lut: NDArray, axis: int | None, where: NDArray | 
         raise ValueError(f"indices into {entries} entries, got {int(indices.max())}")
     rows = indices
     if (tables := math.prod(groups)) > 1:
-        first = np.arange(0, tables * entries, entries, np.min_scalar_type(tables * entries)).reshape(groups)
+        first = (np.arange(tables) * entries).astype(np.min_scalar_type(tables * entries)).reshape(groups)
         if where is not None:
             rows = _at(first, where) + indices
         else:

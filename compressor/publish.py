@@ -22,13 +22,14 @@ _PREFIX = ".compressor-"
 def directory(path: Path) -> Iterator[Path]:
     """A new directory beside `path` that takes its place when the block ends; an error removes it.
 
-    An existing directory is replaced as a whole: it is moved aside, and back if the new one cannot take its place.
+    An existing directory is replaced as a whole: it is moved aside, and back if the new one cannot take its place. A
+    link stays, and where it leads to is replaced.
 
     Raises:
         CompressorError: `path` is a file, or nothing that this package or a user would want replaced; or the disk is
             full.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     if path.exists() and not path.is_dir():
         raise CompressorError(f"{path}: is a file, expected a directory to write; remove it or name another")
     temporary = None

@@ -52,10 +52,10 @@ SPECIAL = ("nan", "inf", "-inf", "0.0", "-0.0", "smallest", "largest", "payload"
 def special(dtype: DType, name: str) -> NDArray:
     """A value that a careless step loses, as `[1]`."""
     unsigned = np.dtype(f"u{dtype.itemsize}")
-    neighbour = {"smallest": "0.0", "payload": "nan", "largest": "inf"}.get(name, name)
-    value = np.array([float(neighbour)]).astype(dtype)
-    value.view(unsigned)[0] += {"smallest": 1, "payload": 5, "largest": -1}.get(name, 0)
-    return value
+    beside = {"smallest": "0.0", "payload": "nan", "largest": "inf"}.get(name, name)
+    pattern = int(np.array([float(beside)]).astype(dtype).view(unsigned)[0])
+    pattern += {"smallest": 1, "payload": 5, "largest": -1}.get(name, 0)
+    return np.array([pattern], unsigned).view(dtype)
 
 
 @st.composite
@@ -70,7 +70,7 @@ def arrays(draw: st.DrawFn, dtypes: st.SearchStrategy[DType] = dtypes) -> NDArra
 
 @st.composite
 def weights(draw: st.DrawFn) -> NDArray:
-    """A weight as training or a fault leaves it: palettes of ordinary and of special values, zeros, structure, noise."""
+    """A weight as training or a fault leaves it: palettes of ordinary and special values, zeros, grids, noise."""
     dtype, shape, generator = draw(float_dtypes), draw(shapes), random(draw)
     kind = draw(st.sampled_from(["bits", "palette", "equal", "zero", "normal", "grid"]))
     if kind == "bits":

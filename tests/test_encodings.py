@@ -213,22 +213,9 @@ def test_sparse_blockwise_has_known_answers() -> None:
 @pytest.mark.parametrize(
     ("entries", "bits"),
     [
-        (1, 1),
-        (2, 1),
-        (3, 2),
-        (4, 2),
-        (5, 3),
-        (7, 3),
-        (8, 3),
-        (9, 4),
-        (16, 4),
-        (17, 5),
-        (33, 6),
-        (64, 6),
-        (65, 7),
-        (129, 8),
-    ]
-    + [(200, 8), (256, 8)],
+        *((1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (7, 3), (8, 3), (9, 4), (16, 4), (17, 5), (33, 6), (64, 6)),
+        *((65, 7), (129, 8), (200, 8), (256, 8)),
+    ],
 )
 def test_bits_follow_from_the_table(entries: int, bits: int) -> None:
     lut = of_shape(F32, 1, 1, entries, 1)

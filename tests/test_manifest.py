@@ -45,7 +45,8 @@ def test_a_manifest_is_read_back_as_it_was_written() -> None:
 def test_the_keys_are_those_that_users_read() -> None:
     plain = json.loads(MANIFEST.to_json())
     assert list(plain) == [
-        "target", "pipeline", "versions", "files", "nbytes", "dense_nbytes", "weights_nbytes", "weights_dense_nbytes", "weights",
+        "target", "pipeline", "versions", "files",
+        "nbytes", "dense_nbytes", "weights_nbytes", "weights_dense_nbytes", "weights",
     ]  # fmt: skip
     assert list(plain["weights"][0]) == [
         "name", "shape", "dtype", "encoding", "nbytes", "dense_nbytes", "evidence", "exact", "rejected",

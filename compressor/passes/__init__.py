@@ -32,7 +32,7 @@ def run(
     passes: Sequence[Pass],
     weights: Iterable[Weight],
     *,
-    map: Callable[[Pass, Iterable[Weight]], Iterator[Weight]] | None = None,
+    map: Callable[[Pass, Iterable[Weight]], Iterator[Weight]] | None = None,  # noqa: A002 - what may be given
 ) -> Iterator[Weight]:
     """Every weight through all passes, in order; `map` is the executor, threads by default.
 

@@ -14,7 +14,7 @@ from types import ModuleType
 from compressor.errors import CompressorError, unknown
 from compressor.model import Model
 
-_EXPORTERS = {"torch": (".bin", ".ckpt", ".pt", ".pt2", ".pth", ".safetensors")}
+_EXPORTERS = {"torch": (".pt", ".pt2", ".pth", ".safetensors")}
 """Modules of this folder whose files have no graph until they are exported: importing one takes seconds."""
 
 
@@ -22,10 +22,13 @@ def read(path: Path) -> Model:
     """The model in `path`: a file, or an exported directory that holds `model.onnx` (`model` and a source's suffix).
 
     Raises:
-        CompressorError: the model cannot be read.
+        CompressorError: the model cannot be read, or has no graph before it is exported.
         UsageError: no source reads files of this suffix.
     """
-    if any(path.suffix.lower() in suffixes for suffixes in _EXPORTERS.values()):
+    if not path.exists():
+        raise CompressorError(f"{path}: no such file or directory; expected an exported directory or a model file.")
+    exported = [suffix for suffixes in _EXPORTERS.values() for suffix in suffixes]
+    if path.suffix.lower() in exported and not path.is_dir():
         raise CompressorError(f"{path}: has no ONNX graph yet; first run `compressor export {path} DIRECTORY`.")
     suffixes = []
     for source in _sources():
@@ -38,7 +41,7 @@ def read(path: Path) -> Model:
     if path.is_dir():
         names = " or ".join(f"model{suffix}" for suffix in suffixes)
         raise CompressorError(f"{path}: a directory without {names}; expected an exported directory or a model file.")
-    raise unknown("kind of model file", path.suffix or path.name, suffixes)
+    raise unknown("kind of model file", path.suffix or path.name, (*suffixes, *exported))
 
 
 def _sources() -> Iterator[ModuleType]:

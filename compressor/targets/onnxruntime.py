@@ -154,6 +154,7 @@ def _raised(proto: onnx.ModelProto, target: OnnxRuntime, specs: Mapping[str, Enc
 def _convert(proto: onnx.ModelProto, opset: int, to: int) -> None:
     """Bring the graph to opset `to`; its weights, of which it has the types only, become inputs meanwhile."""
     import onnx
+    from onnx import inliner
 
     stubs = [tensor for tensor in proto.graph.initializer if not _has_data(tensor)]
     bare = onnx.ModelProto()
@@ -162,7 +163,8 @@ def _convert(proto: onnx.ModelProto, opset: int, to: int) -> None:
     bare.graph.initializer.extend(tensor for tensor in proto.graph.initializer if _has_data(tensor))
     bare.graph.input.extend(onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in stubs)
     try:
-        converted = onnx.version_converter.convert_version(bare, to)
+        # The converter drops the model's own functions, so their bodies come first into the graph.
+        converted = onnx.version_converter.convert_version(inliner.inline_local_functions(bare), to)
     except RuntimeError as error:
         raise CompressorError(
             f"the model has opset {opset}, its weights need {to}, and it cannot be converted: {error}. "

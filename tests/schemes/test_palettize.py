@@ -18,22 +18,9 @@ from tests.strategies import bits_of, special
 @pytest.mark.parametrize(
     ("entries", "bits"),
     [
-        (2, 1),
-        (3, 2),
-        (4, 2),
-        (5, 3),
-        (7, 3),
-        (8, 3),
-        (9, 4),
-        (16, 4),
-        (17, 5),
-        (33, 6),
-        (64, 6),
-        (65, 7),
-        (200, 8),
-        (256, 8),
-    ]
-    + [(257, None)],
+        *((2, 1), (3, 2), (4, 2), (5, 3), (7, 3), (8, 3), (9, 4), (16, 4), (17, 5), (33, 6), (64, 6), (65, 7)),
+        *((200, 8), (256, 8), (257, None)),
+    ],
 )
 def test_bits_by_number_of_distinct_values(entries: int, bits: int | None) -> None:
     values = (np.arange(64 * 64) % entries + 1).astype(np.float32).reshape(64, 64)
