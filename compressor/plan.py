@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec, Shape
 from compressor.detection import Finding
@@ -39,6 +41,7 @@ class Choice:
     dense_nbytes: the bytes of the weight uncompressed on the same target.
     changed: how many values the threshold made zero.
     rejected: the other forms, with reasons.
+    declared: whether it is the form that the source has, or dense.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Choice:
     dense_nbytes: int
     changed: int
     rejected: tuple[Rejected, ...]
+    declared: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,26 +81,44 @@ class Plan:
 
 
 def plan(findings: Iterable[Finding], target: Target, pipeline: PassPipeline) -> Plan:
-    """The smallest legal form of every weight among those that the pipeline's schemes propose."""
-    return Plan(target.name, pipeline.name, tuple(choose(finding, target, pipeline) for finding in findings))
+    """The smallest legal form of every weight among those that the pipeline's schemes propose.
+
+    A form must save more than its decoding adds to the artefact: the weight's own nodes, and what weights share.
+    """
+    findings = tuple(findings)
+    choices = {finding.name: choose(finding, target, pipeline) for finding in findings}
+    refused: dict[str, dict[Encoding, str]] = {}
+    while unworthy := _unworthy(choices.values(), target):
+        for name_, reason in unworthy.items():
+            refused.setdefault(name_, {})[choices[name_].spec] = reason
+        again = (finding for finding in findings if finding.name in unworthy)
+        choices |= {finding.name: choose(finding, target, pipeline, refused[finding.name]) for finding in again}
+    return Plan(target.name, pipeline.name, tuple(choices.values()))
 
 
-def choose(finding: Finding, target: Target, pipeline: PassPipeline) -> Choice:
-    """The smallest legal form of one weight. Of equally small ones the source's own wins, then the simplest."""
+def choose(
+    finding: Finding, target: Target, pipeline: PassPipeline, refused: Mapping[Encoding, str] = MappingProxyType({})
+) -> Choice:
+    """The smallest legal form of one weight. Of equally small ones the source's own wins, then the simplest.
+
+    refused: forms that were chosen before and are not worth their decoding, with the reason.
+    """
     dense = Candidate((), Dense(ArraySpec(finding.shape, _DTYPES[finding.dtype])), finding.evidence)
     legal: list[tuple[int, Candidate, Encoding]] = []
     rejected: list[Rejected] = []
     # The first of the smallest wins, so a form must be smaller than dense to be chosen.
     for candidate in sorted((*finding.candidates, dense), key=lambda form: (len(form.schemes), form is dense)):
+        reason = refused.get(candidate.spec, "")
         if not pipeline.schemes.issuperset(candidate.schemes):
-            rejected.append(Rejected(name(candidate.spec), f"not part of the pipeline {pipeline.name}"))
-            continue
+            reason = f"not part of the pipeline {pipeline.name}"
         try:
             spec = target.legalize(candidate.spec)
         except Illegal as refusal:
-            rejected.append(Rejected(name(candidate.spec), refusal.reason))
-            continue
-        legal.append((nbytes(spec), candidate, spec))
+            reason = reason or refusal.reason
+        if reason:
+            rejected.append(Rejected(name(candidate.spec), reason))
+        else:
+            legal.append((nbytes(spec), candidate, spec))
     size, chosen, spec = min(legal, key=lambda form: form[0])
     rejected += [
         Rejected(name(other), f"{other_size:,} bytes, {name(spec)} takes {size:,}")
@@ -114,4 +136,33 @@ def choose(finding: Finding, target: Target, pipeline: PassPipeline) -> Choice:
         finding.nbytes,
         chosen.changed,
         tuple(rejected),
+        declared=not chosen.schemes,
     )
+
+
+def _unworthy(choices: Iterable[Choice], target: Target) -> dict[str, str]:
+    """The weights whose form saves no more than its decoding takes, with the reason.
+
+    What the source declared stays: a quantized source keeps every code, whatever it costs.
+    """
+    saved: dict[str, int] = {}
+    shared: dict[str, int] = {}
+    users: dict[str, list[str]] = defaultdict(list)
+    reasons: dict[str, str] = {}
+    for choice in choices:
+        if choice.declared:
+            continue
+        overhead = dict(target.overhead(choice.name, choice.legal))
+        saving, own = choice.dense_nbytes - nbytes(choice.legal), overhead.pop(choice.name, 0)
+        if saving <= own:
+            reasons[choice.name] = f"saves {saving:,} bytes, decoding it takes {own:,}"
+            continue
+        saved[choice.name] = saving - own
+        shared |= overhead
+        for part in overhead:
+            users[part].append(choice.name)
+    for part, size in shared.items():
+        if (saving := sum(saved[user] for user in users[part])) <= size:
+            for user in users[part]:
+                reasons[user] = f"saves {saving:,} bytes with others of its kind, {part} that decodes them takes {size:,}"
+    return reasons

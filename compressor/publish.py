@@ -29,17 +29,17 @@ def directory(path: Path) -> Iterator[Path]:
         CompressorError: `path` is a file, or nothing that this package or a user would want replaced; or the disk is
             full.
     """
-    path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_dir():
+    path, place = Path(path), Path(os.path.realpath(path))
+    if place.exists() and not place.is_dir():
         raise CompressorError(f"{path}: is a file, expected a directory to write; remove it or name another")
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{path.name}-", dir=path.parent))
+        _make_parent(place)
+        _sweep(place)
+        temporary = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{place.name}-", dir=place.parent))
         yield temporary
         temporary.chmod(0o777 & ~_umask())
-        _replace(temporary, path)
+        _replace(temporary, place)
     except OSError as error:
         raise CompressorError(f"{path}: cannot be written: {error.strerror or error}. Nothing was changed.") from error
     finally:
@@ -56,7 +56,7 @@ def text(path: Path, content: str) -> None:
     path = Path(path)
     temporary = path.with_name(f"{_PREFIX}{path.name}-{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_parent(path)
         with temporary.open("w", encoding="utf-8", newline="\n") as file:
             file.write(content)
         temporary.replace(path)
@@ -65,6 +65,13 @@ def text(path: Path, content: str) -> None:
     finally:
         with suppress(OSError):  # it is gone where it was renamed
             temporary.unlink()
+
+
+def _make_parent(path: Path) -> None:
+    for folder in path.parents:
+        if folder.exists() and not folder.is_dir():
+            raise CompressorError(f"{path}: cannot be written: {folder} is a file, expected a directory; name another")
+    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _replace(temporary: Path, path: Path) -> None:

@@ -32,6 +32,7 @@ def detect(
     from compressor.stages.params import DetectAlone, DetectParams, Given, core_settings, load
 
     toolchain.check("detect", params, strict=strict)
+    files.check_json(out)
     files.check_rows(plots)
     given = Given(params, settings or ())
     alone = load(DetectAlone, given) if graph.needs_export(model) else None

@@ -50,10 +50,11 @@ def evaluate(
     import compressor
     from compressor import metrics, publish
     from compressor.errors import CompressorError
-    from compressor.stages import graph, progress, report, toolchain
+    from compressor.stages import files, graph, progress, report, toolchain
     from compressor.stages.params import EvaluateAlone, EvaluateParams, Given, load
 
     toolchain.check("evaluate", params, strict=strict)
+    files.check_json(out)
     if not artefact.exists():
         raise CompressorError(f"{artefact}: no such artefact. Write it with `compressor compress`.")
     given = Given(params, settings or ())

@@ -13,6 +13,9 @@ from compressor.errors import CompressorError, UsageError
 
 ROW_SUFFIXES = (".csv", ".json")
 
+WRITTEN = {"model.onnx", "model.onnx.data", "manifest.json"}
+"""What the commands of this package write to a directory: nothing else in it is theirs to replace."""
+
 
 def read_text(path: Path) -> str:
     """The text of a file that another command wrote.
@@ -37,18 +40,27 @@ def check_directory(out: Path, model: Path) -> None:
     if not out.exists() and not out.is_symlink():
         return
     if not out.is_dir():
-        raise UsageError(f"{out}: a file; expected a directory to write to, or the name of a new one.")
+        what = "a file" if out.exists() else "a link that leads nowhere"
+        raise UsageError(f"{out}: {what}; expected a directory to write to, or the name of a new one.")
     if model.resolve().is_relative_to(out.resolve()):
         raise UsageError(f"{out}: holds {model}, which would be replaced by the output. Name another directory.")
-    foreign = sorted(
-        entry.name for entry in out.iterdir() if not entry.match("model.*") and entry.name != "manifest.json"
-    )
+    foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in WRITTEN or entry.is_dir())
     if foreign:
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         raise UsageError(
             f"{out}: holds {', '.join(foreign[:3])}{more}, which this command has not written and would delete. "
             "Name an empty or a new directory."
         )
+
+
+def check_json(path: Path | None) -> None:
+    """Refuse a path for JSON that does not say so: it may be the model that the user meant to read.
+
+    Raises:
+        UsageError: the suffix is not .json.
+    """
+    if path is not None and path.suffix != ".json":
+        raise UsageError(f"{path}: expected a name that ends with .json, got {path.suffix!r}.")
 
 
 def check_rows(path: Path | None) -> None:

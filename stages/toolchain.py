@@ -35,8 +35,9 @@ def toolchain(
 ) -> None:
     """Print the versions of the packages that shape results."""
     from compressor import publish
-    from compressor.stages import report
+    from compressor.stages import files, report
 
+    files.check_json(out)
     versions = installed()
     text = json.dumps(versions, indent=2) + "\n"
     if out is not None:

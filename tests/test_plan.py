@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ class Fake:
 
     refused: tuple[str, ...] = ()
     name: str = "fake"
+    own: int = 0
+    shared: int = 0
 
     def legalize(self, encoding: Encoding) -> Encoding:
         if encodings.name(encoding) in self.refused:
@@ -36,6 +38,9 @@ class Fake:
             entries = 16 if encodings.index_bits(encoding.lut) <= 4 else 256
             return Palettized(encoding.indices, ArraySpec((1, 1, entries, 1), F32))
         return encoding
+
+    def overhead(self, name: str, encoding: Encoding) -> dict[str, int]:
+        return {name: self.own, **dict.fromkeys(["decoder"] if isinstance(encoding, Sparse) else [], self.shared)}
 
     def write(self, *_: Any) -> None:
         raise AssertionError("no plan writes")
@@ -133,8 +138,31 @@ def test_a_skipped_weight_stays_dense_with_its_reason() -> None:
 
 
 def test_a_plan_adds_up() -> None:
-    made = plan([finding(palette(16)), finding()], Fake(), get("auto"))
+    made = plan([finding(palette(16)), replace(finding(), name="other")], Fake(), get("auto"))
     assert isinstance(made, Plan)
     assert (made.target, made.pipeline) == ("fake", "auto")
     assert (made.nbytes, made.dense_nbytes) == (2112 + 16384, 2 * 16384)
     assert plan([], Fake(), get("auto")).nbytes == 0
+
+
+@pytest.mark.parametrize(
+    ("own", "shared", "weights", "encoding", "reason"),
+    [
+        (0, 0, 1, "sparse", ""),
+        (383, 0, 1, "sparse", ""),
+        (384, 0, 1, "dense", "saves 384 bytes, decoding it takes 384"),
+        (0, 384, 1, "dense", "saves 384 bytes with others of its kind, decoder that decodes them takes 384"),
+        (0, 384, 2, "sparse", ""),
+        (200, 368, 2, "dense", "saves 368 bytes with others of its kind, decoder that decodes them takes 368"),
+    ],
+)
+def test_a_form_saves_more_than_its_decoding_takes(
+    own: int, shared: int, weights: int, encoding: str, reason: str
+) -> None:
+    # 4,096 float32 values, of which 3,872 and a mask of 512 bytes are left: 384 bytes fewer.
+    found = [replace(finding(sparse(3872)), name=f"w{place}") for place in range(weights)]
+    made = plan(found, Fake(own=own, shared=shared), get("auto"))
+    assert {encodings.name(choice.legal) for choice in made.choices} == {encoding}
+    assert [rejected.reason for rejected in made.choices[0].rejected if rejected.encoding == "sparse"] == (
+        [reason] if reason else []
+    )

@@ -90,6 +90,16 @@ def test_a_value_that_occurs_once_is_found_wherever_it_is(place: int, count: int
     assert (None if table is None else table.entries.size) == expected
 
 
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES.values(), ids=FLOAT_DTYPES)
+@pytest.mark.parametrize("late", [0.0, -0.0, float("nan"), float("inf"), 2.0**-20])
+def test_an_unused_slot_matches_nothing(late: float, dtype: DType) -> None:
+    values = (np.arange(100_000) % 16 + 1).astype(dtype)
+    values[70_001] = late
+    table = distinct(values)
+    assert table is not None
+    assert table.entries.size == 17
+
+
 @pytest.mark.parametrize("count", [COUNTED + 1, 1000, 100_000])
 def test_values_that_appear_late_are_too_many_all_the_same(count: int) -> None:
     values = np.zeros(200_000, np.float32)

@@ -25,7 +25,7 @@ def read(path: Path) -> Model:
         CompressorError: the model cannot be read, or has no graph before it is exported.
         UsageError: no source reads files of this suffix.
     """
-    if not path.exists():
+    if not path.is_file() and not path.is_dir():
         raise CompressorError(f"{path}: no such file or directory; expected an exported directory or a model file.")
     exported = [suffix for suffixes in _EXPORTERS.values() for suffix in suffixes]
     if path.suffix.lower() in exported and not path.is_dir():

@@ -34,6 +34,9 @@ class Target(Protocol):
     def legalize(self, encoding: Encoding) -> Encoding:
         """The encoding as the target holds it, of the same value; on specs and on data alike. Raises `Illegal`."""
 
+    def overhead(self, name: str, encoding: Encoding) -> Mapping[str, int]:
+        """The bytes that decoding the weight `name` adds to an artefact: its own by its name, shared ones by theirs."""
+
     def write(self, model: Model, specs: Mapping[str, Encoding], weights: Iterable[Weight], directory: Path) -> None:
         """Write `model` into `directory`: `specs` of all its weights, by name, and the weights in the model's order."""
 

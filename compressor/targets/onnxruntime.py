@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse, arrays, shape
+from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse, arrays, shape, spec
 from compressor.errors import CompressorError
 from compressor.formats.onnx import decoding, functions, writing
 from compressor.formats.onnx.decoding import Form
@@ -44,6 +44,12 @@ FUNCTIONS_IR_VERSION = 8
 
 _EXTERNAL = 1  # TensorProto.DataLocation.EXTERNAL
 
+FUNCTIONS_OPSET = 18
+"""The opset for which the bytes of decoding are estimated: the form with the most functions."""
+
+HEADER_NBYTES = 32
+"""About what an initializer takes beside its name and its data."""
+
 INTEGER_KERNELS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 """Operators that compute with codes where weight and data both come from `DequantizeLinear`."""
 
@@ -71,6 +77,13 @@ class OnnxRuntime:
         if reason:
             raise Illegal(reason)
         return encoding
+
+    def overhead(self, name: str, encoding: Encoding) -> Mapping[str, int]:
+        opset = max(FUNCTIONS_OPSET, decoding.needs_opset(encoding))
+        lowered = decoding.lower(name, spec(encoding), opset)
+        own = sum(node.ByteSize() for node in lowered.nodes) + sum(value.ByteSize() for value in lowered.values)
+        own += sum(len(part.name) + HEADER_NBYTES for part in lowered.parts)
+        return {name: own, **{function: _function_nbytes(function, opset) for function in lowered.functions}}
 
     def newest(self) -> int:
         """The newest opset that a model for this target may have."""
@@ -102,6 +115,11 @@ class OnnxRuntime:
 def get(name: str) -> OnnxRuntime:
     """The target of that canonical name."""
     return OnnxRuntime(name, TARGETS[name])
+
+
+@functools.cache
+def _function_nbytes(name: str, opset: int) -> int:
+    return int(functions.function(name, opset).ByteSize())
 
 
 @functools.cache

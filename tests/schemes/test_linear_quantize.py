@@ -31,6 +31,7 @@ def grids(values: NDArray) -> list[LinearQuantized]:
         ([-8, 7, 3, 1], 0.25, "int4", None),
         ([0, 15, 1, 8], 0.25, "uint4", None),
         ([-3, 12, 1, 8], 0.25, "uint4", 3),
+        ([-3, 13, 1, 8], 0.25, "int8", None),
         ([-2, 1, 0, 1], 0.25, "int2", None),
         ([-1, 2, 0, 1], 0.25, "uint2", 1),
         ([0, 3, 2, 1], 0.25, "uint2", None),
