@@ -76,8 +76,8 @@ class Finding:
     @property
     def evidence(self) -> str:
         """What the weight is, in a line."""
-        zeros = f"{self.sparsity:.1%} zeros" if self.sparsity else ""
-        parts = (", ".join(filter(None, (zeros, self.structure))), self.palette, self.grid, *self.near_misses)
+        zeros = f"{self.sparsity:.1%} zeros, {self.structure}".removesuffix(", ") if self.sparsity else ""
+        parts = (zeros, self.palette, self.grid, *self.near_misses)
         return self.skipped or "; ".join(filter(None, parts)) or "more than 256 distinct values, no zeros, on no grid"
 
 

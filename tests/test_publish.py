@@ -153,9 +153,9 @@ def test_a_file_is_not_replaced_by_a_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize("below", ["out", "sub/out"])
 def test_a_place_below_a_file_is_refused(tmp_path: Path, below: str) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CompressorError, match=r"cannot be written: .*Nothing was changed"):
+    with pytest.raises(CompressorError, match="cannot be written: "):
         write(tmp_path / "file" / below, "new")
-    with pytest.raises(CompressorError, match="cannot be written"):
+    with pytest.raises(CompressorError, match="cannot be written: "):
         publish.text(tmp_path / "file" / below, "new")
     assert tree(tmp_path) == {"file": ""}
 
