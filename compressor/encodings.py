@@ -9,8 +9,8 @@ of all three is that they agree. Nothing is stored twice: the bits of a palette 
 from `shape // scale.shape`. Under `Sparse`, a leaf (`Dense.values`, `Palettized.indices`) holds the `[D]` non-zeros in
 row-major order while scales and tables keep the weight's rank: the parameter of a non-zero is the one of its place.
 
-Every array may be an `ArraySpec`: the same tree without data, on which all but `decode` works. Trees of specs compare and
-hash by value.
+Every array may be an `ArraySpec`: the same tree without data, on which all but `decode` works. Trees of specs compare
+and hash by value.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -228,17 +228,18 @@ def spec(encoding: E) -> E:
     return map_arrays(spec_of, encoding)
 
 
-def packed(encoding: E) -> E:
+def packed(encoding: Encoding) -> Encoding:
     """The same tree with the arrays in memory whose elements take less than a byte, masks too, packed."""
     match encoding:
         case Dense(values):
             return Dense(_packed(values, bits(values.dtype)))
-        case LinearQuantized(data):
-            return replace(encoding, data=packed(data))
-        case Palettized(indices, lut):
-            return replace(encoding, indices=_packed(indices, index_bits(lut)))
-        case Sparse(mask, values):
-            return replace(encoding, mask=_packed(mask, 1), values=packed(values))
+        case LinearQuantized(data, scale, zero_point):
+            return LinearQuantized(cast("Dense | Palettized", packed(data)), scale, zero_point)
+        case Palettized(indices, lut, axis):
+            return Palettized(_packed(indices, index_bits(lut)), lut, axis)
+        case Sparse(mask, values, shape):
+            inner = cast("Dense | LinearQuantized | Palettized", packed(values))
+            return Sparse(_packed(mask, 1), inner, shape)
 
 
 def _packed(array: Array, width: int) -> Array:
@@ -265,7 +266,7 @@ def decode(encoding: Encoding) -> NDArray:
 def _scatter(mask: NDArray, values: NDArray) -> NDArray:
     """`values` in row-major order where the mask is set, zero elsewhere.
 
-    Indexing by a mask costs a mispredicted branch an element; by the places of its set bits, block by block, it does not.
+    Indexing by a mask costs a mispredicted branch an element; by the places of its set bits, it does not.
     """
     flat, start = np.ascontiguousarray(mask).reshape(-1), 0
     dense = np.zeros(flat.size, values.dtype)
@@ -371,11 +372,11 @@ def _look_up_packed(indices: MappedArray | PackedArray, lut: NDArray) -> NDArray
     """The values behind packed codes, a byte of codes at a time: its values are neighbours in a table of 256 rows."""
     entries, width = lut.size, indices.width
     codes = unpack(np.arange(256, dtype=np.uint8), width, 256 * 8 // width).reshape(256, -1)
-    packed = indices.raw()
-    if entries < 1 << width and (codes >= entries).any(axis=1)[packed].any():
+    raw, outside = indices.raw(), np.asarray((codes >= entries).any(axis=1))
+    if outside.any() and outside[raw].any():
         return _look_up(np.asarray(indices), lut, None, None)
     rows = lut.reshape(-1)[np.minimum(codes, entries - 1)]
-    return take(rows, packed).reshape(-1)[: indices.size].reshape(indices.shape)
+    return take(rows, raw).reshape(-1)[: indices.size].reshape(indices.shape)
 
 
 def take(table: NDArray, rows: NDArray) -> NDArray:

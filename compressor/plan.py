@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec, Shape
 from compressor.detection import Finding
-from compressor.encodings import Dense, Encoding, name, nbytes
+from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse, name, nbytes
 from compressor.pipelines import PassPipeline
 from compressor.schemes import Candidate
 from compressor.targets import Illegal, Target
@@ -119,7 +119,9 @@ def choose(
             rejected.append(Rejected(name(candidate.spec), reason))
         else:
             legal.append((nbytes(spec), candidate, spec))
-    size, chosen, spec = min(legal, key=lambda form: form[0])
+    # A quantized source keeps every code, also where a scale for few of them makes that larger.
+    kept = [form for form in legal if form[1] is not dense] if _quantized(finding) else []
+    size, chosen, spec = min(kept or legal, key=lambda form: form[0])
     rejected += [
         Rejected(name(other), f"{other_size:,} bytes, {name(spec)} takes {size:,}")
         for other_size, candidate, other in legal
@@ -138,6 +140,12 @@ def choose(
         tuple(rejected),
         declared=not chosen.schemes,
     )
+
+
+def _quantized(finding: Finding) -> bool:
+    """Whether the source stores codes; its own form is then the first candidate."""
+    declared = next((candidate.spec for candidate in finding.candidates if not candidate.schemes), None)
+    return isinstance(declared.values if isinstance(declared, Sparse) else declared, LinearQuantized)
 
 
 def _unworthy(choices: Iterable[Choice], target: Target) -> dict[str, str]:
@@ -164,5 +172,5 @@ def _unworthy(choices: Iterable[Choice], target: Target) -> dict[str, str]:
     for part, size in shared.items():
         if (saving := sum(saved[user] for user in users[part])) <= size:
             for user in users[part]:
-                reasons[user] = f"saves {saving:,} bytes with others of its kind, {part} that decodes them takes {size:,}"
+                reasons[user] = f"saves {saving:,} bytes with others of its kind, {part} to decode them takes {size:,}"
     return reasons

@@ -151,9 +151,9 @@ def test_a_plan_adds_up() -> None:
         (0, 0, 1, "sparse", ""),
         (383, 0, 1, "sparse", ""),
         (384, 0, 1, "dense", "saves 384 bytes, decoding it takes 384"),
-        (0, 384, 1, "dense", "saves 384 bytes with others of its kind, decoder that decodes them takes 384"),
+        (0, 384, 1, "dense", "saves 384 bytes with others of its kind, decoder to decode them takes 384"),
         (0, 384, 2, "sparse", ""),
-        (200, 368, 2, "dense", "saves 368 bytes with others of its kind, decoder that decodes them takes 368"),
+        (200, 368, 2, "dense", "saves 368 bytes with others of its kind, decoder to decode them takes 368"),
     ],
 )
 def test_a_form_saves_more_than_its_decoding_takes(
