@@ -29,7 +29,8 @@ def directory(path: Path) -> Iterator[Path]:
         CompressorError: `path` is a file, or nothing that this package or a user would want replaced; or the disk is
             full.
     """
-    path, place = Path(path), Path(os.path.realpath(path))
+    path = Path(path)
+    place = Path(os.path.realpath(path)) if path.is_symlink() else path
     if place.exists() and not place.is_dir():
         raise CompressorError(f"{path}: is a file, expected a directory to write; remove it or name another")
     temporary = None
@@ -80,13 +81,14 @@ def _replace(temporary: Path, path: Path) -> None:
         temporary.rename(path)
         return
     aside = temporary.with_name(temporary.name + "-old")
-    path.rename(aside)
     try:
+        path.rename(aside)
         temporary.rename(path)
-    except OSError:
-        aside.rename(path)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
+    finally:  # of an interruption too
+        if path.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.rename(path)
 
 
 def _sweep(path: Path) -> None:

@@ -44,6 +44,8 @@ def check_directory(out: Path, model: Path) -> None:
         raise UsageError(f"{out}: {what}; expected a directory to write to, or the name of a new one.")
     if model.resolve().is_relative_to(out.resolve()):
         raise UsageError(f"{out}: holds {model}, which would be replaced by the output. Name another directory.")
+    if out.resolve() == Path.cwd():
+        raise UsageError(f"{out}: is the current directory, which cannot be replaced. Name another one.")
     foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in WRITTEN or entry.is_dir())
     if foreign:
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""

@@ -41,7 +41,7 @@ def written(path: Path) -> Path:
     return path
 
 
-FILES = {"m.pt": "truncated or not a torch", "m.pth": "truncated or not a torch", "m.safetensors": "not a readable safe"}
+FILES = {"m.pt": "truncated or not a torch", "m.pth": "", "m.safetensors": "not a readable safe"}
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.0002, 0.01, 0.5, 0.99, 0.99999])

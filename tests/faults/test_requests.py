@@ -20,7 +20,7 @@ def model(folder: Path) -> Path:
     ("options", "says"),
     [
         (["--target", "tensorrt"], "unknown target 'tensorrt'. Choices: onnx-opset18, onnx-opset21, onnx-opset25, onnx"),
-        (["--target", "onnx-opset20"], "Did you mean 'onnx-opset21'?"),
+        (["--target", "onnx-opset20"], "unknown target 'onnx-opset20'. Did you mean 'onnx-opset2"),
         (["-S", "target=iOS17"], "-S target=iOS17: target: unknown target 'iOS17'"),
         (["--pipeline", "best"], "unknown pipeline 'best'. Choices: auto, default_palettization, default_pruning"),
         (["-S", "compress.pipeline=best"], "-S compress.pipeline=best: compress.pipeline: unknown pipeline 'best'"),
@@ -66,7 +66,7 @@ def test_an_output_directory_that_holds_something_else(command: str, kept: str) 
     refused(command, "m.onnx", "models", status=2, says=says)
 
 
-@pytest.mark.parametrize("out", [".", "m.onnx/..", "link"])
+@pytest.mark.parametrize("out", [".", "link", "out/.."])
 def test_the_model_s_own_folder(out: str, folder: Path) -> None:
     Path("link").symlink_to(folder, target_is_directory=True)
     refused("compress", "m.onnx", out, status=2, says="which would be replaced by the output")
@@ -83,8 +83,9 @@ def test_the_exported_directory_itself() -> None:
         ("file", 2, "file: a file; expected a directory"),
         ("file/out", 1, "file is a file, expected a directory"),
         ("file/a/b", 1, "file is a file, expected a directory"),
+        ("file/..", 1, "file is a file, expected a directory"),
         ("dangling", 2, "dangling: a link that leads nowhere"),
-        ("x" * 300, 1, "cannot be written: File name too long"),
+        ("x" * 300, 1, "File name too long"),
     ],
 )
 def test_an_output_directory_that_cannot_be(out: str, status: int, says: str) -> None:
@@ -108,9 +109,14 @@ def test_an_output_directory_behind_a_link_is_replaced_and_the_link_stays(tmp_pa
     assert [path.name for path in disk.iterdir()] == ["out"]
 
 
+def test_the_current_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("here").mkdir()
+    monkeypatch.chdir("here")
+    refused("compress", "../m.onnx", ".", status=2, says=".: is the current directory, which cannot be replaced")
+
+
 def test_findings_of_another_model() -> None:
     done("detect", "m.onnx", "--out", "detection.json")
-    chain(Path("shorter.onnx"), {"palette": weights()["palette"][:, :32].repeat(2, 0)[:64, :].repeat(2, 1)})
     other = onnx.load("m.onnx")
     other.graph.initializer[0].name = other.graph.node[0].input[1] = "renamed"
     onnx.save(other, "renamed.onnx")

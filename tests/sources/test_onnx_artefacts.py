@@ -12,7 +12,8 @@ from onnx import TensorProto, helper
 from compressor import sources
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, arrays, spec
 from compressor.errors import CompressorError
-from compressor.formats.onnx.decoding import Form, lower, shared
+from compressor.formats.onnx.decoding import Form, lower
+from compressor.formats.onnx.lowered import shared
 from compressor.formats.onnx.functions import DOMAIN, VERSION, function
 from tests.sources.onnx_models import RNG, check_same, floats, tensor, value
 

@@ -94,7 +94,8 @@ def _read_pickle(source: Path, *, allow_pickle: bool) -> object:
                 f"{source}: this pickle runs code when it is loaded ({', '.join(wanted)}), which is refused. "
                 f"Save model.state_dict() instead, or, if you trust the file, {ALLOW}."
             ) from error
-        if (unknown_code := re.search(r"Unsupported operand (\d+)", str(error))) and not allow_pickle:
+        unknown_code = re.search(r"Unsupported operand (\d+)", str(error))
+        if mapped and unknown_code and not allow_pickle:
             raise CompressorError(
                 f"{source}: the reader that runs no code does not know instruction {unknown_code[1]} of this pickle: it is "
                 "damaged, or was saved with a later pickle_protocol than torch's default. Save it again with the default, "
