@@ -47,6 +47,7 @@ elif step == "replacing":
     rename = publish.Path.rename
     def between(self, target):
         rename(self, target)
+        publish.Path.rename = rename
         pause()
     publish.Path.rename = between
 main()

@@ -13,8 +13,8 @@ from compressor import sources
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, arrays, spec
 from compressor.errors import CompressorError
 from compressor.formats.onnx.decoding import Form, lower
-from compressor.formats.onnx.lowered import shared
 from compressor.formats.onnx.functions import DOMAIN, VERSION, function
+from compressor.formats.onnx.lowered import shared
 from tests.sources.onnx_models import RNG, check_same, floats, tensor, value
 
 MASK = RNG.random((32, 48)) < 0.3

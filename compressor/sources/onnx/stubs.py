@@ -13,7 +13,7 @@ from compressor.arrays import is_float
 from compressor.encodings import Dense, Encoding, Sparse, dtype, shape
 from compressor.errors import CompressorError
 from compressor.formats.onnx import reading
-from compressor.formats.onnx.wire import EXTERNAL
+from compressor.formats.onnx.wire import EXTERNAL, KEPT_BELOW
 from compressor.sources.onnx.scopes import attribute, is_standard, walk
 
 if TYPE_CHECKING:
@@ -90,7 +90,9 @@ def _scattered(tensor: onnx.SparseTensorProto, directory: Path) -> Sparse:
 
 
 def bring_back(model: onnx.ModelProto, directory: Path) -> None:
-    """Put the data of all tensors but the main graph's initializers back into `model`: no weight is among them.
+    """Put the data of all tensors but the main graph's large initializers back into `model`: no weight is among them.
+
+    Small ones too, wherever they lay: what is written later must not depend on it.
 
     Raises:
         CompressorError: the data are missing.
@@ -103,9 +105,14 @@ def bring_back(model: onnx.ModelProto, directory: Path) -> None:
     sparse.extend(one for graph in graphs for one in graph.sparse_initializer)
     tensors = [one for found in attributes for one in (found.t, *found.tensors)]
     tensors.extend(tensor for graph in graphs[1:] for tensor in graph.initializer)
+    tensors.extend(tensor for tensor in graphs[0].initializer if _is_small(tensor, directory))
     for tensor in (*tensors, *(part for one in sparse for part in (one.values, one.indices))):
         if tensor.data_location == EXTERNAL:
             raw = reading.external(tensor, directory).raw().tobytes()
             tensor.ClearField("external_data")
             tensor.ClearField("data_location")
             tensor.raw_data = raw
+
+
+def _is_small(tensor: onnx.TensorProto, directory: Path) -> bool:
+    return bool(tensor.data_location == EXTERNAL and reading.external(tensor, directory).nbytes < KEPT_BELOW)

@@ -97,9 +97,9 @@ def _read_pickle(source: Path, *, allow_pickle: bool) -> object:
         unknown_code = re.search(r"Unsupported operand (\d+)", str(error))
         if mapped and unknown_code and not allow_pickle:
             raise CompressorError(
-                f"{source}: the reader that runs no code does not know instruction {unknown_code[1]} of this pickle: it is "
-                "damaged, or was saved with a later pickle_protocol than torch's default. Save it again with the default, "
-                f"or, if you trust the file, {ALLOW}."
+                f"{source}: the reader that runs no code does not know instruction {unknown_code[1]} of this pickle: it "
+                "is damaged, or was saved with a later pickle_protocol than torch's default. Save it again with the "
+                f"default, or, if you trust the file, {ALLOW}."
             ) from error
         if "TorchScript" in str(error):
             raise CompressorError(
