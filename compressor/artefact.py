@@ -82,10 +82,11 @@ def compress(
     """Writes the artefact and its manifest to the directory `out`, verified before it appears there.
 
     Raises:
-        UsageError: no such target or pipeline.
+        UsageError: no such target or pipeline, or `out` holds what this package has not written.
         CompressorError: the model cannot be read, a weight read back differs, or the disk is full.
     """
     model, chosen_target, chosen_pipeline = _model(model), targets.get(target), get_pipeline(pipeline)
+    publish.check_directory(Path(out), model.path)
     if detection is None:
         # Every weight is compared with its source before anything is published, so a sample of each is enough to plan
         # by; where it missed a value, which the comparison shows, the weights are looked at as a whole.
@@ -102,10 +103,11 @@ def write_baseline(model: Model | Path | str, out: Path | str, *, target: str = 
     """Writes the same model for the same target with every weight dense: what a compressed one is compared with.
 
     Raises:
-        UsageError: no such target.
+        UsageError: no such target, or `out` holds what this package has not written.
         CompressorError: the model cannot be read, or the disk is full.
     """
     model = _model(model)
+    publish.check_directory(Path(out), model.path)
     with publish.directory(Path(out)) as directory:
         choices = [_dense(weight) for weight in model.weights]
         _write(model, targets.get(target), choices, directory, None)
@@ -160,8 +162,8 @@ def _verify(
     stored = {weight.name: weight.encoding for weight in target.read(directory).weights}
     if missing := [weight.name for weight in model.weights if weight.name not in stored]:
         raise CompressorError(f"{len(missing)} weights are missing from the artefact, the first one is {missing[0]}")
-    thresholds = {choice.name: choice.threshold for choice in choices}
-    compared = run([verify(stored.__getitem__, thresholds.__getitem__)], model.weights)
+    allowed = {choice.name: (choice.threshold, choice.changed) for choice in choices}
+    compared = run([verify(stored, allowed)], model.weights)
     for _ in _watched(compared, model.weights, "verify", progress):
         pass
 
@@ -216,6 +218,7 @@ def _manifest(chosen: Plan, files: tuple[FileFacts, ...]) -> Manifest:
             choice.dense_nbytes,
             choice.evidence,
             choice.changed == 0,
+            choice.changed,
             tuple((rejected.encoding, rejected.reason) for rejected in choice.rejected),
         )
         for choice in chosen.choices

@@ -208,7 +208,7 @@ def _facts(scanned: Scan, candidates: list[Candidate], dense_nbytes: int) -> dic
     count = None if scanned.table is None else scanned.table.entries.size
     return {
         "sparsity": scanned.zeros / scanned.size,
-        "structure": sparse[0].structure if sparse else "",
+        "structure": sparse[0].structure if sparse and scanned.zeros else "",
         "distinct": count if count is not None and count <= ENTRIES else None,
         "palette": min(palettes, key=lambda c: encodings.nbytes(c.spec)).evidence if palettes else "",
         "grid": grids[0].evidence if grids else "",

@@ -17,6 +17,7 @@ class WeightFacts:
     nbytes, dense_nbytes: stored, and uncompressed on the same target.
     evidence: what it was recognised by, or why it stays dense.
     exact: whether it equals the source bit for bit.
+    changed: how many values up to the threshold became zero; counted when the artefact was compared with its source.
     rejected: (encoding, reason) of the forms that were not chosen.
     """
 
@@ -28,6 +29,7 @@ class WeightFacts:
     dense_nbytes: int
     evidence: str = ""
     exact: bool | None = None
+    changed: int = 0
     rejected: tuple[tuple[str, str], ...] = ()
 
 

@@ -18,14 +18,12 @@ class Weight:
     encoding: how it is stored, `Dense` or compressed; arrays are mapped, so a weight is small until it is read.
     uses: the operator types that read it (`Conv`, `MatMul`, ...), sorted.
     pinned: why it must stay stored as it is; empty for a weight that may be encoded.
-    hint: what the source declared about it (masks, tables, scales), as a first hypothesis.
     """
 
     name: str
     encoding: Encoding
     uses: tuple[str, ...] = ()
     pinned: str = ""
-    hint: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +34,16 @@ class Model:
     weights: in the order of the graph.
     graphs: the graph by kind. `onnx`: an `onnx.ModelProto` in which each weight is an initializer of its name, dtype
         and shape without data, read as a plain tensor: whatever decoding the source had is in `Weight.encoding`.
+    metadata: what this package wrote about itself when it wrote the file; keys begin with `compressor.`.
+    files: those that the model consists of, in the order in which they are read: `path` alone if none are given.
     """
 
     path: Path
     weights: Sequence[Weight]
     graphs: Mapping[str, Any]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.files:
+            object.__setattr__(self, "files", (self.path,))

@@ -13,9 +13,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from compressor.errors import CompressorError
+from compressor.errors import CompressorError, UsageError
+
+WRITTEN = {"model.onnx", "model.onnx.data", "manifest.json"}
+"""What this package writes to a directory: nothing else in it is its to replace."""
 
 _PREFIX = ".compressor-"
+
+
+def check_directory(out: Path, model: Path) -> None:
+    """Refuses an output directory whose replacement would lose something that this package has not written.
+
+    Raises:
+        UsageError: `out` is a file, holds foreign files, or holds the `model` itself.
+    """
+    if not out.exists() and not out.is_symlink():
+        return
+    if not out.is_dir():
+        what = "a file" if out.exists() else "a link that leads nowhere"
+        raise UsageError(f"{out}: {what}; expected a directory to write to, or the name of a new one.")
+    if model.resolve().is_relative_to(out.resolve()):
+        raise UsageError(f"{out}: holds {model}, which would be replaced by the output. Name another directory.")
+    if out.resolve() == Path.cwd():
+        raise UsageError(f"{out}: is the current directory, which cannot be replaced. Name another one.")
+    foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in WRITTEN or entry.is_dir())
+    if foreign:
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        raise UsageError(
+            f"{out}: holds {', '.join(foreign[:3])}{more}, which this package has not written and would delete. "
+            "Name an empty or a new directory."
+        )
 
 
 @contextmanager
@@ -26,8 +53,7 @@ def directory(path: Path) -> Iterator[Path]:
     link stays, and where it leads to is replaced.
 
     Raises:
-        CompressorError: `path` is a file, or nothing that this package or a user would want replaced; or the disk is
-            full.
+        CompressorError: `path` is a file, or cannot be written.
     """
     path = Path(path)
     place = Path(os.path.realpath(path)) if path.is_symlink() else path

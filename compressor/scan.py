@@ -198,14 +198,17 @@ def _magnitude(dtype: DType) -> Any:
 
 
 def _edge(threshold: float, dtype: DType) -> Any:
-    """The pattern of the largest magnitude that does not exceed `threshold`: patterns sort as magnitudes do."""
+    """The pattern of `threshold` as the type rounds it, finite: patterns sort as magnitudes do.
+
+    So a weight that was set to 1e-3 is at a threshold of 1e-3, although float32 has it a little above.
+    """
     unsigned = np.dtype(f"<u{dtype.itemsize}")
     if not is_float(dtype) or threshold <= 0:
         return unsigned.type(0)
     with np.errstate(over="ignore"):
         nearest = np.array([threshold], dtype)
     pattern = int(nearest.view(unsigned)[0])
-    return unsigned.type(pattern - 1 if float(nearest[0]) > threshold else pattern)
+    return unsigned.type(pattern - 1 if np.isinf(float(nearest[0])) else pattern)
 
 
 def _sample(flat: NDArray, size: int) -> NDArray:

@@ -42,6 +42,7 @@ def compress(
     model is looked at first. OUT_DIR is replaced as a whole, once what was written has been read back and compared.
     """
     import compressor
+    from compressor import publish
     from compressor.detection import Settings
     from compressor.errors import UsageError
     from compressor.stages import files, graph, progress, report, toolchain
@@ -51,7 +52,7 @@ def compress(
         raise UsageError("--dry-run writes nothing: leave --plots out.")
     toolchain.check("compress", params, strict=strict)
     files.check_rows(plots)
-    files.check_directory(out, model)
+    publish.check_directory(out, model)
     given = Given(params, settings or (), {"target": target, "compress.pipeline": pipeline})
     alone = load(CompressAlone, given) if detection is None or graph.needs_export(model) else None
     own = alone or load(CompressParams, given)

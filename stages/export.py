@@ -31,7 +31,7 @@ def export(
     from compressor.stages.params import ExportParams, Given, load
 
     toolchain.check("export", params, strict=strict)
-    files.check_directory(out, source)
+    publish.check_directory(out, source)
     own = load(ExportParams, Given(params, settings or ()))
     with publish.directory(out) as directory:
         graph.write(source, directory, own.export)

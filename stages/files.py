@@ -13,9 +13,6 @@ from compressor.errors import CompressorError, UsageError
 
 ROW_SUFFIXES = (".csv", ".json")
 
-WRITTEN = {"model.onnx", "model.onnx.data", "manifest.json"}
-"""What the commands of this package write to a directory: nothing else in it is theirs to replace."""
-
 
 def read_text(path: Path) -> str:
     """The text of a file that another command wrote.
@@ -29,30 +26,6 @@ def read_text(path: Path) -> str:
         raise CompressorError(f"{path}: cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise CompressorError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}.") from error
-
-
-def check_directory(out: Path, model: Path) -> None:
-    """Refuse an output directory whose replacement would lose something that no command of this package wrote.
-
-    Raises:
-        UsageError: `out` is a file, holds foreign files, or holds the `model` itself.
-    """
-    if not out.exists() and not out.is_symlink():
-        return
-    if not out.is_dir():
-        what = "a file" if out.exists() else "a link that leads nowhere"
-        raise UsageError(f"{out}: {what}; expected a directory to write to, or the name of a new one.")
-    if model.resolve().is_relative_to(out.resolve()):
-        raise UsageError(f"{out}: holds {model}, which would be replaced by the output. Name another directory.")
-    if out.resolve() == Path.cwd():
-        raise UsageError(f"{out}: is the current directory, which cannot be replaced. Name another one.")
-    foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in WRITTEN or entry.is_dir())
-    if foreign:
-        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
-        raise UsageError(
-            f"{out}: holds {', '.join(foreign[:3])}{more}, which this command has not written and would delete. "
-            "Name an empty or a new directory."
-        )
 
 
 def check_json(path: Path | None) -> None:

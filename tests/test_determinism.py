@@ -61,7 +61,7 @@ def weights() -> dict[str, NDArray]:
     scale = np.float32(0.01) + np.abs(plain[:, :1]) * np.float32(0.01)
 
     def chosen(entries: int) -> NDArray:
-        return table[0, rng.integers(0, entries, (SIZE, SIZE))]
+        return np.asarray(table[0, rng.integers(0, entries, (SIZE, SIZE))])
 
     def codes(bits: int) -> NDArray:
         low = -(1 << (bits - 1))
@@ -95,12 +95,14 @@ def mixed(path: Path) -> Path:
         nodes.append(helper.make_node("MatMul", [before, weight], [after]))
     inside = [helper.make_node("MatMul", [steps[-1], "inner"], ["t"])]
     then = helper.make_graph(inside, "then", [], [value("t", ["n", SIZE])], [tensor("inner", values["palette4"].T)])
-    other = helper.make_graph(
-        [helper.make_node("Identity", [steps[-1]], ["e"])], "else", [], [value("e", ["n", SIZE])]
-    )
+    other = helper.make_graph([helper.make_node("Identity", [steps[-1]], ["e"])], "else", [], [value("e", ["n", SIZE])])
     nodes.append(helper.make_node("If", ["condition"], ["y"], then_branch=then, else_branch=other))
     stored = [tensor(name, array) for name, array in values.items()]
-    stored += [tensor("quantized", codes), tensor("scale", np.float32(0.02)), tensor("condition", np.array(True))]
+    stored += [
+        tensor("quantized", codes),
+        tensor("scale", np.array(0.02, np.float32)),
+        tensor("condition", np.array(True)),
+    ]
     save(path, nodes, stored, inputs=[value("x", ["n", SIZE])], outputs=[value("y", ["n", SIZE])], opset=21)
     return path
 
@@ -138,7 +140,11 @@ def test_two_processes_export_the_same_bytes(tmp_path: Path) -> None:
         "                               torch.nn.Flatten(), torch.nn.Linear(576, 64))\n"
     )
     layers = torch.nn.Sequential(
-        torch.nn.Conv2d(4, 16, 3), torch.nn.BatchNorm2d(16), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(576, 64)
+        torch.nn.Conv2d(4, 16, 3),
+        torch.nn.BatchNorm2d(16),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(576, 64),
     )
     layers[4].weight.data = torch.tensor([-1.0, -0.5, 0.5, 1.0])[torch.arange(64 * 576).reshape(64, 576) * 7 % 11 % 4]
     model = tmp_path / "m.pt"

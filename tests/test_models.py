@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -72,7 +73,7 @@ def grid(*shape: int) -> NDArray:
     return np.asarray(RNG.integers(-127, 128, shape).astype(np.float32) * scale, np.float32)
 
 
-def node(op: str, inputs: str, outputs: str, **attributes: object) -> NodeProto:
+def node(op: str, inputs: str, outputs: str, **attributes: Any) -> NodeProto:
     """A node of comma-separated names; an empty one is an omitted input or output."""
     return helper.make_node(op, inputs.split(","), outputs.split(","), **attributes)
 
@@ -355,7 +356,7 @@ def dynamic_quantization(path: Path) -> None:
 
 @kind({"x": normal(3, 64)}, "uint4", opset=21, off=0.02)
 def mat_mul_n_bits(path: Path) -> None:
-    """Written as DequantizeLinear, which ONNX Runtime fuses into a kernel with 8-bit activations unless told otherwise."""
+    """It becomes DequantizeLinear, which ONNX Runtime fuses into a kernel with 8-bit activations by default."""
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     ends = {"inputs": [value("x", ["n", 64])], "outputs": [value("y", ["n", 64])]}

@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 
 from compressor.arrays import NDArray
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, decode, dtype, name, shape
+from compressor.encodings import (
+    Dense,
+    Encoding,
+    LinearQuantized,
+    Palettized,
+    Sparse,
+    decode,
+    dtype,
+    name,
+    nbytes,
+    shape,
+)
 from compressor.encodings import spec as spec_of
 from compressor.model import Weight
 from compressor.passes import InexactError, Pass
@@ -29,12 +40,15 @@ def encode(specs: Mapping[str, Encoding], thresholds: Mapping[str, float]) -> Pa
 def _run(specs: Mapping[str, Encoding], thresholds: Mapping[str, float], weight: Weight) -> Weight:
     spec = specs[weight.name]
     try:
-        return replace(weight, encoding=_encoded(weight.encoding, spec, thresholds.get(weight.name, 0.0)))
+        encoded = _encoded(weight.encoding, spec, thresholds.get(weight.name, 0.0))
+        if spec_of(encoded) != spec:
+            raise ValueError(f"it takes {nbytes(encoded):,} bytes, {nbytes(spec):,} were planned")
     except ValueError as error:
         raise InexactError(
             f"weight {weight.name} {dtype(spec)}{list(shape(spec))}: cannot be stored as {name(spec)}: {error}. "
             "Was another model detected? Run `detect` again."
         ) from error
+    return replace(weight, encoding=encoded)
 
 
 def _encoded(source: Encoding, spec: Encoding, threshold: float) -> Encoding:

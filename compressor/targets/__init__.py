@@ -37,8 +37,21 @@ class Target(Protocol):
     def overhead(self, name: str, encoding: Encoding) -> Mapping[str, int]:
         """The bytes that decoding the weight `name` adds to an artefact: its own by its name, shared ones by theirs."""
 
-    def write(self, model: Model, specs: Mapping[str, Encoding], weights: Iterable[Weight], directory: Path) -> None:
-        """Write `model` into `directory`: `specs` of all its weights, by name, and the weights in the model's order."""
+    def size(self, model: Model, specs: Mapping[str, Encoding], metadata: Mapping[str, str] = {}) -> int:
+        """The bytes of all files that `write` writes for these specs, known without the data of any weight."""
+
+    def write(
+        self,
+        model: Model,
+        specs: Mapping[str, Encoding],
+        weights: Iterable[Weight],
+        directory: Path,
+        metadata: Mapping[str, str] = {},
+    ) -> None:
+        """Write `model` into `directory`: `specs` of all its weights, by name, and the weights in the model's order.
+
+        metadata: what the files say about themselves, by full key; `read` gives those that begin with `compressor.`.
+        """
 
     def read(self, directory: Path) -> Model:
         """The model that `write` wrote."""

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,12 @@ def test_a_full_disk() -> None:
     """A limit on the size of files fails a write as a full disk does."""
     before = snapshot(Path())
     for limit in (0, 100, 5000, 15000):
+        full = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
         ended = subprocess.run(
             [sys.executable, "-c", MAIN, "compress", "m.onnx", "out"],
             capture_output=True,
             text=True,
-            preexec_fn=lambda limit=limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+            preexec_fn=full,
         )
         says = "out: cannot be written: File too large. Nothing was changed."
         check_refusal(ended.returncode, ended.stdout, ended.stderr, status=1, says=says)

@@ -19,7 +19,10 @@ def model(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--target", "tensorrt"], "unknown target 'tensorrt'. Choices: onnx-opset18, onnx-opset21, onnx-opset25, onnx"),
+        (
+            ["--target", "tensorrt"],
+            "unknown target 'tensorrt'. Choices: onnx-opset18, onnx-opset21, onnx-opset25, onnx",
+        ),
         (["--target", "onnx-opset20"], "unknown target 'onnx-opset20'. Did you mean 'onnx-opset2"),
         (["-S", "target=iOS17"], "-S target=iOS17: target: unknown target 'iOS17'"),
         (["--pipeline", "best"], "unknown pipeline 'best'. Choices: auto, default_palettization, default_pruning"),
@@ -62,7 +65,7 @@ def test_an_output_directory_that_holds_something_else(command: str, kept: str) 
     file = Path("models") / kept
     file.parent.mkdir(parents=True)
     file.write_text("precious")
-    says = f"models: holds {Path(kept).parts[0]}, which this command has not written and would delete"
+    says = f"models: holds {Path(kept).parts[0]}, which this package has not written and would delete"
     refused(command, "m.onnx", "models", status=2, says=says)
 
 

@@ -15,7 +15,7 @@ def halved(encoding: Encoding) -> Encoding:
 
 
 def test_the_encoding_is_the_targets_and_all_else_is_kept() -> None:
-    weight = Weight("w", Dense(np.array([[2, 4]], np.float32)), ("MatMul",), "", {"mask": 1})
+    weight = Weight("w", Dense(np.array([[2, 4]], np.float32)), ("MatMul",), "an input")
     legal = legalize(halved)(weight)
     assert encodings.decode(legal.encoding).tolist() == [[1, 2]]
-    assert (legal.name, legal.uses, legal.hint) == ("w", ("MatMul",), {"mask": 1})
+    assert (legal.name, legal.uses, legal.pinned) == ("w", ("MatMul",), "an input")

@@ -120,7 +120,7 @@ def test_whatever_is_found_is_exact(dtype: str, codes: tuple[int, int], shape: S
         encoded = linear_quantize.encode(values, spec, where)
         if where is None:
             assert encodings.spec(encoded) == spec
-            assert differences(values, encodings.decode(encoded), 0.0) == 0
+            assert differences(values, encodings.decode(encoded), 0.0) == (0, 0)
         else:
             sparse = encodings.decode(encodings.Sparse(where, encoded, shape))
             assert np.array_equal(sparse[where], values[where])

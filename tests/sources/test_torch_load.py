@@ -87,7 +87,7 @@ DAMAGED = {
         ),
         "truncated or not a torch",
     ),
-    "mangled.pt": (lambda path, m: (torch.save(m.state_dict(), path), overwritten(path)), "it is damaged"),
+    "mangled.pt": (lambda path, m: (torch.save(m.state_dict(), path), overwritten(path)), "truncated or not a torch"),
     "noise.pt": (lambda path, _: path.write_bytes(bytes(range(256))), "truncated or not a torch"),
     "nothing.pt": (lambda path, _: path.write_bytes(b""), "truncated or not a torch"),
     "script.pt": (lambda path, _: torch.jit.save(torch.jit.script(torch.nn.ReLU()), str(path)), "TorchScript"),

@@ -88,8 +88,8 @@ def _tensor(data: mmap.mmap, start: int, end: int, location: str) -> bytes:
                 (
                     data[start:begin],
                     data[stop:end],
-                    *(_delimited(_EXTERNAL_DATA, _entry(key, value)) for key, value in entries.items()),
-                    _varint_bytes(_DATA_LOCATION << 3 | _VARINT) + _varint_bytes(EXTERNAL),
+                    *(_delimited(_EXTERNAL_DATA, _entry(name, value)) for name, value in entries.items()),
+                    key(_DATA_LOCATION, _VARINT) + varint(EXTERNAL),
                 )
             )
     return data[start:end]
@@ -97,8 +97,8 @@ def _tensor(data: mmap.mmap, start: int, end: int, location: str) -> bytes:
 
 def _field(data: mmap.mmap, at: int, end: int) -> tuple[int, int | None, int, int]:
     """The field that begins at `at`: its number, its value if that is a varint, where its content begins and ends."""
-    key, at = _varint(data, at, end)
-    kind, value, content = key & 7, None, at
+    first, at = _varint(data, at, end)
+    kind, value, content = first & 7, None, at
     if kind == _VARINT:
         value, at = _varint(data, at, end)
     elif kind == _BYTES:
@@ -110,7 +110,7 @@ def _field(data: mmap.mmap, at: int, end: int) -> tuple[int, int | None, int, in
         raise WireError(f"a field of unknown kind {kind} before byte {at}")
     if at > end:
         raise WireError(f"a field from byte {content} to {at} in a message or file that ends at byte {end}")
-    return key >> 3, value, content, at
+    return first >> 3, value, content, at
 
 
 def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
@@ -127,19 +127,24 @@ def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
     raise WireError(f"a number of more than ten bytes before byte {at}")
 
 
-def _varint_bytes(number: int) -> bytes:
+def varint(number: int) -> bytes:
+    """Seven bits a byte, lowest first, the high bit set in all but the last."""
     groups = bytearray()
     while number > 0x7F:
         groups.append(number & 0x7F | 0x80)
         number >>= 7
-    groups.append(number)
-    return bytes(groups)
+    return bytes((*groups, number))
+
+
+def key(number: int, kind: int = _BYTES) -> bytes:
+    """What a field begins with: a length-delimited one if no other kind is given."""
+    return varint(number << 3 | kind)
 
 
 def _delimited(number: int, content: bytes | bytearray) -> bytes:
-    return _varint_bytes(number << 3 | _BYTES) + _varint_bytes(len(content)) + content
+    return key(number) + varint(len(content)) + content
 
 
-def _entry(key: str, value: str) -> bytes:
+def _entry(name: str, value: str) -> bytes:
     """A StringStringEntryProto."""
-    return _delimited(1, key.encode()) + _delimited(2, value.encode())
+    return _delimited(1, name.encode()) + _delimited(2, value.encode())

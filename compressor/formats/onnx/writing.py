@@ -8,11 +8,13 @@ Source: onnx.proto; protobuf's encoding, "Message Structure"; ONNX's ExternalDat
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
 from compressor.arrays import NDArray, Shape
 from compressor.errors import CompressorError
+from compressor.formats.onnx.wire import key, varint
 
 if TYPE_CHECKING:
     import onnx
@@ -54,48 +56,103 @@ def write(model: onnx.ModelProto, planned: Sequence[Tensor], tensors: Iterable[T
         CompressorError: the model is too large for its format, or `tensors` are not those planned.
         OSError: the files cannot be written.
     """
-    headers = [_header(tensor) for tensor in planned]
-    sizes = [len(header) + _field_size(_RAW_DATA, t.nbytes) for header, t in zip(headers, planned, strict=True)]
-    graph = model.graph.SerializeToString(deterministic=True)
-    rest = _without_graph(model)
-    length = len(graph) + sum(_field_size(_INITIALIZER, size) for size in sizes)
-    if len(rest) + _field_size(_GRAPH, length) > SINGLE_FILE_BYTES:
-        _write_external(model, planned, tensors, directory)
+    single = _single_file(model, planned)
+    if single.nbytes > SINGLE_FILE_BYTES:
+        _write_external(_two_files(model, planned), planned, tensors, directory)
         return
     with (directory / MODEL).open("wb") as file:
-        file.write(rest + _key(_GRAPH) + _varint(length) + graph)
-        for header, size, plan, tensor in zip(headers, sizes, planned, _checked(planned, tensors), strict=True):
-            file.write(_key(_INITIALIZER) + _varint(size) + header + _key(_RAW_DATA) + _varint(plan.nbytes))
+        file.write(single.start)
+        for header, tensor in zip(single.headers, _checked(planned, tensors), strict=True):
+            file.write(header)
             _write_payload(file, tensor)
 
 
-def _write_external(
-    model: onnx.ModelProto, planned: Sequence[Tensor], tensors: Iterable[Tensor], directory: Path
-) -> None:
-    """The data in a file of their own, each tensor at a multiple of `ALIGNMENT`."""
+def size(model: onnx.ModelProto, planned: Sequence[Tensor]) -> int:
+    """The bytes of all files that `write` makes of these tensors.
+
+    Raises:
+        CompressorError: the model is too large for its format.
+    """
+    single = _single_file(model, planned)
+    if single.nbytes <= SINGLE_FILE_BYTES:
+        return single.nbytes
+    two = _two_files(model, planned)
+    return int(two.model.ByteSize()) + two.data_nbytes
+
+
+@dataclass(frozen=True)
+class _SingleFile:
+    """A model's file up to its tensors, what comes before the data of each, and how long it all is."""
+
+    start: bytes
+    headers: Sequence[bytes]
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class _TwoFiles:
+    """A model whose large tensors lie in a file of their own.
+
+    model: whole, but for the data of small tensors, which are zeros; its last initializers are the tensors.
+    offsets: where each tensor begins in the data's file; None for a small one.
+    """
+
+    model: onnx.ModelProto
+    offsets: Sequence[int | None]
+    data_nbytes: int
+
+
+def _single_file(model: onnx.ModelProto, planned: Sequence[Tensor]) -> _SingleFile:
+    graph, headers, length = model.graph.SerializeToString(deterministic=True), [], 0
+    for tensor in planned:
+        header = _header(tensor)
+        inside = len(header) + _field_size(_RAW_DATA, tensor.nbytes)
+        before = key(_INITIALIZER) + varint(inside) + header + key(_RAW_DATA) + varint(tensor.nbytes)
+        headers.append(before)
+        length += len(before) + tensor.nbytes
+    start = _without_graph(model) + key(_GRAPH) + varint(len(graph) + length) + graph
+    return _SingleFile(start, headers, len(start) + length)
+
+
+def _two_files(model: onnx.ModelProto, planned: Sequence[Tensor]) -> _TwoFiles:
+    """Each large tensor at a multiple of `ALIGNMENT`."""
     import onnx
 
     described = onnx.ModelProto()
     described.CopyFrom(model)
-    with (directory / DATA).open("wb") as data:
-        for tensor in _checked(planned, tensors):
-            made = described.graph.initializer.add()
-            made.MergeFromString(_header(tensor))
-            if tensor.nbytes < INLINE_BYTES:
-                made.raw_data = bytes(tensor.payload()).ljust(tensor.nbytes, b"\0")
-                continue
-            data.write(bytes(-data.tell() % ALIGNMENT))
-            made.data_location = onnx.TensorProto.EXTERNAL
-            for key, value in (("location", DATA), ("offset", data.tell()), ("length", tensor.nbytes)):
-                made.external_data.add(key=key, value=str(value))
-            _write_payload(data, tensor)
-    written = described.SerializeToString(deterministic=True)
-    if len(written) > SINGLE_FILE_BYTES:
+    offsets: list[int | None] = []
+    end = 0
+    for tensor in planned:
+        made = described.graph.initializer.add()
+        made.MergeFromString(_header(tensor))
+        if tensor.nbytes < INLINE_BYTES:
+            made.raw_data = bytes(tensor.nbytes)
+            offsets.append(None)
+            continue
+        offset = end + -end % ALIGNMENT
+        made.data_location = onnx.TensorProto.EXTERNAL
+        for name, value in (("location", DATA), ("offset", offset), ("length", tensor.nbytes)):
+            made.external_data.add(key=name, value=str(value))
+        offsets.append(offset)
+        end = offset + tensor.nbytes
+    if described.ByteSize() > SINGLE_FILE_BYTES:
         raise CompressorError(
-            f"the graph alone takes {len(written)} bytes, expected at most {SINGLE_FILE_BYTES}: "
+            f"the graph alone takes {described.ByteSize()} bytes, expected at most {SINGLE_FILE_BYTES}: "
             "constants inside of nodes must become initializers."
         )
-    (directory / MODEL).write_bytes(written)
+    return _TwoFiles(described, offsets, end)
+
+
+def _write_external(two: _TwoFiles, planned: Sequence[Tensor], tensors: Iterable[Tensor], directory: Path) -> None:
+    made = two.model.graph.initializer[len(two.model.graph.initializer) - len(planned) :]
+    with (directory / DATA).open("wb") as data:
+        for stored, offset, tensor in zip(made, two.offsets, _checked(planned, tensors), strict=True):
+            if offset is None:
+                stored.raw_data = bytes(tensor.payload()).ljust(tensor.nbytes, b"\0")
+            else:
+                data.write(bytes(offset - data.tell()))
+                _write_payload(data, tensor)
+    (directory / MODEL).write_bytes(two.model.SerializeToString(deterministic=True))
 
 
 def _checked(planned: Sequence[Tensor], tensors: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -144,19 +201,5 @@ def _without_graph(model: onnx.ModelProto) -> bytes:
     return bytes(rest.SerializeToString(deterministic=True))
 
 
-def _field_size(number: int, size: int) -> int:
-    return len(_key(number)) + len(_varint(size)) + size
-
-
-def _key(number: int) -> bytes:
-    """The key of a length-delimited field."""
-    return _varint(number << 3 | 2)
-
-
-def _varint(number: int) -> bytes:
-    """Seven bits a byte, lowest first, the high bit set in all but the last."""
-    groups = bytearray()
-    while number > 0x7F:
-        groups.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes((*groups, number))
+def _field_size(number: int, length: int) -> int:
+    return len(key(number)) + len(varint(length)) + length

@@ -7,6 +7,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import pickletools
 import re
 import sys
 import zipfile
@@ -94,10 +95,11 @@ def _read_pickle(source: Path, *, allow_pickle: bool) -> object:
                 f"{source}: this pickle runs code when it is loaded ({', '.join(wanted)}), which is refused. "
                 f"Save model.state_dict() instead, or, if you trust the file, {ALLOW}."
             ) from error
-        unknown_code = re.search(r"Unsupported operand (\d+)", str(error))
-        if mapped and unknown_code and not allow_pickle:
+        instruction = re.search(r"Unsupported operand (\d+)", str(error))
+        known = {ord(code.code) for code in pickletools.opcodes}
+        if mapped and instruction and int(instruction[1]) in known and not allow_pickle:
             raise CompressorError(
-                f"{source}: the reader that runs no code does not know instruction {unknown_code[1]} of this pickle: it "
+                f"{source}: the reader that runs no code does not know instruction {instruction[1]} of this pickle: it "
                 "is damaged, or was saved with a later pickle_protocol than torch's default. Save it again with the "
                 f"default, or, if you trust the file, {ALLOW}."
             ) from error
