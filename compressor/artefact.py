@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +27,9 @@ from compressor.plan import Choice, Plan, plan
 from compressor.targets import Target
 
 MANIFEST = "manifest.json"
+
+_TARGET, _PIPELINE, _VERSION = "compressor.target", "compressor.pipeline", "compressor.version"
+"""What an artefact says about itself."""
 
 T = TypeVar("T")
 
@@ -110,7 +114,7 @@ def write_baseline(model: Model | Path | str, out: Path | str, *, target: str = 
     publish.check_directory(Path(out), model.path)
     with publish.directory(Path(out)) as directory:
         choices = [_dense(weight) for weight in model.weights]
-        _write(model, targets.get(target), choices, directory, None)
+        _write(model, targets.get(target), choices, directory, None, {})
         _verify(model, targets.get(target), choices, directory, None)
 
 
@@ -122,10 +126,16 @@ def inspect(path: Path | str) -> Manifest:
     """
     model = sources.read(Path(path))
     weights = tuple(_inspected(weight) for weight in model.weights)
-    files = tuple(_file(file) for file in _files(model.path))
+    files = tuple(_file(file) for file in model.files)
     total = sum(file.nbytes for file in files)
     stored, dense = sum(weight.nbytes for weight in weights), sum(weight.dense_nbytes for weight in weights)
-    return Manifest("", "", {}, files, total, total - stored + dense, stored, dense, weights)
+    said = model.metadata
+    made_for = targets.get(said[_TARGET]) if said.get(_TARGET) in targets.names() else None
+    whole = total - stored + dense if made_for is None else _dense_nbytes(model, made_for)
+    versions = {"compressor": said[_VERSION]} if _VERSION in said else {}
+    return Manifest(
+        said.get(_TARGET, ""), said.get(_PIPELINE, ""), versions, files, total, whole, stored, dense, weights
+    )
 
 
 def _findings(model: Model, settings: Settings, progress: Progress | None, *, sampled: bool) -> Iterator[Finding]:
@@ -138,21 +148,29 @@ def _findings(model: Model, settings: Settings, progress: Progress | None, *, sa
 def _publish(model: Model, chosen: Plan, target: Target, out: Path, progress: Progress | None) -> Manifest:
     """Writes, reads back, compares; the files' digests are computed meanwhile. Then the directory takes its name."""
     with publish.directory(out) as directory, ThreadPoolExecutor(1) as executor:
-        _write(model, target, chosen.choices, directory, progress)
+        said = {_TARGET: chosen.target, _PIPELINE: chosen.pipeline, _VERSION: version("compressor")}
+        _write(model, target, chosen.choices, directory, progress, said)
         files = executor.submit(lambda: tuple(_file(file) for file in sorted(directory.iterdir())))
         _verify(model, target, chosen.choices, directory, progress)
-        manifest = _manifest(chosen, files.result())
+        manifest = _manifest(chosen, files.result(), _dense_nbytes(model, target))
         publish.text(directory / MANIFEST, manifest.to_json())
     return manifest
 
 
-def _write(model: Model, target: Target, choices: Sequence[Choice], directory: Path, progress: Progress | None) -> None:
+def _write(
+    model: Model,
+    target: Target,
+    choices: Sequence[Choice],
+    directory: Path,
+    progress: Progress | None,
+    metadata: Mapping[str, str],
+) -> None:
     """Encodes the weights and writes them, one after the other."""
     specs = {choice.name: choice.spec for choice in choices}
     thresholds = {choice.name: choice.threshold for choice in choices}
     legal = {choice.name: choice.legal for choice in choices}
     encoded = run([encode(specs, thresholds), legalize(target.legalize), pack], model.weights)
-    target.write(model, legal, _watched(encoded, model.weights, "compress", progress), directory)
+    target.write(model, legal, _watched(encoded, model.weights, "compress", progress), directory, metadata)
 
 
 def _verify(
@@ -187,6 +205,12 @@ def _matching(findings: Sequence[Finding], model: Model) -> Iterator[Finding]:
         yield finding
 
 
+def _dense_nbytes(model: Model, target: Target) -> int:
+    """The bytes of the baseline's files."""
+    choices = [_dense(weight) for weight in model.weights]
+    return target.size(model, {choice.name: choice.legal for choice in choices})
+
+
 def _dense(weight: Weight) -> Choice:
     """A weight as values: the choice of the baseline. What is pinned stays as it is."""
     shape, dtype = encodings.shape(weight.encoding), encodings.dtype(weight.encoding)
@@ -207,7 +231,7 @@ def _watched(items: Iterable[T], weights: Sequence[Weight], phase: str, progress
             progress(phase, done, total)
 
 
-def _manifest(chosen: Plan, files: tuple[FileFacts, ...]) -> Manifest:
+def _manifest(chosen: Plan, files: tuple[FileFacts, ...], dense: int) -> Manifest:
     weights = tuple(
         WeightFacts(
             choice.name,
@@ -224,7 +248,6 @@ def _manifest(chosen: Plan, files: tuple[FileFacts, ...]) -> Manifest:
         for choice in chosen.choices
     )
     total = sum(file.nbytes for file in files)
-    dense = total - chosen.nbytes + chosen.dense_nbytes
     return Manifest(
         chosen.target, chosen.pipeline, _versions(), files, total, dense, chosen.nbytes, chosen.dense_nbytes, weights
     )
@@ -243,12 +266,6 @@ def _inspected(weight: Weight) -> WeightFacts:
     )
 
 
-def _files(path: Path) -> Iterator[Path]:
-    """The files of the model that was read from `path`: what its format says lies beside it."""
-    yield path
-    yield from sorted(other for other in path.parent.glob(f"{path.name}.*") if other.is_file())
-
-
 def _file(path: Path) -> FileFacts:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -256,4 +273,8 @@ def _file(path: Path) -> FileFacts:
 
 
 def _versions() -> dict[str, str]:
-    return {package: version(package) for package in ("compressor", "numpy", "onnx")}
+    found: dict[str, str] = {}
+    for package in ("compressor", "ml-dtypes", "numpy", "onnx", "onnxruntime"):
+        with suppress(PackageNotFoundError):  # a runtime may be installed under another name
+            found[package] = version(package)
+    return found

@@ -18,9 +18,12 @@ from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, S
 from compressor.errors import CompressorError
 from compressor.model import Weight
 from compressor.scan import ENTRIES, Scan, scan
-from compressor.schemes import Candidate, linear_quantize, palettize, sparsify
+from compressor.schemes import Candidate, Scheme, linear_quantize, palettize, sparsify
 
 T = TypeVar("T")
+
+DESCRIBING: tuple[Scheme[Any], ...] = (linear_quantize, palettize)
+"""In the order in which they look at a weight: the first to tell is the cheapest."""
 
 
 @dataclass(frozen=True)
@@ -176,10 +179,11 @@ def _candidates(encoding: Encoding, settings: Settings, *, sampled: bool) -> tup
     if isinstance(encoding, Sparse) and isinstance(encoding.values, LinearQuantized):
         return facts, []
     plain = Candidate((), Dense(ArraySpec(values.shape, values.dtype)), "")
-    described = list(linear_quantize.detect(values, facts))
-    known = [encodings.nbytes(candidate.spec) for candidate in (plain, *described)]
+    described: list[Candidate] = []
     sparse_nbytes = values.size / 8 + (values.size - facts.zeros) * values.dtype.itemsize
-    described += palettize.detect(values, facts, min(sparse_nbytes, *known))
+    for scheme in DESCRIBING:
+        best = min(sparse_nbytes, *(encodings.nbytes(candidate.spec) for candidate in (plain, *described)))
+        described += scheme.detect(values, facts, best)
     sparse = sparsify.detect(values, facts, [plain, *described], settings.max_thresholded, settings.threshold)
     return facts, [*described, *sparse]
 

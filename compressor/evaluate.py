@@ -57,6 +57,14 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class _Loaded:
+    """A model in ONNX Runtime, and what errors call it."""
+
+    session: Any
+    label: str
+
+
+@dataclass(frozen=True)
 class _Run:
     """What one model made of the samples, by output.
 
@@ -71,8 +79,12 @@ class _Run:
     count: int
 
 
-def compare(baseline: Path, artefact: Path, settings: Settings, progress: Progress | None = None) -> Comparison:
+def compare(
+    baseline: Path, artefact: Path, settings: Settings, progress: Progress | None = None, *, label: str = ""
+) -> Comparison:
     """Run two ONNX files on the same samples, one after the other, and score both.
+
+    label: what errors call the baseline, whose file may be one that nobody has named.
 
     Raises:
         UsageError: a setting names what does not exist.
@@ -80,8 +92,8 @@ def compare(baseline: Path, artefact: Path, settings: Settings, progress: Progre
     """
     metric = scoring.metric(settings.metric, settings.metric_args)
     given = samples.read(settings.data)
-    before = _run(baseline, given, metric, settings, progress)
-    after = _run(artefact, given, metric, settings, progress)
+    before = _run(_open(baseline, label or str(baseline)), given, metric, settings, progress)
+    after = _run(_open(artefact, str(artefact)), given, metric, settings, progress)
     equal = [np.mean(before.classes[name] == after.classes[name]) for name in after.classes]
     quality = Quality(
         metric.name,
@@ -93,20 +105,19 @@ def compare(baseline: Path, artefact: Path, settings: Settings, progress: Progre
 
 
 def _run(
-    path: Path, given: samples.Samples, metric: scoring.Metric, settings: Settings, progress: Progress | None
+    model: _Loaded, given: samples.Samples, metric: scoring.Metric, settings: Settings, progress: Progress | None
 ) -> _Run:
-    session = _open(path)
-    feeds = samples.feeds(given, _ports(session, path), path)
+    feeds = samples.feeds(given, _ports(model), model.label)
     count = len(next(iter(feeds.values())))
-    outputs = [output.name for output in session.get_outputs()]
+    outputs = [output.name for output in model.session.get_outputs()]
     for name in settings.outputs:
         if name not in outputs:
-            raise unknown(f"output of {path} (evaluate.outputs)", name, outputs)
+            raise unknown(f"output of {model.label} (evaluate.outputs)", name, outputs)
     labels = samples.labels_of(given, outputs, settings.outputs, count)
     names = tuple(labels) or settings.outputs or tuple(outputs[:1])
     values: dict[str, list[NDArray]] = {name: [] for name in labels}
     classes: dict[str, list[NDArray]] = {name: [] for name in names}
-    for batch in _batches(session, path, feeds, names, settings.batch_size, progress):
+    for batch in _batches(model, feeds, names, settings.batch_size, progress):
         for name, output in batch.items():
             # Only what is needed later is kept: the classes of a batch are much smaller than its scores.
             found = None if metric.reads == "numbers" else scoring.classes(output, labels.get(name))
@@ -131,36 +142,37 @@ def _confusion(run: _Run) -> tuple[NDArray, NDArray] | None:
     return None
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path, label: str) -> _Loaded:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors: its warnings are about graphs that nobody here wrote
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # each kind of failure has a class of its own, without a common base
-        raise CompressorError(f"{path}: ONNX Runtime cannot load it: {_line(error)}") from error
+        raise CompressorError(f"{label}: ONNX Runtime cannot load it: {_line(error)}") from error
+    return _Loaded(session, label)
 
 
-def _ports(session: Any, path: Path) -> list[samples.Port]:
+def _ports(model: _Loaded) -> list[samples.Port]:
     ports = []
-    for declared in session.get_inputs():
+    for declared in model.session.get_inputs():
         dtype = _DTYPES.get(declared.type.removeprefix("tensor(").removesuffix(")"))
         if dtype is None:
-            raise CompressorError(f"{path}: input {declared.name} is {declared.type}, which no numpy array can be.")
+            raise CompressorError(f"{model.label}: input {declared.name} is {declared.type}, which no numpy array can be.")
         axes = tuple(size if isinstance(size, int) else None for size in declared.shape)
         if not axes:
-            raise CompressorError(f"{path}: input {declared.name} is a scalar: expected samples along the first axis.")
+            raise CompressorError(f"{model.label}: input {declared.name} is a scalar: expected samples along the first axis.")
         ports.append(samples.Port(declared.name, axes, dtype))
     return ports
 
 
 def _batches(
-    session: Any, path: Path, feeds: Mapping[str, NDArray], names: Sequence[str], size: int, progress: Progress | None
+    model: _Loaded, feeds: Mapping[str, NDArray], names: Sequence[str], size: int, progress: Progress | None
 ) -> Iterator[dict[str, NDArray]]:
     """The outputs of each batch of samples, by name."""
     # A model with a fixed number of samples gets that many: the last batch is filled up with copies of its last one.
-    fixed = [declared.shape[0] for declared in session.get_inputs() if isinstance(declared.shape[0], int)]
+    fixed = [declared.shape[0] for declared in model.session.get_inputs() if isinstance(declared.shape[0], int)]
     size = fixed[0] if fixed else size
     total = sum(array.nbytes for array in feeds.values())
     count = len(next(iter(feeds.values())))
@@ -168,31 +180,31 @@ def _batches(
         used = min(size, count - start)
         rows = np.minimum(np.arange(start, start + (size if fixed else used)), count - 1)
         try:
-            results = session.run(list(names), {name: array[rows] for name, array in feeds.items()})
+            results = model.session.run(list(names), {name: array[rows] for name, array in feeds.items()})
         except Exception as error:  # see _open
             raise CompressorError(
-                f"{path}: ONNX Runtime failed on samples {start} to {start + used - 1}: {_line(error)}"
+                f"{model.label}: ONNX Runtime failed on samples {start} to {start + used - 1}: {_line(error)}"
             ) from error
         yield {
-            name: _checked(path, name, result, len(rows), start)[:used]
+            name: _checked(model.label, name, result, len(rows), start)[:used]
             for name, result in zip(names, results, strict=True)
         }
         if progress is not None:
             progress("evaluate", total * (start + used) // count, total)
 
 
-def _checked(path: Path, name: str, result: Any, rows: int, start: int) -> NDArray:
+def _checked(label: str, name: str, result: Any, rows: int, start: int) -> NDArray:
     if not isinstance(result, np.ndarray):
-        raise CompressorError(f"{path}: output {name} is a {type(result).__name__}: expected a tensor.")
+        raise CompressorError(f"{label}: output {name} is a {type(result).__name__}: expected a tensor.")
     if result.ndim == 0 or len(result) != rows:
         raise CompressorError(
-            f"{path}: output {name} is {list(result.shape)} for {rows} samples: expected them along the first axis."
+            f"{label}: output {name} is {list(result.shape)} for {rows} samples: expected them along the first axis."
         )
     if result.dtype.kind == "f":
         bad = np.isnan(result.reshape(rows, -1)).any(axis=1)
         if bad.any():
             raise CompressorError(
-                f"{path}: output {name} is NaN for sample {start + int(bad.argmax())}: nothing to score."
+                f"{label}: output {name} is NaN for sample {start + int(bad.argmax())}: nothing to score."
             )
     return result
 

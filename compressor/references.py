@@ -6,7 +6,7 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -55,8 +55,10 @@ def load(reference: str, setting: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]  # mypy takes a callable attribute for Any
 
 
-def call(function: Callable[..., Any], setting: str, *args: object, **kwargs: object) -> Any:
+def call(function: Callable[..., Any], what: str, /, *args: object, **kwargs: object) -> Any:
     """What the user's function returns.
+
+    what: what errors call it, such as `evaluate.data training.data:held_out`.
 
     Raises:
         CompressorError: it raised an exception: the message says which, and in what line of the user's.
@@ -67,14 +69,25 @@ def call(function: Callable[..., Any], setting: str, *args: object, **kwargs: ob
         except CompressorError:
             raise
         except Exception as error:  # the function is the user's code
-            raise _failure(f"{setting} failed", error) from error
+            raise _failure(f"{what} failed", error) from error
 
 
 def _failure(what: str, error: Exception) -> CompressorError:
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    where = _place(traceback.extract_tb(error.__traceback__))
     text = " ".join(str(error).split())
     return CompressorError(f"{what}: {type(error).__name__}: {text}{where}")
+
+
+def _place(frames: Iterable[traceback.FrameSummary]) -> str:
+    """The innermost line of the user's own code, or of what it called where that code lies elsewhere."""
+    foreign = [frame for frame in frames if frame.filename != __file__ and not frame.filename.startswith("<frozen")]
+    paths = {frame.filename: Path(frame.filename) for frame in foreign}
+    own = [
+        frame
+        for frame in foreign
+        if paths[frame.filename].is_relative_to(Path.cwd()) and "site-packages" not in paths[frame.filename].parts
+    ]
+    return next((f" ({frame.filename}:{frame.lineno})" for frame in reversed(own or foreign)), "")
 
 
 def _functions(module: ModuleType) -> list[str]:

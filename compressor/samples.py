@@ -67,7 +67,7 @@ def read(where: str) -> Samples:
     return Samples(f"{SETTING} {where}", *returned)
 
 
-def feeds(samples: Samples, ports: Sequence[Port], model: Path) -> dict[str, NDArray]:
+def feeds(samples: Samples, ports: Sequence[Port], model: str) -> dict[str, NDArray]:
     """The arrays for each input of a model, in its dtype; the first axis of all counts the samples.
 
     Raises:
@@ -140,7 +140,7 @@ def _file(path: Path) -> Samples:
     return Samples(f"{SETTING} {path}", arrays, labels)
 
 
-def _by_name(samples: Samples, names: Sequence[str], model: Path) -> Mapping[str, Any]:
+def _by_name(samples: Samples, names: Sequence[str], model: str) -> Mapping[str, Any]:
     given = samples.inputs
     if isinstance(given, Mapping):
         missing = [name for name in names if name not in given]
@@ -160,7 +160,7 @@ def _by_name(samples: Samples, names: Sequence[str], model: Path) -> Mapping[str
     return dict(zip(names, several, strict=True))
 
 
-def _fitting(samples: Samples, port: Port, array: NDArray, model: Path) -> NDArray:
+def _fitting(samples: Samples, port: Port, array: NDArray, model: str) -> NDArray:
     where = f"{samples.where}: input {port.name}"
     if port.dtype == object and array.dtype.kind in "US":
         array = array.astype(object)

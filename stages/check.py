@@ -14,6 +14,8 @@ from compressor.stages.options import AsJson, Overrides, ParamsFile
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from compressor.stages.params import Evaluate
+
 
 def check(
     metrics: Annotated[Path, typer.Argument(metavar="[METRICS]", help="What compressor evaluate wrote.")] = Path(
@@ -42,7 +44,6 @@ def check(
     are those in the settings, and those that evaluate judged when it wrote METRICS.
     """
     from compressor.errors import CompressorError, UsageError
-    from compressor.metrics import broken, key, regressions
     from compressor.stages import files
     from compressor.stages.params import CheckParams, Given, load
 
@@ -51,10 +52,10 @@ def check(
     tolerances = _tolerances(tol or ())
     own = load(CheckParams, Given(params, settings or ())).evaluate
     now = _values(files.read_text(metrics), str(metrics))
-    failures = list(broken(now, own.limits, metric=key(own.metric)))
-    if now.get("passed") is False and not failures:
-        failures.append("passed is false: a limit was broken that held when it was written")
+    failures = _broken(now, own)
     if against is not None:
+        from compressor.metrics import regressions
+
         failures += regressions(now, _values(_at_revision(metrics, against), f"{against}:{metrics}"), tolerances)
     if as_json:
         print(json.dumps({"ok": not failures, "failures": failures}, indent=2))
@@ -63,6 +64,16 @@ def check(
     if not as_json:
         compared = f", and is not worse than at {against}" if against else ""
         print(f"{metrics} keeps every limit{compared}")
+
+
+def _broken(now: Mapping[str, object], own: Evaluate) -> list[str]:
+    """The limits that do not hold: those of now, and those that were judged when the metrics were written."""
+    from compressor.metrics import broken, key
+
+    failures = list(broken(now, own.limits, metric=key(own.metric)))
+    if now.get("passed") is False and not failures:
+        failures.append("passed is false: a limit was broken when the metrics were written, and is not set now")
+    return failures
 
 
 def _tolerances(given: Sequence[str]) -> dict[str, float]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from compressor.stages.options import AsJson, ModelPath, Overrides, ParamsFile, Plots, Strict
 
 if TYPE_CHECKING:
-    from compressor.detection import Detection
+    from compressor.detection import Detection, Settings
     from compressor.plan import Plan
+    from compressor.stages.params import Export, Given
 
 
 def compress(
@@ -43,36 +45,74 @@ def compress(
     """
     import compressor
     from compressor import publish
-    from compressor.detection import Settings
     from compressor.errors import UsageError
     from compressor.stages import files, graph, progress, report, toolchain
-    from compressor.stages.params import CompressAlone, CompressParams, Given, core_settings, load
+    from compressor.stages.params import Given
 
     if dry_run and plots is not None:
         raise UsageError("--dry-run writes nothing: leave --plots out.")
     toolchain.check("compress", params, strict=strict)
     files.check_rows(plots)
     publish.check_directory(out, model)
-    given = Given(params, settings or (), {"target": target, "compress.pipeline": pipeline})
-    alone = load(CompressAlone, given) if detection is None or graph.needs_export(model) else None
-    own = alone or load(CompressParams, given)
-    found = None if detection is None else read_detection(detection)
-    held = core_settings(alone.detect) if alone else Settings()
-    export = alone.export if alone and graph.needs_export(model) else None
-    name, by = own.target, own.compress.pipeline
-    with graph.exported(model, export) as path, progress.shown() as shown:
+    asked = _asked(model, detection, Given(params, settings or (), {"target": target, "compress.pipeline": pipeline}))
+    with graph.exported(model, asked.export) as path, progress.shown() as shown:
         if dry_run:
-            planned = compressor.dry_run(path, target=name, pipeline=by, detection=found, settings=held, progress=shown)
+            planned = compressor.dry_run(path, **asked.arguments(), progress=shown)
         else:
-            made = compressor.compress(
-                path, out, target=name, pipeline=by, detection=found, settings=held, progress=shown
-            )
+            made = compressor.compress(path, out, **asked.arguments(), progress=shown)
     if dry_run:
         report.show_json(plan_document(planned)) if as_json else report.show(report.plan(planned))
         return
     if plots is not None:
         files.write_rows(plots, report.bytes_rows(made.weights), report.BYTES_COLUMNS)
-    report.show_json(made.to_json()) if as_json else report.show(report.manifest(made, refusals=verbose))
+    if as_json:
+        report.show_json(made.to_json())
+    else:
+        report.show(report.manifest(made, refusals=verbose, threshold=asked.threshold))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the core is asked for.
+
+    target, pipeline: by name.
+    detection: what a stage before has found, if there was one.
+    settings: of a detection that is made now.
+    export: how the model is exported before; None for one that has a graph.
+    """
+
+    target: str
+    pipeline: str
+    detection: Detection | None
+    settings: Settings
+    export: Export | None
+
+    @property
+    def threshold(self) -> float:
+        """The magnitude up to which values counted as zero."""
+        return (self.detection.settings if self.detection else self.settings).threshold
+
+    def arguments(self) -> dict[str, Any]:
+        """What `compressor.compress` and `compressor.dry_run` take."""
+        return {name: getattr(self, name) for name in ("target", "pipeline", "detection", "settings")}
+
+
+def _asked(model: Path, detection: Path | None, given: Given) -> _Asked:
+    """What the settings and the options ask for; groups that this run does not need are not read."""
+    from compressor.detection import Settings
+    from compressor.stages import graph
+    from compressor.stages.params import CompressAlone, CompressParams, core_settings, load
+
+    exports = graph.needs_export(model)
+    alone = load(CompressAlone, given) if detection is None or exports else None
+    own = alone or load(CompressParams, given)
+    return _Asked(
+        own.target,
+        own.compress.pipeline,
+        None if detection is None else read_detection(detection),
+        core_settings(alone.detect) if alone else Settings(),
+        alone.export if alone and exports else None,
+    )
 
 
 def read_detection(path: Path) -> Detection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from compressor.evaluate import Comparison, Progress
+    from compressor.evaluate import Comparison
     from compressor.manifest import Manifest
     from compressor.metrics import Size, Values
-    from compressor.stages.params import Evaluate
+    from compressor.stages.params import Evaluate, EvaluateParams, Export
 
 
 def evaluate(
@@ -47,10 +48,9 @@ def evaluate(
     compression. Without evaluate.data in the settings only sizes are measured. A limit that is broken is recorded as
     passed: false, and is no failure: for that there is `compressor check`.
     """
-    import compressor
     from compressor import metrics, publish
     from compressor.errors import CompressorError
-    from compressor.stages import files, graph, progress, report, toolchain
+    from compressor.stages import files, graph, report, toolchain
     from compressor.stages.params import EvaluateAlone, EvaluateParams, Given, load
 
     toolchain.check("evaluate", params, strict=strict)
@@ -62,33 +62,85 @@ def evaluate(
     own = alone or load(EvaluateParams, given)
     metric = metrics.key(own.evaluate.metric)
     metrics.broken({}, own.evaluate.limits, metric=metric)  # an unknown limit must not cost a run of the model
-    export = alone.export if alone else None
-    with graph.exported(model, export) as path, TemporaryDirectory(prefix="compressor-") as folder:
-        baseline = Path(folder) / "baseline"
-        compressor.write_baseline(path, baseline, target=own.target)
-        stored, dense = compressor.inspect(artefact), compressor.inspect(baseline)
-        with progress.shown() as shown:
-            compared = _compare(_graph(baseline, dense), _graph(artefact, stored), own.evaluate, shown)
-    quality = compared.quality if compared else None
-    values = metrics.summary(_size(stored), _size(dense), quality, own.evaluate.limits)
+    found = _measured(model, artefact, own, alone.export if alone else None)
+    quality = found.compared.quality if found.compared else None
+    values = metrics.summary(_size(found.stored), _size(found.dense), quality, own.evaluate.limits)
     text = json.dumps(values, indent=2) + "\n"
     if plots_dir is not None:
-        _write_plots(plots_dir, values, metric, compared)
+        _write_plots(plots_dir, values, metric, found.compared)
     if out is not None:
         publish.text(out, text)
     if as_json:
         report.show_json(text)
     else:
-        report.show(_report(values, own.evaluate.limits, metric, compared))
+        report.show(_report(values, own.evaluate.limits, metric, found.compared))
 
 
-def _compare(baseline: Path, artefact: Path, settings: Evaluate, progress: Progress) -> Comparison | None:
-    if not settings.data:
-        return None
+@dataclass(frozen=True)
+class _Measured:
+    """An artefact and its uncompressed model as they lie on disk; `compared`: by what they compute, if there is data."""
+
+    stored: Manifest
+    dense: Manifest
+    compared: Comparison | None
+
+
+def _measured(model: Path, artefact: Path, own: EvaluateParams, export: Export | None) -> _Measured:
+    import compressor
     from compressor import evaluate
+    from compressor.stages import graph, progress
 
-    core = evaluate.Settings(**settings.model_dump(exclude={"limits"}))
-    return evaluate.compare(baseline, artefact, core, progress)
+    stored = compressor.inspect(artefact)
+    _check_target(stored, own.target, artefact)
+    with graph.exported(model, export) as path, TemporaryDirectory(prefix="compressor-") as folder:
+        baseline = Path(folder) / "baseline"
+        compressor.write_baseline(path, baseline, target=own.target)
+        dense = compressor.inspect(baseline)
+        _check_weights(dense, stored, model, artefact)
+        if not own.evaluate.data:
+            return _Measured(stored, dense, None)
+        core = evaluate.Settings(**own.evaluate.model_dump(exclude={"limits"}))
+        with progress.shown() as shown:
+            compared = evaluate.compare(
+                _graph(baseline, dense), _graph(artefact, stored), core, shown, label=str(model)
+            )
+    return _Measured(stored, dense, compared)
+
+
+def _check_target(stored: Manifest, target: str, artefact: Path) -> None:
+    """That the artefact is for the target, where it says what it is for.
+
+    Raises:
+        CompressorError: it is for another one.
+    """
+    from compressor import targets
+    from compressor.errors import CompressorError
+
+    if stored.target and stored.target != targets.get(target).name:
+        raise CompressorError(
+            f"{artefact}: made for {stored.target}, the target is {target}. Compress the model again, or set "
+            f"target: {stored.target} in params.yaml (or -S target={stored.target})."
+        )
+
+
+def _check_weights(dense: Manifest, stored: Manifest, model: Path, artefact: Path) -> None:
+    """That the artefact has the model's weights, by name and shape, and no others.
+
+    Raises:
+        CompressorError: it was made from another model.
+    """
+    from compressor.errors import CompressorError
+
+    expected = {weight.name: weight.shape for weight in dense.weights}
+    # A graph that was brought to another opset may have gained small constants.
+    got = {weight.name: weight.shape for weight in stored.weights if weight.name in expected or len(weight.shape) > 1}
+    for name in (*expected, *got):
+        if expected.get(name) != got.get(name):
+            one, other = (f"has {list(own[name])}" if name in own else "has no such weight" for own in (expected, got))
+            raise CompressorError(
+                f"{artefact}: not made from {model}: weight {name}: the model {one}, the artefact {other}. "
+                "Name the model that was compressed, or compress this one."
+            )
 
 
 def _graph(artefact: Path, found: Manifest) -> Path:

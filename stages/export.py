@@ -27,7 +27,7 @@ def export(
     EXPORTED_DIR is replaced as a whole. How a torch model is built and what it takes stands in params.yaml (export).
     """
     from compressor import publish
-    from compressor.stages import files, graph, report, toolchain
+    from compressor.stages import graph, report, toolchain
     from compressor.stages.params import ExportParams, Given, load
 
     toolchain.check("export", params, strict=strict)

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from compressor.errors import CompressorError, unknown
+from compressor.errors import CompressorError
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message  # type: ignore[import-untyped]
@@ -16,60 +16,32 @@ if TYPE_CHECKING:
 
     from compressor.stages.params import Export
 
-TORCH_SUFFIXES = (".pt", ".pt2", ".pth", ".safetensors")
-"""The files that torch's exporter makes a graph of, known without importing torch."""
-
-GRAPH_SUFFIXES = (".onnx",)
-"""The files that hold a graph."""
-
 
 def needs_export(model: Path) -> bool:
     """Whether `model` holds weights whose graph only its training code knows."""
-    return model.suffix.lower() in TORCH_SUFFIXES and not model.is_dir()
+    from compressor import sources
+
+    return sources.exporter(model) is not None
 
 
 def write(source: Path, directory: Path, settings: Export) -> None:
-    """Write the graph of any model to `directory`.
+    """Write the graph of any model to `directory`: exported by training code, or a copy of its own.
 
     Raises:
-        UsageError: `source` is of no known kind.
-        CompressorError: it cannot be read or exported.
+        UsageError: `source` is of no known kind, or the settings do not fit it.
+        CompressorError: it cannot be read or exported, or what that needs is not installed.
     """
-    if needs_export(source):
-        export_torch(source, directory, settings)
-    elif source.is_dir() or source.suffix.lower() in GRAPH_SUFFIXES:
+    from compressor import sources
+
+    exporter = sources.exporter(source)
+    if exporter is None:
         copy_onnx(source, directory)
-    else:
-        raise unknown("kind of model file", source.suffix or source.name, (*GRAPH_SUFFIXES, *TORCH_SUFFIXES))
-
-
-def export_torch(source: Path, directory: Path, settings: Export) -> None:
-    """Write the graph of a torch model to `directory`.
-
-    Raises:
-        CompressorError: the model cannot be read or exported, or torch is not installed.
-    """
+        return
     if not source.is_file():
         raise CompressorError(f"{source}: no such file. Name the file that the training wrote.")
-    try:
-        from compressor.sources import torch
-    except ModuleNotFoundError as error:
-        raise CompressorError(
-            f"{source}: reading a torch model needs {error.name}. Install it: pip install 'compressor[torch]'."
-        ) from error
-    torch.export(
-        source,
-        directory,
-        factory=settings.factory,
-        args=settings.args,
-        inputs={
-            name: torch.InputSpec(declared.shape, declared.dtype, declared.dynamic)
-            for name, declared in settings.inputs.items()
-        },
-        outputs=settings.outputs,
-        opset=settings.opset,
-        allow_pickle=settings.allow_pickle,
-    )
+    inputs = {name: sources.InputSpec(one.shape, one.dtype, one.dynamic) for name, one in settings.inputs.items()}
+    others = settings.model_dump(exclude={"inputs"})
+    exporter.export(source, directory, inputs=inputs, **others)
 
 
 def copy_onnx(source: Path, directory: Path) -> None:
@@ -120,5 +92,5 @@ def exported(model: Path, settings: Export | None) -> Iterator[Path]:
     with TemporaryDirectory(prefix="compressor-") as folder:
         directory = Path(folder) / "exported"
         directory.mkdir()
-        export_torch(model, directory, settings)
+        write(model, directory, settings)
         yield directory

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -38,6 +38,15 @@ def show_json(document: object) -> None:
     """Print one JSON document; a text is one already."""
     text = document if isinstance(document, str) else json.dumps(document, indent=2, ensure_ascii=False)
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun.
+
+    >>> plural(1, "weight"), plural(1200, "value")
+    ('1 weight', '1,200 values')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def size(count: int) -> str:
@@ -101,10 +110,13 @@ def _finding(finding: Finding) -> Row:
 
 def plan(planned: Plan) -> RenderableType:
     """What each weight would become, and why it would become nothing else."""
+    rows = facts(planned)
+    threshold = max((choice.threshold for choice in planned.choices), default=0.0)
     return Group(
-        weights(facts(planned), refusals=True),
+        weights(rows, refusals=True),
         Text(),
         Text(_outcome(planned.target, planned.pipeline, planned.dense_nbytes, planned.nbytes, "weights"), "bold"),
+        *_changed(rows, threshold),
     )
 
 
@@ -119,19 +131,24 @@ def facts(planned: Plan) -> tuple[WeightFacts, ...]:
             nbytes=nbytes(choice.legal),
             dense_nbytes=choice.dense_nbytes,
             evidence=choice.evidence,
+            changed=choice.changed,
             rejected=tuple((rejected.encoding, rejected.reason) for rejected in choice.rejected),
         )
         for choice in planned.choices
     )
 
 
-def manifest(made: Manifest, *, refusals: bool = False) -> RenderableType:
-    """What each weight is stored as, and the size of the artefact."""
+def manifest(made: Manifest, *, refusals: bool = False, threshold: float = 0.0) -> RenderableType:
+    """What each weight is stored as, and the size of the artefact.
+
+    threshold: the magnitude up to which values became zero, where some did.
+    """
     files = ", ".join(f"{file.name} {size(file.nbytes)}" for file in made.files)
     return Group(
         weights(made.weights, refusals=refusals),
         Text(),
         Text(_outcome(made.target, made.pipeline, made.dense_nbytes, made.nbytes, "model"), "bold"),
+        *_changed(made.weights, threshold),
         Text(files, "dim"),
     )
 
@@ -178,6 +195,14 @@ def _outcome(target: str, pipeline: str, before: int, after: int, what: str) -> 
     smaller = f"{ratio(before, after)} times smaller than" if after < before else "not smaller than"
     made = "".join(f" {word} {name}" for word, name in (("for", target), ("by", pipeline)) if name)
     return f"{what}{made}: {size(after)}, {smaller} dense ({size(before)})"
+
+
+def _changed(rows: Sequence[WeightFacts], threshold: float) -> Iterator[Text]:
+    """What is not exact, and how it would be; nothing where every value is kept."""
+    changed = [weight.changed for weight in rows if weight.changed]
+    if changed:
+        values, places = plural(sum(changed), "value"), plural(len(changed), "weight")
+        yield Text(f"{values} up to {threshold:g} became zero in {places}: detect.threshold=0 (-S) keeps them", "yellow")
 
 
 def _grouped(items: Iterable[T], key: Callable[[T], object]) -> Iterable[tuple[Any, list[T]]]:

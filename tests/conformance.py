@@ -21,7 +21,7 @@ from onnx import TensorProto, helper
 
 from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, DType, NDArray, Shape
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, dtype, shape
-from compressor.formats.onnx.body import DATA_TYPES
+from compressor.formats.onnx.dtypes import DATA_TYPES
 from compressor.model import Model, Weight
 
 F32, F16, BF16 = (FLOAT_DTYPES[name] for name in ("float32", "float16", "bfloat16"))

@@ -41,8 +41,8 @@ def _run(read_back: Mapping[str, Encoding], allowed: Mapping[str, tuple[float, i
         )
     if zeroed != planned:
         raise InexactError(
-            f"weight {weight.name} {expected[0]}{list(expected[1])}: {zeroed:,} values up to {threshold:g} became zero, "
-            f"{planned:,} were planned. Was another model detected? Run `detect` again."
+            f"weight {weight.name} {expected[0]}{list(expected[1])}: {zeroed:,} values up to {threshold:g} became "
+            f"zero, {planned:,} were planned. Was another model detected? Run `detect` again."
         )
     return weight
 

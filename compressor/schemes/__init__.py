@@ -1,14 +1,15 @@
-"""Schemes: each recognises one kind of compression in a weight's values, and encodes it. The folder is the registry.
+"""Schemes: each recognises one kind of compression in a weight's values, and encodes it.
 
-A scheme is a module with the members of `Scheme`. `linear_quantize` and `palettize` describe values; `sparsify` takes
-what they describe and stores it for the non-zeros alone.
+`linear_quantize` and `palettize` describe values: each is a `Scheme`. `sparsify` is none: it takes what the others
+describe, and stores it for the non-zeros alone, so its `detect` has their candidates as an argument and its `encode` a
+function that encodes what is left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 from compressor.arrays import NDArray
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized
@@ -16,6 +17,8 @@ from compressor.scan import Scan
 
 Values = Dense | LinearQuantized | Palettized
 """What may stand under `Sparse`."""
+
+S = TypeVar("S", bound=Values)
 
 
 @dataclass(frozen=True)
@@ -38,15 +41,19 @@ class Candidate:
     structure: str = ""
 
 
-class Scheme(Protocol):
-    """What a scheme's module has. All of it is pure."""
+class Scheme(Protocol[S]):
+    """What the module of a scheme that describes values has. All of it is pure."""
 
     NAME: str
 
-    def detect(self, values: NDArray, scan: Scan) -> Iterator[Candidate]:
-        """The ways in which this scheme can store `values` exactly, given the facts of one pass over them."""
+    def detect(self, values: NDArray, scan: Scan, best: float) -> Iterator[Candidate]:
+        """The ways in which this scheme can store `values` exactly.
 
-    def encode(self, values: NDArray, spec: Any, where: NDArray | None) -> Encoding:
+        scan: the facts of one pass over the values.
+        best: the bytes of the smallest form known so far; a search that cannot beat it may be left out.
+        """
+
+    def encode(self, values: NDArray, spec: S, where: NDArray | None) -> S:
         """`values` as `spec` says; only those where the mask `where` is set, if there is one.
 
         Raises:

@@ -48,7 +48,7 @@ class _Grid:
     high: NDArray
 
 
-def detect(values: NDArray, scan: Scan) -> Iterator[Candidate]:
+def detect(values: NDArray, scan: Scan, best: float) -> Iterator[Candidate]:  # noqa: ARG001 - a probe costs less
     """The coarsest granularity at which the weight lies on a grid of at most 256 steps: tensor, channel, block."""
     if not is_float(values.dtype):
         return

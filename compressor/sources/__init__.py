@@ -1,21 +1,72 @@
-"""Where weights come from: a module of this folder with `SUFFIXES` and `read(path) -> Model` is a source.
+"""Where weights come from. The folder is the registry: each of its modules is a `Source` or an `Exporter`.
 
-The folder is the registry, and a module is imported when a file of its kind is read.
+They are imported to learn which files they read, so what is slow to import is imported inside of their functions.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import Protocol
 
 from compressor.errors import CompressorError, unknown
 from compressor.model import Model
 
-_EXPORTERS = {"torch": (".pt", ".pt2", ".pth", ".safetensors")}
-"""Modules of this folder whose files have no graph until they are exported: importing one takes seconds."""
+
+class Source(Protocol):
+    """A module that reads files with a graph. SUFFIXES: of these files, in lower case."""
+
+    SUFFIXES: tuple[str, ...]
+
+    def read(self, path: Path) -> Model:
+        """The model in a file.
+
+        Raises:
+            CompressorError: it cannot be read.
+        """
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of a model that is exported: what its code takes under this name.
+
+    shape: sizes, an example where the axis is dynamic.
+    dtype: by name, `float32` and the like.
+    dynamic: names by axis; axes of one name have one size.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    dynamic: Mapping[int, str] = field(default_factory=dict)
+
+
+class Exporter(Protocol):
+    """A module for files whose graph only the training code knows. SUFFIXES: of these files, in lower case."""
+
+    SUFFIXES: tuple[str, ...]
+
+    def export(
+        self,
+        source: Path,
+        directory: Path,
+        *,
+        factory: str | None,
+        args: Mapping[str, object],
+        inputs: Mapping[str, InputSpec],
+        outputs: Sequence[str],
+        opset: int,
+        allow_pickle: bool,
+    ) -> None:
+        """Write the graph to `directory`, where `read` finds it. The arguments are the group `export` of params.yaml.
+
+        Raises:
+            UsageError: the request does not fit the file.
+            CompressorError: the file cannot be read or exported, or what that needs is not installed.
+        """
 
 
 def read(path: Path) -> Model:
@@ -27,24 +78,32 @@ def read(path: Path) -> Model:
     """
     if not path.is_file() and not path.is_dir():
         raise CompressorError(f"{path}: no such file or directory; expected an exported directory or a model file.")
-    exported = [suffix for suffixes in _EXPORTERS.values() for suffix in suffixes]
-    if path.suffix.lower() in exported and not path.is_dir():
+    if exporter(path) is not None:
         raise CompressorError(f"{path}: has no ONNX graph yet; first run `compressor export {path} DIRECTORY`.")
-    suffixes = []
-    for source in _sources():
+    suffixes: list[str] = []
+    for module in _modules("read"):
+        source: Source = module
         suffixes.extend(source.SUFFIXES)
         for suffix in source.SUFFIXES:
             file = path / f"model{suffix}" if path.is_dir() else path
             if file.suffix.lower() == suffix and (file.exists() or not path.is_dir()):
-                model: Model = source.read(file)
-                return model
+                return source.read(file)
     if path.is_dir():
         names = " or ".join(f"model{suffix}" for suffix in suffixes)
         raise CompressorError(f"{path}: a directory without {names}; expected an exported directory or a model file.")
-    raise unknown("kind of model file", path.suffix or path.name, (*suffixes, *exported))
+    suffixes.extend(suffix for module in _modules("export") for suffix in module.SUFFIXES)
+    raise unknown("kind of model file", path.suffix or path.name, suffixes)
 
 
-def _sources() -> Iterator[ModuleType]:
-    for found in pkgutil.iter_modules(__path__):
-        if found.name not in _EXPORTERS:
-            yield importlib.import_module(f"{__name__}.{found.name}")
+def exporter(path: Path) -> Exporter | None:
+    """The exporter for `path`; None for what has a graph, or is of no known kind."""
+    for module in _modules("export"):
+        if path.suffix.lower() in module.SUFFIXES and not path.is_dir():
+            return module
+    return None
+
+
+def _modules(function: str) -> Iterator[ModuleType]:
+    """The modules of this folder that have the function."""
+    modules = (importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__))
+    return (module for module in modules if hasattr(module, function))

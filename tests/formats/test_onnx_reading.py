@@ -36,10 +36,10 @@ def only(path: Path) -> onnx.TensorProto:
     return found
 
 
-@pytest.mark.parametrize("kind", sorted(reading.DTYPES))
+@pytest.mark.parametrize("kind", sorted(DTYPES))
 @pytest.mark.parametrize("count", [5, 3001])
 def test_raw_data_of_every_type(tmp_path: Path, kind: int, count: int) -> None:
-    dtype = reading.DTYPES[kind]
+    dtype = DTYPES[kind]
     values = RNG.integers(0, 2, count).astype(np.uint8).astype(dtype)
     path = save(tmp_path / "m.onnx", numpy_helper.from_array(values, "w"))
     found = reading.array(only(path), tmp_path)
@@ -49,10 +49,10 @@ def test_raw_data_of_every_type(tmp_path: Path, kind: int, count: int) -> None:
     np.testing.assert_array_equal(np.asarray(found), numpy_helper.to_array(onnx.load(path).graph.initializer[0]))
 
 
-@pytest.mark.parametrize("kind", sorted(reading.DTYPES))
+@pytest.mark.parametrize("kind", sorted(DTYPES))
 @pytest.mark.parametrize("count", [0, 7, 800])
 def test_typed_fields_of_every_type(tmp_path: Path, kind: int, count: int) -> None:
-    dtype = reading.DTYPES[kind]
+    dtype = DTYPES[kind]
     low = 0 if dtype.name.startswith(("uint", "bool")) else -1
     values = RNG.integers(low, 2, count).astype(np.int8).astype(dtype)
     made = helper.make_tensor("w", kind, [count], values.astype(np.float64) if dtype.kind == "V" else values)

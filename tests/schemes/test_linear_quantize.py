@@ -20,7 +20,7 @@ from tests.strategies import bits_of
 
 
 def grids(values: NDArray) -> list[LinearQuantized]:
-    found = [candidate.spec for candidate in linear_quantize.detect(values, scan(values, 0.0))]
+    found = [candidate.spec for candidate in linear_quantize.detect(values, scan(values, 0.0), values.nbytes)]
     assert all(isinstance(spec, LinearQuantized) for spec in found)
     return found  # type: ignore[return-value]
 

@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from compressor import sources
 from compressor.encodings import decode
 from compressor.formats.onnx import reading
+from compressor.formats.onnx.graphs import walk
 from compressor.model import Model, Weight
-from compressor.sources.onnx.scopes import walk
 
 RNG = np.random.default_rng(0)
 

@@ -14,7 +14,7 @@ from compressor import sources
 from compressor.arrays import MappedArray
 from compressor.encodings import Dense, Sparse, decode
 from compressor.errors import CompressorError, UsageError
-from compressor.formats.onnx import reading
+from compressor.formats.onnx.dtypes import DTYPES
 from tests.sources.onnx_models import RNG, check_same, floats, save, tensor, value
 
 
@@ -42,7 +42,7 @@ def test_plain_initializers_are_dense_weights_in_graph_order(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "float64"])
 def test_other_float_types(tmp_path: Path, kind: str) -> None:
-    values = floats(40, 40).astype(kind if kind != "bfloat16" else reading.DTYPES[TensorProto.BFLOAT16])
+    values = floats(40, 40).astype(kind if kind != "bfloat16" else DTYPES[TensorProto.BFLOAT16])
     stored = tensor("w", values)
     path = save(
         tmp_path / "m.onnx",

@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from compressor.arrays import DType
+from compressor.formats.onnx.dtypes import DATA_TYPES
 
 if TYPE_CHECKING:
     import onnx
 
 BOOL, INT32, INT64 = np.dtype(np.bool_), np.dtype(np.int32), np.dtype(np.int64)
-
-DATA_TYPES: Mapping[str, int] = {
-    "float32": 1,
-    "uint8": 2,
-    "int8": 3,
-    "uint16": 4,
-    "int16": 5,
-    "int32": 6,
-    "int64": 7,
-    "bool": 9,
-    "float16": 10,
-    "float64": 11,
-    "uint32": 12,
-    "uint64": 13,
-    "bfloat16": 16,
-    "uint4": 21,
-    "int4": 22,
-    "uint2": 25,
-    "int2": 26,
-}
-"""`TensorProto.DataType` by the name of the numpy type."""
 
 
 @dataclass

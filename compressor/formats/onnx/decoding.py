@@ -16,14 +16,14 @@ from typing import Any, Literal
 
 from compressor.arrays import BFLOAT16, INT8, UINT8, Array, DType, Shape, bits, packed_nbytes
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, dtype, index_bits, shape
-from compressor.formats.onnx.body import DATA_TYPES, INT32
+from compressor.formats.onnx.body import INT32
+from compressor.formats.onnx.dtypes import DATA_TYPES, SINCE
 from compressor.formats.onnx.functions import MOST_GROUPED_AXES
 from compressor.formats.onnx.lowered import COUNTER, Lowered, Part
 
 Form = Literal["folded", "linear"]
 """`folded`: nothing of the decoding is left when the model runs; `linear`: `DequantizeLinear`, for integer kernels."""
 
-_NATIVE_SINCE = {"uint4": 21, "int4": 21, "uint2": 25, "int2": 25}
 _BITWISE_SINCE = 18
 _BLOCKED_SINCE = 21
 # One lookup in a table that is repeated along the other axes is three times as fast as a row for every index, and the
@@ -94,10 +94,10 @@ def _palette(encoding: Encoding) -> Palettized | None:
 def _codes(made: Lowered, name: str, array: Array, opset: int, dims: Shape | None = None, width: int = 0) -> str:
     """Stored codes, whose value is uint8, int8 or a 2- or 4-bit type, of shape `dims`."""
     dims = tuple(array.shape) if dims is None else dims
-    native = width in {0, 8} or opset >= _NATIVE_SINCE.get(f"uint{width}", 1 << 30)
+    native = width in {0, 8} or opset >= SINCE.get(f"uint{width}", 1 << 30)
     own = bits(array.dtype)
     if own < 8:  # an array of a 2- or 4-bit type
-        if opset >= _NATIVE_SINCE[array.dtype.name]:
+        if opset >= SINCE[array.dtype.name]:
             return made.store(name, array, dims)
         return _unpacked(made, name, array, dims, own, array.dtype.name)
     if native and width in {2, 4}:

@@ -22,7 +22,8 @@ from compressor.arrays import (
     packed_nbytes,
     to_bytes,
 )
-from compressor.formats.onnx.body import DATA_TYPES, INT32
+from compressor.formats.onnx.body import INT32
+from compressor.formats.onnx.dtypes import DATA_TYPES
 from compressor.formats.onnx.functions import DOMAIN
 
 if TYPE_CHECKING:

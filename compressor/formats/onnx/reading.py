@@ -12,53 +12,19 @@ import math
 import mmap
 import os
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressor.arrays import (
-    BFLOAT16,
-    INT2,
-    INT4,
-    INT8,
-    UINT2,
-    UINT4,
-    UINT8,
-    Array,
-    ArraySpec,
-    DType,
-    MappedArray,
-    NDArray,
-    from_bytes,
-)
+from compressor.arrays import UINT8, Array, ArraySpec, DType, MappedArray, NDArray, from_bytes
 from compressor.errors import CompressorError
+from compressor.formats.onnx.dtypes import DTYPES
+from compressor.formats.onnx.graphs import tensors
 from compressor.formats.onnx.wire import EXTERNAL, WireError, without_data
 
 if TYPE_CHECKING:
     import onnx
-
-DTYPES: Mapping[int, DType] = {
-    1: np.dtype("<f4"),
-    2: UINT8,
-    3: INT8,
-    4: np.dtype("<u2"),
-    5: np.dtype("<i2"),
-    6: np.dtype("<i4"),
-    7: np.dtype("<i8"),
-    9: np.dtype(np.bool_),
-    10: np.dtype("<f2"),
-    11: np.dtype("<f8"),
-    12: np.dtype("<u4"),
-    13: np.dtype("<u8"),
-    16: BFLOAT16,
-    21: UINT4,
-    22: INT4,
-    25: UINT2,
-    26: INT2,
-}
-"""The numpy type of each `TensorProto.DataType` that has one here; strings, complex and 8-bit floats have none."""
 
 _MAX_RANK = 64  # numpy's
 
@@ -89,6 +55,21 @@ def load(path: Path) -> onnx.ModelProto:
         missing = "graph" if not model.HasField("graph") else "opset_import"
         raise CompressorError(f"{path}: not an ONNX model: it has no {missing}.")
     return model
+
+
+def files(model: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
+    """`path`, from which `model` was loaded, and the files in which its tensors lie, in the order of the tensors.
+
+    Raises:
+        CompressorError: one is missing, or not inside the model's directory.
+    """
+    found = {path.name: path.resolve()}
+    for tensor in (*model.graph.initializer, *tensors(model)):
+        if tensor.data_location == EXTERNAL:
+            location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+            if location not in found:
+                found[location] = external(tensor, path.parent).path.resolve()
+    return tuple(dict.fromkeys(found.values()))
 
 
 def spec(tensor: onnx.TensorProto) -> ArraySpec:

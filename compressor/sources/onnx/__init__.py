@@ -25,17 +25,20 @@ def read(path: Path) -> Model:
     Raises:
         CompressorError: the file is not an ONNX model of a known version, or its data are missing or impossible.
     """
-    from compressor.formats.onnx.reading import load
+    from compressor.formats.onnx.functions import DOMAIN
+    from compressor.formats.onnx.reading import files, load
     from compressor.sources.onnx.normalize import normalize
 
     path = path.resolve() if path.is_symlink() else path
     model = load(path)
     _check_version(path, model.ir_version, {entry.domain: entry.version for entry in model.opset_import})
+    metadata = {entry.key: entry.value for entry in model.metadata_props if str(entry.key).startswith(f"{DOMAIN}.")}
     try:
+        read = files(model, path)
         weights = normalize(model, path.parent)
     except CompressorError as error:
         raise CompressorError(f"{path}: {error}") from error
-    return Model(path, weights, {"onnx": model})
+    return Model(path, weights, {"onnx": model}, metadata, read)
 
 
 def _check_version(path: Path, ir_version: int, opsets: dict[str, int]) -> None:

@@ -17,8 +17,9 @@ import numpy as np
 
 from compressor.arrays import CODE_DTYPES, Array, MappedArray, NDArray, Shape, bits, is_float
 from compressor.encodings import Dense, LinearQuantized, Palettized, dtype, shape
-from compressor.formats.onnx.reading import DTYPES
-from compressor.sources.onnx.scopes import Index, integer, is_standard, operand
+from compressor.formats.onnx.dtypes import DTYPES
+from compressor.formats.onnx.graphs import is_standard
+from compressor.sources.onnx.scopes import Index, integer, operand
 
 if TYPE_CHECKING:
     import onnx

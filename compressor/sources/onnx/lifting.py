@@ -12,12 +12,14 @@ import numpy as np
 from compressor.arrays import CODE_DTYPES, is_float
 from compressor.encodings import Encoding, arrays, dtype, shape
 from compressor.formats.onnx import reading
+from compressor.formats.onnx.dtypes import DTYPES
 from compressor.formats.onnx.functions import DOMAIN
+from compressor.formats.onnx.graphs import is_standard
 from compressor.formats.onnx.lifting import lift as decoded
 from compressor.formats.onnx.wire import KEPT_BELOW
 from compressor.sources.onnx import expressions, operators
 from compressor.sources.onnx.expressions import UnliftableError
-from compressor.sources.onnx.scopes import Index, is_standard, operand
+from compressor.sources.onnx.scopes import Index, operand
 
 if TYPE_CHECKING:
     import onnx
@@ -162,7 +164,7 @@ def _reads_codes(index: Index, name: str) -> bool:
 
 def _why_pinned(index: Index, name: str, tensor: onnx.TensorProto, refused: Mapping[str, str]) -> str | None:
     """Why a constant must stay as it is; empty for a weight that may change, None for a constant that is no weight."""
-    kind = reading.DTYPES.get(tensor.data_type)
+    kind = DTYPES.get(tensor.data_type)
     readers = {index.nodes[number].op_type for number in index.readers[name]}
     if kind is None or not (readers or name in index.outputs):
         return None

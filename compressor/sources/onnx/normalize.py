@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from compressor.encodings import Dense, Encoding
 from compressor.formats.onnx import reading
 from compressor.formats.onnx.functions import DOMAIN
+from compressor.formats.onnx.graphs import is_standard, walk
 from compressor.model import Weight
 from compressor.sources.onnx import lifting, operators
 from compressor.sources.onnx.lifting import Lift
-from compressor.sources.onnx.scopes import Index, check_names, index, is_standard, make_names_unique, operand, walk
+from compressor.sources.onnx.scopes import Index, check_names, index, make_names_unique, operand
 from compressor.sources.onnx.stubs import bring_back, densify, stub
 
 if TYPE_CHECKING:

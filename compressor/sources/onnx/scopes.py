@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from compressor.arrays import Array
 from compressor.errors import CompressorError
 from compressor.formats.onnx import reading
+from compressor.formats.onnx.dtypes import DTYPES
+from compressor.formats.onnx.graphs import attribute, subgraphs, walk
 
 if TYPE_CHECKING:
     import onnx
-
-_GRAPH, _GRAPHS = 5, 10  # AttributeProto.AttributeType
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Index:
     def constant(self, name: str) -> Array | None:
         """The elements of a constant that nobody can override; None for anything else."""
         tensor = self.tensors.get(name)
-        if tensor is None or name in self.inputs or tensor.data_type not in reading.DTYPES:
+        if tensor is None or name in self.inputs or tensor.data_type not in DTYPES:
             return None
         return reading.array(tensor, self.directory)
 
@@ -82,11 +82,6 @@ def index(graph: onnx.GraphProto, directory: Path, weights: Container[str] = ())
     return made
 
 
-def attribute(node: onnx.NodeProto, name: str) -> onnx.AttributeProto | None:
-    """The attribute of that name."""
-    return next((found for found in node.attribute if found.name == name), None)
-
-
 def integer(node: onnx.NodeProto, name: str, default: int) -> int:
     """The value of an integer attribute."""
     found = attribute(node, name)
@@ -96,28 +91,6 @@ def integer(node: onnx.NodeProto, name: str, default: int) -> int:
 def operand(node: onnx.NodeProto, place: int) -> str:
     """The value that a node reads there; empty where it reads none."""
     return node.input[place] if place < len(node.input) else ""
-
-
-def is_standard(node: onnx.NodeProto) -> bool:
-    """Whether the operator is ONNX's own."""
-    return node.domain in {"", "ai.onnx"}
-
-
-def walk(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """`graph` and all graphs inside of it, outermost first."""
-    yield graph
-    for node in graph.node:
-        for inner in subgraphs(node):
-            yield from walk(inner)
-
-
-def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The bodies of an `If`, `Loop`, `Scan`, ..."""
-    for found in node.attribute:
-        if found.type == _GRAPH:
-            yield found.g
-        elif found.type == _GRAPHS:
-            yield from found.graphs
 
 
 def check_names(graph: onnx.GraphProto) -> None:

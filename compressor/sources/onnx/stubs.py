@@ -13,21 +13,19 @@ from compressor.arrays import is_float
 from compressor.encodings import Dense, Encoding, Sparse, dtype, shape
 from compressor.errors import CompressorError
 from compressor.formats.onnx import reading
+from compressor.formats.onnx.dtypes import DATA_TYPES, DTYPES
+from compressor.formats.onnx.graphs import attribute, is_standard, tensors, walk
 from compressor.formats.onnx.wire import EXTERNAL, KEPT_BELOW
-from compressor.sources.onnx.scopes import attribute, is_standard, walk
 
 if TYPE_CHECKING:
     import onnx
-
-_WITH_TENSORS = {4, 9, 11, 12}  # AttributeProto.AttributeType: TENSOR, TENSORS, SPARSE_TENSOR, SPARSE_TENSORS
-_DATA_TYPES = {dtype: data_type for data_type, dtype in reading.DTYPES.items()}
 
 
 def stub(name: str, encoding: Encoding) -> onnx.TensorProto:
     """The initializer of a weight: its name, the shape and dtype of its value, no data."""
     import onnx
 
-    return onnx.TensorProto(name=name, dims=shape(encoding), data_type=_DATA_TYPES[dtype(encoding)])
+    return onnx.TensorProto(name=name, dims=shape(encoding), data_type=DATA_TYPES[dtype(encoding).name])
 
 
 def densify(graph: onnx.GraphProto, directory: Path) -> Iterator[tuple[str, Encoding]]:
@@ -40,7 +38,7 @@ def densify(graph: onnx.GraphProto, directory: Path) -> Iterator[tuple[str, Enco
         _hoist_constants(inner)
         kept = []
         for tensor in inner.sparse_initializer:
-            kind = reading.DTYPES.get(tensor.values.data_type)
+            kind = DTYPES.get(tensor.values.data_type)
             if kind is None or not is_float(kind):
                 kept.append(tensor)
                 continue
@@ -97,16 +95,8 @@ def bring_back(model: onnx.ModelProto, directory: Path) -> None:
     Raises:
         CompressorError: the data are missing.
     """
-    graphs = list(walk(model.graph))
-    nodes = [node for graph in graphs for node in graph.node]
-    nodes.extend(node for function in model.functions for node in function.node)
-    attributes = [found for node in nodes for found in node.attribute if found.type in _WITH_TENSORS]
-    sparse = [one for found in attributes for one in (found.sparse_tensor, *found.sparse_tensors)]
-    sparse.extend(one for graph in graphs for one in graph.sparse_initializer)
-    tensors = [one for found in attributes for one in (found.t, *found.tensors)]
-    tensors.extend(tensor for graph in graphs[1:] for tensor in graph.initializer)
-    tensors.extend(tensor for tensor in graphs[0].initializer if _is_small(tensor, directory))
-    for tensor in (*tensors, *(part for one in sparse for part in (one.values, one.indices))):
+    small = [tensor for tensor in model.graph.initializer if _is_small(tensor, directory)]
+    for tensor in (*small, *tensors(model)):
         if tensor.data_location == EXTERNAL:
             raw = reading.external(tensor, directory).raw().tobytes()
             tensor.ClearField("external_data")

@@ -7,22 +7,16 @@ between standard operators, `trace` is torch's own exporter, and `tidy` makes ev
 the standard optimizer does.
 """
 
-# ruff: noqa: TID253 - imported where a torch model is exported, and nowhere else
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
+from compressor import references
+from compressor.errors import CompressorError, UsageError
+from compressor.sources import InputSpec
 
-from compressor.errors import UsageError
-from compressor.sources.torch.load import load, working_directory_imports
-from compressor.sources.torch.lower import lower
-from compressor.sources.torch.tidy import stored_names, tidy, write
-from compressor.sources.torch.trace import InputSpec, quiet, trace
-
-__all__ = ["InputSpec", "export"]
+SUFFIXES = (".pt", ".pt2", ".pth", ".safetensors")
 
 OPSETS = range(18, 26)
 """What torch's exporter translates to without falling back to another version."""
@@ -57,7 +51,19 @@ def export(
         raise UsageError(
             "export.inputs is empty: declare every input of the model, as NAME: {shape: [...], dtype: ...}."
         )
-    with quiet(), torch.no_grad(), working_directory_imports():
+    try:
+        import torch
+
+        from compressor.sources.torch.load import load
+        from compressor.sources.torch.lower import lower
+        from compressor.sources.torch.tidy import stored_names, tidy, write
+        from compressor.sources.torch.trace import quiet, trace
+    except ModuleNotFoundError as error:
+        raise CompressorError(
+            f"{source}: reading a torch model needs {error.name}. Install it: pip install 'compressor[torch]'."
+        ) from error
+    # What a file or an exported program imports while it is read may lie in the current directory too.
+    with quiet(), torch.no_grad(), references.importable_here():
         model = load(source, factory=factory, args=args or {}, allow_pickle=allow_pickle)
         if isinstance(model, torch.nn.Module):
             model = lower(model.eval())

@@ -5,18 +5,13 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import inspect
 import pickletools
 import re
-import sys
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from types import ModuleType
 
 import torch
 from safetensors import SafetensorError
@@ -25,10 +20,14 @@ from torch.export import ExportedProgram
 from torch.nn import Module
 from torch.nn.utils import prune
 
+from compressor import references
 from compressor.errors import CompressorError, UsageError, unknown
+from compressor.sources.torch import SUFFIXES
 
-SUFFIXES = (".pt", ".pth", ".safetensors", ".pt2")
-WRAPPERS = ("state_dict", "model_state_dict")
+SETTING = "export.factory"
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module")
+"""Where the checkpoints of trainings hold the state dict, beside an optimizer's and the like."""
+
 ALLOW = "set export.allow_pickle: true in params.yaml (or -S export.allow_pickle=true)"
 SHOWN = 8
 
@@ -37,18 +36,17 @@ def load(
     source: Path, *, factory: str | None, args: Mapping[str, object], allow_pickle: bool
 ) -> Module | ExportedProgram:
     """The model of `source`: a module with the file's weights, or the program that a `.pt2` file holds."""
-    if source.suffix not in SUFFIXES:
+    suffix = source.suffix.lower()
+    if suffix not in SUFFIXES:
         raise unknown("suffix of a torch model", source.suffix, SUFFIXES)
     if not source.is_file():
         raise CompressorError(f"{source}: no such file. Name the file that the training wrote.")
-    if source.suffix == ".pt2":
+    if suffix == ".pt2":
         if factory is not None:
             raise UsageError(f"{source}: an ExportedProgram needs no factory. Remove export.factory ({factory}).")
         return _read_program(source)
     content = (
-        _read_safetensors(source)
-        if source.suffix == ".safetensors"
-        else _read_pickle(source, allow_pickle=allow_pickle)
+        _read_safetensors(source) if suffix == ".safetensors" else _read_pickle(source, allow_pickle=allow_pickle)
     )
     if isinstance(content, Module):
         if factory is not None:
@@ -114,63 +112,37 @@ def _read_pickle(source: Path, *, allow_pickle: bool) -> object:
 
 def _state_dict(source: Path, content: object) -> Mapping[str, object]:
     if isinstance(content, Mapping):
-        inner = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
-        state = inner[0] if inner else content
-        if all(isinstance(key, str) for key in state) and not any(isinstance(v, Mapping) for v in state.values()):
-            return state
-        found = ", ".join(map(str, list(state)[:SHOWN])) or "nothing"
+        wrapped: list[Mapping[str, object]] = [content[key] for key in WRAPPERS if _is_state_dict(content.get(key))]
+        if wrapped:
+            return wrapped[0]
+        if _is_state_dict(content):
+            return content
+        found = ", ".join(map(str, list(content)[:SHOWN])) or "nothing"
         raise CompressorError(
             f"{source}: expected a state dict, or one under {' or '.join(map(repr, WRAPPERS))}; found the keys {found}."
         )
     raise CompressorError(f"{source}: expected a state dict, got a {type(content).__name__}. Save model.state_dict().")
 
 
-@contextmanager
-def working_directory_imports() -> Iterator[None]:
-    """Let the factory, and whatever it imports while it runs, be found in the current directory."""
-    directory = str(Path.cwd())
-    sys.path.insert(0, directory)
-    try:
-        yield
-    finally:
-        sys.path.remove(directory)
+def _is_state_dict(content: object) -> bool:
+    """Whether a checkpoint's entry holds tensors by name, beside what modules add to them."""
+    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
+        return False
+    values = content.values()
+    return any(isinstance(value, torch.Tensor) for value in values) and not any(isinstance(v, Mapping) for v in values)
 
 
 def build(factory: str, args: Mapping[str, object]) -> Module:
     """The module that `factory`, spelled `module:function`, returns for `args`."""
-    where, separator, name = factory.partition(":")
-    if not (separator and where and name):
-        raise UsageError(f"export.factory is {factory!r}: expected module:function, such as train:build_model.")
+    function = references.load(factory, SETTING)
+    given = ", ".join(f"{key}={value!r}" for key, value in args.items())
     try:
-        module = importlib.import_module(where)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (where == error.name or where.startswith(error.name + ".")):
-            raise UsageError(
-                f"export.factory {factory}: no module {error.name!r} in the current directory or the environment."
-            ) from error
-        raise CompressorError(f"export.factory {factory}: importing {where} failed: {_line(error)}.") from error
-    except Exception as error:  # the module is the user's code
-        raise CompressorError(f"export.factory {factory}: importing {where} failed: {_line(error)}.") from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise unknown(f"function in module {where} (export.factory)", name, _functions(module))
-    try:
-        model = function(**args)
-    except Exception as error:  # the factory is the user's code
-        given = ", ".join(f"{key}={value!r}" for key, value in args.items()) or "no arguments"
-        raise CompressorError(
-            f"export.factory {factory} failed with {given}: {_line(error)}. Correct it, or export.args."
-        ) from error
+        model = references.call(function, f"{SETTING} {factory}({given})", **args)
+    except CompressorError as error:
+        raise CompressorError(f"{error}. Correct it, or export.args.") from error
     if not isinstance(model, Module):
-        raise CompressorError(
-            f"export.factory {factory} returned a {type(model).__name__}: expected a torch.nn.Module."
-        )
+        raise CompressorError(f"{SETTING} {factory} returned a {type(model).__name__}: expected a torch.nn.Module.")
     return model
-
-
-def _functions(module: ModuleType) -> list[str]:
-    own = vars(module).items()
-    return [name for name, value in own if inspect.isfunction(value) and value.__module__ == module.__name__]
 
 
 def fill(model: Module, state: Mapping[str, object], source: Path, factory: str) -> None:

@@ -22,26 +22,13 @@ from torch.onnx import ONNXProgram
 from torch.utils._pytree import MappingKey, tree_flatten_with_path, tree_unflatten
 
 from compressor.errors import CompressorError, UsageError, unknown
+from compressor.sources import InputSpec
 
 DTYPES = {
     name: getattr(torch, name)
     for name in ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
 }
 CHATTER = ("torch", "onnxscript", "onnx_ir")
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """One input of the model: what `forward` takes under its name.
-
-    shape    sizes, an example where the axis is dynamic
-    dtype    a key of DTYPES
-    dynamic  axis -> name; axes of one name have one size
-    """
-
-    shape: tuple[int, ...]
-    dtype: str = "float32"
-    dynamic: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,114 @@
+"""A graph in normal form and the lowered weights, put together: the model that is written."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compressor.errors import CompressorError
+from compressor.formats.onnx import functions, reading
+from compressor.formats.onnx.graphs import walk
+from compressor.formats.onnx.lowered import Lowered, Part, shared
+from compressor.formats.onnx.wire import EXTERNAL
+
+if TYPE_CHECKING:
+    import onnx
+
+FUNCTIONS_IR_VERSION = 8
+
+
+def insert(model: onnx.ModelProto, lowered: Sequence[Lowered], weights: Collection[str], opset: int) -> None:
+    """Replace the stubs of `weights` by what computes them; decoding comes first, in the main graph."""
+    import onnx
+
+    _return_copies(model.graph, weights)
+    for inner in walk(model.graph):
+        kept = [t for t in inner.initializer if t.name not in weights and t.data_location != EXTERNAL]
+        del inner.initializer[:]
+        inner.initializer.extend(kept)
+    every = [shared(lowered), *lowered]
+    nodes = [node for one in every for node in one.nodes]
+    nodes.extend(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.graph.value_info.extend(value for one in every for value in one.values)
+    called = sorted({name for one in every for name in one.functions})
+    model.functions.extend(functions.function(name, opset) for name in called)
+    if called:
+        model.opset_import.add(domain=functions.DOMAIN, version=functions.VERSION)
+        version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
+        model.ir_version = max(model.ir_version, version, FUNCTIONS_IR_VERSION)
+
+
+def elsewhere(graph: onnx.GraphProto, weights: Collection[str], directory: Path) -> list[Part]:
+    """The constants of the main graph that lie in files and are no weights."""
+    return [
+        Part(tensor.name, tensor.data_type, tuple(tensor.dims), reading.external(tensor, directory))
+        for tensor in graph.initializer
+        if tensor.data_location == EXTERNAL and tensor.name not in weights
+    ]
+
+
+def prefixes(graph: onnx.GraphProto, weights: Iterable[str]) -> dict[str, str]:
+    """What the names of each weight's parts begin with: its name, unless the graph has such names."""
+    taken: set[str] = set()
+    for inner in walk(graph):
+        taken.update(value.name for value in (*inner.input, *inner.output, *inner.initializer))
+        taken.update(name for node in inner.node for name in node.output)
+    return {name: _prefix(name, taken) for name in weights}
+
+
+def convert(model: onnx.ModelProto, opset: int, to: int) -> None:
+    """Bring the model to opset `to`; its weights, of which it has the types only, become inputs meanwhile.
+
+    Raises:
+        CompressorError: an operator of the model has no later form.
+    """
+    import onnx
+    from onnx import inliner
+
+    stubs = [tensor for tensor in model.graph.initializer if not _has_data(tensor)]
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.graph.initializer[:]
+    bare.graph.initializer.extend(tensor for tensor in model.graph.initializer if _has_data(tensor))
+    bare.graph.input.extend(onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in stubs)
+    try:
+        # The converter drops the model's own functions, so their bodies come first into the graph.
+        converted = onnx.version_converter.convert_version(inliner.inline_local_functions(bare), to)
+    except RuntimeError as error:
+        raise CompressorError(
+            f"the model has opset {opset}, its weights need {to}, and it cannot be converted: {error}. "
+            f"Export it with `export.opset: {to}`."
+        ) from error
+    names = {tensor.name for tensor in stubs}
+    kept = [value for value in converted.graph.input if value.name not in names]
+    del converted.graph.input[:]
+    converted.graph.input.extend(kept)
+    converted.graph.initializer.extend(stubs)
+    model.CopyFrom(converted)
+
+
+def _has_data(tensor: onnx.TensorProto) -> bool:
+    fields = {descriptor.name for descriptor, _ in tensor.ListFields()}
+    return bool(fields - {"name", "data_type", "dims", "doc_string", "metadata_props"}) or 0 in tensor.dims
+
+
+def _prefix(name: str, taken: set[str]) -> str:
+    prefix = name
+    while any(other.startswith(f"{prefix}.") for other in taken):
+        prefix += "_"
+    return prefix
+
+
+def _return_copies(graph: onnx.GraphProto, weights: Collection[str]) -> None:
+    """Weights that a subgraph returns are computed outside of it, and it cannot return an outer value itself."""
+    import onnx
+
+    for inner in walk(graph):
+        own = {tensor.name for tensor in inner.initializer}.intersection(weights)
+        for value in inner.output if inner is not graph else ():
+            if value.name in own:
+                inner.node.append(onnx.helper.make_node("Identity", [value.name], [f"{value.name}.returned"]))
+                value.name = f"{value.name}.returned"
