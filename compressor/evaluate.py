@@ -159,10 +159,14 @@ def _ports(model: _Loaded) -> list[samples.Port]:
     for declared in model.session.get_inputs():
         dtype = _DTYPES.get(declared.type.removeprefix("tensor(").removesuffix(")"))
         if dtype is None:
-            raise CompressorError(f"{model.label}: input {declared.name} is {declared.type}, which no numpy array can be.")
+            raise CompressorError(
+                f"{model.label}: input {declared.name} is {declared.type}, which no numpy array can be."
+            )
         axes = tuple(size if isinstance(size, int) else None for size in declared.shape)
         if not axes:
-            raise CompressorError(f"{model.label}: input {declared.name} is a scalar: expected samples along the first axis.")
+            raise CompressorError(
+                f"{model.label}: input {declared.name} is a scalar: expected samples along the first axis."
+            )
         ports.append(samples.Port(declared.name, axes, dtype))
     return ports
 

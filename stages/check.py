@@ -72,7 +72,7 @@ def _broken(now: Mapping[str, object], own: Evaluate) -> list[str]:
 
     failures = list(broken(now, own.limits, metric=key(own.metric)))
     if now.get("passed") is False and not failures:
-        failures.append("passed is false: a limit was broken when the metrics were written, and is not set now")
+        failures.append("passed is false: a limit was broken that held when it was written")
     return failures
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from compressor.evaluate import Comparison
     from compressor.manifest import Manifest
     from compressor.metrics import Size, Values
-    from compressor.stages.params import Evaluate, EvaluateParams, Export
+    from compressor.stages.params import EvaluateParams, Export
 
 
 def evaluate(
@@ -78,7 +78,10 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Measured:
-    """An artefact and its uncompressed model as they lie on disk; `compared`: by what they compute, if there is data."""
+    """An artefact and its uncompressed model as they lie on disk.
+
+    compared: by what they compute; None without data.
+    """
 
     stored: Manifest
     dense: Manifest

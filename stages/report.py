@@ -202,7 +202,9 @@ def _changed(rows: Sequence[WeightFacts], threshold: float) -> Iterator[Text]:
     changed = [weight.changed for weight in rows if weight.changed]
     if changed:
         values, places = plural(sum(changed), "value"), plural(len(changed), "weight")
-        yield Text(f"{values} up to {threshold:g} became zero in {places}: detect.threshold=0 (-S) keeps them", "yellow")
+        yield Text(
+            f"{values} up to {threshold:g} became zero in {places}: detect.threshold=0 (-S) keeps them", "yellow"
+        )
 
 
 def _grouped(items: Iterable[T], key: Callable[[T], object]) -> Iterable[tuple[Any, list[T]]]:

@@ -1,4 +1,4 @@
-"""What holds the code together: who imports whom and when, what is shipped, what the pipeline declares."""
+"""What holds the code together: who imports whom and when, and what is shipped."""
 
 import re
 import subprocess
@@ -8,13 +8,9 @@ from pathlib import Path
 
 import onnx
 import pytest
-from ruamel.yaml import YAML
-
-from compressor.stages import params, toolchain
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")
 
 HEAVY = ("coremltools", "numpy", "onnx", "onnx_ir", "onnxruntime", "sklearn", "torch")
 MODEL = """<ir_version: 10, opset_import: ["": 18]> net (float[N,64] x) => (float[N,64] y) { y = MatMul(x, w) }"""
@@ -82,47 +78,6 @@ def test_every_requirement_is_pinned():
     ]
     names = {re.split(r"[^\w.-]", requirement)[0].lower() for requirement in wanted} - {"compressor"}
     assert {re.sub("[-_.]+", "-", name) for name in names} <= pinned
-
-
-@pytest.mark.parametrize(
-    ("stage", "schema"),
-    [
-        ("export", params.ExportParams),
-        ("detect", params.DetectParams),
-        ("compress", params.CompressParams),
-        ("evaluate", params.EvaluateParams),
-    ],
-)
-def test_a_stage_declares_what_it_reads(stage, schema):
-    """DVC restores the results of other settings for a stage that reads what it has not declared."""
-    declared = PIPELINE["stages"][stage]["params"]
-    assert sorted(name for name in declared if isinstance(name, str)) == sorted(schema.model_fields)
-    (versions,) = (keys for entry in declared if isinstance(entry, dict) for keys in entry.values())
-    assert sorted(versions) == sorted(toolchain.USED_BY[stage])
-
-
-@pytest.mark.parametrize(("stage", "facts"), PIPELINE["stages"].items())
-def test_commands_run_on_any_system(stage, facts):
-    """No shell but a list of words; the files are those that the stage declares."""
-    words = facts["cmd"].split()
-    assert re.fullmatch(r"[\w./ -]+", facts["cmd"])
-    declared = [
-        str(next(iter(one)) if isinstance(one, dict) else one)
-        for kind in ("deps", "outs", "metrics", "plots")
-        for one in facts.get(kind, ())
-    ]
-    for word in words:
-        if "/" in word and word != "compression":
-            assert word in declared
-
-
-def test_the_example_holds_every_setting_that_the_schema_has():
-    """DVC stops at a parameter group that is missing, and shows only what is written down."""
-    content = YAML(typ="safe").load(ROOT / "params.yaml")
-    for name, field in params.Settings.model_fields.items():
-        assert name in content
-        known = getattr(field.annotation, "model_fields", None)
-        assert known is None or set(content[name]) <= set(known)
 
 
 def test_nothing_else_lies_at_the_top():

@@ -33,7 +33,9 @@ def run_onnx(target: Target, chunk: Sequence[Case], directory: Path) -> Mapping[
     assert isinstance(target, OnnxRuntime)
     opset = target.newest()
     model = conformance.model(chunk, opset)
-    target.write(model, {weight.name: spec(weight.encoding) for weight in model.weights}, model.weights, directory)
+    specs = {weight.name: spec(weight.encoding) for weight in model.weights}
+    target.write(model, specs, model.weights, directory)
+    assert target.size(model, specs) == sum(file.stat().st_size for file in directory.iterdir())
     onnx.checker.check_model(directory / "model.onnx")
     values = conformance.outputs(directory / "model.onnx", chunk, directory / "optimized.onnx")
     assert conformance.operators(directory / "optimized.onnx") == {"Gather": len(chunk)}

@@ -456,7 +456,8 @@ def test_every_candidate_of_any_source_is_exact(encoding: Encoding) -> None:
     for candidate in finding.candidates:
         encoded = encode({"w": candidate.spec}, {"w": candidate.threshold})(source).encoding
         assert encodings.spec(encoded) == candidate.spec
-        assert differences(encodings.decode(encoding), encodings.decode(encoded), candidate.threshold) == (0, candidate.changed)
+        allowed = (0, candidate.changed)
+        assert differences(encodings.decode(encoding), encodings.decode(encoded), candidate.threshold) == allowed
 
 
 def quantized(codes: NDArray, scale: Any, zero_point: int | None = None) -> LinearQuantized:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse, arrays, shape, spec
 from compressor.errors import CompressorError
 from compressor.formats.onnx import assembly, decoding, dtypes, functions, writing
-from compressor.formats.onnx.decoding import Form
 from compressor.formats.onnx.graphs import walk
 from compressor.formats.onnx.lowered import Part
+from compressor.formats.onnx.quantized import Form, is_linear
 from compressor.model import Model, Weight
 from compressor.targets import Illegal
 
@@ -214,7 +214,7 @@ def _forms(graph: onnx.GraphProto, specs: Mapping[str, Encoding], opset: int) ->
             readers[name].append(node)
     return {
         name: "linear"
-        if decoding.is_linear(one, opset)
+        if is_linear(one, opset)
         and readers[name]
         and all(_computes_with_codes(node, name, one, producers) for node in readers[name])
         else "folded"

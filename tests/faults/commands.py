@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
 from compressor.arrays import NDArray
-from compressor.formats.onnx.body import DATA_TYPES
+from compressor.formats.onnx.dtypes import DATA_TYPES
 from compressor.stages import app
 from tests.sources.onnx_models import save, tensor, value
 

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from compressor.arrays import MappedArray, stored_nbytes
 from compressor.errors import CompressorError
 from compressor.formats.onnx import reading
+from compressor.formats.onnx.dtypes import DTYPES
 
 RNG = np.random.default_rng(0)
 

@@ -43,6 +43,7 @@ def written(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setattr(writing, "SINGLE_FILE_BYTES", 5000)
     writing.write(model(), parts(), parts(), tmp_path)
     assert (tmp_path / "model.onnx.data").exists() == (request.param == "external")
+    assert writing.size(model(), parts()) == sum(file.stat().st_size for file in tmp_path.iterdir())
     return tmp_path
 
 
@@ -107,3 +108,4 @@ def test_a_graph_that_protobuf_cannot_hold_is_refused(tmp_path: Path, monkeypatc
     monkeypatch.setattr(writing, "SINGLE_FILE_BYTES", 100)
     with pytest.raises(CompressorError, match="the graph alone takes"):
         writing.write(model(), parts(), parts(), tmp_path)
+    assert list(tmp_path.iterdir()) == []

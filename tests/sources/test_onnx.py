@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compressor import sources
-from compressor.arrays import MappedArray
+from compressor.arrays import MappedArray, NDArray
 from compressor.encodings import Dense, Sparse, decode
 from compressor.errors import CompressorError, UsageError
 from compressor.formats.onnx.dtypes import DTYPES
@@ -325,3 +325,90 @@ def test_constants_that_are_no_weights_keep_their_data(tmp_path: Path) -> None:
     for branch in normal.graph.node[3].attribute:
         assert branch.g.initializer[0].raw_data == places.tobytes()
     assert normal.graph.node[0].attribute[0].t.raw_data == places.tobytes()
+
+
+def with_functions(path: Path, functions: list[onnx.FunctionProto], calls: list[onnx.NodeProto]) -> Path:
+    save(path, calls, inputs=[value("x", [4, 128])], outputs=[value("y", [4, 128])])
+    model = onnx.load(path)
+    model.functions.extend(functions)
+    model.opset_import.add(domain="own", version=1)
+    onnx.save(model, path)
+    return path
+
+
+def function(name: str, nodes: list[onnx.NodeProto], opset: int = 21) -> onnx.FunctionProto:
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid("own", 1), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_function("own", name, ["a"], ["b"], nodes, imports)
+
+
+def call(name: str, read: str, made: str) -> onnx.NodeProto:
+    return helper.make_node(name, [read], [made], domain="own")
+
+
+def palette_in_function(opset: int, *nodes: onnx.NodeProto) -> tuple[NDArray, onnx.FunctionProto]:
+    """A palette of 16 values, and a function that multiplies by it before `nodes`."""
+    values = floats(16)[RNG.integers(0, 16, (128, 128))]
+    constant = helper.make_node("Constant", [], ["w"], value=tensor("", values))
+    product = helper.make_node("MatMul", ["a", "w"], ["m" if nodes else "b"])
+    return values, function("inner", [constant, product, *nodes], opset)
+
+
+def test_constants_of_functions_are_weights_one_for_all_calls(tmp_path: Path) -> None:
+    """A function that another one and the graph call."""
+    values, inner = palette_in_function(21)
+    outer = function("outer", [call("inner", "a", "h"), helper.make_node("Neg", ["h"], ["b"])])
+    path = with_functions(tmp_path / "m.onnx", [inner, outer], [call("inner", "x", "h"), call("outer", "h", "y")])
+    (found,) = check_same(path, {"x": floats(4, 128)}).values()
+    np.testing.assert_array_equal(decode(found.encoding), values)
+    assert (found.uses, found.pinned) == (("MatMul",), "")
+    assert isinstance(found.encoding, Dense)
+    assert isinstance(found.encoding.values, MappedArray)
+    assert not sources.read(path).graphs["onnx"].functions
+
+
+def test_functions_of_another_opset_are_converted(tmp_path: Path) -> None:
+    values, inner = palette_in_function(18)
+    path = with_functions(tmp_path / "m.onnx", [inner], [call("inner", "x", "y")])
+    (found,) = check_same(path, {"x": floats(4, 128)}).values()
+    np.testing.assert_array_equal(decode(found.encoding), values)
+
+
+def test_operators_that_only_functions_use_are_imported(tmp_path: Path) -> None:
+    gelu = helper.make_node("FastGelu", ["m"], ["b"], domain="com.microsoft")
+    path = with_functions(tmp_path / "m.onnx", [palette_in_function(21, gelu)[1]], [call("inner", "x", "y")])
+    assert len(check_same(path, {"x": floats(4, 128)})) == 1
+
+
+def test_functions_that_cannot_be_inlined_are_refused_where_constants_are_in_them(tmp_path: Path) -> None:
+    """A conversion needs the type of what a function reads, which ONNX does not infer through another one."""
+    stays = function("f", [helper.make_node("Neg", ["a"], ["b"])], 18)
+    path = with_functions(tmp_path / "m.onnx", [stays], [call("f", "x", "h"), call("f", "h", "y")])
+    assert check_same(path, {"x": floats(4, 128)}) == {}
+    assert [made.name for made in sources.read(path).graphs["onnx"].functions] == ["f"]
+    with_functions(path, [palette_in_function(18)[1]], [call("inner", "x", "h"), call("inner", "h", "y")])
+    with pytest.raises(CompressorError, match=r"m\.onnx: the function 'inner' of 'own' holds constants.*Export"):
+        sources.read(path)
+
+
+def test_the_files_of_a_model_are_those_that_its_tensors_lie_in(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Constant", [], ["c"], value=tensor("", floats(32, 32))),
+        helper.make_node("Add", ["w", "c"], ["h"]),
+        helper.make_node("Add", ["h", "v"], ["y"]),
+    ]
+    stored = [tensor("w", floats(32, 32)), tensor("v", floats(32, 32))]
+    path = save(tmp_path / "m.onnx", nodes, stored, outputs=[value("y", [32, 32])])
+    assert sources.read(path).files == (path,)
+    model = onnx.load(path)
+    for one, location in zip(model.graph.initializer, ("weights/w.bin", "shared.bin"), strict=True):
+        onnx.external_data_helper.set_external_data(one, location)
+    onnx.external_data_helper.set_external_data(model.graph.node[0].attribute[0].t, "./shared.bin")
+    (tmp_path / "weights").mkdir()
+    for name, one in (("weights/w.bin", stored[0]), ("shared.bin", stored[1])):
+        (tmp_path / name).write_bytes(one.raw_data)
+    for one in (*model.graph.initializer, model.graph.node[0].attribute[0].t):
+        one.ClearField("raw_data")
+    path.write_bytes(model.SerializeToString())
+    (tmp_path / "m.onnx.other").write_bytes(b"beside it")
+    assert sources.read(path).files == (path, tmp_path / "weights/w.bin", tmp_path / "shared.bin")
+    assert len(sources.read(path).weights) == 3

@@ -12,9 +12,10 @@ from onnx import TensorProto, helper
 from compressor import sources
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, arrays, spec
 from compressor.errors import CompressorError
-from compressor.formats.onnx.decoding import Form, lower
+from compressor.formats.onnx.decoding import lower
 from compressor.formats.onnx.functions import DOMAIN, VERSION, function
 from compressor.formats.onnx.lowered import shared
+from compressor.formats.onnx.quantized import Form
 from tests.sources.onnx_models import RNG, check_same, floats, tensor, value
 
 MASK = RNG.random((32, 48)) < 0.3
@@ -78,7 +79,9 @@ def test_artefacts_are_read_as_the_encodings_that_they_hold(tmp_path: Path, form
     for name, encoding in encodings.items():
         check_equal(found[name].encoding, encoding)
         assert (found[name].uses, found[name].pinned) == (("Sum",), "")
-    normal = sources.read(path).graphs["onnx"]
+    model = sources.read(path)
+    assert model.metadata == {"compressor.target": "onnxruntime"}
+    normal = model.graphs["onnx"]
     assert [node.op_type for node in normal.graph.node] == ["Sum"]
     assert not normal.functions
     assert [entry.key for entry in normal.metadata_props] == ["author"]

@@ -161,10 +161,14 @@ def test_a_state_dict_of_another_model(model, tmp_path: Path, change: str):
         ({"factory": "torch_networks:number"}, "returned a int: expected a torch.nn.Module", CompressorError),
         (
             {"factory": "torch_networks:broken", "args": {"width": 3}},
-            "width=3: ValueError: no width 3",
+            r"broken\(width=3\) failed: ValueError: no width 3 \(.*torch_networks\.py:\d+\)\. Correct",
             CompressorError,
         ),
-        ({"args": {"depth": 3}}, r"depth=3: TypeError.*export\.args", CompressorError),
+        (
+            {"args": {"depth": 3}},
+            r"mlp\(depth=3\) failed: TypeError: [^/]*'depth'\. Correct it, or export\.args",
+            CompressorError,
+        ),
         ({"inputs": {}}, "export.inputs is empty", UsageError),
         (
             {"inputs": {"x": InputSpec((2, 64))}},
@@ -184,6 +188,27 @@ def test_a_state_dict_of_another_model(model, tmp_path: Path, change: str):
 def test_requests_that_do_not_fit(model, tmp_path: Path, settings, message: str, kind: type[CompressorError]):
     torch.save(model.state_dict(), tmp_path / "trained.pt")
     refused(tmp_path / "trained.pt", message, kind, **settings)
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net", "module"])
+def test_a_state_dict_beside_what_trainings_save(model, tmp_path: Path, key: str):
+    content = {"epoch": 3, "optimizer": {"param_groups": []}, key: model.state_dict()}
+    torch.save(content, tmp_path / "trained.pt")
+    export(tmp_path / "trained.pt", tmp_path, factory=FACTORY, inputs=FEATURES)
+    assert (tmp_path / "model.onnx").is_file()
+
+
+def test_a_model_that_is_no_state_dict_is_none(tmp_path: Path):
+    torch.save({"model": {"layers": 3}, "epoch": 3}, tmp_path / "trained.pt")
+    refused(tmp_path / "trained.pt", "expected a state dict.*found the keys model, epoch")
+
+
+def test_an_argument_of_the_factory_may_have_any_name(model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "any_names.py").write_text("import torch\ndef build(function, what, setting): return torch.nn.ReLU()\n")
+    torch.save({"weight": torch.ones(1)}, tmp_path / "trained.pt")
+    monkeypatch.chdir(tmp_path)
+    names = dict.fromkeys(("function", "what", "setting"), 1)
+    refused(tmp_path / "trained.pt", "unknown to the model: weight", factory="any_names:build", args=names)
 
 
 def test_a_factory_whose_module_fails(model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,6 +1,7 @@
 """The commands on a real model, from files to files."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 from compressor.detection import Detection
 from compressor.manifest import Manifest
-from compressor.stages import app, graph
+from compressor.stages import app
 
 SIZE = 64
 EXPECTED = {"pruned.weight": "sparse", "palette.weight": "palettized4", "plain.weight": "dense", "plain.bias": "dense"}

@@ -135,6 +135,48 @@ def test_errors_write_nothing(arguments, status, expected):
     assert not Path("plots").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("w", (64, 32), "weight w: the model has [64, 32], the artefact has [64, 64]"),
+        ("v", (64, 64), "weight v: the model has [64, 64], the artefact has no such weight"),
+    ],
+)
+def test_an_artefact_of_another_model(name, shape, expected):
+    text = MODEL.replace("x, w)", f"x, {name})").replace("[N,64] logits", f"[N,{shape[1]}] logits")
+    other = onnx.parser.parse_model(text)
+    other.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(shape, np.float32), name))
+    onnx.save(other, "other.onnx")
+    status, text = run("evaluate", "other.onnx", "out", "--out", "metrics.json")
+    assert (status, Path("metrics.json").exists()) == (1, False)
+    assert text.startswith(f"error: out: not made from other.onnx: {expected}")
+
+
+def test_a_model_without_a_weight_of_the_artefact():
+    model = onnx.load("model.onnx")
+    model.graph.node[0].CopyFrom(onnx.helper.make_node("Identity", ["x"], ["logits"]))
+    del model.graph.initializer[:]
+    onnx.save(model, "other.onnx")
+    status, text = run("evaluate", "other.onnx", "out")
+    assert status == 1
+    assert "weight w: the model has no such weight, the artefact has [64, 64]" in text
+
+
+def test_an_artefact_for_another_target():
+    assert run("compress", "model.onnx", "out", "--target", "onnx-opset21")[0] == 0
+    status, text = run("evaluate", "model.onnx", "out", "--out", "metrics.json")
+    assert (status, Path("metrics.json").exists()) == (1, False)
+    assert "out: made for onnx-opset21, the target is onnxruntime" in text
+    evaluate("-S", "target=ONNX-opset21")
+
+
+def test_errors_name_the_model_that_the_user_named():
+    np.savez("data.npz", y_=SAMPLES)
+    status, text = run("evaluate", "model.onnx", "out", *DATA)
+    assert status == 1
+    assert "The inputs of model.onnx are x." in text
+
+
 def test_an_artefact_that_is_not_there():
     status, text = run("evaluate", "model.onnx", "nowhere", *DATA)
     assert (status, text) == (1, "error: nowhere: no such artefact. Write it with `compressor compress`.\n")

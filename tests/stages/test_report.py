@@ -16,7 +16,9 @@ LONG = "bert.encoder.layer.11.attention.self.query.weight"
 WEIGHTS = (
     WeightFacts("conv1.bias", (16,), "float32", "dense", 64, 64, "one dimension: a bias or a scale"),
     WeightFacts("conv2.bias", (8,), "float32", "dense", 32, 32, "one dimension: a bias or a scale"),
-    WeightFacts("conv.weight", (8, 8), "float32", "sparse(int8)", 64, 256, "[bold]2:4[/]", True, (("int8", "larger"),)),
+    WeightFacts(
+        "conv.weight", (8, 8), "float32", "sparse(int8)", 64, 256, "[bold]2:4[/]", rejected=(("int8", "larger"),)
+    ),
     WeightFacts(LONG, (768, 768), "float32", "dense", 2359296, 2359296, "more than 256 distinct values"),
 )
 MANIFEST = Manifest("onnxruntime", "auto", {}, (FileFacts("model.onnx", 9000, ""),), 9000, 18000, 1, 2, WEIGHTS)
@@ -111,6 +113,14 @@ def test_elided(text: str, width: int, expected: str) -> None:
 def test_a_model_that_cannot_be_made_smaller_is_not_praised() -> None:
     same = dataclasses.replace(MANIFEST, nbytes=18000)
     assert "18.0 kB, not smaller than dense (18.0 kB)" in "\n".join(printed(report.manifest(same), 120))
+
+
+def test_values_that_became_zero_are_counted_with_the_setting_that_keeps_them() -> None:
+    counts = zip(WEIGHTS, (0, 5, 0, 100), strict=True)
+    rows = tuple(dataclasses.replace(weight, changed=changed) for weight, changed in counts)
+    lossy = "\n".join(printed(report.manifest(dataclasses.replace(MANIFEST, weights=rows), threshold=1e-3), 120))
+    assert "105 values up to 0.001 became zero in 2 weights: detect.threshold=0 (-S) keeps them" in lossy
+    assert "became zero" not in "\n".join(printed(report.manifest(MANIFEST, threshold=1e-3), 120))
 
 
 def test_rows_for_plots() -> None:

@@ -16,6 +16,7 @@ from compressor import targets
 from compressor.arrays import CODE_DTYPES, NDArray, Shape
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, decode, name, shape, spec
 from compressor.errors import CompressorError, UsageError
+from compressor.formats.onnx import writing
 from compressor.model import Model, Weight
 from compressor.targets import onnxruntime as target_module
 from tests.conformance import codes, operators
@@ -184,7 +185,6 @@ def test_an_older_model_is_converted_where_codes_need_it(tmp_path: Path) -> None
 def test_a_model_without_compressed_weights_is_the_model(tmp_path: Path) -> None:
     model = one("MatMul", Dense(RNG.standard_normal((64, 32)).astype(np.float32)), 18)
     found = onnx.load(write(model, tmp_path))
-    del found.metadata_props[:]
     assert found == onnx.load_from_string(dense(model))
 
 
@@ -264,6 +264,55 @@ def test_the_newest_opset_follows_from_the_installed_version(
 ) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda package: version)
     assert target_module.installed_opset.__wrapped__() == opset  # not what it remembers
+
+
+@pytest.mark.parametrize("distribution", ["onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml"])
+def test_other_distributions_of_onnxruntime_are_found(distribution: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(package: str) -> str:
+        if package != distribution:
+            raise importlib.metadata.PackageNotFoundError(package)
+        return "1.22.0"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert target_module.installed_opset.__wrapped__() == 23
+
+
+def test_without_onnxruntime_the_newest_known_opset_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(package: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert target_module.installed_opset.__wrapped__() == max(target_module.RUNS_OPSET.values())
+
+
+def test_metadata_are_written_as_given_and_read_back(tmp_path: Path) -> None:
+    model = one("MatMul", palettized(4), 18)
+    specs = {weight.name: spec(weight.encoding) for weight in model.weights}
+    metadata = {"compressor.target": "somewhere", "compressor.a": "b", "author": "somebody"}
+    target = targets.get("onnxruntime")
+    target.write(model, specs, model.weights, tmp_path, metadata)
+    written = [(entry.key, entry.value) for entry in onnx.load(tmp_path / "model.onnx").metadata_props]
+    assert written == sorted(metadata.items())
+    assert target.read(tmp_path).metadata == {"compressor.target": "somewhere", "compressor.a": "b"}
+    assert target.size(model, specs, metadata) == (tmp_path / "model.onnx").stat().st_size
+
+
+@pytest.mark.parametrize("limit", [writing.SINGLE_FILE_BYTES, 6000])
+@pytest.mark.parametrize("kind", ["compressed", "dense", "converted"])
+def test_the_size_is_known_before_there_are_data(
+    kind: str, limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "SINGLE_FILE_BYTES", limit)
+    model = one("MatMul", palettized(64) if kind == "converted" else sparse("int8", (1, 32)), 13)
+    if kind == "dense":
+        weights = [Weight(weight.name, Dense(decode(weight.encoding))) for weight in model.weights]
+        model = Model(model.path, weights, model.graphs)
+    specs = {weight.name: spec(weight.encoding) for weight in model.weights}
+    expected = targets.get("onnxruntime").size(model, specs)
+    write(model, tmp_path)
+    files = list(tmp_path.iterdir())
+    assert len(files) == (2 if limit == 6000 and kind != "compressed" else 1)
+    assert sum(file.stat().st_size for file in files) == expected
 
 
 def test_onnxruntime_runs_the_newest_opset(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -40,17 +40,18 @@ def is_standard(node: onnx.NodeProto) -> bool:
     return node.domain in {"", "ai.onnx"}
 
 
-def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """All tensors but the main graph's initializers: those of subgraphs, attributes, functions, and sparse ones."""
-    graphs = list(walk(model.graph))
-    for function in model.functions:
-        graphs += [inner for node in function.node for body in subgraphs(node) for inner in walk(body)]
-    nodes = [node for owner in (*graphs, *model.functions) for node in owner.node]
+def tensors(graphs: Iterable[onnx.GraphProto], functions: Iterable[onnx.FunctionProto]) -> Iterator[onnx.TensorProto]:
+    """All tensors of graphs, functions and the graphs inside of either, but the initializers of `graphs` themselves."""
+    given = list(graphs)
+    nodes = [node for graph in given for node in graph.node]
+    nodes += [node for function in functions for node in function.node]
+    inner = [found for node in nodes for body in subgraphs(node) for found in walk(body)]
+    nodes += [node for graph in inner for node in graph.node]
     attributes = [found for node in nodes for found in node.attribute if found.type in _WITH_TENSORS]
     for found in attributes:
         yield from (found.t, *found.tensors)
-    for graph in graphs[1:]:
+    for graph in inner:
         yield from graph.initializer
     sparse = [one for found in attributes for one in (found.sparse_tensor, *found.sparse_tensors)]
-    for one in (*sparse, *(one for graph in graphs for one in graph.sparse_initializer)):
+    for one in (*sparse, *(one for graph in (*given, *inner) for one in graph.sparse_initializer)):
         yield from (one.values, one.indices)

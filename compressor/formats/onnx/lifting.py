@@ -94,12 +94,12 @@ class _Reader:
             data = Dense(self.codes(codes))
         to = whole or _ints(node, "shape") or shape(data)
         if isinstance(data, Dense) and whole is None:
-            data = Dense(_reshaped(data.values, to))
+            data = Dense(reshaped(data.values, to))
         scale = self.constant(node.input[1])
         counts = self.counts(node, tuple(scale.shape), to)
         zero_point = self.codes(node.input[2]) if node.op_type.endswith("zero_point") else None
         return LinearQuantized(
-            data, _reshaped(scale, counts), None if zero_point is None else _reshaped(zero_point, counts)
+            data, reshaped(scale, counts), None if zero_point is None else reshaped(zero_point, counts)
         )
 
     def counts(self, node: onnx.NodeProto, stored: Shape, whole: Shape) -> Shape:
@@ -157,7 +157,12 @@ def _packed(raw: Array, to: Sequence[int], dtype: DType, width: int) -> Array:
     return values.view(dtype) if dtype == np.bool_ else values
 
 
-def _reshaped(array: Array, to: Shape) -> Array:
+def reshaped(array: Array, to: Shape) -> Array:
+    """The array in another shape; a slice of a file stays one.
+
+    Raises:
+        ValueError: it has not as many elements.
+    """
     if math.prod(to) != array.size:
         raise ValueError(f"{list(array.shape)} is not {list(to)}")
     return replace(array, shape=to) if isinstance(array, MappedArray) else np.asarray(array).reshape(to)

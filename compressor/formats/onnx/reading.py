@@ -64,7 +64,7 @@ def files(model: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
         CompressorError: one is missing, or not inside the model's directory.
     """
     found = {path.name: path.resolve()}
-    for tensor in (*model.graph.initializer, *tensors(model)):
+    for tensor in (*model.graph.initializer, *tensors([model.graph], model.functions)):
         if tensor.data_location == EXTERNAL:
             location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
             if location not in found:

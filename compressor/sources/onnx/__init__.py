@@ -1,6 +1,6 @@
 """ONNX files: every form of compressed weights that one can have becomes an encoding.
 
-    file --load--> graph, data on disk --unique names--> --index--> --lift--> weights and the graph that reads them
+    file --load--> graph, data on disk --inline--> --unique names--> --index--> --lift--> weights and what reads them
 
 `scopes` finds values in graphs and their subgraphs, `expressions` reads decode nodes as encodings, `operators` knows
 what consumes codes itself, and `normalize` writes the normal form that `compressor.model.Model` describes.
@@ -27,6 +27,7 @@ def read(path: Path) -> Model:
     """
     from compressor.formats.onnx.functions import DOMAIN
     from compressor.formats.onnx.reading import files, load
+    from compressor.sources.onnx.inlining import inline
     from compressor.sources.onnx.normalize import normalize
 
     path = path.resolve() if path.is_symlink() else path
@@ -35,6 +36,7 @@ def read(path: Path) -> Model:
     metadata = {entry.key: entry.value for entry in model.metadata_props if str(entry.key).startswith(f"{DOMAIN}.")}
     try:
         read = files(model, path)
+        inline(model)
         weights = normalize(model, path.parent)
     except CompressorError as error:
         raise CompressorError(f"{path}: {error}") from error

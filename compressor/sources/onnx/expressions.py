@@ -19,6 +19,7 @@ from compressor.arrays import CODE_DTYPES, Array, MappedArray, NDArray, Shape, b
 from compressor.encodings import Dense, LinearQuantized, Palettized, dtype, shape
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.formats.onnx.graphs import is_standard
+from compressor.formats.onnx.lifting import reshaped
 from compressor.sources.onnx.scopes import Index, integer, operand
 
 if TYPE_CHECKING:
@@ -83,9 +84,13 @@ def _dequantize_linear(index: Index, node: onnx.NodeProto) -> Expression | None:
     if not is_float(scale.dtype) or DTYPES.get(integer(node, "output_dtype", 0), scale.dtype) != scale.dtype:
         raise UnliftableError(data.leaf, f"it is dequantized with a scale {scale.dtype} to another type")
     to = _parameter_shape(node, data, tuple(scale.shape))
-    if zero_point is not None:
-        zero_point = _reshaped(zero_point, (1,) * len(to) if zero_point.size == 1 else to)
-    return _quantized(data, _reshaped(scale, to), zero_point)
+    try:
+        if zero_point is not None:
+            zero_point = reshaped(zero_point, (1,) * len(to) if zero_point.size == 1 else to)
+        scale = reshaped(scale, to)
+    except ValueError as error:
+        raise UnliftableError(data.leaf, str(error)) from error
+    return _quantized(data, scale, zero_point)
 
 
 def _parameter_shape(node: onnx.NodeProto, data: Expression, scale: Shape) -> Shape:
@@ -201,9 +206,3 @@ def _as_bytes(codes: Array, entries: int) -> Array | None:
     if values.dtype.kind not in "iu" or (values.size and (values.min() < 0 or values.max() >= entries)):
         return None
     return values.astype(np.uint8)
-
-
-def _reshaped(array: Array, to: Shape) -> Array:
-    if math.prod(to) != array.size:
-        return array
-    return replace(array, shape=to) if isinstance(array, MappedArray) else np.asarray(array).reshape(to)

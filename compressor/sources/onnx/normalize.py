@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from compressor.encodings import Dense, Encoding
 from compressor.formats.onnx import reading
 from compressor.formats.onnx.functions import DOMAIN
-from compressor.formats.onnx.graphs import is_standard, walk
+from compressor.formats.onnx.graphs import attribute, is_standard, walk
+from compressor.formats.onnx.wire import EXTERNAL
 from compressor.model import Weight
 from compressor.sources.onnx import lifting, operators
 from compressor.sources.onnx.lifting import Lift
@@ -66,15 +67,33 @@ def _keep_true_inputs(graph: onnx.GraphProto) -> None:
 def _drop_identities(found: Index) -> None:
     """Readers of a copy of a constant read the constant itself: a weight under several names is one."""
     copies: dict[str, str] = {}
+    places: dict[bytes, str] = {}
     gone = set()
     for number, node in enumerate(found.nodes):
         source = copies.get(operand(node, 0), operand(node, 0))
-        if node.op_type == "Identity" and is_standard(node) and source in found.tensors and len(node.output) == 1:
+        if node.op_type == "Constant" and is_standard(node):
+            source = places.setdefault(_place(found, number), node.output[0]) if node.output else ""
+        elif node.op_type != "Identity" or not is_standard(node):
+            continue
+        if source in found.tensors and len(node.output) == 1 and source != node.output[0]:
             copies[node.output[0]] = source
             if node.output[0] not in found.outputs:
                 gone.add(number)
     _respell(found, copies)
     _delete(found, gone)
+
+
+def _place(found: Index, number: int) -> bytes:
+    """Where the data of a `Constant` node of the main graph lie: a function that is called twice has them in two nodes.
+
+    Constants of the model itself, and of graphs whose values others do not see, have a place of their own.
+    """
+    value = attribute(found.nodes[number], "value")
+    if value is None or found.home[number] or value.t.data_location != EXTERNAL:
+        return number.to_bytes(8)
+    t = value.t
+    place = type(t)(data_type=t.data_type, dims=t.dims, external_data=t.external_data)
+    return bytes(place.SerializeToString(deterministic=True))
 
 
 def _apply(found: Index, lifted: Iterable[Lift]) -> None:

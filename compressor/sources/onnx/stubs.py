@@ -96,7 +96,7 @@ def bring_back(model: onnx.ModelProto, directory: Path) -> None:
         CompressorError: the data are missing.
     """
     small = [tensor for tensor in model.graph.initializer if _is_small(tensor, directory)]
-    for tensor in (*small, *tensors(model)):
+    for tensor in (*small, *tensors([model.graph], model.functions)):
         if tensor.data_location == EXTERNAL:
             raw = reading.external(tensor, directory).raw().tobytes()
             tensor.ClearField("external_data")

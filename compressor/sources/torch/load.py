@@ -27,7 +27,8 @@ from compressor.sources.torch import SUFFIXES
 SETTING = "export.factory"
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module")
 """Where the checkpoints of trainings hold the state dict, beside an optimizer's and the like."""
-
+PLAIN = (bool, int, float, str, list, type(None))
+"""What configurations consist of, and no state dict does."""
 ALLOW = "set export.allow_pickle: true in params.yaml (or -S export.allow_pickle=true)"
 SHOWN = 8
 
@@ -45,9 +46,7 @@ def load(
         if factory is not None:
             raise UsageError(f"{source}: an ExportedProgram needs no factory. Remove export.factory ({factory}).")
         return _read_program(source)
-    content = (
-        _read_safetensors(source) if suffix == ".safetensors" else _read_pickle(source, allow_pickle=allow_pickle)
-    )
+    content = _read_safetensors(source) if suffix == ".safetensors" else _read_pickle(source, allow_pickle=allow_pickle)
     if isinstance(content, Module):
         if factory is not None:
             raise UsageError(
@@ -111,25 +110,18 @@ def _read_pickle(source: Path, *, allow_pickle: bool) -> object:
 
 
 def _state_dict(source: Path, content: object) -> Mapping[str, object]:
-    if isinstance(content, Mapping):
-        wrapped: list[Mapping[str, object]] = [content[key] for key in WRAPPERS if _is_state_dict(content.get(key))]
-        if wrapped:
-            return wrapped[0]
-        if _is_state_dict(content):
-            return content
-        found = ", ".join(map(str, list(content)[:SHOWN])) or "nothing"
+    if not isinstance(content, Mapping):
         raise CompressorError(
-            f"{source}: expected a state dict, or one under {' or '.join(map(repr, WRAPPERS))}; found the keys {found}."
+            f"{source}: expected a state dict, got a {type(content).__name__}. Save model.state_dict()."
         )
-    raise CompressorError(f"{source}: expected a state dict, got a {type(content).__name__}. Save model.state_dict().")
-
-
-def _is_state_dict(content: object) -> bool:
-    """Whether a checkpoint's entry holds tensors by name, beside what modules add to them."""
-    if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
-        return False
-    values = content.values()
-    return any(isinstance(value, torch.Tensor) for value in values) and not any(isinstance(v, Mapping) for v in values)
+    inner: list[Mapping[str, object]] = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
+    # A wrapper's name may also be that of a configuration.
+    for state in (*(one for one in inner if not all(isinstance(value, PLAIN) for value in one.values())), content):
+        if all(isinstance(key, str) for key in state) and not any(isinstance(v, Mapping) for v in state.values()):
+            return state
+    found = ", ".join(map(str, list(content)[:SHOWN])) or "nothing"
+    wrappers = ", ".join(map(repr, WRAPPERS))
+    raise CompressorError(f"{source}: expected a state dict, or one under {wrappers}; found the keys {found}.")
 
 
 def build(factory: str, args: Mapping[str, object]) -> Module:
