@@ -26,7 +26,8 @@ MANIFEST = Manifest(
             10,
             38,
             "16 values ü",
-            True,
+            False,
+            3,
             (("sparse", "12 bytes"),),
         ),
         WeightFacts("bias", (), "float16", "dense", 2, 2),
@@ -49,11 +50,12 @@ def test_the_keys_are_those_that_users_read() -> None:
         "nbytes", "dense_nbytes", "weights_nbytes", "weights_dense_nbytes", "weights",
     ]  # fmt: skip
     assert list(plain["weights"][0]) == [
-        "name", "shape", "dtype", "encoding", "nbytes", "dense_nbytes", "evidence", "exact", "rejected",
+        "name", "shape", "dtype", "encoding", "nbytes", "dense_nbytes", "evidence", "exact", "changed",
+        "rejected",
     ]  # fmt: skip
     assert plain["weights"][0]["shape"] == [4, 2, 3]
     assert plain["weights"][0]["rejected"] == [["sparse", "12 bytes"]]
-    assert plain["weights"][1]["exact"] is None
+    assert [(weight["exact"], weight["changed"]) for weight in plain["weights"]] == [(False, 3), (None, 0)]
 
 
 @pytest.mark.parametrize(
