@@ -103,7 +103,7 @@ def _whole_process(source: Path, artefact: Path, kind: str, blocks: int, limit: 
     name = f"{kind} {parameters / 1e6:.0f} M"
     yield Figure(f"{name}: compress / cp", seconds / copy, limit, f"{seconds:.2f} s / {copy:.2f} s")
     allowed = BASE_MEMORY + 2 * 4 * models.WIDTH * models.HIDDEN
-    yield Figure(f"{name}: peak anonymous MB", peak / measure.MB, allowed / measure.MB, "polled every 2 ms")
+    yield Figure(f"{name}: peak anonymous MB", peak / measure.MB, allowed / measure.MB, "polled every 20 ms")
     needed = _needed(artefact)
     stored = measure.size(artefact, without=("manifest.json",))
     over = 100 * (stored - needed - KILOBYTES_64) / needed
