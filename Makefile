@@ -24,7 +24,7 @@ test: $(VENV)/dev
 	mypy -p compressor -p examples
 	pytest
 
-bench: $(VENV)/bench
+bench: $(VENV)/dev
 	python -m tests.benchmarks
 
 # A stamp a set of extras: an environment that is there already installs nothing.
@@ -37,7 +37,7 @@ $(VENV)/pyvenv.cfg:
 
 lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet $(PIP_ARGS) '.[dev,bench]'
+	build/lock/bin/python -m pip install --quiet $(PIP_ARGS) '.[dev]'
 	{ sed -n '/^#/p' constraints.txt; build/lock/bin/python -m pip freeze | sed -e '/^compressor/d' -e 's/+.*//'; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,8 +170,36 @@ class PackedArray:
         return values.astype(values.dtype if dtype is None else dtype, copy=bool(copy))
 
 
-Array = NDArray | MappedArray | PackedArray | ArraySpec
+@dataclass(frozen=True, eq=False)
+class ComputedArray:
+    """An array that is computed whenever it is read: a weight that is rounded, transposed or scaled on its way.
+
+    shape, dtype: of what `compute` returns.
+    """
+
+    shape: Shape
+    dtype: DType
+    compute: Callable[[], NDArray]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of the elements."""
+        return self.size * self.dtype.itemsize
+
+    def __array__(self, dtype: DType | None = None, copy: bool | None = None) -> NDArray:  # noqa: FBT001 - numpy's
+        """The elements, computed now."""
+        return self.compute().astype(self.dtype if dtype is None else dtype, copy=bool(copy))
+
+
+Array = NDArray | MappedArray | PackedArray | ComputedArray | ArraySpec
 """All have `shape`, `dtype`, `size` and `nbytes`; all but the spec give their elements to `np.asarray`."""
+
+ARRAYS = (np.ndarray, MappedArray, PackedArray, ComputedArray, ArraySpec)
+"""The same, for `isinstance`."""
 
 
 def stored_nbytes(array: Array) -> int:

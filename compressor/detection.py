@@ -13,12 +13,13 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import numpy as np
 
 from compressor import encodings
-from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec, Shape, is_float
+from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec, NDArray, Shape, is_float
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse
 from compressor.errors import CompressorError
 from compressor.model import Weight
-from compressor.scan import ENTRIES, Scan, scan
+from compressor.scan import ENTRIES, Scan, distance, largest, scan
 from compressor.schemes import Candidate, Scheme, linear_quantize, palettize, sparsify
+from compressor.schemes.near_misses import near_misses
 
 T = TypeVar("T")
 
@@ -33,11 +34,13 @@ class Settings:
     min_elements: weights of at most this many elements stay dense.
     threshold: values up to this magnitude count as zero ...
     max_thresholded: ... where they are at most this share of the values that survive; elsewhere only exact zeros do.
+    tolerance: how far a value may be moved to one that can be stored, relative to the weight's largest magnitude.
     """
 
     min_elements: int = 2048
     threshold: float = 1e-3
     max_thresholded: float = 0.01
+    tolerance: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,8 @@ class Detection:
 def find(weight: Weight, settings: Settings, *, sampled: bool = False) -> Finding:
     """What one weight is, and the ways to store it.
 
-    sampled: distinct values are taken from a sample: a hypothesis for whoever compares every value afterwards.
+    sampled: distinct values are taken from a sample: a hypothesis for whoever compares every value afterwards; and
+        what the weight almost is, is not looked for.
     """
     encoding = weight.encoding
     shape, dtype = encodings.shape(encoding), encodings.dtype(encoding)
@@ -137,15 +141,16 @@ def find(weight: Weight, settings: Settings, *, sampled: bool = False) -> Findin
         "palette": "",
         "grid": "",
         "skipped": _skipped(weight, shape, size, settings),
-        "near_misses": (),
+        "near_misses": (weight.note,) if weight.note else (),
         "candidates": (),
     }
     declared = () if isinstance(encoding, Dense) else (_declared(encoding),)
     if facts["skipped"]:
         return Finding(**{**facts, "candidates": declared})
-    scanned, candidates = _candidates(encoding, settings, sampled=sampled)
-    found = _facts(scanned, candidates, facts["nbytes"])
-    return Finding(**{**facts, **found, "candidates": (*declared, *candidates)})
+    values, scanned, candidates = _candidates(encoding, settings, sampled=sampled)
+    if not sampled:
+        facts["near_misses"] += tuple(near_misses(values, scanned, candidates, settings.threshold))
+    return Finding(**{**facts, **_facts(scanned, candidates), "candidates": (*declared, *candidates)})
 
 
 def _skipped(weight: Weight, shape: Shape, size: int, settings: Settings) -> str:
@@ -167,8 +172,8 @@ def _declared(encoding: Encoding) -> Candidate:
     return Candidate((), spec, f"stored as {encodings.name(spec)} by the source")
 
 
-def _candidates(encoding: Encoding, settings: Settings, *, sampled: bool) -> tuple[Scan, list[Candidate]]:
-    """The facts of a weight, and the ways to store it beside the one that it has.
+def _candidates(encoding: Encoding, settings: Settings, *, sampled: bool) -> tuple[NDArray, Scan, list[Candidate]]:
+    """The values of a weight, the facts of them, and the ways to store it beside the one that it has.
 
     A quantized source keeps every code: its codes take the place of values, and its scales stay.
     """
@@ -177,7 +182,7 @@ def _candidates(encoding: Encoding, settings: Settings, *, sampled: bool) -> tup
     values = np.asarray(encoding.values) if isinstance(encoding, Dense) else encodings.decode(encoding)
     facts = scan(values, settings.threshold, sampled=sampled)
     if isinstance(encoding, Sparse) and isinstance(encoding.values, LinearQuantized):
-        return facts, []
+        return values, facts, []
     plain = Candidate((), Dense(ArraySpec(values.shape, values.dtype)), "")
     described: list[Candidate] = []
     sparse_nbytes = values.size / 8 + (values.size - facts.zeros) * values.dtype.itemsize
@@ -185,10 +190,28 @@ def _candidates(encoding: Encoding, settings: Settings, *, sampled: bool) -> tup
         best = min(sparse_nbytes, *(encodings.nbytes(candidate.spec) for candidate in (plain, *described)))
         described += scheme.detect(values, facts, best)
     sparse = sparsify.detect(values, facts, [plain, *described], settings.max_thresholded, settings.threshold)
-    return facts, [*described, *sparse]
+    near = _near_candidates(values, settings.tolerance) if settings.tolerance and is_float(values.dtype) else ()
+    return values, facts, [*described, *sparse, *near]
 
 
-def _code_candidates(encoding: LinearQuantized) -> tuple[Scan, list[Candidate]]:
+def _near_candidates(values: NDArray, tolerance: float) -> Iterator[Candidate]:
+    """The ways to store the nearest weights that are a palette or lie on a grid, each scheme's own."""
+    allowed = tolerance * largest(values)
+    for scheme in DESCRIBING:
+        near = scheme.nearest(values, allowed)
+        changed, max_error = (0, 0.0) if near is None else distance(values, near)
+        if near is None or not changed:
+            continue
+        facts = scan(near, 0.0)
+        described = [*scheme.detect(near, facts, near.nbytes)]
+        for candidate in (*described, *sparsify.detect(near, facts, described, 0.0, 0.0)):
+            # What is sparse or vectors beside this scheme's own form is found without it.
+            if candidate.schemes[-1] == scheme.NAME:
+                told = f"{candidate.evidence}, within {max_error / largest(values):.1e} of the largest magnitude"
+                yield replace(candidate, evidence=told, changed=changed, max_error=max_error)
+
+
+def _code_candidates(encoding: LinearQuantized) -> tuple[NDArray, Scan, list[Candidate]]:
     centred = linear_quantize.centred(encoding)
     facts = scan(centred, 0.0)
     spec, code = encodings.spec(encoding), encodings.dtype(encoding.data)
@@ -196,19 +219,20 @@ def _code_candidates(encoding: LinearQuantized) -> tuple[Scan, list[Candidate]]:
     # Under one zero point, codes are as many as centred ones.
     if encoding.zero_point is None or len(np.unique(np.asarray(encoding.zero_point).astype(np.int16))) == 1:
         for candidate in palettize.detect(centred, facts, 0):
-            if isinstance(candidate.spec, Palettized) and math.prod(candidate.spec.lut.shape[:-2]) == 1:
+            if isinstance(candidate.spec, Palettized) and candidate.spec.lut.size == candidate.spec.lut.shape[-2]:
                 lut = replace(candidate.spec, lut=ArraySpec(candidate.spec.lut.shape, code))
                 inner.append(replace(candidate, spec=replace(spec, data=lut)))
     if not np.isfinite(np.asarray(encoding.scale)).all():  # zero times infinity is no zero
-        return facts, inner[1:]
-    return facts, [*inner[1:], *sparsify.detect(centred, facts, inner, 0.0, 0.0)]
+        return centred, facts, inner[1:]
+    return centred, facts, [*inner[1:], *sparsify.detect(centred, facts, inner, 0.0, 0.0)]
 
 
-def _facts(scanned: Scan, candidates: list[Candidate], dense_nbytes: int) -> dict[str, Any]:
+def _facts(scanned: Scan, candidates: list[Candidate]) -> dict[str, Any]:
     """The fields of a finding that follow from what was found."""
-    palettes = [c for c in candidates if c.schemes == (palettize.NAME,)]
-    grids = [c for c in candidates if c.schemes == (linear_quantize.NAME,)]
-    sparse = [c for c in candidates if c.schemes[:1] == (sparsify.NAME,)]
+    exact = [candidate for candidate in candidates if not candidate.max_error]
+    palettes = [c for c in exact if c.schemes == (palettize.NAME,)]
+    grids = [c for c in exact if c.schemes == (linear_quantize.NAME,)]
+    sparse = [c for c in exact if c.schemes[:1] == (sparsify.NAME,)]
     count = None if scanned.table is None else scanned.table.entries.size
     return {
         "sparsity": scanned.zeros / scanned.size,
@@ -216,29 +240,8 @@ def _facts(scanned: Scan, candidates: list[Candidate], dense_nbytes: int) -> dic
         "distinct": count if count is not None and count <= ENTRIES else None,
         "palette": min(palettes, key=lambda c: encodings.nbytes(c.spec)).evidence if palettes else "",
         "grid": grids[0].evidence if grids else "",
-        "near_misses": tuple(_near_misses(scanned, count, sparse, dense_nbytes)),
     }
 
-
-def _near_misses(scanned: Scan, count: int | None, sparse: list[Candidate], dense_nbytes: int) -> Iterator[str]:
-    """What the weight almost is, for whoever trains it again."""
-    if count is not None and count > ENTRIES:
-        yield f"{count} distinct values: a palette has at most {ENTRIES}"
-    elif count is not None and count > 4 and not scanned.zeros and count - (1 << (width := _width(count)) - 1) <= 2:
-        yield f"{1 << width - 1} distinct values would take {width - 1} bits instead of {width}"
-    if scanned.zeros > _NEAR * scanned.size and sparse and encodings.nbytes(sparse[0].spec) >= dense_nbytes:
-        yield f"{scanned.zeros / scanned.size:.1%} zeros: a mask costs more than it saves"
-    if scanned.small and not any(candidate.changed for candidate in sparse):
-        yield f"{scanned.small:,} values just above zero are kept"
-
-
-def _width(count: int) -> int:
-    """The bits of a code that counts to `count` - 1."""
-    return (count - 1).bit_length()
-
-
-_NEAR = 0.01
-"""Less than this share of zeros is no near miss of a sparse weight."""
 
 _NODES: dict[str, type[Dense | LinearQuantized | Palettized | Sparse]] = {
     node.__name__: node for node in (Dense, LinearQuantized, Palettized, Sparse)
@@ -275,6 +278,9 @@ def _finding_from_json(plain: dict[str, Any]) -> Finding:
         for entry in plain["candidates"]
     )
     sequences = {key: tuple(plain[key]) for key in ("shape", "uses", "near_misses")}
+    for spec in (candidate.spec for candidate in candidates):
+        if (encodings.shape(spec), encodings.dtype(spec).name) != (sequences["shape"], plain["dtype"]):
+            raise ValueError(f"{plain['name']}: a spec of {encodings.dtype(spec)}{list(encodings.shape(spec))}")
     return _checked(Finding, {**plain, **sequences, "candidates": candidates})
 
 

@@ -23,10 +23,10 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from compressor.arrays import (
+    ARRAYS,
     BLOCK,
     CODE_DTYPES,
     Array,
-    ArraySpec,
     DType,
     MappedArray,
     NDArray,
@@ -41,6 +41,10 @@ from compressor.arrays import (
     stored_nbytes,
     unpack,
 )
+
+
+class DamageError(ValueError):
+    """What an encoding stores contradicts itself, which shows only when it is read."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +211,7 @@ def arrays(encoding: Encoding) -> Iterator[Array]:
         value = getattr(encoding, field.name)
         if isinstance(value, Encoding):
             yield from arrays(value)
-        elif isinstance(value, np.ndarray | MappedArray | PackedArray | ArraySpec):
+        elif isinstance(value, ARRAYS):
             yield value
 
 
@@ -218,7 +222,7 @@ def map_arrays(function: Callable[[Array], Array], encoding: E) -> E:
         value = getattr(encoding, field.name)
         if isinstance(value, Encoding):
             changes[field.name] = map_arrays(function, value)
-        elif isinstance(value, np.ndarray | MappedArray | PackedArray | ArraySpec):
+        elif isinstance(value, ARRAYS):
             changes[field.name] = function(value)
     return replace(encoding, **changes)
 
@@ -252,14 +256,14 @@ def decode(encoding: Encoding) -> NDArray:
     """The dense weight that the encoding stands for.
 
     Raises:
-        ValueError: an index lies outside its table, or the mask's set bits are not as many as the values.
+        DamageError: an index lies outside its table, or the mask's set bits are not as many as the values.
     """
     if not isinstance(encoding, Sparse):
         return _decode(encoding, None)
     mask = expand(np.asarray(encoding.mask), encoding.shape)
     values = _decode(encoding.values, mask)
     if values.size != np.count_nonzero(mask):
-        raise ValueError(f"a mask of {np.count_nonzero(mask)} set bits for {values.size} values")
+        raise DamageError(f"a mask of {np.count_nonzero(mask)} set bits for {values.size} values")
     return _scatter(mask, values)
 
 
@@ -350,7 +354,7 @@ def _at(parameter: NDArray, where: NDArray) -> NDArray:
 def _look_up(indices: NDArray, lut: NDArray, axis: int | None, where: NDArray | None) -> NDArray:
     groups, (entries, vector) = lut.shape[:-2], lut.shape[-2:]
     if indices.size and int(indices.max()) >= entries:
-        raise ValueError(f"indices into {entries} entries, got {int(indices.max())}")
+        raise DamageError(f"indices into {entries} entries, got {int(indices.max())}")
     rows = indices
     if (tables := math.prod(groups)) > 1:
         first = (np.arange(tables) * entries).astype(np.min_scalar_type(tables * entries)).reshape(groups)

@@ -1,4 +1,4 @@
-"""Evaluation: how well an artefact does beside the uncompressed model, both run from their files in ONNX Runtime."""
+"""Evaluation: how well an artefact does beside the uncompressed model, both run from their files."""
 
 from __future__ import annotations
 
@@ -9,18 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from compressor import samples, scoring
+from compressor import samples, scoring, sessions
 from compressor.arrays import NDArray
 from compressor.errors import CompressorError, unknown
 from compressor.metrics import Quality
+from compressor.sessions import Session, line
 
 Progress = Callable[[str, int, int], None]
 
 # A confusion plot has a row for each sample, and nobody can read a matrix of more classes.
 MOST_CLASSES = 100
-
-_NUMBERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "double", "bool")
-_DTYPES = {"float": np.dtype(np.float32), "string": np.dtype(object)} | {name: np.dtype(name) for name in _NUMBERS}
 
 
 @dataclass(frozen=True)
@@ -57,14 +55,6 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class _Loaded:
-    """A model in ONNX Runtime, and what errors call it."""
-
-    session: Any
-    label: str
-
-
-@dataclass(frozen=True)
 class _Run:
     """What one model made of the samples, by output.
 
@@ -80,11 +70,16 @@ class _Run:
 
 
 def compare(
-    baseline: Path, artefact: Path, settings: Settings, progress: Progress | None = None, *, label: str = ""
+    baseline: Path,
+    artefact: Path,
+    settings: Settings,
+    progress: Progress | None = None,
+    *,
+    labels: tuple[str, str] = ("", ""),
 ) -> Comparison:
-    """Run two ONNX files on the same samples, one after the other, and score both.
+    """Run two models on the same samples, one after the other, and score both.
 
-    label: what errors call the baseline, whose file may be one that nobody has named.
+    labels: what errors call the two, whose files may be some that nobody has named.
 
     Raises:
         UsageError: a setting names what does not exist.
@@ -92,24 +87,26 @@ def compare(
     """
     metric = scoring.metric(settings.metric, settings.metric_args)
     given = samples.read(settings.data)
-    before = _run(_open(baseline, label or str(baseline)), given, metric, settings, progress)
-    after = _run(_open(artefact, str(artefact)), given, metric, settings, progress)
+    before = _run(sessions.load(baseline, labels[0] or str(baseline)), given, metric, settings, progress)
+    compressed = sessions.load(artefact, labels[1] or str(artefact))
+    after = _run(compressed, given, metric, settings, progress)
     equal = [np.mean(before.classes[name] == after.classes[name]) for name in after.classes]
     quality = Quality(
         metric.name,
         scoring.score(metric, before.labels, before.values),
         scoring.score(metric, after.labels, after.values),
         float(np.mean(equal)) if equal else None,
+        compressed.runtime,
     )
     return Comparison(quality, after.count, _confusion(after))
 
 
 def _run(
-    model: _Loaded, given: samples.Samples, metric: scoring.Metric, settings: Settings, progress: Progress | None
+    model: Session, given: samples.Samples, metric: scoring.Metric, settings: Settings, progress: Progress | None
 ) -> _Run:
-    feeds = samples.feeds(given, _ports(model), model.label)
+    feeds = samples.feeds(given, model.inputs, model.label)
     count = len(next(iter(feeds.values())))
-    outputs = [output.name for output in model.session.get_outputs()]
+    outputs = model.outputs
     for name in settings.outputs:
         if name not in outputs:
             raise unknown(f"output of {model.label} (evaluate.outputs)", name, outputs)
@@ -142,41 +139,12 @@ def _confusion(run: _Run) -> tuple[NDArray, NDArray] | None:
     return None
 
 
-def _open(path: Path, label: str) -> _Loaded:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors: its warnings are about graphs that nobody here wrote
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # each kind of failure has a class of its own, without a common base
-        raise CompressorError(f"{label}: ONNX Runtime cannot load it: {_line(error)}") from error
-    return _Loaded(session, label)
-
-
-def _ports(model: _Loaded) -> list[samples.Port]:
-    ports = []
-    for declared in model.session.get_inputs():
-        dtype = _DTYPES.get(declared.type.removeprefix("tensor(").removesuffix(")"))
-        if dtype is None:
-            raise CompressorError(
-                f"{model.label}: input {declared.name} is {declared.type}, which no numpy array can be."
-            )
-        axes = tuple(size if isinstance(size, int) else None for size in declared.shape)
-        if not axes:
-            raise CompressorError(
-                f"{model.label}: input {declared.name} is a scalar: expected samples along the first axis."
-            )
-        ports.append(samples.Port(declared.name, axes, dtype))
-    return ports
-
-
 def _batches(
-    model: _Loaded, feeds: Mapping[str, NDArray], names: Sequence[str], size: int, progress: Progress | None
+    model: Session, feeds: Mapping[str, NDArray], names: Sequence[str], size: int, progress: Progress | None
 ) -> Iterator[dict[str, NDArray]]:
     """The outputs of each batch of samples, by name."""
     # A model with a fixed number of samples gets that many: the last batch is filled up with copies of its last one.
-    fixed = [declared.shape[0] for declared in model.session.get_inputs() if isinstance(declared.shape[0], int)]
+    fixed = [axis for port in model.inputs for axis in port.shape[:1] if axis is not None]
     size = fixed[0] if fixed else size
     total = sum(array.nbytes for array in feeds.values())
     count = len(next(iter(feeds.values())))
@@ -184,10 +152,10 @@ def _batches(
         used = min(size, count - start)
         rows = np.minimum(np.arange(start, start + (size if fixed else used)), count - 1)
         try:
-            results = model.session.run(list(names), {name: array[rows] for name, array in feeds.items()})
-        except Exception as error:  # see _open
+            results = model.run(names, {name: array[rows] for name, array in feeds.items()})
+        except Exception as error:  # see sessions.load
             raise CompressorError(
-                f"{model.label}: ONNX Runtime failed on samples {start} to {start + used - 1}: {_line(error)}"
+                f"{model.label}: {model.runtime} failed on samples {start} to {start + used - 1}: {line(error)}"
             ) from error
         yield {
             name: _checked(model.label, name, result, len(rows), start)[:used]
@@ -211,7 +179,3 @@ def _checked(label: str, name: str, result: Any, rows: int, start: int) -> NDArr
                 f"{label}: output {name} is NaN for sample {start + int(bad.argmax())}: nothing to score."
             )
     return result
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from compressor.errors import CompressorError
+
 
 @dataclass(frozen=True)
 class WeightFacts:
@@ -17,8 +19,10 @@ class WeightFacts:
     nbytes, dense_nbytes: stored, and uncompressed on the same target.
     evidence: what it was recognised by, or why it stays dense.
     exact: whether it equals the source bit for bit.
-    changed: how many values up to the threshold became zero; counted when the artefact was compared with its source.
+    changed: how many values up to the threshold became zero, or moved within the tolerance; counted when the artefact
+        was compared with its source.
     rejected: (encoding, reason) of the forms that were not chosen.
+    max_error: how far a value that moved is from the source's at most.
     """
 
     name: str
@@ -31,6 +35,7 @@ class WeightFacts:
     exact: bool | None = None
     changed: int = 0
     rejected: tuple[tuple[str, str], ...] = ()
+    max_error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,18 +76,21 @@ class Manifest:
         """The inverse of `to_json`.
 
         Raises:
-            ValueError, KeyError, TypeError: the text is not a manifest.
+            CompressorError: the text is not what `to_json` writes.
         """
-        facts: dict[str, Any] = json.loads(text)
-        facts["files"] = tuple(FileFacts(**file) for file in facts["files"])
-        facts["weights"] = tuple(
-            WeightFacts(
-                **{
-                    **weight,
-                    "shape": tuple(weight["shape"]),
-                    "rejected": tuple((encoding, reason) for encoding, reason in weight["rejected"]),
-                }
+        try:
+            facts: dict[str, Any] = json.loads(text)
+            facts["files"] = tuple(FileFacts(**file) for file in facts["files"])
+            facts["weights"] = tuple(
+                WeightFacts(
+                    **{
+                        **weight,
+                        "shape": tuple(weight["shape"]),
+                        "rejected": tuple((encoding, reason) for encoding, reason in weight["rejected"]),
+                    }
+                )
+                for weight in facts["weights"]
             )
-            for weight in facts["weights"]
-        )
-        return cls(**facts)
+            return cls(**facts)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise CompressorError(f"not a manifest: {error!r}. Write the artefact again.") from error

@@ -7,6 +7,7 @@ has a short name; what is unknown is left out. Numbers are rounded, so that nois
     accuracy_<output>   the same for one output, where several have labels; `accuracy` is their mean
     accuracy_drop       by how much it is worse than the uncompressed model's, negative where it is better
     agreement           the share of predictions that are the uncompressed model's; 4 decimals
+    runtime             what ran them: `onnxruntime`, or `coreml` on a machine that has it
     size_mb             of all files of the artefact, 1 MB = 1,000,000 bytes; 3 decimals
     size_ratio          of the uncompressed model's size to the artefact's; 2 decimals
     bits_per_weight     bytes of all encoded weights (tables, masks and scales too) by their elements; 2 decimals
@@ -22,12 +23,12 @@ from dataclasses import dataclass
 
 from compressor.errors import UsageError, unknown
 
-Values = dict[str, float | bool | dict[str, float]]
+Values = dict[str, float | bool | str | dict[str, float]]
 
 # The limits that a value must not fall below; of every other number less is better.
 _AT_LEAST = ("agreement", "size_ratio")
 _SIZES = ("size_mb", "size_ratio", "bits_per_weight")
-_OTHERS = ("agreement", *_SIZES, "passed", "baseline")
+_OTHERS = ("agreement", "runtime", *_SIZES, "passed", "baseline")
 # scikit-learn: functions of these names return a value to minimize, all others one to maximize.
 _MINIMIZED = ("_error", "_loss", "_deviance")
 
@@ -53,12 +54,14 @@ class Quality:
     metric: the name it goes by in the metrics.
     before, after: by output, of the uncompressed model and of the artefact; empty without labels.
     agreement: the share of equal predictions; None where outputs are no predictions of classes.
+    runtime: what ran the models.
     """
 
     metric: str
     before: Mapping[str, float]
     after: Mapping[str, float]
     agreement: float | None
+    runtime: str = "onnxruntime"
 
 
 def key(metric: str) -> str:
@@ -175,6 +178,7 @@ def _scores(quality: Quality) -> Values:
         values[f"{name}_drop"] = round(-drop if minimized(name) else drop, 4) + 0.0
     if quality.agreement is not None:
         values["agreement"] = round(quality.agreement, 4)
+    values["runtime"] = quality.runtime
     return values
 
 

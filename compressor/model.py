@@ -18,12 +18,14 @@ class Weight:
     encoding: how it is stored, `Dense` or compressed; arrays are mapped, so a weight is small until it is read.
     uses: the operator types that read it (`Conv`, `MatMul`, ...), sorted.
     pinned: why it must stay stored as it is; empty for a weight that may be encoded.
+    note: what its source says about it, for a reader: a declaration that did not hold, codes that were not kept, ...
     """
 
     name: str
     encoding: Encoding
     uses: tuple[str, ...] = ()
     pinned: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +36,7 @@ class Model:
     weights: in the order of the graph.
     graphs: the graph by kind. `onnx`: an `onnx.ModelProto` in which each weight is an initializer of its name, dtype
         and shape without data, read as a plain tensor: whatever decoding the source had is in `Weight.encoding`.
+        `torch`: the path of the same module, traced, whose parameters have shapes and no values. `coreml`: a `Skeleton`.
     metadata: what this package wrote about itself when it wrote the file; keys begin with `compressor.`.
     files: those that the model consists of, in the order in which they are read: `path` alone if none are given.
     """

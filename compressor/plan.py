@@ -39,9 +39,10 @@ class Choice:
     threshold: magnitudes up to this become zero; 0.0 where only exact zeros are left out.
     evidence: what the weight was recognised by ("16 distinct values"), or why it stays dense.
     dense_nbytes: the bytes of the weight uncompressed on the same target.
-    changed: how many values the threshold made zero.
+    changed: how many values are not the source's: zero by the threshold, or moved within the tolerance.
     rejected: the other forms, with reasons.
     declared: whether it is the form that the source has, or dense.
+    max_error: how far a value may be from the source's; 0.0 where every value that the threshold leaves is exact.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Choice:
     changed: int
     rejected: tuple[Rejected, ...]
     declared: bool = False
+    max_error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,9 @@ def choose(
     legal: list[tuple[int, Candidate, Encoding]] = []
     rejected: list[Rejected] = []
     # The first of the smallest wins, so a form must be smaller than dense to be chosen.
-    for candidate in sorted((*finding.candidates, dense), key=lambda form: (len(form.schemes), form is dense)):
+    for candidate in sorted(
+        (*finding.candidates, dense), key=lambda form: (form.max_error, len(form.schemes), form is dense)
+    ):
         reason = refused.get(candidate.spec, "")
         if not pipeline.schemes.issuperset(candidate.schemes):
             reason = f"not part of the pipeline {pipeline.name}"
@@ -139,6 +143,7 @@ def choose(
         chosen.changed,
         tuple(rejected),
         declared=not chosen.schemes,
+        max_error=chosen.max_error,
     )
 
 

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from compressor.errors import CompressorError, UsageError
 
-WRITTEN = {"model.onnx", "model.onnx.data", "manifest.json"}
-"""What this package writes to a directory: nothing else in it is its to replace."""
+WRITTEN = {"model.onnx": False, "model.onnx.data": False, "model.traced.pt": False, "manifest.json": False} | {
+    "model.mlpackage": True
+}
+"""What this package writes to a directory, and whether it is a folder: nothing else in it is its to replace."""
 
 _PREFIX = ".compressor-"
 
@@ -36,7 +38,7 @@ def check_directory(out: Path, model: Path) -> None:
         raise UsageError(f"{out}: holds {model}, which would be replaced by the output. Name another directory.")
     if out.resolve() == Path.cwd():
         raise UsageError(f"{out}: is the current directory, which cannot be replaced. Name another one.")
-    foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in WRITTEN or entry.is_dir())
+    foreign = sorted(entry.name for entry in out.iterdir() if WRITTEN.get(entry.name) != entry.is_dir())
     if foreign:
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         raise UsageError(

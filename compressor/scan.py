@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from compressor.arrays import BLOCK, DType, NDArray, blocks, is_float
@@ -100,6 +101,45 @@ def patterns(values: NDArray) -> NDArray:
     return np.ascontiguousarray(values).reshape(-1).view(f"<u{values.dtype.itemsize}")
 
 
+def merged(values: NDArray) -> NDArray:
+    """The bit patterns of `values`, that of -0.0 as 0.0's: unsigned `[size]`."""
+    flat, minus_zero = patterns(values), _minus_zero(values.dtype)
+    same = flat == minus_zero
+    return np.asarray(np.where(same, flat.dtype.type(0), flat)) if minus_zero and same.any() else flat
+
+
+def sortable(values: NDArray) -> NDArray:
+    """Unsigned `[size]` keys that sort as the values do, NaN by its sign; one for both zeros."""
+    flat, sign = merged(values), _minus_zero(values.dtype)
+    return np.where(flat & sign, ~flat, flat | sign)
+
+
+def unsortable(keys: NDArray, dtype: DType) -> NDArray:
+    """The values of `sortable` keys."""
+    sign = _minus_zero(dtype)
+    return np.where(keys & sign, keys ^ sign, ~keys if sign else keys).view(dtype)
+
+
+def eps(dtype: DType) -> float:
+    """The distance of 1 to the next greater value of a floating type."""
+    return float(ml_dtypes.finfo(dtype).eps)  # type: ignore[no-untyped-call]
+
+
+def largest(values: NDArray) -> float:
+    """The largest magnitude; NaN if there is one."""
+    with np.errstate(invalid="ignore"):
+        return max(abs(float(values.max())), abs(float(values.min())))
+
+
+def least_magnitudes(rows: NDArray) -> NDArray:
+    """The least magnitude that is not zero of every row, 0 where there is none: `[rows]`."""
+    absolute = rows.view(f"<u{rows.dtype.itemsize}") & _magnitude(rows.dtype)
+    one = absolute.dtype.type(1)
+    absolute -= one  # 0 becomes the greatest
+    least: NDArray = absolute.min(axis=1) + one
+    return least.view(rows.dtype)
+
+
 def above(values: NDArray, threshold: float) -> NDArray:
     """The mask of the values whose magnitude exceeds `threshold`, or that are NaN: bool, the shape of `values`."""
     edge, mask = _edge(threshold, values.dtype), np.empty(values.size, np.bool_)
@@ -115,17 +155,27 @@ def distinct(values: NDArray, *, enough: int = 0, sampled: bool = False) -> Tabl
     sampled: trust a larger sample that has few enough for a palette, as a hypothesis that is verified later.
     """
     flat = patterns(values)
-    keys = unique(_sample(flat, _FIRST))
+    keys = unique(sample(flat))
     if keys.size > COUNTED:
         return None
     table = _table(keys, values.dtype)
-    looked_at = _sample(flat, _TRUSTED) if sampled else flat
-    while table.entries.size != enough and (missing := table.missing(looked_at)).size:
+    looked_at = sample(flat, _TRUSTED) if sampled else flat
+    if table.entries.size != enough and (missing := table.missing(looked_at)).size:
         keys = unique(np.concatenate([keys, missing]))
         if keys.size > COUNTED:
             return None
         table = _table(keys, values.dtype)
     return distinct(values) if sampled and table.entries.size > ENTRIES else table
+
+
+def distance(values: NDArray, others: NDArray) -> tuple[int, float]:
+    """How many of two weights' values differ, and the greatest difference; both zeros are one."""
+    left, right, changed, error = values.reshape(-1), others.reshape(-1), 0, 0.0
+    for part in blocks(left.size):
+        apart = np.abs(left[part].astype(np.float64) - right[part].astype(np.float64))
+        changed += int(np.count_nonzero(apart))
+        error = max(error, float(apart.max()))
+    return changed, error
 
 
 def few_distinct(values: NDArray) -> NDArray | None:
@@ -146,6 +196,36 @@ def unique(flat: NDArray) -> NDArray:
     new = np.ones(ordered.size, np.bool_)
     np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
     return ordered[new]
+
+
+def row_tables(rows: NDArray) -> NDArray | None:
+    """The distinct patterns of every row of `rows`, whose further axes count as one; None if one has over `ENTRIES`.
+
+    Unsigned `[len(rows), L]`, ascending, shorter ones filled up with their last; 0.0 stands for -0.0 too.
+    """
+    tables = []
+    for part in blocks(len(rows), max(1, BLOCK * len(rows) // rows.size)):
+        some = np.ascontiguousarray(rows[part]).reshape(part.stop - part.start, -1)
+        table = without_duplicates(np.sort(some.view(f"<u{rows.dtype.itemsize}"), axis=1))
+        zeros = table & _magnitude(rows.dtype) == 0
+        if np.count_nonzero(table[zeros]):  # -0.0
+            table[zeros] = 0
+            table = without_duplicates(np.sort(table, axis=1))
+        if table.shape[1] > ENTRIES:
+            return None
+        tables.append(table)
+    longest = max(table.shape[1] for table in tables)
+    return np.concatenate([table[:, np.minimum(np.arange(longest), table.shape[1] - 1)] for table in tables])
+
+
+def without_duplicates(ordered: NDArray) -> NDArray:
+    """Each row of patterns in ascending order, each once, filled up with the last one to the longest row."""
+    new = np.ones(ordered.shape, np.bool_)
+    np.not_equal(ordered[:, 1:], ordered[:, :-1], out=new[:, 1:])
+    counts = np.count_nonzero(new, axis=1)
+    starts = np.cumsum(counts) - counts
+    places = starts[:, None] + np.minimum(np.arange(counts.max()), counts[:, None] - 1)
+    return np.asarray(np.compress(new.reshape(-1), ordered.reshape(-1))[places])
 
 
 class _Slots:
@@ -197,6 +277,11 @@ def _magnitude(dtype: DType) -> Any:
     return unsigned.type(every >> 1 if is_float(dtype) else every)
 
 
+def _minus_zero(dtype: DType) -> Any:
+    """The pattern of -0.0, which is the sign's bit; 0 for an integer."""
+    return np.dtype(f"<u{dtype.itemsize}").type((1 << dtype.itemsize * 8) - 1) ^ _magnitude(dtype)
+
+
 def _edge(threshold: float, dtype: DType) -> Any:
     """The pattern of `threshold` as the type rounds it, finite: patterns sort as magnitudes do.
 
@@ -211,7 +296,7 @@ def _edge(threshold: float, dtype: DType) -> Any:
     return unsigned.type(pattern - 1 if np.isinf(float(nearest[0])) else pattern)
 
 
-def _sample(flat: NDArray, size: int) -> NDArray:
+def sample(flat: NDArray, size: int = _FIRST) -> NDArray:
     """Half of `size` values from the beginning, and runs from further on for the rest."""
     if flat.size <= size:
         return flat
@@ -222,7 +307,7 @@ def _sample(flat: NDArray, size: int) -> NDArray:
 
 def _table(keys: NDArray, dtype: DType) -> Table:
     """The table of the distinct patterns `keys`; with either zero it has both."""
-    minus_zero = keys.dtype.type((1 << dtype.itemsize * 8) - 1 ^ int(_magnitude(dtype)))
+    minus_zero = _minus_zero(dtype)
     if minus_zero and np.isin(keys, [0, minus_zero]).any():
         keys = unique(np.concatenate([keys, np.array([0, minus_zero], keys.dtype)]))
     merged = np.where(keys == minus_zero, keys.dtype.type(0), keys)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from compressor.detection import Detection, Settings
     from compressor.plan import Plan
     from compressor.stages.params import Export, Given
+    from compressor.targets import Target
 
 
 def compress(
@@ -55,7 +56,8 @@ def compress(
     files.check_rows(plots)
     publish.check_directory(out, model)
     asked = _asked(model, detection, Given(params, settings or (), {"target": target, "compress.pipeline": pipeline}))
-    with graph.exported(model, asked.export) as path, progress.shown() as shown:
+    export = graph.for_weights(model, asked.export) if dry_run else asked.export
+    with graph.exported(model, export) as path, progress.shown() as shown:
         if dry_run:
             planned = compressor.dry_run(path, **asked.arguments(), progress=shown)
         else:
@@ -75,13 +77,14 @@ def compress(
 class _Asked:
     """What the core is asked for.
 
-    target, pipeline: by name.
+    target: with what is asked of it.
+    pipeline: by name.
     detection: what a stage before has found, if there was one.
     settings: of a detection that is made now.
     export: how the model is exported before; None for one that has a graph.
     """
 
-    target: str
+    target: Target
     pipeline: str
     detection: Detection | None
     settings: Settings
@@ -101,13 +104,13 @@ def _asked(model: Path, detection: Path | None, given: Given) -> _Asked:
     """What the settings and the options ask for; groups that this run does not need are not read."""
     from compressor.detection import Settings
     from compressor.stages import graph
-    from compressor.stages.params import CompressAlone, CompressParams, core_settings, load
+    from compressor.stages.params import CompressAlone, CompressParams, core_settings, load, target
 
     exports = graph.needs_export(model)
     alone = load(CompressAlone, given) if detection is None or exports else None
     own = alone or load(CompressParams, given)
     return _Asked(
-        own.target,
+        target(own),
         own.compress.pipeline,
         None if detection is None else read_detection(detection),
         core_settings(alone.detect) if alone else Settings(),

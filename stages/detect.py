@@ -37,7 +37,8 @@ def detect(
     given = Given(params, settings or ())
     alone = load(DetectAlone, given) if graph.needs_export(model) else None
     own = alone or load(DetectParams, given)
-    with graph.exported(model, alone.export if alone else None) as path, progress.shown() as shown:
+    export = graph.for_weights(model, alone.export if alone else None)
+    with graph.exported(model, export) as path, progress.shown() as shown:
         found = compressor.detect(path, core_settings(own.detect), progress=shown)
     text = found.to_json()
     if out is not None:

@@ -91,22 +91,26 @@ class _Measured:
 def _measured(model: Path, artefact: Path, own: EvaluateParams, export: Export | None) -> _Measured:
     import compressor
     from compressor import evaluate
-    from compressor.stages import graph, progress
+    from compressor.artefact import runnable
+    from compressor.stages import graph, params, progress
 
+    target = params.target(own)
     stored = compressor.inspect(artefact)
     _check_target(stored, own.target, artefact)
     with graph.exported(model, export) as path, TemporaryDirectory(prefix="compressor-") as folder:
         baseline = Path(folder) / "baseline"
-        compressor.write_baseline(path, baseline, target=own.target)
+        compressor.write_baseline(path, baseline, target=target)
         dense = compressor.inspect(baseline)
         _check_weights(dense, stored, model, artefact)
         if not own.evaluate.data:
             return _Measured(stored, dense, None)
         core = evaluate.Settings(**own.evaluate.model_dump(exclude={"limits"}))
         with progress.shown() as shown:
-            compared = evaluate.compare(
-                _graph(baseline, dense), _graph(artefact, stored), core, shown, label=str(model)
+            before, after = (
+                runnable(path, one, _folder(folder, name), target=target)
+                for name, one in (("before", baseline), ("after", artefact))
             )
+            compared = evaluate.compare(before, after, core, shown, labels=(str(model), str(artefact)))
     return _Measured(stored, dense, compared)
 
 
@@ -146,9 +150,10 @@ def _check_weights(dense: Manifest, stored: Manifest, model: Path, artefact: Pat
             )
 
 
-def _graph(artefact: Path, found: Manifest) -> Path:
-    """The file that holds the graph; `inspect` names it first."""
-    return artefact / found.files[0].name if artefact.is_dir() else artefact
+def _folder(parent: str, name: str) -> Path:
+    made = Path(parent) / name
+    made.mkdir()
+    return made
 
 
 def _size(found: Manifest) -> Size:

@@ -13,7 +13,9 @@ from compressor.stages.options import AsJson, Overrides, ParamsFile, Strict
 def export(
     source: Annotated[
         Path,
-        typer.Argument(help="A state dict, a checkpoint, an exported program, or an ONNX file.", show_default=False),
+        typer.Argument(
+            help="A state dict, a checkpoint, an exported program, a Hugging Face folder, or ONNX.", show_default=False
+        ),
     ],
     out: Annotated[Path, typer.Argument(metavar="EXPORTED_DIR", help="Where to write the graph.", show_default=False)],
     params: ParamsFile = None,

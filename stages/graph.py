@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from compressor.errors import CompressorError
+from compressor.errors import CompressorError, UsageError
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message  # type: ignore[import-untyped]
@@ -24,6 +24,16 @@ def needs_export(model: Path) -> bool:
     return sources.exporter(model) is not None
 
 
+def for_weights(model: Path, settings: Export | None) -> Export | None:
+    """The export that a look at the weights alone needs: none where they can be read without a graph.
+
+    With a factory they are those of the graph that it leads to, whose names and folded constants may differ.
+    """
+    from compressor import sources
+
+    return None if settings is None or (settings.factory is None and sources.readable(model)) else settings
+
+
 def write(source: Path, directory: Path, settings: Export) -> None:
     """Write the graph of any model to `directory`: exported by training code, or a copy of its own.
 
@@ -37,8 +47,13 @@ def write(source: Path, directory: Path, settings: Export) -> None:
     if exporter is None:
         copy_onnx(source, directory)
         return
-    if not source.is_file():
+    if not source.exists():
         raise CompressorError(f"{source}: no such file. Name the file that the training wrote.")
+    if source.is_file() and settings.factory is None and sources.readable(source):
+        raise UsageError(
+            f"{source}: holds weights without a graph. Set export.factory to the module:function that builds its "
+            "model, or name its folder, if config.json there names an architecture of transformers."
+        )
     inputs = {name: sources.InputSpec(one.shape, one.dtype, one.dynamic) for name, one in settings.inputs.items()}
     others = settings.model_dump(exclude={"inputs"})
     exporter.export(source, directory, inputs=inputs, **others)
@@ -48,12 +63,16 @@ def copy_onnx(source: Path, directory: Path) -> None:
     """Write the graph of an ONNX model as it is to `directory`, its data beside it.
 
     Raises:
+        UsageError: it has another kind of graph.
         CompressorError: the model cannot be read: what no later command could use is refused here.
     """
     from compressor import sources
     from compressor.formats.onnx import reading, writing
 
-    file = sources.read(source).path
+    model = sources.read(source)
+    if "onnx" not in model.graphs:
+        raise UsageError(f"{source}: has no ONNX graph: give it to compress as it is.")
+    file = model.path
     graph = reading.load(file)
     with (directory / writing.DATA).open("wb") as data:
         for tensor, is_initializer in _external(graph):

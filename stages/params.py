@@ -10,20 +10,22 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from compressor import detection, pipelines, targets
 from compressor.errors import UsageError, unknown
-from compressor.stages import overrides
+from compressor.stages import files, overrides
 
 DEFAULT_FILE = Path("params.yaml")
 
 Axis = Annotated[int, Field(strict=False)]  # -S spells the key of a dictionary as text
 Sizes = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)]  # YAML has lists, not tuples
 Limit = Annotated[float, Field(allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Range = Annotated[tuple[Annotated[int, Field(ge=1)], int], Field(strict=False)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 
@@ -91,6 +93,13 @@ class Detect(Group):
         le=1,
         description="... where they are at most this share of the values that survive; elsewhere only exact zeros do.",
     )
+    tolerance: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="How far a value may be moved to one of a palette or a grid, relative to the largest magnitude of "
+        "its weight; `0.0`: not at all.",
+    )
 
 
 class Compress(Group):
@@ -99,6 +108,33 @@ class Compress(Group):
     pipeline: Pipeline = Field(
         default="auto",
         description="Which schemes may take part.",
+    )
+
+
+class Image(Group):
+    """How an image becomes the numbers that an input takes: `scale * pixel + bias`, by channel."""
+
+    color: Literal["RGB", "BGR", "GRAYSCALE"] = Field(default="RGB", description="The order of the channels.")
+    scale: Finite = Field(default=1.0, description="What a pixel, 0 to 255, is multiplied with.")
+    bias: Annotated[tuple[Finite, ...], Field(strict=False)] = Field(
+        default=(), description="What is added then, a number a channel; empty: nothing."
+    )
+
+
+class CoreML(Group):
+    """How a model becomes a Core ML package; other targets read none of it."""
+
+    precision: Literal["float16", "float32"] = Field(
+        default="float16", description="Of weights and activations: `float16` or `float32`."
+    )
+    axes: dict[str, Axis | Range] = Field(
+        default={},
+        description="The size of each axis that `export.inputs` names as dynamic, or its least and its largest one: "
+        "`{batch: 1, sequence: [1, 128]}`. A first axis has 1 if none is given.",
+    )
+    images: dict[str, Image] = Field(default={}, description="The inputs that take images, by name.")
+    classes: str = Field(
+        default="", description="A file with a class a line, in the order of the first output's scores: a classifier."
     )
 
 
@@ -140,7 +176,13 @@ class TargetParams(Group):
     )
 
 
-class CompressParams(TargetParams):
+class MadeParams(TargetParams):
+    """What an artefact is made for."""
+
+    coreml: CoreML = CoreML()
+
+
+class CompressParams(MadeParams):
     """What `compressor compress --detection FILE` reads: the file brings the settings it was made with."""
 
     compress: Compress = Compress()
@@ -152,7 +194,7 @@ class CheckParams(Group):
     evaluate: Evaluate = Evaluate()
 
 
-class EvaluateParams(CheckParams, TargetParams):
+class EvaluateParams(CheckParams, MadeParams):
     """What `compressor evaluate` reads."""
 
 
@@ -170,6 +212,17 @@ class EvaluateAlone(EvaluateParams, ExportParams):
 
 class Settings(EvaluateParams, CompressParams, DetectParams, ExportParams):
     """Everything that `params.yaml` may hold for these commands; other groups are left to their owners."""
+
+
+def target(params: MadeParams) -> targets.Target:
+    """The target with what is asked of it.
+
+    Raises:
+        CompressorError: a file that the settings name cannot be read.
+    """
+    asked = params.coreml
+    classes = tuple(files.read_text(Path(asked.classes)).splitlines()) if asked.classes else ()
+    return targets.get(params.target, {**asked.model_dump(), "classes": classes})
 
 
 P = TypeVar("P", bound=Group)

@@ -5,19 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from compressor.pipelines import PIPELINES
-from compressor.stages.params import Compress, Detect, Evaluate, Export, Group, TargetParams
+from compressor.stages.params import Compress, CoreML, Detect, Evaluate, Export, Group, TargetParams
 
 GROUPS: tuple[tuple[str, type[Group]], ...] = (
     ("export", Export),
     ("detect", Detect),
     ("compress", Compress),
+    ("coreml", CoreML),
     ("evaluate", Evaluate),
 )
 
@@ -35,9 +36,10 @@ not know is an error.
 |---|---|
 | `compressor export` | `export` |
 | `compressor detect` | `detect`; for a torch file also `export` |
-| `compressor compress --detection FILE` | `target`, `compress`; the file brings the settings it was made with |
-| `compressor compress` without `--detection`, or for a torch file | `target`, `compress`, `detect`, `export` |
-| `compressor evaluate`, `compressor check` | `target`, `evaluate` |
+| `compressor compress --detection FILE` | `target`, `compress`, `coreml`; the file brings its settings |
+| `compressor compress` without it, or for a torch file | `target`, `compress`, `coreml`, `detect`, `export` |
+| `compressor evaluate` | `target`, `coreml`, `evaluate` |
+| `compressor check` | `evaluate` |
 
 In dvc.yaml a stage lists under `params` what its command reads.
 """
@@ -104,6 +106,8 @@ KINDS = {
 def _kind(annotation: Any) -> str:
     if isinstance(annotation, UnionType):
         return _kind(get_args(annotation)[0])
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{choice}`" for choice in get_args(annotation))
     return KINDS[get_origin(annotation) or annotation]
 
 

@@ -199,12 +199,17 @@ def _outcome(target: str, pipeline: str, before: int, after: int, what: str) -> 
 
 def _changed(rows: Sequence[WeightFacts], threshold: float) -> Iterator[Text]:
     """What is not exact, and how it would be; nothing where every value is kept."""
-    changed = [weight.changed for weight in rows if weight.changed]
-    if changed:
-        values, places = plural(sum(changed), "value"), plural(len(changed), "weight")
+    zeroed = [weight.changed for weight in rows if weight.changed and not weight.max_error]
+    if zeroed:
+        values, places = plural(sum(zeroed), "value"), plural(len(zeroed), "weight")
         yield Text(
             f"{values} up to {threshold:g} became zero in {places}: detect.threshold=0 (-S) keeps them", "yellow"
         )
+    moved = [weight for weight in rows if weight.max_error]
+    if moved:
+        values, places = plural(sum(weight.changed for weight in moved), "value"), plural(len(moved), "weight")
+        furthest = max(weight.max_error for weight in moved)
+        yield Text(f"{values} moved by up to {furthest:.1e} in {places}: detect.tolerance=0 (-S) keeps them", "yellow")
 
 
 def _grouped(items: Iterable[T], key: Callable[[T], object]) -> Iterable[tuple[Any, list[T]]]:

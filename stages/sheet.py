@@ -37,7 +37,7 @@ class Row:
 class Sheet:
     """Rows under titles; the first column holds names, and the columns from `numbers` on are set to the right.
 
-    Columns in which no row has a text are left out.
+    Columns in which no row has a text are left out, and a sheet without rows is empty.
     """
 
     titles: tuple[str, ...]
@@ -45,6 +45,8 @@ class Sheet:
     numbers: int
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        if not self.rows:
+            return
         shown = [place for place in range(len(self.titles)) if any(row.cells[place] for row in self.rows)]
         widths = [max(cell_len(cells[place]) for cells in self._lines()) for place in shown]
         beside, widths[0] = self._fit(options.max_width, widths)

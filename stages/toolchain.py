@@ -18,14 +18,15 @@ FILE = Path("compression/toolchain.json")
 USED_BY: Mapping[str, tuple[str, ...]] = {
     "export": ("compressor", "onnx", "onnx-ir", "onnxscript", "torch"),
     "detect": ("compressor",),
-    "compress": ("compressor", "onnx", "onnxruntime"),
-    "evaluate": ("compressor", "onnxruntime", "scikit-learn"),
+    "compress": ("compressor", "coremltools", "onnx", "onnxruntime"),
+    "evaluate": ("compressor", "coremltools", "onnxruntime", "scikit-learn"),
 }
 """The packages that change what a stage writes: the keys of the file that it lists under `params` in dvc.yaml."""
 
-PACKAGES = tuple(
-    sorted({package for used in USED_BY.values() for package in used} | {"coremltools", "ml-dtypes", "numpy"})
-)
+PACKAGES = tuple(sorted({package for used in USED_BY.values() for package in used} | {"ml-dtypes", "numpy"}))
+
+ABSENT = "none"
+"""In place of the version of a package that is not installed: DVC refuses to run a stage whose parameter is missing."""
 
 
 def toolchain(
@@ -49,8 +50,8 @@ def toolchain(
 
 
 def installed() -> dict[str, str]:
-    """The version of every package of `PACKAGES` that is installed."""
-    return {package: version for package in PACKAGES if (version := _version(package)) is not None}
+    """The version of every package of `PACKAGES`."""
+    return {package: _version(package) for package in PACKAGES}
 
 
 def check(stage: str, params: Path | None, *, strict: bool) -> None:
@@ -65,7 +66,7 @@ def check(stage: str, params: Path | None, *, strict: bool) -> None:
     if not path.is_file():
         return
     differences = [
-        f"{package} {recorded} is recorded, {_version(package) or 'none'} is installed"
+        f"{package} {recorded} is recorded, {_version(package)} is installed"
         for package, recorded in _recorded(path).items()
         if package in USED_BY[stage] and recorded != _version(package)
     ]
@@ -77,13 +78,13 @@ def check(stage: str, params: Path | None, *, strict: bool) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-def _version(package: str) -> str | None:
+def _version(package: str) -> str:
     from importlib import metadata
 
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return None
+        return ABSENT
 
 
 def _recorded(path: Path) -> dict[str, object]:

@@ -12,15 +12,18 @@ import pytest
 from compressor import targets
 from compressor.arrays import NDArray
 from compressor.encodings import Encoding, arrays, decode, spec
+from compressor.model import Model, Weight
 from compressor.targets import Illegal, Target
+from compressor.targets.coreml import PACKAGE, CoreML
 from compressor.targets.onnxruntime import OnnxRuntime
 from tests import conformance
 from tests.conformance import Case, same
+from tests.formats import coreml_models
 
 AT_ONCE = 300
 
-# The forms of a target that differs from another one by its opset alone are sampled: a form in so many.
-SAMPLED = {"onnx-opset18": 3, "onnx-opset21": 3, "onnx-opset25": 3}
+# A form in so many: of a target that differs from another one by its version alone, and where decompression is slow.
+SAMPLED = {"onnx-opset18": 3, "onnx-opset21": 3, "onnx-opset25": 3, "iOS16": 3, "iOS17": 7, "iOS18": 4, "iOS26": 6}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,26 @@ def run_onnx(target: Target, chunk: Sequence[Case], directory: Path) -> Mapping[
     return values
 
 
-RUNNERS = {name: run_onnx for name in targets.names() if name.startswith("onnx")}
+def run_core_ml(target: Target, chunk: Sequence[Case], directory: Path) -> Mapping[str, NDArray]:
+    """The weights of an artefact as Core ML Tools decompresses them."""
+    assert isinstance(target, CoreML)
+    made = coreml_models.stubbed(target.version, dict(chunk))
+    weights = [Weight(name, encoding) for name, encoding in chunk]
+    model = Model(Path("forms.mlpackage"), weights, {"coreml": made})
+    specs = {name: spec(encoding) for name, encoding in chunk}
+    target.write(model, specs, weights, directory)
+    files = [file for file in directory.rglob("*") if file.is_file()]
+    assert target.size(model, specs) == sum(file.stat().st_size for file in files)
+    values = coreml_models.materialized(directory / PACKAGE)
+    return {name: values[spelled] for name, spelled in zip(made.names, coreml_models.outputs(made), strict=True)}
+
+
+_VERSIONS = ("iOS16", "iOS17", "iOS18", "iOS26")
+RUNNERS = {
+    **dict.fromkeys((name for name in targets.names() if name.startswith("onnx")), run_onnx),
+    **dict.fromkeys(_VERSIONS, run_core_ml),
+}
+"""One target of a version stands for those that are the same but for their names."""
 
 
 def chunks(target: Target, cases: Sequence[Case]) -> Iterator[list[Case]]:
@@ -56,7 +78,16 @@ def chunks(target: Target, cases: Sequence[Case]) -> Iterator[list[Case]]:
     return (legal[start : start + AT_ONCE] for start in range(0, len(legal), AT_ONCE))
 
 
-@pytest.mark.parametrize("name", targets.names())
+def test_every_target_is_run() -> None:
+    run = {summary(name) for name in RUNNERS}
+    assert {summary(name) for name in targets.names()} == run
+
+
+def summary(name: str) -> str:
+    return targets.get(name).summary
+
+
+@pytest.mark.parametrize("name", RUNNERS)
 def test_lowering_means_what_decode_does(name: str, cases: list[Case], tmp_path: Path) -> None:
     target = targets.get(name)
     wrong = []

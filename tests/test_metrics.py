@@ -15,6 +15,7 @@ def test_all_numbers_in_their_order_rounded():
         "accuracy": 0.9961,
         "accuracy_drop": 0.0009,
         "agreement": 0.9989,
+        "runtime": "onnxruntime",
         "size_mb": 0.205,
         "size_ratio": 7.64,
         "bits_per_weight": 4.02,
@@ -32,7 +33,7 @@ def test_what_is_unknown_is_left_out():
         "baseline": {"size_mb": 1.566},
     }
     unlabelled = summary(Size(10, 0, 0), Size(10, 0, 0), Quality("accuracy", {}, {}, 0.5), {})
-    assert list(unlabelled) == ["agreement", "size_mb", "size_ratio", "passed", "baseline"]
+    assert list(unlabelled) == ["agreement", "runtime", "size_mb", "size_ratio", "passed", "baseline"]
 
 
 def test_several_outputs_have_a_mean_and_a_number_each():

@@ -516,7 +516,7 @@ def optimized(path: Path) -> Path:
     return path.with_name("optimized.onnx")
 
 
-@pytest.mark.parametrize("target", targets.names())
+@pytest.mark.parametrize("target", [name for name in targets.names() if name.startswith("onnx")])
 def test_a_model_computes_what_its_source_computes(source: tuple[Kind, Path], target: str, tmp_path: Path) -> None:
     one, path = source
     out = tmp_path / "out"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compressor.arrays import BLOCK, FLOAT_DTYPES, DType, NDArray
-from compressor.scan import COUNTED, above, distinct, few_distinct, patterns, scan
+from compressor.scan import COUNTED, above, distinct, few_distinct, patterns, row_tables, scan, sortable, unsortable
 from tests import strategies
 from tests.strategies import special
 
@@ -201,3 +201,22 @@ def test_a_sample_is_a_hypothesis() -> None:
     assert exact is not None
     assert sampled is not None
     assert (exact.entries.size, sampled.entries.size) == (17, 16)
+
+
+@given(strategies.weights())
+def test_the_table_of_every_row_has_its_distinct_values(values: NDArray) -> None:
+    tables = row_tables(values)
+    expected = [np.unique(merged(row)) for row in values]
+    if max(map(len, expected)) > 256:
+        assert tables is None
+    else:
+        assert tables is not None
+        assert [np.unique(table).tolist() for table in tables] == [keys.tolist() for keys in expected]
+
+
+@given(strategies.weights())
+def test_keys_sort_as_values_do(values: NDArray) -> None:
+    keys = sortable(values)
+    assert patterns(unsortable(keys, values.dtype)).tolist() == merged(values).tolist()
+    ordered = wide(unsortable(np.sort(keys), values.dtype))
+    assert (np.diff(ordered[np.isfinite(ordered)]) >= 0).all()

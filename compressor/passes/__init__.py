@@ -13,7 +13,7 @@ from functools import partial, reduce
 from typing import TypeVar
 
 from compressor.arrays import ArraySpec
-from compressor.encodings import dtype, shape
+from compressor.encodings import DamageError, dtype, shape
 from compressor.errors import CompressorError
 from compressor.model import Weight
 
@@ -61,10 +61,17 @@ def stream(function: Callable[[Weight], T], weights: Iterable[Weight]) -> Iterat
                     future, done = pending.popleft()
                     yield future.result()
                     in_flight -= done
-                pending.append((executor.submit(function, weight), size))
+                pending.append((executor.submit(_named, function, weight), size))
                 in_flight += size
             while pending:
                 yield pending.popleft()[0].result()
         finally:
             for future, _ in pending:
                 future.cancel()
+
+
+def _named(function: Callable[[Weight], T], weight: Weight) -> T:
+    try:
+        return function(weight)
+    except DamageError as error:
+        raise CompressorError(f"weight {weight.name}: {error}. The file is damaged: write or download it again.") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,22 +26,35 @@ from compressor.encodings import (
 from compressor.encodings import spec as spec_of
 from compressor.model import Weight
 from compressor.passes import InexactError, Pass
-from compressor.schemes import Values, linear_quantize, palettize, sparsify
+from compressor.schemes import Scheme, Values, linear_quantize, palettize, sparsify
 
 
-def encode(specs: Mapping[str, Encoding], thresholds: Mapping[str, float]) -> Pass:
+def encode(
+    specs: Mapping[str, Encoding],
+    thresholds: Mapping[str, float],
+    max_errors: Mapping[str, float] = MappingProxyType({}),
+) -> Pass:
     """The pass that gives each weight the encoding of its spec.
+
+    thresholds: by name, the magnitude up to which values become zero.
+    max_errors: by name, how far values may move to be what the spec says; 0.0 for a weight that has none.
 
     Raises (the pass):
         InexactError: a weight is not what its spec says: the detection is of another model.
     """
-    return partial(_run, specs, thresholds)
+    # A proxy does not pickle, and a pool of processes may run the pass.
+    return partial(_run, specs, thresholds, dict(max_errors))
 
 
-def _run(specs: Mapping[str, Encoding], thresholds: Mapping[str, float], weight: Weight) -> Weight:
+def _run(
+    specs: Mapping[str, Encoding], thresholds: Mapping[str, float], max_errors: Mapping[str, float], weight: Weight
+) -> Weight:
     spec = specs[weight.name]
     try:
-        encoded = _encoded(weight.encoding, spec, thresholds.get(weight.name, 0.0))
+        source = weight.encoding
+        if max_error := max_errors.get(weight.name, 0.0):
+            source = Dense(_nearest(decode(source), spec, max_error))
+        encoded = _encoded(source, spec, thresholds.get(weight.name, 0.0))
         if spec_of(encoded) != spec:
             raise ValueError(f"it takes {nbytes(encoded):,} bytes, {nbytes(spec):,} were planned")
     except ValueError as error:
@@ -64,6 +78,16 @@ def _encoded(source: Encoding, spec: Encoding, threshold: float) -> Encoding:
     if isinstance(spec, Sparse):
         return sparsify.encode(values, spec, threshold, lambda all_, inner, where: _inner(source, all_, inner, where))
     return _inner(source, values, spec, None)
+
+
+def _nearest(values: NDArray, spec: Encoding, max_error: float) -> NDArray:
+    """The weight that the spec's scheme finds within `max_error`."""
+    inner = spec.values if isinstance(spec, Sparse) else spec
+    scheme: Scheme[Any] = palettize if isinstance(inner, Palettized) else linear_quantize
+    near = scheme.nearest(values, max_error)
+    if near is None:
+        raise ValueError(f"no such values within {max_error:g}")
+    return near
 
 
 def _inner(source: Encoding, values: NDArray, spec: Values, where: NDArray | None) -> Values:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,10 +15,23 @@ from compressor.passes import InexactError, Pass
 from compressor.scan import above, patterns
 
 
-def verify(read_back: Mapping[str, Encoding], allowed: Mapping[str, tuple[float, int]]) -> Pass:
+class Allowed(NamedTuple):
+    """How a weight may differ from its source.
+
+    threshold: values up to this magnitude may have become zero.
+    changed: just so many values differ.
+    max_error: other values may be as far from the source's as this.
+    """
+
+    threshold: float = 0.0
+    changed: int = 0
+    max_error: float = 0.0
+
+
+def verify(read_back: Mapping[str, Encoding], allowed: Mapping[str, Allowed]) -> Pass:
     """The pass that compares each source weight with what was read back under its name.
 
-    allowed: by name, the magnitude up to which values may have become zero, and how many have: just so many.
+    allowed: by name, how it may differ.
 
     Raises (the pass):
         InexactError: a value differs: nothing is published.
@@ -25,40 +39,45 @@ def verify(read_back: Mapping[str, Encoding], allowed: Mapping[str, tuple[float,
     return partial(_run, read_back, allowed)
 
 
-def _run(read_back: Mapping[str, Encoding], allowed: Mapping[str, tuple[float, int]], weight: Weight) -> Weight:
-    stored, (threshold, planned) = read_back[weight.name], allowed[weight.name]
+def _run(read_back: Mapping[str, Encoding], allowed: Mapping[str, Allowed], weight: Weight) -> Weight:
+    stored, (threshold, planned, max_error) = read_back[weight.name], allowed[weight.name]
     expected, got = (dtype(weight.encoding), shape(weight.encoding)), (dtype(stored), shape(stored))
     if expected != got:
         raise InexactError(
             f"weight {weight.name}: read back as {got[0]}{list(got[1])} from {name(stored)}, "
             f"expected {expected[0]}{list(expected[1])}"
         )
-    different, zeroed = differences(decode(weight.encoding), decode(stored), threshold)
+    different, changed = differences(decode(weight.encoding), decode(stored), threshold, max_error)
     if different:
         raise InexactError(
             f"weight {weight.name} {expected[0]}{list(expected[1])}: {different:,} values read back from "
             f"{name(stored)} differ from the source. Nothing was published."
         )
-    if zeroed != planned:
+    if changed != planned:
+        how = f"moved by up to {max_error:g}" if max_error else f"up to {threshold:g} became zero"
         raise InexactError(
-            f"weight {weight.name} {expected[0]}{list(expected[1])}: {zeroed:,} values up to {threshold:g} became "
-            f"zero, {planned:,} were planned. Was another model detected? Run `detect` again."
+            f"weight {weight.name} {expected[0]}{list(expected[1])}: {changed:,} values {how}, {planned:,} were "
+            "planned. Was another model detected? Run `detect` again."
         )
     return weight
 
 
-def differences(source: NDArray, stored: NDArray, threshold: float) -> tuple[int, int]:
-    """How many values of `stored` are not the bits of `source`: those that differ, and those that became zero.
+def differences(source: NDArray, stored: NDArray, threshold: float, max_error: float = 0.0) -> tuple[int, int]:
+    """How many values of `stored` are not the bits of `source`: those that may not differ, and those that may.
 
-    The latter have a magnitude of at most `threshold`. -0.0 equals 0.0.
+    The latter became zero from a magnitude of at most `threshold`, or moved by at most `max_error`. -0.0 equals 0.0.
     """
     left, right = patterns(source), patterns(stored)
-    different = zeroed = 0
+    different = changed = 0
     for part in blocks(left.size):
         unequal = left[part] != right[part]
         if unequal.any():
             values = source.reshape(-1)[part]
             forgiven = unequal & (right[part] == 0) & ~above(values, threshold)
-            zeroed += int(np.count_nonzero(forgiven & above(values, 0.0)))
+            if max_error:
+                apart = values.astype(np.float64) - stored.reshape(-1)[part].astype(np.float64)
+                forgiven |= unequal & (np.abs(apart) <= max_error)
+            same = forgiven & (right[part] == 0) & ~above(values, 0.0)
+            changed += int(np.count_nonzero(forgiven & ~same))
             different += int(np.count_nonzero(unequal & ~forgiven))
-    return different, zeroed
+    return different, changed

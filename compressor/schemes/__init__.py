@@ -29,8 +29,9 @@ class Candidate:
     spec: the encoding as array specs: all that `encode` needs to know.
     evidence: what it was recognised by, for a reader.
     threshold: magnitudes up to this become zero; 0.0 where only exact zeros are left out.
-    changed: how many values the threshold makes zero.
+    changed: how many values the threshold makes zero, or the nearest exact form moves.
     structure: of the zeros of a sparse form: `unstructured`, `2:4 along axis 1`, ...
+    max_error: how far a value may be from the source's; 0.0 but for a weight that was asked for within a tolerance.
     """
 
     schemes: tuple[str, ...]
@@ -39,6 +40,7 @@ class Candidate:
     threshold: float = 0.0
     changed: int = 0
     structure: str = ""
+    max_error: float = 0.0
 
 
 class Scheme(Protocol[S]):
@@ -51,6 +53,12 @@ class Scheme(Protocol[S]):
 
         scan: the facts of one pass over the values.
         best: the bytes of the smallest form known so far; a search that cannot beat it may be left out.
+        """
+
+    def nearest(self, values: NDArray, tolerance: float) -> NDArray | None:
+        """The nearest weight that this scheme tells from noise and can store, no value farther away than `tolerance`.
+
+        The greatest distance, taken as the tolerance, leads to the same weight.
         """
 
     def encode(self, values: NDArray, spec: S, where: NDArray | None) -> S:

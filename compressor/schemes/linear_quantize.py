@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-import ml_dtypes
 import numpy as np
 
 from compressor import encodings
-from compressor.arrays import CODE_DTYPES, ArraySpec, DType, NDArray, Shape, is_float
-from compressor.encodings import Dense, LinearQuantized, dequantize, take
-from compressor.scan import ENTRIES, Scan, distinct
+from compressor.arrays import BLOCK, CODE_DTYPES, ArraySpec, DType, NDArray, Shape, blocks, is_float
+from compressor.encodings import Dense, LinearQuantized
+from compressor.scan import ENTRIES, Scan, distinct, eps, least_magnitudes
 from compressor.schemes import Candidate
 from compressor.schemes.palettize import select
 
@@ -31,19 +30,25 @@ _ROWS_PROBED, _VALUES_PROBED = 8, 256
 _SPAN = 255
 _SEARCHED = 1 << 17
 _FEW, _TELLING = 8, 32
+_APART = 8
+_GREATEST = np.arange(1, _SPAN + 1)
+_TRIALS = tuple(itertools.product(range(1, _SPAN + 1), (0, 1, -1)))
+"""Parts of the least magnitude, and the side of the float beside it, in the order in which they are tried."""
+
+_PARTS_TOWARDS = np.array(_TRIALS).T
+_MOST = _SPAN + 2
+"""Two roundings move the greatest code by less than 2."""
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """The scales and multiples of a few rows.
+    """The scales of a few rows, and what they are multiplied with.
 
     scale: `[rows]`.
-    codes: int16 `[rows, n]`, the multiples.
     low, high: int16 `[rows]`, the least and the greatest multiple, or 0.
     """
 
     scale: NDArray
-    codes: NDArray
     low: NDArray
     high: NDArray
 
@@ -62,6 +67,25 @@ def detect(values: NDArray, scan: Scan, best: float) -> Iterator[Candidate]:  # 
             return
 
 
+def nearest(values: NDArray, tolerance: float, rounding: float = 0.0) -> NDArray | None:
+    """The weight on a grid, the coarsest granularity first, from which no value is farther than `tolerance`.
+
+    rounding: added to the tolerance, relative to the largest magnitude of a channel; blocks, of which short ones are
+        near some grid, are not looked for then.
+    """
+    if not is_float(values.dtype):
+        return None
+    for axis in range(-1, min(values.ndim, 2)):
+        granularities = [((1,) * values.ndim, "")] if axis < 0 else [*_granularities(values.shape, axis)]
+        granularities = granularities[: 1 if rounding else None]
+        if not granularities or not _probably_near(_probed(values, granularities[-1][0]), tolerance, rounding):
+            continue
+        for scales, _ in granularities:
+            if (near := _nearest(values, scales, tolerance, rounding)) is not None:
+                return near
+    return None
+
+
 def encode(values: NDArray, spec: LinearQuantized, where: NDArray | None) -> LinearQuantized:
     """The multiples of each block's scale, as codes of the spec's dtype; a zero point makes the least one 0."""
     scales, dtype = spec.scale.shape, encodings.dtype(spec.data)
@@ -69,15 +93,14 @@ def encode(values: NDArray, spec: LinearQuantized, where: NDArray | None) -> Lin
     # 2- and 4-bit codes take a byte each in memory, and numpy converts bytes faster than ml_dtypes does.
     codes = np.empty((rows, values.size // rows), np.int8 if dtype.name.startswith("int") else np.uint8)
     scale, least = np.empty(rows, values.dtype), np.zeros(rows, np.int16)
-    start = 0
-    for grid in _grids(values, scales):
+    for part, some in _in_parts(values, scales):
+        grid = _grid(some)
         if grid is None:
             raise ValueError(f"values on a grid of {list(scales)} scales for {list(values.shape)}")
-        part = slice(start, start := start + len(grid.scale))
         if spec.zero_point is not None:
             least[part] = grid.low
         scale[part] = grid.scale
-        np.subtract(grid.codes, least[part, None], out=codes[part], casting="unsafe")
+        np.subtract(_multiples(some, grid.scale), least[part, None], out=codes[part], casting="unsafe")
     whole = _unrows(codes, values.shape, scales)
     chosen = (whole if where is None else select(whole, where)).astype(dtype, copy=False)
     zero_point = None if spec.zero_point is None else (-least).astype(dtype).reshape(scales)
@@ -90,14 +113,6 @@ def centred(encoding: LinearQuantized) -> NDArray:
     if encoding.zero_point is not None:
         codes -= encodings.expand(np.asarray(encoding.zero_point), codes.shape).astype(np.int16)
     return codes
-
-
-def _ranges(grids: Iterable[_Grid | None]) -> Iterator[_Grid | None]:
-    """The grids without their codes, up to the first block that has none."""
-    for grid in grids:
-        yield None if grid is None else replace(grid, codes=grid.codes[:, :0])
-        if grid is None:
-            return
 
 
 def _candidate(values: NDArray, scales: Shape, grids: Sequence[_Grid], granularity: str) -> Candidate:
@@ -131,9 +146,8 @@ def _along(values: NDArray, axis: int) -> Candidate | None:
     for scales, granularity in granularities:
         if _find(_probed(values, scales)) is None:
             continue
-        grids = list(_ranges(_grids(values, scales)))
-        if grids[-1] is not None:
-            return _candidate(values, scales, grids, granularity)  # type: ignore[arg-type]  # only the last may be None
+        if (grids := _grids(values, scales)) is not None:
+            return _candidate(values, scales, grids, granularity)
     return None
 
 
@@ -178,26 +192,29 @@ def _probed(values: NDArray, scales: Shape) -> NDArray:
     return cut.reshape(rows, -1)[:_ROWS_PROBED, :_VALUES_PROBED]
 
 
-def _grids(values: NDArray, scales: Shape) -> Iterator[_Grid | None]:
-    """The grids of a few rows at a time: the search needs several times their bytes.
-
-    A long row has more values than a grid: it is looked for in the distinct ones, which then name the codes.
-    """
+def _in_parts(values: NDArray, scales: Shape) -> Iterator[tuple[slice, NDArray]]:
+    """The blocks of a weight as rows, a few at a time: where they are, and their values `[blocks, n]`."""
     rows = _rows(values, scales)
-    some = _SEARCHED // rows.shape[1]
-    if not some:
-        yield from map(_find_distinct, rows)
-        return
-    for start in range(0, len(rows), some):
-        yield _find(rows[start : start + some])
+    for part in blocks(len(rows), max(1, BLOCK // rows.shape[1])):
+        yield part, np.ascontiguousarray(rows[part])
 
 
-def _find_distinct(row: NDArray) -> _Grid | None:
-    table = distinct(row)
-    grid = None if table is None or table.entries.size > ENTRIES else _find(table.entries[None, :])
-    if table is None or grid is None:
-        return None
-    return replace(grid, codes=take(grid.codes[0], table.index(row))[None, :])
+def _grids(values: NDArray, scales: Shape) -> list[_Grid] | None:
+    """The grids of all blocks, or None where one has none."""
+    grids = []
+    for _, rows in _in_parts(values, scales):
+        if (grid := _grid(rows)) is None:
+            return None
+        grids.append(grid)
+    return grids
+
+
+def _grid(rows: NDArray) -> _Grid | None:
+    """The grid of a few rows. A long row has more values than a grid: it is looked for in the distinct ones."""
+    if rows.size <= _SEARCHED:
+        return _find(rows)
+    table = distinct(rows)
+    return None if table is None or table.entries.size > ENTRIES else _find(table.entries[None, :])
 
 
 def _find(rows: NDArray) -> _Grid | None:
@@ -206,59 +223,143 @@ def _find(rows: NDArray) -> _Grid | None:
     The least magnitude of a row is a multiple of its scale, so the scale is a whole part of it but for a rounding:
     the parts are tried in turn, the largest first, as long as the greatest magnitude has a code.
     """
-    with np.errstate(invalid="ignore"):  # a signalling NaN
-        exact = rows.astype(np.float64)
-    if not rows.size or not np.isfinite(exact).all():
+    if not rows.size:
         return None
-    magnitudes = np.abs(exact)
-    largest = magnitudes.max(axis=1)
-    least = np.where(magnitudes > 0, magnitudes, np.inf).min(axis=1)
-    if not _plausible(exact[np.argmax(largest > 0)], rows.dtype):
+    with np.errstate(invalid="ignore"):  # a NaN
+        low, high = _wide(rows.min(axis=1)), _wide(rows.max(axis=1))
+    if not (np.isfinite(low) & np.isfinite(high)).all():
         return None
-    codes = np.zeros(rows.shape, np.int16)
+    largest, least = np.maximum(high, -low), _wide(least_magnitudes(rows))
     scale = np.ones(len(rows), rows.dtype)  # a row of zeros keeps a finite scale
     left = np.flatnonzero(largest)
-    # A quotient of a rounded value is at most a rounding away from the scale.
-    for part, towards in itertools.product(range(1, _SPAN + 1), (None, np.inf, 0)):
-        # Two roundings move the greatest code by less than 2.
-        if (largest[left] * part > least[left] * (_SPAN + 2)).any():
-            return None
-        trial = (least[left] / part).astype(rows.dtype)
-        if towards is not None:
-            trial = np.nextafter(trial, rows.dtype.type(towards))
+    trials = [*_trials(rows[left[0]], least[left[0]], largest[left[0]])] if left.size else []
+    if len(left) > 1 and trials:  # what divides one row says nothing about the others
+        trials = [*_TRIALS]
+    for part, towards in trials:
+        if not left.size or (largest[left] * part > least[left] * _MOST).any():
+            break
+        trial = _trial(least[left] / part, towards, rows.dtype)
         # Most trials fail on the first few values: the others are not worth a look then.
-        fits = _multiples(rows[left, :_FEW], exact[left, :_FEW], trial)[1]
-        some, trial = left[fits], trial[fits]
-        near, fits = _multiples(rows[some], exact[some], trial)
-        codes[some[fits]], scale[some[fits]] = near[fits], trial[fits]
-        left = np.setdiff1d(left, some[fits], assume_unique=True)
+        fits = _fits(rows[left, :_FEW], trial)
+        fits[fits] = _fits(rows if fits.size == len(rows) and fits.all() else rows[left[fits]], trial[fits])
+        scale[left[fits]] = trial[fits]
+        left = left[~fits]
+    lowest, highest = (np.minimum(0, np.rint(low / _wide(scale))), np.maximum(0, np.rint(high / _wide(scale))))
+    if left.size or (highest - lowest > _SPAN).any():
+        return None
+    return _Grid(scale, lowest.astype(np.int16), highest.astype(np.int16))
+
+
+def _nearest(values: NDArray, scales: Shape, tolerance: float, rounding: float) -> NDArray | None:
+    """The weight on a grid of such scales, if there is one that is near enough."""
+    if not _probably_near(_probed(values, scales), tolerance, rounding):
+        return None
+    near = np.empty((math.prod(scales), values.size // math.prod(scales)), values.dtype)
+    for part, rows in _in_parts(values, scales):
+        found = _near_scales(rows, tolerance, rounding)
+        if found is None:
+            return None
+        near[part] = _on_grid(_multiples(rows, found), found)
+    return _unrows(near, values.shape, scales)
+
+
+def _probably_near(rows: NDArray, tolerance: float, rounding: float) -> bool:
+    """Whether each of some rows has a scale, looked for one by one: the first has none in most weights.
+
+    A scale that is fitted to a part of a row lies up to three times as far from it as that of the whole row does.
+    """
+    return all(_near_scales(row[None, :], tolerance, rounding, 3.0) is not None for row in rows)
+
+
+@np.errstate(divide="ignore", over="ignore", invalid="ignore")  # values too far apart for a grid
+def _near_scales(rows: NDArray, tolerance: float, rounding: float, slack: float = 1.0) -> NDArray | None:
+    """A scale for every row of which no value is farther from a multiple than is allowed; None if a row has none.
+
+    The largest magnitude of a row is the least affected by noise: it is taken for 1, 2, ... times the scale in turn.
+    No more than an eighth of a scale is allowed: it would have a multiple near any value.
+    """
+    exact = _wide(rows)
+    if not np.isfinite(exact).all():
+        return None
+    largest = np.abs(exact).max(axis=1)
+    allowed = tolerance + rounding * largest
+    roughly = allowed + eps(rows.dtype) * largest
+    scale, left = np.ones(len(rows), rows.dtype), np.flatnonzero(largest > allowed)
+    trials = _GREATEST
+    if len(left) == 1:
+        # The values farthest from zero tell most: zeros are a multiple of anything.
+        telling = np.sort(np.abs(exact[left]), axis=1)[:, -_TELLING:]
+        trials = trials[_near(telling, largest[left] / trials, roughly[left])]
+    for greatest in trials:
+        trial = largest[left] / greatest
         if not left.size:
             break
-    low, high = codes.min(axis=1, initial=0), codes.max(axis=1, initial=0)
-    if left.size or (high.astype(int) - low > _SPAN).any():
-        return None
-    return _Grid(scale, codes, low, high)
+        some = left[_near(exact[left, :_FEW], trial, roughly[left])]
+        codes = np.rint(exact[some] / (largest[some] / greatest)[:, None])
+        # The scale of least squares is the one that noise moves least.
+        fitted = ((codes * exact[some]).sum(axis=1) / (codes * codes).sum(axis=1)).astype(rows.dtype)
+        near = _on_grid(_multiples(rows[some], fitted), fitted)
+        fits = np.abs(_wide(near) - exact[some]).max(axis=1) <= slack * np.minimum(
+            allowed[some], _wide(fitted) / _APART
+        )
+        scale[some[fits]] = fitted[fits]
+        left = np.setdiff1d(left, some[fits], assume_unique=True)
+    return None if left.size else scale
 
 
-def _plausible(row: NDArray, dtype: DType) -> bool:
-    """Whether some part of a row's least magnitude divides its values about evenly: one look at all parts at once.
+def _near(rows: NDArray, trial: NDArray, allowed: NDArray) -> NDArray:
+    """Which trials have a multiple near every value: of a scale for each row, or of many scales for one.
 
-    A value and the scale are rounded once, so a quotient of up to 255 is off by 255 units in the last place of each.
+    A trial is off by as much as the value it is taken from, and both are rounded.
     """
-    magnitudes = np.abs(row[row != 0])
-    if not magnitudes.size:
-        return True
-    # The values farthest from the least one tell most, and a few of them are enough.
+    quotients = rows / trial[:, None]
+    apart = np.abs(quotients - np.rint(quotients)) * trial[:, None]
+    return np.asarray((apart <= 3 * np.minimum(allowed, trial / _APART)[:, None]).all(axis=1))
+
+
+def _trials(row: NDArray, least: float, largest: float) -> Iterator[tuple[int, int]]:
+    """The trials that a row passes by its first values: one look at all of them at once, and most rows pass none."""
+    parts, towards = _PARTS_TOWARDS
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # values too far apart for a grid
-        steps = magnitudes.min() / np.arange(1, _SPAN + 1)
-        quotients = np.sort(magnitudes)[-_TELLING:, None] / steps
-        tolerance = 4 * (_SPAN + 1) * float(ml_dtypes.finfo(dtype).eps)  # type: ignore[no-untyped-call]
-        return bool((np.abs(quotients - np.rint(quotients)) <= tolerance).all(axis=0).any())
+        scale = (least / parts).astype(row.dtype)
+        for side in (-1, 1):
+            scale = np.where(towards == side, _trial(least / parts, side, row.dtype), scale)
+        passed = (largest * parts <= least * _MOST) & _fits(row[row != 0][None, :_TELLING], scale)
+    return (_TRIALS[place] for place in np.flatnonzero(passed))
 
 
-def _multiples(rows: NDArray, exact: NDArray, scale: NDArray) -> tuple[NDArray, NDArray]:
-    """The nearest multiples of each row's scale, and which rows equal theirs after one rounding."""
+def _trial(quotient: NDArray, towards: int, dtype: DType) -> NDArray:
+    """The quotient of a rounded value is at most a rounding away from the scale: it, or the float beside it."""
+    trial = quotient.astype(dtype)
+    return np.asarray(np.nextafter(trial, dtype.type(np.inf if towards > 0 else 0))) if towards else trial
+
+
+def _wide(values: NDArray) -> NDArray:
+    """Few values in a type in which the search for a scale is exact enough for all of them."""
+    return values.astype(np.float64)
+
+
+def _exact(values: NDArray) -> NDArray:
+    """Values in the type in which `dequantize` multiplies."""
+    return values.astype(np.float64 if values.dtype == np.float64 else np.float32, copy=False)
+
+
+def _multiples(rows: NDArray, scale: NDArray) -> NDArray:
+    """The nearest multiples of each row's scale, whole numbers in a floating type.
+
+    The quotient's own rounding is far less than a half for multiples of up to 255.
+    """
+    near = _exact(rows) / _exact(scale)[:, None]
+    return np.rint(near, out=near)
+
+
+def _on_grid(multiples: NDArray, scale: NDArray) -> NDArray:
+    """The multiples of each row's scale, rounded once; `multiples` is used up."""
+    multiples *= _exact(scale)[:, None]
+    return multiples.astype(scale.dtype, copy=False)
+
+
+def _fits(rows: NDArray, scale: NDArray) -> NDArray:
+    """Which rows equal multiples of their scale after one rounding: bool `[rows]`."""
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        near = exact / scale.astype(np.float64)[:, None]
-        codes = np.rint(np.clip(near, -_SPAN, _SPAN, out=near), out=near).astype(np.int16)
-        return codes, (dequantize(codes, scale[:, None]) == rows).all(axis=1)
+        return np.asarray((_on_grid(_multiples(rows, scale), scale) == rows).all(axis=1))

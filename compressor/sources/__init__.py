@@ -18,7 +18,10 @@ from compressor.model import Model
 
 
 class Source(Protocol):
-    """A module that reads files with a graph. SUFFIXES: of these files, in lower case."""
+    """A module that reads files. SUFFIXES: of these files, in lower case.
+
+    One that reads folders too has `is_folder(path)`, which says of which.
+    """
 
     SUFFIXES: tuple[str, ...]
 
@@ -70,7 +73,8 @@ class Exporter(Protocol):
 
 
 def read(path: Path) -> Model:
-    """The model in `path`: a file, or an exported directory that holds `model.onnx` (`model` and a source's suffix).
+    """The model in `path`: a file, an exported directory that holds `model.onnx` (`model` and a source's suffix), or a
+    folder that a source knows. Weights that lie in no graph are a model without one.
 
     Raises:
         CompressorError: the model cannot be read, or has no graph before it is exported.
@@ -78,8 +82,10 @@ def read(path: Path) -> Model:
     """
     if not path.is_file() and not path.is_dir():
         raise CompressorError(f"{path}: no such file or directory; expected an exported directory or a model file.")
-    if exporter(path) is not None:
-        raise CompressorError(f"{path}: has no ONNX graph yet; first run `compressor export {path} DIRECTORY`.")
+    for module in _modules("is_folder"):
+        if module.is_folder(path):
+            folders: Source = module
+            return folders.read(path)
     suffixes: list[str] = []
     for module in _modules("read"):
         source: Source = module
@@ -88,17 +94,27 @@ def read(path: Path) -> Model:
             file = path / f"model{suffix}" if path.is_dir() else path
             if file.suffix.lower() == suffix and (file.exists() or not path.is_dir()):
                 return source.read(file)
+    if exporter(path) is not None:
+        raise CompressorError(f"{path}: has no ONNX graph yet; first run `compressor export {path} DIRECTORY`.")
     if path.is_dir():
         names = " or ".join(f"model{suffix}" for suffix in suffixes)
         raise CompressorError(f"{path}: a directory without {names}; expected an exported directory or a model file.")
     suffixes.extend(suffix for module in _modules("export") for suffix in module.SUFFIXES)
-    raise unknown("kind of model file", path.suffix or path.name, suffixes)
+    raise unknown("kind of model file", path.suffix or path.name, set(suffixes))
+
+
+def readable(path: Path) -> bool:
+    """Whether `read` gives the weights of `path` as it lies there, with a graph or without."""
+    if path.is_dir():
+        return any(module.is_folder(path) for module in _modules("is_folder"))
+    return any(path.suffix.lower() in module.SUFFIXES for module in _modules("read"))
 
 
 def exporter(path: Path) -> Exporter | None:
     """The exporter for `path`; None for what has a graph, or is of no known kind."""
     for module in _modules("export"):
-        if path.suffix.lower() in module.SUFFIXES and not path.is_dir():
+        folder = hasattr(module, "is_folder") and module.is_folder(path)
+        if folder or (path.suffix.lower() in module.SUFFIXES and not path.is_dir()):
             return module
     return None
 

@@ -1,4 +1,4 @@
-"""Where models run: each module with `TARGETS` (canonical names) and `get(name)` is a family of targets.
+"""Where models run: each module with `TARGETS` (canonical names) and `get(name, options)` is a family of targets.
 
 The folder is the registry: a new target is a new file.
 """
@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
+from compressor.arrays import NDArray
 from compressor.encodings import Encoding
-from compressor.errors import unknown
+from compressor.errors import UsageError, unknown
 from compressor.model import Model, Weight
 
 
@@ -30,6 +31,30 @@ class Target(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def summary(self) -> str:
+        """What it is, in a line."""
+
+    @property
+    def precision(self) -> str:
+        """The dtype that weights are rounded to; empty for a runtime that takes any."""
+
+    def prepare(self, model: Model, smallest: Callable[[Weight], int]) -> Model:
+        """The model as the runtime has it, weights moved, folded and rounded; `model` itself where nothing changes.
+
+        smallest: the bytes of a weight in its smallest form on the target.
+
+        Raises:
+            UsageError: the options do not fit the model.
+            CompressorError: the runtime does not have what the model consists of.
+        """
+
+    def restored(self, model: Model, artefact: Model) -> Iterator[tuple[str, NDArray]]:
+        """Of a target that prepares models: the weights of `model` by name, in its order, as `artefact` has them.
+
+        What was folded into them is divided out; those that the artefact has in no such way are left out.
+        """
 
     def legalize(self, encoding: Encoding) -> Encoding:
         """The encoding as the target holds it, of the same value; on specs and on data alike. Raises `Illegal`."""
@@ -57,13 +82,22 @@ class Target(Protocol):
         """The model that `write` wrote."""
 
 
-def get(name: str) -> Target:
-    """The target of that name, in any case. Raises `UsageError` with the choices."""
+def get(name: str, options: Mapping[str, Any] = {}) -> Target:
+    """The target of that name, in any case.
+
+    options: what is asked of the family `coreml`, the fields of its `Options`; others read none.
+
+    Raises:
+        UsageError: there is no such target; the choices are named.
+    """
     for module in _modules():
         canonical = {known.lower(): known for known in module.TARGETS}.get(name.lower())
         if canonical is not None:
-            target: Target = module.get(canonical)
+            target: Target = module.get(canonical, options)
             return target
+    for module in _modules():
+        if name.lower() in {too_old.lower() for too_old in getattr(module, "TOO_OLD", ())}:
+            raise UsageError(f"target {name!r} has no compressed weights. The targets that have: {', '.join(names())}.")
     raise unknown("target", name, names())
 
 

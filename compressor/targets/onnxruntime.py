@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compressor.arrays import NDArray
 from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse, arrays, shape, spec
 from compressor.errors import CompressorError
 from compressor.formats.onnx import assembly, decoding, dtypes, functions, writing
@@ -72,6 +73,22 @@ class OnnxRuntime:
 
     name: str
     opset: int | None
+    precision: str = ""
+
+    @property
+    def summary(self) -> str:
+        if self.opset is None:
+            return f"the ONNX Runtime that is installed here, opset {self.newest()}"
+        major, minor = min(version for version, opset in RUNS_OPSET.items() if opset >= self.opset)
+        return f"ONNX Runtime {major}.{minor} and later, opset {self.opset}"
+
+    def prepare(self, model: Model, smallest: Callable[[Weight], int]) -> Model:  # noqa: ARG002 - it folds nothing
+        if "onnx" not in model.graphs:
+            raise CompressorError(f"{model.path}: has no ONNX graph: {self.name} needs one, export the model to ONNX.")
+        return model
+
+    def restored(self, model: Model, artefact: Model) -> Iterator[tuple[str, NDArray]]:  # noqa: ARG002 - its own
+        return iter(())
 
     def legalize(self, encoding: Encoding) -> Encoding:
         newest = self.newest()
@@ -116,10 +133,10 @@ class OnnxRuntime:
     def read(self, directory: Path) -> Model:
         from compressor.sources import onnx as source
 
-        return source.read(directory / writing.MODEL)
+        return source.read(directory / writing.MODEL, as_written=True)
 
 
-def get(name: str) -> OnnxRuntime:
+def get(name: str, options: Mapping[str, object] = {}) -> OnnxRuntime:  # noqa: ARG001 - it has none
     """The target of that canonical name."""
     return OnnxRuntime(name, TARGETS[name])
 

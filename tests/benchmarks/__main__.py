@@ -1,6 +1,7 @@
 """`make bench`: size, speed and memory as ratios within one run, against `cp`, the dense model and the peer.
 
-    python -m tests.benchmarks [--blocks 12] [--large 60] [--times 3] [--no-peer] [--json FILE]
+    python -m tests.benchmarks [onnxruntime] [coreml-sizes] [coreml-time]
+        [--blocks 12] [--large 60] [--times 3] [--no-peer] [--json FILE]
 
 Nothing here is a test: machines differ, and a limit that is missed is printed as such.
 """
@@ -13,37 +14,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from tests.benchmarks import measure, models
+from tests.benchmarks.measure import Figure
 
 COMPRESSOR = Path(sys.executable).with_name("compressor")
 KILOBYTES_64 = 64 * 1024
 BASE_MEMORY = 400e6
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One measured number against its limit: smaller is better unless `at_least`."""
-
-    what: str
-    got: float
-    limit: float
-    detail: str
-    at_least: bool = False
-
-    @property
-    def reached(self) -> bool:
-        """Whether the number keeps its limit."""
-        return self.got >= self.limit if self.at_least else self.got <= self.limit
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.benchmarks", description=__doc__)
+    parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}; all of them if none is named")
     parser.add_argument("--blocks", type=int, default=12, help="blocks of 7.1 M weights (12: 85 M)")
     parser.add_argument("--large", type=int, default=60, help="blocks of the large model (60: 425 M); 0 for none")
     parser.add_argument("--times", type=int, default=5, help="measurements, of which the median counts")
@@ -52,7 +39,10 @@ def main() -> None:
     arguments = parser.parse_args()
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="compressor-bench-") as folder:
-        for figure in _figures(Path(folder), arguments):
+        sections = arguments.sections or SECTIONS
+        if unknown := set(sections) - set(SECTIONS):
+            parser.error(f"no section {', '.join(sorted(unknown))}")
+        for figure in (each for section in sections for each in SECTIONS[section](Path(folder), arguments)):
             figures.append(figure)
             print(
                 f"{'ok  ' if figure.reached else 'MISS'} {figure.what}: {figure.got:.2f}  {figure.detail}", flush=True
@@ -62,7 +52,7 @@ def main() -> None:
         arguments.json.write_text(json.dumps([asdict(figure) for figure in figures], indent=2) + "\n")
 
 
-def _figures(folder: Path, arguments: argparse.Namespace) -> Iterator[Figure]:
+def _onnxruntime(folder: Path, arguments: argparse.Namespace) -> Iterator[Figure]:
     yield from _startup(arguments.times)
     for blocks, limit in ((arguments.blocks, 6.0), (arguments.large, 4.0)):
         for kind in models.KINDS if blocks else ():
@@ -78,6 +68,21 @@ def _figures(folder: Path, arguments: argparse.Namespace) -> Iterator[Figure]:
     if not arguments.no_peer:
         for kind in ("palettized", "pruned"):
             yield _against_peer(folder / f"{kind}{arguments.blocks}", kind, arguments.times)
+
+
+def _coreml_sizes(folder: Path, _: argparse.Namespace) -> Iterator[Figure]:
+    from tests.benchmarks import coreml_sizes
+
+    yield from coreml_sizes.figures(folder)
+
+
+def _coreml_time(folder: Path, arguments: argparse.Namespace) -> Iterator[Figure]:
+    from tests.benchmarks import coreml_time
+
+    yield from coreml_time.figures(folder, arguments.times)
+
+
+SECTIONS = {"onnxruntime": _onnxruntime, "coreml-sizes": _coreml_sizes, "coreml-time": _coreml_time}
 
 
 def _startup(times: int) -> Iterator[Figure]:

@@ -17,6 +17,22 @@ MB = 1e6
 
 
 @dataclass(frozen=True)
+class Figure:
+    """One measured number against its limit: smaller is better unless `at_least`."""
+
+    what: str
+    got: float
+    limit: float
+    detail: str
+    at_least: bool = False
+
+    @property
+    def reached(self) -> bool:
+        """Whether the number keeps its limit."""
+        return self.got >= self.limit if self.at_least else self.got <= self.limit
+
+
+@dataclass(frozen=True)
 class Run:
     """One process: wall seconds, and the peak of its anonymous resident memory in bytes."""
 
@@ -41,6 +57,20 @@ def process(command: Sequence[str | Path]) -> Run:
     if running.returncode:
         raise RuntimeError(f"{command}: exit {running.returncode}: {output.decode()}")
     return Run(seconds, peak)
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """What a call took: by the clock, and of this process's processors."""
+
+    wall: float
+    cpu: float
+
+
+def call(called: Callable[[], object]) -> Seconds:
+    wall, cpu = time.perf_counter(), time.process_time()
+    called()
+    return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def median(measured: Callable[[], float], times: int) -> float:

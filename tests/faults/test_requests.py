@@ -21,10 +21,10 @@ def model(folder: Path) -> Path:
     [
         (
             ["--target", "tensorrt"],
-            "unknown target 'tensorrt'. Choices: onnx-opset18, onnx-opset21, onnx-opset25, onnx",
+            "unknown target 'tensorrt'. Choices: iOS16, iOS17, iOS18",
         ),
         (["--target", "onnx-opset20"], "unknown target 'onnx-opset20'. Did you mean 'onnx-opset2"),
-        (["-S", "target=iOS17"], "-S target=iOS17: target: unknown target 'iOS17'"),
+        (["-S", "target=iOS15"], "-S target=iOS15: target: target 'iOS15' has no compressed weights. The targets"),
         (["--pipeline", "best"], "unknown pipeline 'best'. Choices: auto, default_palettization, default_pruning"),
         (["-S", "compress.pipeline=best"], "-S compress.pipeline=best: compress.pipeline: unknown pipeline 'best'"),
         (["-S", "detect.min_element=3"], "unknown key detect.min_element. Did you mean 'min_elements'?"),

@@ -22,7 +22,7 @@ from compressor.model import Weight
 from compressor.passes import run, stream
 from compressor.passes.encode import encode
 from compressor.passes.legalize import legalize
-from compressor.passes.verify import verify
+from compressor.passes.verify import Allowed, verify
 
 
 def weights(count: int, size: int = 10) -> list[Weight]:
@@ -157,7 +157,7 @@ def test_processes_run_the_same_passes(tmp_path: Path) -> None:
     steps = [encode(specs, thresholds), legalize(same)]
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         encoded = list(run(steps, source, map=pool.map))
-        compared = list(run([verify(stored, dict.fromkeys(stored, (0.0, 0)))], encoded, map=pool.map))
+        compared = list(run([verify(stored, dict.fromkeys(stored, Allowed()))], encoded, map=pool.map))
     assert [weight.name for weight in compared] == ["w0", "w1", "w2"]
     assert all(encodings.spec(weight.encoding) == spec for weight in encoded)
     assert np.array_equal(encodings.decode(encoded[2].encoding), values.reshape(64, 64))

@@ -11,7 +11,7 @@ from compressor.arrays import BLOCK, FLOAT_DTYPES, DType, NDArray
 from compressor.encodings import Dense
 from compressor.errors import CompressorError
 from compressor.model import Weight
-from compressor.passes.verify import differences, verify
+from compressor.passes.verify import Allowed, differences, verify
 from tests import strategies
 from tests.strategies import special
 
@@ -72,7 +72,7 @@ def test_views_in_another_order_are_compared_by_place() -> None:
 
 def check(source: NDArray, stored: NDArray, threshold: float = 0.0, changed: int = 0) -> Weight:
     weight = Weight("w", Dense(source))
-    assert verify({"w": Dense(stored)}, {"w": (threshold, changed)})(weight) is weight
+    assert verify({"w": Dense(stored)}, {"w": Allowed(threshold, changed)})(weight) is weight
     return weight
 
 
@@ -100,3 +100,19 @@ def test_just_as_many_values_become_zero_as_were_planned(planned: int) -> None:
 def test_a_weight_that_is_another_one_is_refused(stored: NDArray, message: str) -> None:
     with pytest.raises(CompressorError, match=message):
         check(of(1, 2), stored)
+
+
+@pytest.mark.parametrize(
+    ("moved", "planned", "fails"),
+    [(0.5, 1, ""), (0.75, 1, "differ from the source"), (0.5, 2, "1 values moved by up to 0.5, 2 were planned")],
+)
+def test_values_move_within_the_error_that_was_asked_for(moved: float, planned: int, fails: str) -> None:
+    source = np.array([[1, 0], [-0.0, np.nan]], np.float32)
+    stored = np.array([[1 + moved, 0], [0, np.nan]], np.float32)
+    weight = Weight("w", Dense(source))
+    compare = verify({"w": Dense(stored)}, {"w": Allowed(0.0, planned, 0.5)})
+    if not fails:
+        assert compare(weight) is weight
+        return
+    with pytest.raises(CompressorError, match=fails):
+        compare(weight)

@@ -90,7 +90,10 @@ DAMAGED = {
     "mangled.pt": (lambda path, m: (torch.save(m.state_dict(), path), overwritten(path)), "truncated or not a torch"),
     "noise.pt": (lambda path, _: path.write_bytes(bytes(range(256))), "truncated or not a torch"),
     "nothing.pt": (lambda path, _: path.write_bytes(b""), "truncated or not a torch"),
-    "script.pt": (lambda path, _: torch.jit.save(torch.jit.script(torch.nn.ReLU()), str(path)), "TorchScript"),
+    "script.pt": (
+        lambda path, _: (torch.jit.save(torch.jit.script(torch.nn.ReLU()), str(path)), shortened(path, 900)),
+        "truncated or not a torch",
+    ),
     "list.pt": (lambda path, _: torch.save([1], path), "got a list"),
     "log.pt": (lambda path, _: torch.save({"epoch": 3, "optimizer": {}}, path), "keys epoch, optimizer"),
     "short.safetensors": (
@@ -138,7 +141,7 @@ CHANGES = {
         r"dtypes differ: 2\.weight is float64 in the file, float32 in the model, which cannot hold it",
     ),
     "prefix": (
-        lambda state: {f"module.{key}": value for key, value in state.items()},
+        lambda state: {f"module.{key}": value for key, value in state.items() if key != "2.bias"},
         r"missing from the file: 0\.weight \(closest: module\.0\.weight\)",
     ),
 }

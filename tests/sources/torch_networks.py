@@ -289,9 +289,3 @@ def arithmetic() -> nn.Module:
         model = tq.prepare(model)
         model(torch.randn(64, 8))
         return tq.convert(model)
-
-
-def unsupported() -> nn.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return nn.Sequential(nnq.PReLU(1.0, 0), nn.Linear(64, 8), nnq.EmbeddingBag(10, 4))

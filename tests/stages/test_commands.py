@@ -130,11 +130,11 @@ def test_export_of_an_onnx_file_changes_nothing(model: Path) -> None:
 
 def test_targets(model: Path) -> None:
     listed = {entry.pop("name"): entry for entry in json.loads(run("targets", "--json").stdout)}
-    assert listed["onnxruntime"]["opset"] >= 18
-    assert listed["onnx-opset21"] == {"opset": 21, "summary": "ONNX Runtime 1.18 and later"}
+    assert listed["onnx-opset21"]["summary"] == "ONNX Runtime 1.18 and later, opset 21"
+    assert listed["macOS15"]["summary"] == "Core ML, iOS18 and its like, specification 9"
     text = run("targets").stdout
     for name, entry in listed.items():
-        assert re.search(rf"^{name} +{entry['opset']}  {entry['summary']}$", text, re.MULTILINE)
+        assert re.search(rf"^{name} +{entry['summary']}$", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,8 @@ def test_targets(model: Path) -> None:
         (("export", "absent.pt", "out", "-S", "export.inputs.x.shape=[1]"), "absent.pt"),
         (
             ("export", "other.json", "out"),
-            "unknown kind of model file '.json'. Did you mean '.onnx'? Choices: .onnx, .pt, .pt2, .pth, .safetensors.",
+            "unknown kind of model file '.json'. Did you mean '.onnx'? Choices: .bin, .ckpt, .mlpackage, .onnx, .pt, "
+            ".pt2, .pth, .safetensors, .torchscript, .ts.",
         ),
         (("compress", "chain.onnx", "out", "--detection", "absent.json"), "absent.json: cannot be read"),
         (("compress", "chain.onnx", "out", "--detection", "chain.onnx"), "chain.onnx: "),
@@ -193,7 +194,7 @@ def test_a_torch_file_needs_no_export_before(tmp_path: Path, monkeypatch: pytest
     )
     layer = torch.nn.Linear(64, 64)
     values = torch.tensor([-1.0, -0.5, 0.5, 1.0])
-    layer.weight.data = values[torch.arange(64 * 64).reshape(64, 64) * 7 % 11 % 4]
+    layer.weight.data = values[torch.randint(0, 4, (64, 64), generator=torch.Generator().manual_seed(0))]
     torch.save(layer.state_dict(), "small.pt")
     run("compress", "small.pt", "alone")
     run("export", "small.pt", "exported")

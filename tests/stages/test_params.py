@@ -98,7 +98,7 @@ evaluate: {limits: {accuracy_drop: 1e-3, size_ratio: 4}, data: x.npz}
 
 ERRORS = {
     "detect: {thresold: 1}": "FILE: unknown key detect.thresold. Did you mean 'threshold'? "
-    "Choices: max_thresholded, min_elements, threshold.",
+    "Choices: max_thresholded, min_elements, threshold, tolerance.",
     "detect: {threshold: small}": "FILE: detect.threshold is 'small': expected a number.",
     "detect: {threshold: -1}": "FILE: detect.threshold is -1: expected greater than or equal to 0.",
     "detect: {threshold: .nan}": "FILE: detect.threshold is nan: expected a finite number.",

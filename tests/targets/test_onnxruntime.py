@@ -252,9 +252,9 @@ def test_writing_again_what_was_read_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_targets_are_known_by_name_in_any_case() -> None:
-    assert targets.names() == ("onnxruntime", "onnx-opset18", "onnx-opset21", "onnx-opset25")
+    assert {"onnxruntime", "onnx-opset18", "onnx-opset21", "onnx-opset25"} <= {*targets.names()}
     assert targets.get("ONNX-Opset21").name == "onnx-opset21"
-    with pytest.raises(UsageError, match=r"unknown target 'onnx-opset1'.*Choices: onnx-opset18, onnx-opset21"):
+    with pytest.raises(UsageError, match=r"unknown target 'onnx-opset1'.*onnx-opset18, onnx-opset21"):
         targets.get("onnx-opset1")
 
 

@@ -56,7 +56,7 @@ def prefixes(graph: onnx.GraphProto, weights: Iterable[str]) -> dict[str, str]:
     for inner in walk(graph):
         taken.update(value.name for value in (*inner.input, *inner.output, *inner.initializer))
         taken.update(name for node in inner.node for name in node.output)
-    return {name: _prefix(name, taken) for name in weights}
+    return {name: prefix(name, taken) for name in weights}
 
 
 def convert(model: onnx.ModelProto, opset: int, to: int) -> None:
@@ -95,11 +95,12 @@ def _has_data(tensor: onnx.TensorProto) -> bool:
     return bool(fields - {"name", "data_type", "dims", "doc_string", "metadata_props"}) or 0 in tensor.dims
 
 
-def _prefix(name: str, taken: set[str]) -> str:
-    prefix = name
-    while any(other.startswith(f"{prefix}.") for other in taken):
-        prefix += "_"
-    return prefix
+def prefix(name: str, taken: Iterable[str]) -> str:
+    """What the names of a weight's parts begin with: its name, and an underscore for as long as others do."""
+    free = name
+    while any(other.startswith(f"{free}.") for other in taken):
+        free += "_"
+    return free
 
 
 def _return_copies(graph: onnx.GraphProto, weights: Collection[str]) -> None:

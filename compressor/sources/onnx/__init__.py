@@ -3,11 +3,13 @@
     file --load--> graph, data on disk --inline--> --unique names--> --index--> --lift--> weights and what reads them
 
 `scopes` finds values in graphs and their subgraphs, `expressions` reads decode nodes as encodings, `operators` knows
-what consumes codes itself, and `normalize` writes the normal form that `compressor.model.Model` describes.
+what consumes codes itself, `normalize` writes the normal form that `compressor.model.Model` describes, and `ties` finds
+weights that are one under several names.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from compressor.errors import CompressorError
@@ -15,12 +17,17 @@ from compressor.model import Model
 
 SUFFIXES = (".onnx",)
 
+TRACED = "model.traced.pt"
+"""The same module, traced by torch, where it was exported from there."""
+
 OLDEST_OPSET = 13
 """From here on, `DequantizeLinear` has an axis, and axes of `Squeeze` and the like are inputs."""
 
 
-def read(path: Path) -> Model:
+def read(path: Path, *, as_written: bool = False) -> Model:
     """The model in `path`, in normal form; a link is followed first, since data must lie beside the file itself.
+
+    as_written: keep weights that are copies of another one: what was written is what is compared.
 
     Raises:
         CompressorError: the file is not an ONNX model of a known version, or its data are missing or impossible.
@@ -29,6 +36,7 @@ def read(path: Path) -> Model:
     from compressor.formats.onnx.reading import files, load
     from compressor.sources.onnx.inlining import inline
     from compressor.sources.onnx.normalize import normalize
+    from compressor.sources.onnx.ties import tie
 
     path = path.resolve() if path.is_symlink() else path
     model = load(path)
@@ -38,9 +46,14 @@ def read(path: Path) -> Model:
         read = files(model, path)
         inline(model)
         weights = normalize(model, path.parent)
+        weights, tied = (weights, {}) if as_written else tie(model.graph, weights)
     except CompressorError as error:
         raise CompressorError(f"{path}: {error}") from error
-    return Model(path, weights, {"onnx": model}, metadata, read)
+    metadata |= {f"{DOMAIN}.note.{name}": text for name, text in tied.items()}
+    weights = [replace(weight, note=metadata.get(f"{DOMAIN}.note.{weight.name}", "")) for weight in weights]
+    traced = path.with_name(TRACED)
+    graphs = {"onnx": model, "torch": traced} if traced.exists() else {"onnx": model}
+    return Model(path, weights, graphs, metadata, read)
 
 
 def _check_version(path: Path, ir_version: int, opsets: dict[str, int]) -> None:

@@ -1,10 +1,11 @@
 """Fine-tuned torch models, exported to one canonical ONNX graph whose trained weights are untouched.
 
-    source --load--> module --lower--> float module over codes --trace--> graph --tidy--> model.onnx + model.onnx.data
+    source --load--> module --declare, lower--> float module over codes --trace--> graph --tidy, place--> model.onnx
 
-`load` runs no code of a checkpoint, `lower` replaces quantized modules, which no torch exporter handles, by their codes
-between standard operators, `trace` is torch's own exporter, and `tidy` makes everything but the weights as small as
-the standard optimizer does.
+`load` runs no code of a checkpoint, `declare` checks what a training tool said about its compression, `lower` replaces
+quantized modules, which no torch exporter handles, by their codes between standard operators, `trace` is torch's own
+exporter, `tidy` makes everything but the weights as small as the standard optimizer does, and `place` stores weights in
+the form that was declared for them.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from pathlib import Path
 from compressor import references
 from compressor.errors import CompressorError, UsageError
 from compressor.sources import InputSpec
+from compressor.sources.onnx import TRACED
 
-SUFFIXES = (".pt", ".pt2", ".pth", ".safetensors")
+SUFFIXES = (".bin", ".ckpt", ".pt", ".pt2", ".pth", ".safetensors", ".torchscript", ".ts")
 
 OPSETS = range(18, 26)
 """What torch's exporter translates to without falling back to another version."""
@@ -35,13 +37,16 @@ def export(
 ) -> None:
     """Write the model of `source` to `directory/model.onnx` and, from 1 KiB a tensor, `directory/model.onnx.data`.
 
-    source        `.pt`, `.pth`, `.safetensors` state dict, a whole pickled module, or a `.pt2` ExportedProgram
+    source        `.pt`, `.pth`, `.bin`, `.safetensors` state dict, a Lightning `.ckpt`, a whole pickled module, a
+                  TorchScript archive, or a `.pt2` ExportedProgram
     factory       `module:function` that builds the module a state dict belongs to, called with `args`
     inputs        by name of a parameter of the model's `forward`
     outputs       names of the flattened outputs; empty: the keys of a returned dict, else `output`, or `output_0` ...
 
     Initializers keep the state dict's names, layouts and values bit for bit; a quantized weight is stored as its codes
     under the weight's name, `NAME.scale` and `NAME.zero_point` beside it.
+
+    Beside it lies the module as torch traces it, without weights (`traced`), if torch can.
 
     Raises: CompressorError when the source cannot be read or exported, UsageError when the request does not fit it.
     """
@@ -54,8 +59,12 @@ def export(
     try:
         import torch
 
+        from compressor.sources.torch import traced
+        from compressor.sources.torch.declared import declare
+        from compressor.sources.torch.declared.place import place
         from compressor.sources.torch.load import load
         from compressor.sources.torch.lower import lower
+        from compressor.sources.torch.program import folded
         from compressor.sources.torch.tidy import stored_names, tidy, write
         from compressor.sources.torch.trace import quiet, trace
     except ModuleNotFoundError as error:
@@ -65,8 +74,12 @@ def export(
     # What a file or an exported program imports while it is read may lie in the current directory too.
     with quiet(), torch.no_grad(), references.importable_here():
         model = load(source, factory=factory, args=args or {}, allow_pickle=allow_pickle)
-        if isinstance(model, torch.nn.Module):
-            model = lower(model.eval())
+        declared = declare(model)
+        model = lower(model.eval()) if isinstance(model, torch.nn.Module) else folded(model)
         program = trace(model, inputs, outputs, opset)
         tidy(program, stored_names(model))
+        place(program.model, declared, stored_names(model), opset)
         write(program.model, directory)
+        if isinstance(model, torch.nn.Module):
+            held = {*program.model.graph.initializers, *declared.encodings}
+            traced.write(model, inputs, held, directory / TRACED)

@@ -8,7 +8,6 @@ import difflib
 import pickletools
 import re
 import zipfile
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -18,11 +17,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.export import ExportedProgram
 from torch.nn import Module
-from torch.nn.utils import prune
 
 from compressor import references
 from compressor.errors import CompressorError, UsageError, unknown
 from compressor.sources.torch import SUFFIXES
+from compressor.sources.torch.archive import check_program, check_script, entries, is_script
+from compressor.sources.torch.declared import torchao
+from compressor.sources.torch.declared.attach import attach
+from compressor.sources.torch.merge import merged, unhooked, unprefixed
+from compressor.sources.torch.script import Script
 
 SETTING = "export.factory"
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module")
@@ -42,33 +45,50 @@ def load(
         raise unknown("suffix of a torch model", source.suffix, SUFFIXES)
     if not source.is_file():
         raise CompressorError(f"{source}: no such file. Name the file that the training wrote.")
-    if suffix == ".pt2":
+    names = [] if suffix == ".safetensors" else entries(source)
+    if suffix == ".pt2" or is_script(names):
+        what = "an ExportedProgram" if suffix == ".pt2" else "a TorchScript archive"
         if factory is not None:
-            raise UsageError(f"{source}: an ExportedProgram needs no factory. Remove export.factory ({factory}).")
-        return _read_program(source)
+            raise UsageError(f"{source}: {what} needs no factory. Remove export.factory ({factory}).")
+        return _read_program(source, allow_pickle=allow_pickle) if suffix == ".pt2" else _read_script(source)
     content = _read_safetensors(source) if suffix == ".safetensors" else _read_pickle(source, allow_pickle=allow_pickle)
     if isinstance(content, Module):
         if factory is not None:
             raise UsageError(
                 f"{source}: holds a whole module, which needs no factory. Remove export.factory ({factory})."
             )
-        return _without_pruning(content)
+        return unhooked(content)
     state = _state_dict(source, content)
     if factory is None:
         raise UsageError(
             f"{source}: holds a state dict. Set export.factory to the module:function that builds its model."
         )
     model = build(factory, args)
-    fill(model, state, source, factory)
-    return _without_pruning(model)
+    fill(model, state, source, f"{SETTING} {factory}")
+    return unhooked(model)
 
 
-def _read_program(source: Path) -> ExportedProgram:
-    # torch reads constants and example inputs of a program with weights_only, so no code runs here either.
+def _read_program(source: Path, *, allow_pickle: bool) -> ExportedProgram:
     try:
+        if not allow_pickle:
+            check_program(source, ALLOW)
         return torch.export.load(source)
+    except CompressorError:
+        raise
     except Exception as error:  # torch raises whatever the archive's reader or its schema check raises
         raise CompressorError(f"{source}: not a readable ExportedProgram ({_line(error)}). Save it again.") from error
+
+
+def _read_script(source: Path) -> Script:
+    # Parts of it run while it is loaded, in TorchScript's own interpreter, where operators are all there is.
+    check_script(source)
+    try:
+        script = torch.jit.load(source, map_location="cpu")  # type: ignore[no-untyped-call]
+    except Exception as error:  # torch raises whatever its parser or its unpickler raises
+        raise CompressorError(
+            f"{source}: not a readable TorchScript archive ({_line(error)}). Save it again."
+        ) from error
+    return Script(script.eval())
 
 
 def _read_safetensors(source: Path) -> object:
@@ -82,7 +102,9 @@ def _read_pickle(source: Path, *, allow_pickle: bool) -> object:
     # Only the zip format can be mapped; the legacy one is read into memory.
     mapped = zipfile.is_zipfile(source)
     try:
-        return torch.load(source, map_location="cpu", mmap=mapped, weights_only=not allow_pickle)
+        return torchao.load(source, mmap=mapped, weights_only=not allow_pickle)
+    except CompressorError:
+        raise
     except Exception as error:  # an unpickler raises any exception on damaged bytes
         wanted = sorted(
             set(re.findall(r"GLOBAL (\S+)", str(error)) + re.findall(r"class (\S+) to be added", str(error)))
@@ -99,10 +121,6 @@ def _read_pickle(source: Path, *, allow_pickle: bool) -> object:
                 f"{source}: the reader that runs no code does not know instruction {instruction[1]} of this pickle: it "
                 "is damaged, or was saved with a later pickle_protocol than torch's default. Save it again with the "
                 f"default, or, if you trust the file, {ALLOW}."
-            ) from error
-        if "TorchScript" in str(error):
-            raise CompressorError(
-                f"{source}: a TorchScript archive, which is not read. Save model.state_dict(), or an ExportedProgram."
             ) from error
         raise CompressorError(
             f"{source}: truncated or not a torch checkpoint ({_line(error)}). Save it again."
@@ -137,14 +155,17 @@ def build(factory: str, args: Mapping[str, object]) -> Module:
     return model
 
 
-def fill(model: Module, state: Mapping[str, object], source: Path, factory: str) -> None:
-    """Load `state` into `model`, strictly: every name and shape must agree, no value may lose precision.
+def fill(model: Module, state: Mapping[str, object], source: Path, builder: str) -> None:
+    """Load `state` into `model`, which `builder` made, strictly: names and shapes must agree, no precision may be lost.
 
     Raises: CompressorError that lists all the names, shapes or dtypes that do not fit.
     """
+    given, state = state, unprefixed(state, model.state_dict())
+    state = attach(model, state)
     expected = model.state_dict()
-    versions = getattr(state, "_metadata", getattr(expected, "_metadata", None))
-    state = _merge_masks(state, expected)
+    versions = getattr(given, "_metadata", None) if given.keys() & expected.keys() else None
+    versions = versions or getattr(expected, "_metadata", None)
+    state = merged(state, expected)
     missing = _missing(expected, state)
     unexpected = [key for key in state if key not in expected]
     problems = [
@@ -154,16 +175,14 @@ def fill(model: Module, state: Mapping[str, object], source: Path, factory: str)
     ]
     if any(problems):
         text = "; ".join(problem for problem in problems if problem)
-        raise CompressorError(f"{source} does not fit the model of export.factory {factory}: {text}.")
+        raise CompressorError(f"{source} does not fit the model of {builder}: {text}.")
     try:
         # Quantized modules read their entries by version, which a dict comprehension over a state dict has lost.
         state._metadata = versions  # type: ignore[attr-defined]  # noqa: SLF001 - there is no public way
         # Names were compared above, where a name that only repeats a tied weight may be absent.
         model.load_state_dict(state, strict=False)
     except Exception as error:  # modules run their own loading code
-        raise CompressorError(
-            f"{source} does not fit the model of export.factory {factory}: {_line(error)}."
-        ) from error
+        raise CompressorError(f"{source} does not fit the model of {builder}: {_line(error)}.") from error
 
 
 def _missing(expected: Mapping[str, object], state: Mapping[str, object]) -> list[str]:
@@ -181,20 +200,6 @@ def _storage(value: object) -> tuple[int, tuple[int, ...], tuple[int, ...]] | No
     if not isinstance(value, torch.Tensor) or value.is_quantized or value.numel() == 0:
         return None
     return value.data_ptr(), tuple(value.shape), tuple(value.stride())
-
-
-def _merge_masks(state: Mapping[str, object], expected: Mapping[str, object]) -> OrderedDict[str, object]:
-    """Replace `weight_orig` and `weight_mask` of torch.nn.utils.prune by their product, for a model without masks."""
-    merged = OrderedDict(state)
-    for key in state:
-        name = key.removesuffix("_orig")
-        original, mask = state[key], state.get(f"{name}_mask")
-        if name == key or key in expected or name not in expected:
-            continue
-        if isinstance(original, torch.Tensor) and isinstance(mask, torch.Tensor):
-            merged[name] = original * mask.to(original.dtype)
-            del merged[key], merged[f"{name}_mask"]
-    return merged
 
 
 def _names(what: str, names: list[str], others: Iterable[str]) -> str:
@@ -242,15 +247,6 @@ def _tensor_pairs(name: str, old: object, new: object) -> Iterator[tuple[str, to
 
 def _dtype(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _without_pruning(model: Module) -> Module:
-    """Make the masks of torch.nn.utils.prune part of their weights, under the weights' own names."""
-    for module in model.modules():
-        for hook in list(module._forward_pre_hooks.values()):  # noqa: SLF001 - prune finds its masks there too
-            if isinstance(hook, prune.BasePruningMethod):
-                prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]  # noqa: SLF001
-    return model
 
 
 def _line(error: BaseException) -> str:

@@ -1,163 +1,167 @@
-"""Which quantized module of torch.ao becomes what, and the replacement of all of them in a model."""
+"""A model without torch's packed weights and quantized tensors: codes are buffers, and operators compute in float."""
 
 # ruff: noqa: TID253 - imported where a torch model is exported, and nowhere else
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.ao.nn.intrinsic.quantized as nniq
 import torch.ao.nn.quantized as nnq
-import torch.ao.nn.quantized.dynamic as nnqd
 from torch import Tensor
-from torch.nn import Module, functional
+from torch.ao.nn.quantized.dynamic.modules.rnn import RNNBase, RNNCellBase
+from torch.ao.nn.quantized.modules.conv import _ConvNd
+from torch.fx import GraphModule, Node
+from torch.nn import Module
 
 from compressor.errors import CompressorError
-from compressor.sources.torch.quantized import (
-    Conv,
-    DynamicLinear,
-    Embedding,
-    Functional,
-    Grid,
-    Linear,
-    Requantized,
-    Unary,
-)
+from compressor.sources.torch.functions import Floating, spelled, supported
+from compressor.sources.torch.merge import unparametrized
+from compressor.sources.torch.program import fold
+from compressor.sources.torch.quantized import UNPACKED, Lowered, Weight, kind, unpacked
 
-ACTIVATION = {torch.quint8: torch.uint8, torch.qint8: torch.int8}
-PACKAGES = ("torch.ao.nn.quantized.", "torch.ao.nn.intrinsic.quantized.", "torch.ao.nn.sparse.quantized.")
-FLOAT = (nnq.FloatFunctional, nnq.FXFloatFunctional)
-"""Modules of those packages that compute in float."""
+PACKAGES = ("torch.ao.nn.quantized.", "torch.ao.nn.intrinsic.quantized.")
+QPARAMS = ("scale", "zero_point")
 
-
-def _batch_norm(x: Tensor, m: Any) -> Tensor:
-    return functional.batch_norm(x, m.running_mean, m.running_var, m.weight, m.bias, eps=m.source.eps)
-
-
-def _batch_norm_relu(x: Tensor, m: Any) -> Tensor:
-    return functional.relu(_batch_norm(x, m))
-
-
-def _layer_norm(x: Tensor, m: Any) -> Tensor:
-    return functional.layer_norm(x, m.source.normalized_shape, m.weight, m.bias, m.source.eps)
-
-
-def _group_norm(x: Tensor, m: Any) -> Tensor:
-    return functional.group_norm(x, m.source.num_groups, m.weight, m.bias, m.source.eps)
-
-
-def _instance_norm(x: Tensor, m: Any) -> Tensor:
-    return functional.instance_norm(x, None, None, m.weight, m.bias, eps=m.source.eps)
-
-
-LINEAR: Mapping[type[Module], Callable[[Any], Unary]] = {
-    nnq.Linear: lambda _: torch.nn.Identity(),
-    nniq.LinearReLU: lambda _: functional.relu,
-    nniq.LinearLeakyReLU: lambda m: torch.nn.LeakyReLU(m.negative_slope),
-    nniq.LinearTanh: lambda _: torch.tanh,
+LAYERS: Mapping[type[Module], Sequence[str]] = {
+    **dict.fromkeys((nnq.Linear, _ConvNd, nnq.Embedding, nnq.PReLU), ("",)),
+    RNNCellBase: ("_ih", "_hh"),
+    RNNBase: (),
 }
-"""What follows the product of a fully connected layer."""
-
-CONV: Mapping[type[Module], Unary] = {
-    **dict.fromkeys((nnq.Conv1d, nnq.Conv2d, nnq.Conv3d, nniq.ConvAdd2d), torch.nn.Identity()),
-    **dict.fromkeys((nnq.ConvTranspose1d, nnq.ConvTranspose2d, nnq.ConvTranspose3d), torch.nn.Identity()),
-    **dict.fromkeys((nniq.ConvReLU1d, nniq.ConvReLU2d, nniq.ConvReLU3d, nniq.ConvAddReLU2d), functional.relu),
-}
-"""What follows the product of a convolution."""
-
-COMPUTE: Mapping[type[Module], Callable[[Tensor, Any], Tensor]] = {
-    nnq.Quantize: lambda x, _: x,
-    nnq.BatchNorm2d: _batch_norm,
-    nnq.BatchNorm3d: _batch_norm,
-    nniq.BNReLU2d: _batch_norm_relu,
-    nniq.BNReLU3d: _batch_norm_relu,
-    nnq.LayerNorm: _layer_norm,
-    nnq.GroupNorm: _group_norm,
-    nnq.InstanceNorm1d: _instance_norm,
-    nnq.InstanceNorm2d: _instance_norm,
-    nnq.InstanceNorm3d: _instance_norm,
-    nnq.Hardswish: lambda x, _: functional.hardswish(x),
-    nnq.ELU: lambda x, m: functional.elu(x, m.source.alpha),
-    nnq.LeakyReLU: lambda x, m: functional.leaky_relu(x, m.source.negative_slope),
-    nnq.Sigmoid: lambda x, _: torch.sigmoid(x),
-    nnq.Softmax: lambda x, m: functional.softmax(x, m.source.dim),
-}
-"""Modules without a quantized weight, whose float result is requantized."""
-
-UNCHANGED: Mapping[type[Module], Callable[[Any], Module]] = {
-    nnq.DeQuantize: lambda _: torch.nn.Identity(),
-    nnq.Dropout: lambda _: torch.nn.Identity(),
-    nnq.ReLU6: lambda _: torch.nn.ReLU6(),
-    nnq.Embedding: Embedding,
-    nnqd.Linear: lambda m: DynamicLinear(m) if m.weight().is_quantized else _float_linear(m),
-}
-"""Modules whose result is float, or stays on the grid of what they take."""
-
-SUPPORTED = (*LINEAR, *CONV, *COMPUTE, *UNCHANGED, nnq.QFunctional)
-
-
-def _float_linear(source: Any) -> Module:
-    """The float16 form of the dynamic layer: float32 weights that are exact in float16, multiplied in float32."""
-    weight, bias = source.weight(), source.bias()
-    linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
-    linear.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}), assign=True)
-    return linear
+"""Modules with packed weights, subclasses included, and how the names of their weights end."""
 
 
 def lower(model: Module) -> Module:
-    """`model` with every quantized module replaced in place.
+    """`model` with every packed weight replaced in place, and a forward that computes in float.
 
-    Raises: CompressorError that lists all quantized modules that have no lowering.
+    Raises: CompressorError that lists everything quantized that has no float form.
     """
-    found = _quantized(model)
-    unsupported = [f"{name} ({_spelled(module)})" for name, module in found if type(module) not in SUPPORTED]
-    if unsupported:
-        choices = ", ".join(sorted({kind.__name__ for kind in SUPPORTED}))
-        raise CompressorError(
-            f"no ONNX form for the quantized modules {', '.join(unsupported)}. "
-            f"Keep them in float, or build them of {choices} (static), Linear (dynamic)."
-        )
-    dtype = _activations(model)
-    lowered = {id(module): _lowered(module, dtype) for _, module in found}
-    for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):  # noqa: SLF001 - named_children() names a shared child once
-            if id(child) in lowered:
-                setattr(parent, name, lowered[id(child)])
-    return lowered.get(id(model), model).eval()
+    model = unparametrized(model)
+    modules = dict(model.named_modules())
+    graphs = [module for module in modules.values() if isinstance(module, GraphModule)]
+    packed = [(name, key, value) for name, module in modules.items() for key, value in _packed(module)]
+    if not packed and not graphs and not any(_is_quantized(module) for module in modules.values()):
+        return model
+    _refuse(modules, packed)
+    for graph in graphs:
+        fold(graph)
+    for module in modules.values():
+        _fix_qparams(module)
+    model = _with_codes(model)
+    for module in model.modules():
+        for key, value in _packed(module):
+            child = Lowered()
+            delattr(module, key)
+            setattr(module, key, child.over(unpacked(child, value, rank=_rank(module, key))))
+    return _floating(_plain(model) if isinstance(model, GraphModule) else model).eval()
 
 
-def _quantized(module: Module, name: str = "") -> list[tuple[str, Module]]:
-    """Quantized modules by name, outermost only: what they hold inside (packed weights) is theirs."""
-    kinds = type(module).__mro__
-    if not isinstance(module, FLOAT) and any(f"{kind.__module__}.".startswith(PACKAGES) for kind in kinds):
-        return [(name or "the model", module)]
-    children = module.named_children()
-    return [found for key, child in children for found in _quantized(child, f"{name}.{key}" if name else key)]
+def _plain(graph: GraphModule) -> Module:
+    """A module with the very tensors of `graph`: an exporter interprets a GraphModule without calling its forward."""
+    plain = Lowered()
+    for content in ("_parameters", "_buffers", "_modules"):
+        object.__setattr__(plain, content, getattr(graph, content))
+    plain.forward = graph.forward  # type: ignore[method-assign]
+    return plain
 
 
-def _spelled(module: Module) -> str:
-    return f"{type(module).__module__}.{type(module).__qualname__}"
+def _floating(model: Module) -> Module:
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def floating(*args: Any, **kwargs: Any) -> Any:
+        with Floating():
+            return forward(*args, **kwargs)
+
+    model.forward = floating
+    return model
 
 
-def _activations(model: Module) -> torch.dtype:
-    """The integer dtype of all activations: torch's kernels keep the one that Quantize has chosen."""
-    dtypes = {module.dtype for module in model.modules() if type(module) is nnq.Quantize}
-    if len(dtypes) > 1 or not dtypes <= ACTIVATION.keys():
-        spelled = ", ".join(sorted(map(str, dtypes)))
-        raise CompressorError(f"activations are quantized to {spelled}: use torch.quint8 or torch.qint8 throughout.")
-    return ACTIVATION[dtypes.pop()] if dtypes else torch.uint8
+def _packed(module: Module) -> list[tuple[str, Any]]:
+    """Attributes of this very module that are packed parameters or quantized tensors."""
+    return [
+        (key, value)
+        for key, value in vars(module).items()
+        if isinstance(value, torch.ScriptObject) or (isinstance(value, Tensor) and value.is_quantized)
+    ]
 
 
-def _lowered(module: Any, dtype: torch.dtype) -> Module:
-    kind = type(module)
-    if kind in UNCHANGED:
-        return UNCHANGED[kind](module)
-    prefix = "output_" if kind is nnq.Sigmoid else ""
-    grid = Grid(float(getattr(module, f"{prefix}scale")), int(getattr(module, f"{prefix}zero_point")), dtype)
-    if kind in LINEAR:
-        return Linear(module, LINEAR[kind](module), grid)
-    if kind in CONV:
-        return Conv(module, CONV[kind], grid)
-    return Functional(grid) if kind is nnq.QFunctional else Requantized(module, COMPUTE[kind], grid)
+def _is_quantized(module: Module) -> bool:
+    return any(f"{kind.__module__}.".startswith(PACKAGES) for kind in type(module).__mro__)
+
+
+def _refuse(modules: Mapping[str, Module], packed: Sequence[tuple[str, str, Any]]) -> None:
+    problems = [
+        f"{name or 'the model'}.{key} ({kind(value) or 'a quantized tensor'})"
+        for name, key, value in packed
+        if kind(value) not in UNPACKED and not isinstance(modules[name], nnq.PReLU)
+    ]
+    problems += [
+        f"{f'{name}.' if name else ''}{node.name} ({operator})"
+        for name, module in modules.items()
+        if isinstance(module, GraphModule)
+        for node in module.graph.nodes
+        if not supported(operator := _operator(node))
+    ]
+    if problems:
+        raise CompressorError(f"no float form for what is quantized in {', '.join(problems)}. Keep it in float.")
+
+
+def _operator(node: Node) -> str:
+    return f"aten::{node.target}" if node.op == "call_method" else spelled(node.target)
+
+
+def _fix_qparams(module: Module) -> None:
+    """Scales and zero points of activations as numbers: a grid is no input of an operator, but a part of it."""
+    names = [name for name in QPARAMS if _is_quantized(module) and name in module._buffers]  # noqa: SLF001
+    owners = [(module, name) for name in names]
+    if isinstance(module, GraphModule):
+        for node in module.graph.nodes:
+            if node.op == "get_attr" and any(_takes_qparams(user) for user in node.users):
+                path, _, name = str(node.target).rpartition(".")
+                owners.append((module.get_submodule(path), name))
+    for owner, name in owners:
+        value = owner._buffers.get(name)  # noqa: SLF001 - a plain attribute cannot hide a buffer
+        if value is not None and value.numel() == 1:
+            delattr(owner, name)
+            setattr(owner, name, value.item())
+
+
+def _takes_qparams(node: Node) -> bool:
+    operator = _operator(node)
+    return operator.startswith("quantized::") or operator == "aten::quantize_per_tensor"
+
+
+def _rank(module: Module, key: str) -> int:
+    """The rank of the convolution that takes the packed parameters `key`: those of rank 1 are packed as rank 2."""
+    if not isinstance(module, GraphModule):
+        return 0
+    users = [user for node in module.graph.nodes if node.op == "get_attr" and node.target == key for user in node.users]
+    return 1 if any("1d" in _operator(user) for user in users) else 0
+
+
+def _with_codes(module: Module) -> Module:
+    """`module` with its quantized layers, outermost first, replaced by their codes."""
+    for layer, suffixes in LAYERS.items():
+        if isinstance(module, layer):
+            return _codes(module, suffixes)
+    for name, child in module._modules.items():  # noqa: SLF001 - named_children() names a shared child once
+        if child is not None:
+            setattr(module, name, _with_codes(child))
+    return module
+
+
+def _codes(source: Any, suffixes: Sequence[str]) -> Lowered:
+    """Codes under the names that the float layer's weights had, in place of what `source` has packed."""
+    lowered = Lowered()
+    rank = len(source.kernel_size) if isinstance(source, _ConvNd) else 0
+    found = [(owner, key, value) for owner in source.modules() for key, value in _packed(owner)]
+    if isinstance(source, RNNBase):
+        directions = ("", "_reverse") if source.bidirectional else ("",)
+        suffixes = [f"_l{layer}{direction}" for layer in range(source.num_layers) for direction in directions]
+    for (owner, key, value), suffix in zip(found, suffixes, strict=True):
+        content = Weight(lowered, "weight", value) if kind(value) is None else unpacked(lowered, value, suffix, rank)
+        setattr(owner, key, content)
+    return lowered.over(source)

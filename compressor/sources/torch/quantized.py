@@ -1,6 +1,6 @@
-"""Float modules over codes: what a quantized module of torch.ao computes, in operators that the exporter translates.
+"""What torch.ao packs (a weight, its bias, a convolution's options), unpacked into codes that are buffers of a module.
 
-    quantized(x) = grid(after(f(x, dequantize(codes)) + bias))
+    weight = (codes - zero_point) * scale        value = grid(after(f(x, weight) + bias))
 
 Activations stay float and on the grid of their scale: a QuantizeLinear and a DequantizeLinear follow each operator that
 torch requantizes after, so ONNX Runtime finds its integer kernels again. Codes are buffers under the weight's name.
@@ -10,7 +10,7 @@ torch requantizes after, so ONNX Runtime finds its integer kernels again. Codes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.ao.quantization.fx import _decomposed  # noqa: F401 - registers torch.ops.quantized_decomposed
 from torch.nn import Module, functional
 
-Unary = Callable[[Tensor], Tensor]
+from compressor.sources.torch import operators  # noqa: F401 - registers torch.ops.compressor
+
 decomposed: Any = torch.ops.quantized_decomposed
 CONVOLUTIONS: Sequence[Any] = (functional.conv1d, functional.conv2d, functional.conv3d)
 TRANSPOSED: Sequence[Any] = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
@@ -40,44 +41,62 @@ class Grid:
         return on_grid
 
 
-class Weighted(Module):
-    """A module whose weight is its codes.
+class Weight:
+    """A weight of `owner`: float where the source keeps it so, else its codes.
 
-    weight             int8 or uint8 [shape of the float weight]
-    weight_scale       float32 [channels], absent when one scale (a constant) holds for all
-    weight_zero_point  dtype of the codes [channels], likewise
-    bias               float32 [channels] or None
+    NAME             int8 or uint8 [shape of the float weight]
+    NAME_scale       float32 [channels], absent when one scale (a constant) holds for all
+    NAME_zero_point  dtype of the codes [channels], likewise
+    NAME_offset      float32 [rows, 1], -zero_point * scale, where the zero points are no codes (torch's embeddings)
     """
 
-    weight: Tensor
-    weight_scale: Tensor
-    weight_zero_point: Tensor
-    bias: Tensor | None
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        codes = _codes(weight)
+    def __init__(self, owner: Module, name: str, value: Tensor) -> None:
+        # Not the tensors themselves: an exporter exchanges the buffers of a module while it traces.
+        self.owner, self.name = owner, name
+        self.axis: int | None = None
+        self.grid: tuple[float, int] | None = None
+        if not value.is_quantized:
+            owner.register_buffer(name, value.detach())
+            return
+        codes = _codes(value)
         limits = torch.iinfo(codes.dtype)
         self.limits = (limits.min, limits.max, codes.dtype)
-        self.axis: int | None = None
-        self.grid = (1.0, 0)
-        self.register_buffer("weight", codes)
-        if weight.qscheme() in {torch.per_tensor_affine, torch.per_tensor_symmetric}:
-            self.grid = (weight.q_scale(), weight.q_zero_point())
-        else:
-            self.axis = weight.q_per_channel_axis()
-            # Scales are float32 at their origin; torch hands them out as float64, or as a view of memory it then frees.
-            self.register_buffer("weight_scale", weight.q_per_channel_scales().to(torch.float32, copy=True))
-            self.register_buffer("weight_zero_point", weight.q_per_channel_zero_points().to(codes.dtype))
-        self.register_buffer("bias", None if bias is None else bias.detach())
+        owner.register_buffer(name, codes)
+        if value.qscheme() in {torch.per_tensor_affine, torch.per_tensor_symmetric}:
+            self.grid = (value.q_scale(), value.q_zero_point())
+            return
+        self.axis = value.q_per_channel_axis()
+        # Scales are float32 at their origin; torch hands them out as float64, or as a view of memory it then frees.
+        scales = value.q_per_channel_scales().to(torch.float32, copy=True)
+        points = value.q_per_channel_zero_points()
+        integral = points.to(codes.dtype)
+        if not torch.equal(integral.to(points.dtype), points):
+            owner.register_buffer(self._offset, (-points * scales).to(torch.float32).unsqueeze(1))
+            integral = torch.zeros_like(integral)
+        owner.register_buffer(f"{name}_scale", scales)
+        owner.register_buffer(f"{name}_zero_point", integral)
 
-    def dequantized(self) -> Tensor:
-        value: Tensor
-        if self.axis is None:
-            value = decomposed.dequantize_per_tensor(self.weight, *self.grid, *self.limits)
-        else:
-            scales = (self.weight_scale, self.weight_zero_point)
-            value = decomposed.dequantize_per_channel(self.weight, *scales, self.axis, *self.limits)
+    @property
+    def _offset(self) -> str:
+        return "offset" if self.name == "weight" else f"{self.name}_offset"
+
+    @property
+    def stored(self) -> Tensor:
+        value: Tensor = getattr(self.owner, self.name)
+        return value
+
+    @property
+    def offset(self) -> Tensor | None:
+        return getattr(self.owner, self._offset, None)
+
+    def __call__(self) -> Tensor:
+        """The float weight, less its offset."""
+        value = self.stored
+        if self.grid is not None:
+            value = decomposed.dequantize_per_tensor(value, *self.grid, *self.limits)
+        elif self.axis is not None:
+            scales = (getattr(self.owner, f"{self.name}_scale"), getattr(self.owner, f"{self.name}_zero_point"))
+            value = decomposed.dequantize_per_channel(value, *scales, self.axis, *self.limits)
         return value
 
 
@@ -85,136 +104,148 @@ def _codes(weight: Tensor) -> Tensor:
     packed = weight.int_repr()
     if weight.dtype is not torch.quint4x2:
         return packed
-    # Two codes a byte, the first in the low bits; torch has padded the rows to whole bytes.
-    return torch.stack([packed & 15, packed >> 4], dim=-1).reshape(weight.shape)
+    # Two codes a byte, the first in the low bits, one row after the other.
+    codes = torch.stack([packed & 15, packed >> 4], dim=-1).flatten()
+    return codes[: weight.numel()].reshape(weight.shape)
 
 
-class Linear(Weighted):
-    """The fully connected layer, y = grid(after(x W^T + b))."""
+class Product:
+    """A weight and its bias, which is float32 [channels] or None."""
 
-    def __init__(self, source: Any, after: Unary, grid: Grid) -> None:
-        super().__init__(source.weight(), source.bias())
-        self.after, self.output = after, grid
+    def __init__(self, owner: Module, weight: Tensor, bias: Tensor | None, suffix: str = "") -> None:
+        self.weight = Weight(owner, f"weight{suffix}", weight)
+        self._bias = f"bias{suffix}"
+        owner.register_buffer(self._bias, None if bias is None else bias.detach())
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.output(self.after(functional.linear(x, self.dequantized(), self.bias)))
+    @property
+    def bias(self) -> Tensor | None:
+        value: Tensor | None = getattr(self.weight.owner, self._bias)
+        return value
 
 
-class DynamicLinear(Weighted):
-    """y = x' W^T + b, with x' rounded to the 8-bit grid of its own range (7 bits in torch, on most engines)."""
+class Linear(Product):
+    """The fully connected layer, y = x W^T + b."""
 
-    def __init__(self, source: Any) -> None:
-        super().__init__(source.weight(), source.bias())
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight(), self.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def dynamic(self, x: Tensor) -> Tensor:
+        """The product y = x' W^T + b, with x' on the 8-bit grid of its own range (in torch of 7 bits, mostly)."""
         # Of rank 3 or more, because ONNX Runtime turns a product of rank 2 and what follows into one float operator
         # before it looks for its integer kernel.
         rows = x.unsqueeze(0) if x.dim() == 2 else x
-        scalar: list[int] = []
-        codes, scale, zero_point = torch.onnx.ops.symbolic_multi_out(
-            "DynamicQuantizeLinear",
-            (rows,),
-            dtypes=(torch.uint8, torch.float32, torch.uint8),
-            shapes=(rows.shape, scalar, scalar),
-        )
-        rounded = torch.onnx.ops.symbolic(
-            "DequantizeLinear", (codes, scale, zero_point), dtype=torch.float32, shape=rows.shape
-        )
-        y = rounded @ self.dequantized().t()
+        y = rounded(rows) @ self.weight().t()
         y = y if self.bias is None else y + self.bias
         return y.squeeze(0) if x.dim() == 2 else y
 
 
-class Conv(Weighted):
-    """The convolution and its transpose, y = grid(after(conv(x, W) + b + extra))."""
-
-    def __init__(self, source: Any, after: Unary, grid: Grid) -> None:
-        super().__init__(source.weight(), source.bias())
-        rank = self.weight.dim() - 2
-        self.after, self.output = after, grid
-        # Conv1d stores its padding twice.
-        self.padding: tuple[int, ...] = source.padding[:rank]
-        self.padding_mode: str = source.padding_mode
-        self.options = {"stride": source.stride[:rank], "dilation": source.dilation[:rank], "groups": source.groups}
-        self.operator = CONVOLUTIONS[rank - 1]
-        if source.transposed:
-            self.operator = TRANSPOSED[rank - 1]
-            self.options["output_padding"] = source.output_padding[:rank]
-
-    def forward(self, x: Tensor, extra: Tensor | None = None) -> Tensor:
-        padding = self.padding
-        if self.padding_mode != "zeros":
-            x = functional.pad(x, [size for size in reversed(padding) for _ in range(2)], mode=self.padding_mode)
-            padding = (0,) * len(padding)
-        y = self.operator(x, self.dequantized(), self.bias, padding=padding, **self.options)
-        return self.output(self.after(y if extra is None else y + extra))
+def rounded(x: Tensor) -> Tensor:
+    """`x` on the 8-bit grid of its own range."""
+    y: Tensor = torch.ops.compressor.rounded(x, 0, 255, torch.finfo(torch.float32).tiny, False, False)
+    return y
 
 
-class Embedding(Weighted):
-    """y = (codes * scale + offset)[indices] by row; the zero points of torch's embeddings are float.
+class Conv(Product):
+    """The convolution and its transpose, y = conv(x, W) + b; what pads by reflection and the like pads before."""
 
-    offset  float32 [rows, 1], -zero_point * scale; None where all zero points are codes
+    def __init__(self, owner: Module, packed: Any, rank: int) -> None:
+        weight, bias = packed.unpack()
+        # torch packs a convolution of rank 1 as one of rank 2, whose height is 1.
+        super().__init__(owner, weight.squeeze(2) if weight.dim() > rank + 2 else weight, bias)
+        transposed = bool(packed.transpose())
+        self.operator = (TRANSPOSED if transposed else CONVOLUTIONS)[rank - 1]
+        self.options: dict[str, Any] = {
+            name: tuple(getattr(packed, name)())[-rank:] for name in ("stride", "padding", "dilation")
+        }
+        self.options["groups"] = packed.groups()
+        if transposed:
+            self.options["output_padding"] = tuple(packed.output_padding())[-rank:]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        y: Tensor = self.operator(x, self.weight(), self.bias, **self.options)
+        return y
+
+    def dynamic(self, x: Tensor) -> Tensor:
+        y: Tensor = self.operator(rounded(x), self.weight(), self.bias, **self.options)
+        return y
+
+
+class Table:
+    """An embedding, y = W[indices], by row; the zero points of torch's embeddings are float."""
+
+    def __init__(self, owner: Module, weight: Tensor) -> None:
+        self.weight = Weight(owner, "weight", weight)
+
+    def __call__(self, indices: Tensor) -> Tensor:
+        y = functional.embedding(indices, self.weight())
+        offset = self.weight.offset
+        return y if offset is None else y + functional.embedding(indices, offset)
+
+    def dense(self) -> Tensor:
+        offset = self.weight.offset
+        return self.weight() if offset is None else self.weight() + offset
+
+
+class Cell:
+    """The two products of a recurrent layer: of its input, and of its state."""
+
+    def __init__(self, owner: Module, packed: Any, suffix: str) -> None:
+        inputs, state = (part.__getstate__()[0] for part in packed.__getstate__()[0][4])
+        self.inputs = Linear(owner, inputs[0], inputs[1], f"_ih{suffix}")
+        self.state = Linear(owner, state[0], state[1], f"_hh{suffix}")
+
+    def flat(self, *, biases: bool) -> list[Tensor]:
+        """Weights, then biases, in the order of torch's recurrent operators."""
+        products = (self.inputs, self.state)
+        return [one.weight() for one in products] + [one.bias for one in products if biases and one.bias is not None]
+
+
+class Lowered(Module):
+    """Codes in buffers, and what computes over them: the content of packed parameters, or a layer of torch that has it.
+
+    source is no submodule, so the names of the buffers are those that the weights have in the state dict.
     """
 
-    offset: Tensor | None
-
-    def __init__(self, source: Any) -> None:
-        weight = source.weight()
-        super().__init__(weight, None)
-        points = weight.q_per_channel_zero_points()
-        integral = torch.equal(self.weight_zero_point.to(points.dtype), points)
-        self.register_buffer("offset", None if integral else (-points * self.weight_scale).unsqueeze(1))
-        if not integral:
-            self.weight_zero_point = torch.zeros_like(self.weight_zero_point)
-
-    def forward(self, indices: Tensor) -> Tensor:
-        y = functional.embedding(indices, self.dequantized())
-        return y if self.offset is None else y + functional.embedding(indices, self.offset)
-
-
-class Functional(Module):
-    """The operations of QFunctional, each followed by its grid."""
-
-    def __init__(self, grid: Grid) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.output = grid
+        self.source: Callable[..., Any]
 
-    def add(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.output(x + y)
-
-    def add_relu(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.output(functional.relu(x + y))
-
-    def mul(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.output(x * y)
-
-    def matmul(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.output(x @ y)
-
-    def cat(self, x: list[Tensor], dim: int = 0) -> Tensor:
-        return self.output(torch.cat(x, dim))
-
-    def add_scalar(self, x: Tensor, y: float) -> Tensor:
-        return x + y
-
-    def mul_scalar(self, x: Tensor, y: float) -> Tensor:
-        return x * y
-
-
-class Requantized(Module):
-    """y = grid(compute(x, self)) for a module without a quantized weight; it keeps the source's float tensors.
-
-    weight, bias, running_mean, running_var  float32 [channels] or None, as the source has them
-    """
-
-    def __init__(self, source: Module, compute: Callable[[Tensor, Any], Tensor], grid: Grid) -> None:
-        super().__init__()
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            value = getattr(source, name, None)
-            self.register_buffer(name, value.detach() if isinstance(value, Tensor) else None)
-        self.compute, self.output = compute, grid
-        # Not a submodule: only its plain attributes (eps, dim ...) are read.
+    def over(self, source: Callable[..., Any]) -> Lowered:
         object.__setattr__(self, "source", source)
+        return self
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.output(self.compute(x, self))
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.source(*args, **kwargs)
+
+
+CLASSES = "__torch__.torch.classes."
+
+
+def _linear(owner: Module, packed: Any, suffix: str, _: int) -> Linear:
+    weight, bias = packed.unpack()
+    return Linear(owner, weight, bias, suffix)
+
+
+UNPACKED: Mapping[str, Callable[[Module, Any, str, int], Any]] = {
+    "quantized.LinearPackedParamsBase": _linear,
+    "quantized.Conv2dPackedParamsBase": lambda owner, packed, _, rank: Conv(owner, packed, rank or 2),
+    "quantized.Conv3dPackedParamsBase": lambda owner, packed, *_: Conv(owner, packed, 3),
+    "quantized.EmbeddingPackedParamsBase": lambda owner, packed, *_: Table(
+        owner, torch.ops.quantized.embedding_bag_unpack(packed)
+    ),
+    "rnn.CellParamsBase": lambda owner, packed, suffix, _: Cell(owner, packed, suffix),
+}
+"""By class of torch's packed parameters: their content over buffers of a module."""
+
+
+def kind(value: object) -> str | None:
+    """The class of the packed parameters `value`, None for anything else."""
+    if not isinstance(value, torch.ScriptObject):
+        return None
+    name: str = value._type().qualified_name()  # noqa: SLF001 - there is no public way
+    return name.removeprefix(CLASSES)
+
+
+def unpacked(owner: Module, packed: Any, suffix: str = "", rank: int = 0) -> Any:
+    """The content of `packed`, with codes in buffers of `owner` called weight`suffix`; rank: of a convolution."""
+    return UNPACKED[str(kind(packed))](owner, packed, suffix, rank)

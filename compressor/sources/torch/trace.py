@@ -23,6 +23,7 @@ from torch.utils._pytree import MappingKey, tree_flatten_with_path, tree_unflatt
 
 from compressor.errors import CompressorError, UsageError, unknown
 from compressor.sources import InputSpec
+from compressor.sources.torch.operators import TRANSLATIONS
 
 DTYPES = {
     name: getattr(torch, name)
@@ -85,6 +86,7 @@ def trace(
                 dynamic_shapes=call.dynamic_shapes,
                 opset_version=opset,
                 dynamo=True,
+                custom_translation_table=dict(TRANSLATIONS),
                 optimize=False,
                 verbose=False,
             )

@@ -1,0 +1,216 @@
+"""weight.bin: a header, then blobs, each behind 64 bytes that describe it.
+
+    header    u32 blobs, u32 version 2, zeros up to 64 bytes
+    metadata  u32 0xDEADBEEF, u32 type, u64 bytes, u64 where the data begin, u64 unused bits of the last byte, zeros
+              up to 64 bytes
+    data      right behind its metadata, little-endian, sub-byte elements packed
+
+Metadata begin at multiples of 64; a program refers to a blob by where its metadata begin.
+
+Source: Core ML Tools, MILBlob/Blob/StorageFormat.hpp, and the bytes that its `_BlobStorageWriter` writes.
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Protocol, Self
+
+import numpy as np
+
+from compressor.arrays import (
+    Array,
+    ArraySpec,
+    MappedArray,
+    NDArray,
+    PackedArray,
+    Shape,
+    bits,
+    pack,
+    packed_nbytes,
+    to_bytes,
+)
+from compressor.errors import CompressorError
+from compressor.formats.coreml.types import TYPES, Type
+
+ALIGNMENT = 64
+VERSION = 2
+SENTINEL = 0xDEADBEEF
+
+_HEADER = struct.Struct("<II56x")
+_METADATA = struct.Struct("<IIQQQ32x")
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """What is stored for a value.
+
+    type, dims: as the program declares them.
+    array: the elements, in any shape, or their spec.
+    width: the bits of an element of `array`; fewer than the type's where codes are packed in bytes `[M]`.
+    """
+
+    type: Type
+    dims: Shape
+    array: Array
+    width: int
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that the elements take in the file."""
+        return packed_nbytes(self.array.size, self.width)
+
+    def payload(self) -> NDArray:
+        """The bytes: uint8 `[nbytes]`."""
+        if isinstance(self.array, MappedArray | PackedArray) and self.width == (
+            self.array.width or bits(self.array.dtype)
+        ):
+            return self.array.raw()
+        values = np.asarray(self.array)
+        return pack(values, self.width) if self.width < 8 else to_bytes(values)
+
+
+def whole(type_: str, array: Array, dims: Sequence[int] | None = None) -> Stored:
+    """An array whose elements are stored as the type `type_` has them; in its own shape if `dims` are not given."""
+    kind = TYPES[type_]
+    return Stored(kind, tuple(array.shape if dims is None else dims), array, kind.bits)
+
+
+def packed_bytes(array: Array, width: int) -> Stored:
+    """Codes of `width` bits as the bytes that they are packed in: uint8 `[M]`."""
+    return Stored(TYPES["uint8"], (packed_nbytes(array.size, width),), array, width)
+
+
+class Store(Protocol):
+    """Where blobs go, one after the other."""
+
+    def append(self, stored: Stored) -> int:
+        """Where the blob's metadata begin."""
+
+
+class Layout:
+    """A store that keeps nothing but the places of the blobs: how large a file is going to be.
+
+    count: the blobs so far. nbytes: the file's size.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.nbytes = ALIGNMENT
+
+    def append(self, stored: Stored) -> int:
+        start = -(-self.nbytes // ALIGNMENT) * ALIGNMENT
+        self.count += 1
+        self.nbytes = start + ALIGNMENT + stored.nbytes
+        return start
+
+
+class Writer:
+    """A store that writes each blob to the file `path` as it comes; the file is whole when the block ends.
+
+    Without a blob there is no file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._layout = Layout()
+        self._file: IO[bytes] = path.open("wb")
+        self._file.write(bytes(ALIGNMENT))
+
+    def append(self, stored: Stored) -> int:
+        end = self._layout.nbytes
+        start = self._layout.append(stored)
+        unused = stored.nbytes * 8 - stored.array.size * stored.width if stored.type.bits < 8 else 0
+        metadata = _METADATA.pack(SENTINEL, stored.type.blob, stored.nbytes, start + ALIGNMENT, unused)
+        self._file.write(bytes(start - end) + metadata)
+        payload = stored.payload()
+        if payload.size != stored.nbytes:
+            raise CompressorError(f"a blob of {payload.size} bytes came where {stored.nbytes} were expected.")
+        self._file.write(payload.data)
+        return start
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._file:
+            if error is None:
+                self._file.seek(0)
+                self._file.write(_HEADER.pack(self._layout.count, VERSION))
+        if error is None and not self._layout.count:
+            self._path.unlink()
+
+
+@dataclass(frozen=True)
+class BlobFile:
+    """A weight.bin to read from. path: the file. nbytes: its size."""
+
+    path: Path
+    nbytes: int
+
+    def read(self, offset: int, type_: Type, shape: Shape) -> MappedArray:
+        """The elements of the blob whose metadata begin at `offset`, as a slice of the file.
+
+        Raises:
+            CompressorError: there is no blob of that type and size, or it does not lie inside the file.
+        """
+        where = f"{self.path}: the blob at {offset}"
+        if offset < ALIGNMENT or offset % ALIGNMENT or offset + ALIGNMENT > self.nbytes:
+            raise CompressorError(f"{where}: expected a multiple of {ALIGNMENT} inside the file's {self.nbytes} bytes.")
+        sentinel, kind, nbytes, start, unused = _METADATA.unpack(_bytes(self.path, offset, ALIGNMENT))
+        if sentinel != SENTINEL:
+            raise CompressorError(f"{where}: expected metadata that begin with {SENTINEL:#x}, got {sentinel:#x}.")
+        if kind != type_.blob:
+            got = next((row.name for row in TYPES.values() if row.blob == kind), f"type {kind}")
+            raise CompressorError(f"{where}: the model declares {type_.name}, the blob has {got}.")
+        expected = packed_nbytes(ArraySpec(shape, type_.dtype).size, type_.bits)
+        padding = expected * 8 - ArraySpec(shape, type_.dtype).size * type_.bits
+        if (nbytes, unused) != (expected, padding):
+            raise CompressorError(
+                f"{where}: {type_.name}{list(shape)} takes {expected} bytes and leaves {padding} bits unused, "
+                f"got {nbytes} and {unused}."
+            )
+        if start + nbytes > self.nbytes or start < offset + ALIGNMENT:
+            raise CompressorError(
+                f"{where}: its data are bytes {start} to {start + nbytes}, the file has {self.nbytes}."
+            )
+        native = bits(type_.dtype) == type_.bits
+        return MappedArray(self.path, start, shape, type_.dtype, 0 if native else type_.bits)
+
+
+def open_file(path: Path) -> BlobFile:
+    """The weight.bin at `path`, its header checked.
+
+    Raises:
+        CompressorError: it cannot be read or is none.
+    """
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise CompressorError(f"{path}: the weights' file cannot be read: {error.strerror}.") from error
+    if not stat.S_ISREG(found.st_mode) or found.st_size < ALIGNMENT:
+        raise CompressorError(f"{path}: {found.st_size} bytes, expected a weight file of {ALIGNMENT} or more.")
+    count, version = _HEADER.unpack(_bytes(path, 0, ALIGNMENT))
+    if version != VERSION or (found.st_size - ALIGNMENT) // ALIGNMENT < count:
+        raise CompressorError(
+            f"{path}: not a weight file of version {VERSION}: its header says version {version} and {count} blobs."
+        )
+    return BlobFile(path, found.st_size)
+
+
+def _bytes(path: Path, offset: int, count: int) -> bytes:
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            return file.read(count)
+    except OSError as error:
+        raise CompressorError(f"{path}: cannot be read: {error.strerror}.") from error

@@ -1,0 +1,208 @@
+"""From an ONNX graph to a MIL program, node by node: constants are folded, all others are lowered.
+
+What moves the elements of a weight before a layer reads it (a transposed matrix, the gates of an LSTM) are MIL
+operators on the const of that weight, so that the way of its codes is known.
+"""
+
+# ruff: noqa: TID253 - imported where an ONNX graph becomes a MIL program, and nowhere else
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from coremltools.converters.mil.input_types import RangeDim, Shape, TensorType
+from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - the name that all its examples have
+from coremltools.converters.mil.mil import Function, Program, Var, get_new_symbol, types
+
+from compressor.arrays import NDArray
+from compressor.errors import CompressorError
+from compressor.formats.coreml.frontends import Input
+from compressor.formats.coreml.frontends.onnx_operators import OPERATORS
+from compressor.formats.coreml.frontends.onnx_operators.folding import fold, known
+from compressor.formats.coreml.frontends.onnx_operators.node import (
+    Constant,
+    Dim,
+    Node,
+    Scope,
+    UnsupportedError,
+    Value,
+    narrowed,
+)
+from compressor.formats.onnx.graphs import is_standard, walk
+
+_T = onnx.TensorProto
+_AS_THEY_ARE = {_T.FLOAT, _T.FLOAT16, _T.INT32}
+_NUMPY = {"float32": types.fp32, "float16": types.fp16, "int32": types.int32}
+
+
+def program(
+    proto: onnx.ModelProto, values: Mapping[str, NDArray], inputs: Sequence[Input], version: Any
+) -> tuple[Program, dict[str, str]]:
+    """The program of a graph in normal form, no pass run; and what differs from the graph, by what it is about.
+
+    values: of each weight, by name; the const of a weight has its name, its shape and its values. inputs: with the
+    sizes to convert for; axes that vary under one name in the graph are of one size. version: a `coremltools.target`,
+    from iOS16 on.
+
+    Raises:
+        CompressorError: nodes that Core ML has no form for, all of them.
+    """
+    graph = proto.graph
+    declared = {value.name: value.type.tensor_type for value in graph.input}
+    spelled = _spelled([*(each.name for each in inputs), *(value.name for value in graph.output)])
+    notes = {name: f"called {plain!r}" for name, plain in spelled.items() if name != plain}
+    dims = _dims(inputs, declared)
+    placeholders = {
+        spelled[each.name]: mb.placeholder(dims[each.name], _NUMPY[each.dtype], allow_rank0_input=True)
+        for each in inputs
+    }
+    opset = next((entry.version for entry in proto.opset_import if entry.domain in {"", "ai.onnx"}), 0)
+    failures: dict[str, list[str]] = {}
+    with Function(placeholders, opset_version=version) as function:
+        scope = Scope(version, opset, {}, spelled, _read(graph), notes)
+        for each in inputs:
+            found, element = function.inputs[spelled[each.name]], declared[each.name].elem_type
+            scope.values[each.name] = mb.cast(x=found, dtype="bool") if element == _T.BOOL else found
+            if element not in _AS_THEY_ARE:
+                notes[each.name] = f"{_T.DataType.Name(element).lower()} became {each.dtype}"
+        outputs = _lowered(graph, scope, values, failures)
+        if failures:
+            raise CompressorError(_unsupported(failures, [each for each in inputs if _varies(each)]))
+        function.set_outputs(_named(graph, outputs, spelled))
+    if any(_varies(each) for each in inputs):
+        function.set_input_types(tuple(_flexible(each, spelled[each.name]) for each in inputs))
+    result = Program()
+    result.add_function("main", function)
+    return result, notes
+
+
+def _varies(declared: Input) -> bool:
+    return any(isinstance(size, tuple) for size in declared.shape)
+
+
+def _dims(inputs: Iterable[Input], declared: Mapping[str, Any]) -> dict[str, tuple[Dim, ...]]:
+    """The sizes of each input; axes that vary are symbols, one for each name that the graph gives them."""
+    symbols: dict[str, Any] = {}
+
+    def dim(each: Input, axis: int) -> Dim:
+        size = each.shape[axis]
+        if isinstance(size, int):
+            return size
+        name = declared[each.name].shape.dim[axis].dim_param or f"{each.name}.{axis}"
+        if name not in symbols:
+            symbols[name] = get_new_symbol()
+        return symbols[name]
+
+    return {each.name: tuple(dim(each, axis) for axis in range(len(each.shape))) for each in inputs}
+
+
+def _flexible(declared: Input, name: str) -> TensorType:
+    sizes = [size if isinstance(size, int) else RangeDim(*size, default=size[0]) for size in declared.shape]
+    return TensorType(name=name, shape=Shape(sizes))
+
+
+def _read(graph: onnx.GraphProto) -> frozenset[str]:
+    """The names of all values that a node reads or that are outputs, in graphs inside of this one too."""
+    outputs = {output.name for inner in walk(graph) for output in inner.output}
+    return frozenset(outputs.union(*(node.input for inner in walk(graph) for node in inner.node)))
+
+
+def _spelled(names: Iterable[str]) -> dict[str, str]:
+    """Names that MIL allows, each one once."""
+    result: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        plain = re.sub(r"[^A-Za-z0-9_]", "_", name)
+        plain = plain if re.match(r"[A-Za-z_]", plain) else f"_{plain}"
+        number = 0
+        while (unique := f"{plain}_{number}" if number else plain) in result.values():
+            number += 1
+        result[name] = unique
+    return result
+
+
+def _lowered(
+    graph: onnx.GraphProto, scope: Scope, weights: Mapping[str, NDArray], failures: dict[str, list[str]]
+) -> list[Value]:
+    """The outputs of a graph. Nodes that have no form are noted in `failures`; what only reads those is not."""
+    for tensor in graph.initializer:
+        scope.values[tensor.name] = _initializer(tensor, weights)
+
+    def inner(body: onnx.GraphProto, within: Scope) -> list[Value]:
+        return _lowered(body, within, weights, failures)
+
+    for number, proto in enumerate(graph.node):
+        operands = tuple(scope.values[name] if name else None for name in proto.input)
+        broken = any(value is None for name, value in zip(proto.input, operands, strict=True) if name)
+        found: Sequence[Any] = [None] * len(proto.output)
+        try:
+            if not broken:
+                found = _outputs(Node(proto, operands, scope, inner))
+            elif proto.op_type not in OPERATORS:
+                raise UnsupportedError
+        except UnsupportedError as error:
+            where = proto.name or f"number {number}"
+            failures.setdefault(_operator(proto), []).append(f"{where} ({error})" if str(error) else where)
+        scope.values.update({name: value for name, value in zip(proto.output, found, strict=False) if name})
+    return [scope.values[output.name] for output in graph.output]
+
+
+def _initializer(tensor: onnx.TensorProto, weights: Mapping[str, NDArray]) -> Constant:
+    if tensor.name not in weights:
+        return Constant(onnx.numpy_helper.to_array(tensor))
+    wanted = np.float16 if tensor.data_type == _T.FLOAT16 else np.float32
+    return Constant(np.asarray(weights[tensor.name]).astype(wanted, copy=False), tensor.name)
+
+
+def _outputs(node: Node) -> list[Any]:
+    """The outputs of a node, folded or lowered.
+
+    Raises:
+        UnsupportedError: it has no form.
+    """
+    folded = fold(node)
+    if folded is not None:
+        return list(folded)
+    lower = OPERATORS.get(node.operator) if is_standard(node.proto) else None
+    if lower is None:
+        raise UnsupportedError
+    try:
+        found = lower(node)
+    except UnsupportedError:
+        raise
+    except Exception as error:  # Core ML Tools refuses what it is given by any exception
+        raise UnsupportedError(" ".join(f"{type(error).__name__}: {error}".split())) from error
+    return [known(value) for value in (found if isinstance(found, list | tuple) else [found])]
+
+
+def _operator(proto: onnx.NodeProto) -> str:
+    return proto.op_type if is_standard(proto) else f"{proto.domain}.{proto.op_type}"
+
+
+def _unsupported(failures: Mapping[str, Sequence[str]], varying: Sequence[Input]) -> str:
+    """All nodes that have no form, by operator."""
+    listed = "; ".join(f"{operator}: {', '.join(nodes)}" for operator, nodes in sorted(failures.items()))
+    message = f"Core ML has no form for {sum(map(len, failures.values()))} nodes: {listed}."
+    if not varying:
+        return f"{message} Export the model with other operators, or choose the target onnxruntime."
+    names = ", ".join(f"{each.name} {list(each.shape)}" for each in varying)
+    return (
+        f"{message} Axes that vary may be the reason: give them one size each, in coreml.axes or in "
+        f"export.inputs.NAME.dynamic ({names}). Else choose the target onnxruntime."
+    )
+
+
+def _named(graph: onnx.GraphProto, outputs: Sequence[Value], spelled: Mapping[str, str]) -> list[Var]:
+    """The outputs as variables of their names: each one of its own, and no input or constant."""
+    result: list[Var] = []
+    for output, value in zip(graph.output, outputs, strict=True):
+        name = spelled[output.name]
+        found = mb.const(val=narrowed(value.array)) if isinstance(value, Constant) else value
+        computed = found.op is not None and found.op.op_type != "const"
+        if not computed or found.name != name or any(found is other for other in result):
+            found = mb.identity(x=found, name=name)
+        result.append(found)
+    return result

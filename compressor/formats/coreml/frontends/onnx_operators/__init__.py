@@ -1,0 +1,31 @@
+"""ONNX operators in MIL: one small function for each, in tables by family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from compressor.formats.coreml.frontends.onnx_operators import (
+    activation,
+    attention,
+    control,
+    einsum,
+    elementwise,
+    indexing,
+    linear,
+    normalization,
+    quantization,
+    recurrent,
+    reduction,
+    resize,
+    tensor,
+    window,
+)
+from compressor.formats.coreml.frontends.onnx_operators.node import Operator
+
+_FAMILIES = (
+    activation, attention, control, einsum, elementwise, indexing, linear, normalization, quantization, recurrent,
+    reduction, resize, tensor, window,
+)  # fmt: skip
+
+OPERATORS: Mapping[str, Operator] = {name: lower for family in _FAMILIES for name, lower in family.OPERATORS.items()}
+"""The lowering of each standard operator."""

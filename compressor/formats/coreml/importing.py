@@ -1,0 +1,60 @@
+"""Core ML Tools, imported quietly, and its protobuf messages without the rest of it."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import logging
+import sys
+import warnings
+from pathlib import Path
+from types import ModuleType
+
+from compressor.errors import CompressorError
+
+_ALONE = "_compressor_coremltools_proto"
+
+
+@functools.cache
+def coremltools() -> ModuleType:
+    """The package itself; it takes seconds, and its warnings (of libraries that it has not been tested with) are muted.
+
+    Raises:
+        CompressorError: it is not installed.
+    """
+    _location()
+    muted = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module("coremltools")
+    finally:
+        logging.disable(muted)
+
+
+@functools.cache
+def messages(name: str) -> ModuleType:
+    """The protobuf module `Model` or `MIL` of Core ML Tools; the rest of it, torch included, is not imported.
+
+    Raises:
+        CompressorError: Core ML Tools is not installed.
+    """
+    # Their package of messages needs nothing of its parent, so it is loaded under a name of its own. Protobuf has one
+    # class for each message, whoever registers it again: these are those of `coremltools.proto`.
+    if _ALONE not in sys.modules:
+        folder = _location() / "proto"
+        spec = importlib.util.spec_from_file_location(
+            _ALONE, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        assert spec is not None
+        sys.modules[_ALONE] = importlib.util.module_from_spec(spec)
+    return importlib.import_module(f"{_ALONE}.{name}_pb2")
+
+
+def _location() -> Path:
+    spec = importlib.util.find_spec("coremltools")
+    if spec is None or not spec.submodule_search_locations:
+        raise CompressorError("Core ML needs coremltools. Install it: pip install 'compressor[coreml]'")
+    return Path(spec.submodule_search_locations[0])

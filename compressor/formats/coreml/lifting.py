@@ -1,0 +1,93 @@
+"""The inverse of `lowering.lower`, for any program: its constants, read as the encodings that they are stored as."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from compressor.encodings import Encoding
+from compressor.errors import CompressorError
+from compressor.formats.coreml import values
+from compressor.formats.coreml.constexprs import Tree, UnliftableError
+from compressor.formats.coreml.programs import CONSTEXPR, Scope, Site, readers, scopes
+from compressor.formats.coreml.types import WEIGHT_DTYPES
+from compressor.formats.coreml.values import Files
+from compressor.model import Weight
+
+
+@dataclass(frozen=True, eq=False)
+class Lifted:
+    """The constants of a program.
+
+    weights: in the order of the program; the name of the first site, behind its function's where several have it.
+    sites: by a weight's name, where it is; more than one where functions or values share what is stored.
+    opaque: by name, the constants that no encoding describes, and why.
+    """
+
+    weights: tuple[Weight, ...]
+    sites: Mapping[str, tuple[Site, ...]]
+    opaque: Mapping[str, str]
+
+
+def lift(program: Any, files: Files) -> Lifted:
+    """Every float constant of one or more axes, and everything that `constexpr` operations compute.
+
+    Raises:
+        CompressorError: what is stored is missing, or contradicts what the program declares.
+    """
+    read = readers(program)
+    by_storage: dict[bytes, list[Site]] = defaultdict(list)
+    uses: dict[Site, set[str]] = {}
+    encodings: dict[bytes, Encoding] = {}
+    opaque: dict[str, str] = {}
+    for scope in scopes(program):
+        for operation in scope.block.operations:
+            name = _weight_of(scope, operation, read)
+            if name is None:
+                continue
+            tree, site = Tree(scope, files), scope.site(name)
+            try:
+                # Equal constants inside the program are as many weights; those in files are told apart by their places.
+                storage = tree.storage(operation) if tree.in_file(operation) else repr(site).encode()
+                if storage not in encodings:
+                    encodings[storage] = tree.weight(operation)
+            except UnliftableError as error:
+                opaque[name] = str(error)
+                continue
+            except (ValueError, IndexError, KeyError, RecursionError) as error:
+                raise CompressorError(f"weight {name!r}: its stored parts do not fit together: {error}.") from error
+            by_storage[storage].append(site)
+            uses[site] = {kind for kind in read[scope.function, scope.opset, name] if kind}
+    sites = _named(by_storage)
+    weights = (
+        Weight(name, encodings[storage], tuple(sorted(set().union(*(uses[site] for site in by_storage[storage])))))
+        for name, storage in sites.items()
+    )
+    return Lifted(tuple(weights), {name: tuple(by_storage[storage]) for name, storage in sites.items()}, opaque)
+
+
+def _named(by_storage: Mapping[bytes, list[Site]]) -> dict[str, bytes]:
+    """What is stored, by a name that no other has."""
+    named: dict[str, bytes] = {}
+    for storage, (first, *_) in by_storage.items():
+        name = first.output
+        if name in named:
+            name = "/".join([first.function, *(f"{place}.{block}" for place, block in first.path), first.output])
+        named[f"{first.opset}/{name}" if name in named else name] = storage
+    return named
+
+
+def _weight_of(scope: Scope, operation: Any, read: Mapping[tuple[str, str, str], set[str]]) -> str | None:
+    """The name of the weight that an operation gives; None if it gives none, or a part of another weight's storage."""
+    if operation.type != "const" and not operation.type.startswith(CONSTEXPR):
+        return None
+    for output in operation.outputs:
+        known = values.declared(output.type)
+        if known is None or known[0].dtype not in WEIGHT_DTYPES or not known[1]:
+            continue
+        by = read.get((scope.function, scope.opset, output.name), set())
+        if any(not kind.startswith(CONSTEXPR) for kind in by):
+            return str(output.name)
+    return None

@@ -1,0 +1,104 @@
+"""What a weight is at the precision of a program: its floats rounded once, its codes kept.
+
+The values of a dense weight are rounded; a quantized weight keeps its codes, and its scales are rounded: a value is
+then `(code - zero_point) * float16(scale)`, rounded to float16.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from compressor.arrays import Array, ComputedArray, DType, NDArray
+from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse, decode, expand, shape
+
+
+def rounded(
+    values: NDArray,
+    source: Encoding | None,
+    to: DType,
+    index: Callable[[], NDArray | None],
+    factor: NDArray | None = None,
+) -> tuple[Encoding, str]:
+    """The weight in the dtype `to`, and why its codes were not kept if they were not.
+
+    values: of the weight, moved. source: how the model has it; None if the model does not have it.
+    index: where each value lies in the flat source; None where nothing was moved.
+    factor: what the values are multiplied with, float64, of their rank.
+    """
+    codes = None if source is None else as_codes(source)
+    reason = ""
+    if codes is not None:
+        made = _scaled(moved(codes, index()), factor, to)
+        if made is not None:
+            return made, ""
+        reason = f"its scales are too small for {to}"
+
+    def compute() -> NDArray:
+        with np.errstate(over="ignore"):
+            exact = values if factor is None else values.astype(np.float64) * factor
+            return np.ascontiguousarray(exact.astype(to, copy=False))
+
+    plain = values.dtype == to and factor is None and values.flags.c_contiguous
+    array: Array = values if plain else ComputedArray(values.shape, to, compute)
+    return Dense(array), reason
+
+
+def as_codes(encoding: Encoding) -> LinearQuantized | None:
+    """A quantized weight as all of its codes, those of zeros too; None for a weight that is not quantized."""
+    if isinstance(encoding, LinearQuantized):
+        return LinearQuantized(Dense(decode(encoding.data)), encoding.scale, encoding.zero_point)
+    if not isinstance(encoding, Sparse) or not isinstance(encoding.values, LinearQuantized):
+        return None
+    inner = encoding.values
+    kept = decode(inner.data)
+    zero = (
+        np.zeros((), kept.dtype) if inner.zero_point is None else expand(np.asarray(inner.zero_point), encoding.shape)
+    )
+    codes = np.array(np.broadcast_to(zero, encoding.shape))
+    codes[expand(np.asarray(encoding.mask), encoding.shape)] = kept
+    return LinearQuantized(Dense(codes), inner.scale, inner.zero_point)
+
+
+def moved(encoding: LinearQuantized, index: NDArray | None) -> LinearQuantized:
+    """The codes at the places of `index` in the flat weight, each with the scale that it had."""
+    if index is None:
+        return encoding
+    whole = shape(encoding)
+
+    def parameter(array: Array) -> NDArray:
+        return by_block(expand(np.asarray(array), whole).reshape(-1)[index])
+
+    scale = parameter(encoding.scale)
+    zero_point = None if encoding.zero_point is None else parameter(encoding.zero_point)
+    if zero_point is not None and zero_point.shape != scale.shape:
+        counts = tuple(math.lcm(*pair) for pair in zip(scale.shape, zero_point.shape, strict=True))
+        scale, zero_point = expand(scale, counts), expand(zero_point, counts)
+    return LinearQuantized(Dense(decode(encoding.data).reshape(-1)[index]), scale, zero_point)
+
+
+def by_block(whole: NDArray) -> NDArray:
+    """The smallest array that `expand` makes `whole` of."""
+    for axis, dim in enumerate(whole.shape):
+        others = tuple(place for place in range(whole.ndim) if place != axis)
+        following, before = np.delete(whole, 0, axis), np.delete(whole, -1, axis)
+        steps = np.flatnonzero((following != before).any(axis=others)) + 1
+        block = math.gcd(dim, *steps.tolist())
+        whole = whole.take(np.arange(0, dim, block), axis=axis)
+    return np.ascontiguousarray(whole)
+
+
+def _scaled(encoding: LinearQuantized, factor: NDArray | None, to: DType) -> LinearQuantized | None:
+    """The scales multiplied and rounded; None where one is too small to keep its precision, or too large."""
+    exact, zero_point = np.asarray(encoding.scale).astype(np.float64), encoding.zero_point
+    if factor is not None:
+        counts = tuple(math.lcm(*pair) for pair in zip(exact.shape, factor.shape, strict=True))
+        exact = expand(exact, counts) * factor
+        zero_point = None if zero_point is None else expand(np.asarray(zero_point), counts)
+    with np.errstate(over="ignore"):
+        scale = exact.astype(to)
+    if not (np.abs(scale.astype(np.float64) - exact) <= np.abs(exact) * np.finfo(to).eps / 2).all():
+        return None
+    return LinearQuantized(encoding.data, scale, zero_point)

@@ -1,0 +1,179 @@
+"""A model without its weights: the protobuf in which each weight is a stub, and what puts the weights into it.
+
+Whatever a model was made from, a conversion or another package, its skeleton is the same thing, so there is one way to
+write it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from compressor.arrays import ArraySpec
+from compressor.encodings import Encoding
+from compressor.errors import CompressorError
+from compressor.formats.coreml import lowering, values
+from compressor.formats.coreml.blob import Store, Stored
+from compressor.formats.coreml.importing import messages
+from compressor.formats.coreml.package import Package
+from compressor.formats.coreml.programs import Site, scopes, substitute
+from compressor.formats.coreml.types import BY_NUMBER
+from compressor.formats.coreml.values import Files
+
+STUB = "constexpr_stub"
+"""An operation that stands for a weight: its attribute `index` says for which one, its output has dtype and shape."""
+
+DATES = ("com.github.apple.coremltools.conversion_date",)
+"""What a converter notes that differs from run to run."""
+
+
+NAMES = "compressor.names"
+"""The key under which a model says what its weights are called, by what the program calls them, where that differs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Skeleton:
+    """A model without its weights.
+
+    model: the protobuf `Model`. names: of the weights, by the stubs' indices.
+    files: where the other constants that lie in files are read from. keeps: what must live as long as they do.
+    """
+
+    model: Any
+    names: tuple[str, ...]
+    files: Files
+    keeps: Any = None
+
+    def specs(self) -> dict[str, ArraySpec]:
+        """The dtype and the shape that each weight has in the program; none for one that it does not have."""
+        made = {}
+        for operation in _stubs(self.model):
+            declared = values.declared(operation.outputs[0].type)
+            assert declared is not None
+            made[self.names[index_of(operation)]] = ArraySpec(declared[1], declared[0].dtype)
+        return made
+
+
+def of_package(package: Package, names: Sequence[str], sites: Sequence[Sequence[Site]]) -> Skeleton:
+    """The skeleton of a package that was read: stubs in place of the weights at `sites`, which are called `names`."""
+    model = messages("Model").Model()
+    model.CopyFrom(package.model)
+    types = {
+        scope.site(output.name): output.type
+        for scope in scopes(model.mlProgram)
+        for operation in scope.block.operations
+        for output in operation.outputs
+    }
+    stubs = {site: [stub(index, site.output, types[site])] for index, places in enumerate(sites) for site in places}
+    substitute(model.mlProgram, stubs)
+    return Skeleton(model, tuple(names), package)
+
+
+def stub(index: int, name: str, type_: Any) -> Any:
+    """The operation that stands for weight `index`; `type_` is the `ValueType` of its output `name`."""
+    made = messages("MIL").Operation(type=STUB)
+    made.attributes["index"].CopyFrom(values.integer(index))
+    made.outputs.add(name=name, type=type_)
+    return made
+
+
+def rename(model: Any, names: Sequence[str]) -> None:
+    """Call the output of each stub like its weight, as far as the program can spell that, and say so in the model."""
+    blocks = [scope.block for scope in scopes(model.mlProgram)]
+    taken = {output.name for block in blocks for operation in block.operations for output in operation.outputs}
+    taken |= {each.name for function in model.mlProgram.functions.values() for each in function.inputs}
+    spelled: dict[str, str] = {}
+    for scope in scopes(model.mlProgram):
+        new: dict[str, str] = {}
+        for operation in scope.block.operations:
+            if operation.type == STUB:
+                weight, old = names[index_of(operation)], operation.outputs[0].name
+                new[old] = _free(re.sub(r"\W", "_", weight, flags=re.ASCII), taken - {old})
+                taken = (taken - {old}) | {new[old]}
+                spelled.setdefault(weight, new[old])
+        _rename_inside(scope.block, new)
+    known = {program: weight for weight, program in spelled.items() if program != weight}
+    if known:
+        model.description.metadata.userDefined[NAMES] = json.dumps(known, sort_keys=True)
+
+
+def assemble(
+    skeleton: Skeleton, encodings: Iterable[tuple[str, Encoding]], version: int, store: Store, texts: Mapping[str, str]
+) -> Any:
+    """The protobuf of the whole model, its large values in `store`: other constants first, then weight by weight.
+
+    encodings: of each weight that the program has, by name, in the order of `skeleton.names`.
+    texts: what the model says about itself.
+
+    Raises:
+        CompressorError: a weight came out of order.
+    """
+    model = messages("Model").Model()
+    model.CopyFrom(skeleton.model)
+    copied: dict[tuple[str, int], int] = {}
+    for constant in values.in_files(model.mlProgram):
+        where, type_ = constant.blobFileValue, BY_NUMBER[constant.type.tensorType.dataType]
+        place = where.fileName, where.offset
+        if place not in copied:  # functions may share one
+            array = values.elements(constant, skeleton.files)
+            assert array is not None
+            copied[place] = store.append(Stored(type_, tuple(array.shape), array, type_.bits))
+        where.fileName, where.offset = values.WEIGHT_FILE, copied[place]
+    sites: dict[int, list[Site]] = defaultdict(list)
+    for scope in scopes(model.mlProgram):
+        for operation in scope.block.operations:
+            if operation.type == STUB:
+                sites[index_of(operation)].append(scope.site(operation.outputs[0].name))
+    made: dict[Site, list[Any]] = {}
+    for index, (name, encoding) in zip(sorted(sites), encodings, strict=True):
+        if skeleton.names[index] != name:
+            raise CompressorError(f"weight {name!r} came where {skeleton.names[index]!r} was planned.")
+        first = sites[index][0].output
+        lowered = lowering.lower(first, encoding, version, store)
+        for site in sites[index]:
+            same = site.output == first
+            made[site] = lowered if same else lowering.renamed(lowered, first, site.output)
+    substitute(model.mlProgram, made)
+    said = model.description.metadata.userDefined
+    for key in DATES:
+        said.pop(key, None)
+    for key, text in texts.items():
+        said[key] = text
+    return model
+
+
+def index_of(operation: Any) -> int:
+    """Which weight a stub stands for."""
+    return int(operation.attributes["index"].immediateValue.tensor.ints.values[0])
+
+
+def _stubs(model: Any) -> Iterator[Any]:
+    for scope in scopes(model.mlProgram):
+        yield from (operation for operation in scope.block.operations if operation.type == STUB)
+
+
+def _rename_inside(outer: Any, new: Mapping[str, str]) -> None:
+    """Names in a block and in those inside of it, which see its values."""
+    for operation in outer.operations:
+        for output in operation.outputs:
+            output.name = new.get(output.name, output.name)
+        for argument in operation.inputs.values():
+            for binding in argument.arguments:
+                if binding.WhichOneof("binding") == "name":
+                    binding.name = new.get(binding.name, binding.name)
+        for block in operation.blocks:
+            _rename_inside(block, new)
+    outer.outputs[:] = [new.get(name, name) for name in outer.outputs]
+
+
+def _free(name: str, taken: set[str]) -> str:
+    name = f"_{name}" if name[:1].isdigit() or not name else name
+    made, number = name, 0
+    while made in taken:
+        number += 1
+        made = f"{name}_{number}"
+    return made

@@ -1,0 +1,60 @@
+"""Core ML packages: an ML Program's constants, however they are stored, become encodings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from compressor.errors import CompressorError
+from compressor.formats.coreml import package, skeleton
+from compressor.formats.coreml.lifting import lift
+from compressor.model import Model
+
+SUFFIXES = (".mlpackage",)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether `path` is a package, which is a folder."""
+    return path.suffix.lower() in SUFFIXES and path.is_dir()
+
+
+def read(path: Path) -> Model:
+    """The model in the package `path`; its weights are called as its training did, where this package wrote it.
+
+    Raises:
+        CompressorError: it is no package of an ML Program, or what is stored contradicts the program.
+    """
+    found = package.read(path)
+    if found.model.WhichOneof("Type") != "mlProgram":
+        raise CompressorError(
+            f"{path}: a {found.model.WhichOneof('Type')}, expected an mlProgram. Convert the model again with "
+            "convert_to='mlprogram'."
+        )
+    try:
+        lifted = lift(found.model.mlProgram, found)
+    except CompressorError as error:
+        raise CompressorError(f"{path}: {error}") from error
+    said = {key: text for key, text in found.model.description.metadata.userDefined.items() if _is_ours(key)}
+    names = _names(said.pop(skeleton.NAMES, "{}"), path)
+    weights = tuple(replace(weight, name=names.get(weight.name, weight.name)) for weight in lifted.weights)
+    sites = [lifted.sites[weight.name] for weight in lifted.weights]
+    bones = skeleton.of_package(found, [weight.name for weight in weights], sites)
+    return Model(path, weights, {"coreml": bones}, said, found.files)
+
+
+def _is_ours(key: str) -> bool:
+    return key.startswith("compressor.")
+
+
+def _names(text: str, path: Path) -> dict[str, str]:
+    """The names of the weights by what the program calls them."""
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CompressorError(f"{path}: its {skeleton.NAMES} are no JSON: {error}.") from error
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise CompressorError(f"{path}: its {skeleton.NAMES} are {text[:80]!r}, expected names by name.")
+    if len(set(names.values())) != len(names):
+        raise CompressorError(f"{path}: its {skeleton.NAMES} give two weights one name.")
+    return names

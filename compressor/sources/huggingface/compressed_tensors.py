@@ -1,0 +1,186 @@
+"""compressed-tensors: codes and scales, bit masks, or both, layer by layer.
+
+    pack-quantized     weight_packed int32 [out, in * bits / 32], weight_shape, weight_scale, weight_zero_point, ...
+    int-quantized      weight int8 [out, in], weight_scale, weight_zero_point      (naive-quantized is the same)
+    float-quantized    weight float8 [out, in], weight_scale
+    sparse-bitmask     bitmask uint8 [out, in / 8], compressed [D], shape, row_offsets
+    sparse-24-bitmask  bitmask uint8 [out, in / 8], compressed [out, in / 2], shape
+
+Codes are signed; packed ones have 2 ** (bits - 1) added. What a layer is follows from its tensors, and must be what a
+scheme of the settings says for it.
+
+Source: the compressors of the compressed-tensors library, which are the reference of the layouts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from compressor.arrays import INT8, MappedArray, NDArray, is_float
+from compressor.encodings import Dense
+from compressor.errors import CompressorError
+from compressor.model import Weight
+from compressor.sources.huggingface import bitmask
+from compressor.sources.huggingface.checkpoint import Checkpoint
+from compressor.sources.huggingface.grids import Grid, zero_points
+from compressor.sources.huggingface.layers import Layer, layers, report_unknown, unsupported
+from compressor.sources.huggingface.layouts import (
+    FLOAT8,
+    aligned_words,
+    code_dtype,
+    computed,
+    expect,
+    unpack_aligned_rows,
+    unpack_rows,
+    words,
+)
+from compressor.sources.huggingface.schemes import Scheme, schemes
+
+INT32 = np.dtype(np.int32)
+LAYOUTS = (words, aligned_words)
+"""How codes lie in words: one behind the other, or, as the first versions had it, none in two words."""
+CODES = ("weight", "weight_packed", "bitmask")
+OTHERS = (
+    "weight_scale weight_zero_point weight_shape weight_g_idx weight_global_scale compressed shape row_offsets "
+    "scale_packed meta input_scale input_zero_point input_global_scale output_scale output_zero_point "
+    "k_scale v_scale q_scale k_zero_point v_zero_point"
+).split()
+MADE_OF = frozenset({*CODES, "compressed", "scale_packed", "meta", "weight_scale", "weight_zero_point"})
+KNOWN = frozenset(
+    "quant_method version format config_groups ignore kv_cache_scheme global_compression_ratio quantization_status "
+    "sparsity_config".split()
+)
+
+
+def read(checkpoint: Checkpoint) -> Iterator[Layer]:
+    """The layers that are stored in this format.
+
+    Raises:
+        CompressorError: tensors contradict each other or the settings.
+    """
+    report_unknown(str(checkpoint.path), checkpoint.quantization, KNOWN)
+    declared = schemes(checkpoint)
+    for prefix, tensors in layers(checkpoint.tensors, (*CODES, *OTHERS)):
+        packed = {"bitmask", "weight_packed"} & tensors.keys()
+        described = tuple(prefix + name for name in tensors if not (packed and name == "weight"))
+        if "bitmask" in tensors:
+            made = _sparse(prefix, tensors, declared)
+            yield Layer(described, (made,)) if made else _unsupported(prefix, tensors, "bit masks over this type")
+        elif "weight_packed" in tensors:
+            made = _packed(prefix, tensors, declared)
+            yield Layer(described, (made,)) if made else _unsupported(prefix, tensors, "packed weights of this layout")
+        elif "weight" in tensors and "weight_scale" in tensors:
+            made = _scaled(prefix, tensors, declared)
+            yield Layer(described, (made,)) if made else _unsupported(prefix, tensors, "scaled weights of this type")
+        else:
+            yield Layer(tuple(name for name in described if name != f"{prefix}weight"))
+
+
+def _unsupported(prefix: str, tensors: Mapping[str, MappedArray], what: str) -> Layer:
+    left = {name: tensor for name, tensor in tensors.items() if name in MADE_OF}
+    layer = unsupported(prefix, left, f"{what} ({', '.join(f'{n} {t.dtype}' for n, t in left.items())})")
+    return Layer(tuple(prefix + name for name in tensors), layer.weights)
+
+
+def _packed(prefix: str, tensors: Mapping[str, MappedArray], declared: tuple[Scheme, ...]) -> Weight | None:
+    packed, scale = tensors["weight_packed"], tensors.get("weight_scale")
+    stated = tensors.get("weight_shape")
+    if packed.dtype != INT32 or len(packed.shape) != 2 or stated is None or scale is None or not is_float(scale.dtype):
+        return None
+    shape = bitmask.stored_shape(f"{prefix}weight_shape", stated)
+    if len(shape) != 2 or shape[0] != packed.shape[0]:
+        raise CompressorError(
+            f"{packed.path}: {prefix}weight_shape is {list(shape)}, weight_packed has {packed.shape[0]} rows."
+        )
+    scheme = _scheme(prefix, declared, shape, scale, packed.shape[1])
+    widths = (scheme.bits,) if scheme.bits else range(1, 9)
+    fitting = [(width, layout) for width in widths for layout in LAYOUTS if layout(shape[1], width) == packed.shape[1]]
+    if not fitting or fitting[0][0] > 8:
+        raise CompressorError(
+            f"{packed.path}: {prefix}weight_packed has rows of {packed.shape[1]} words for {shape[1]} codes of "
+            f"{scheme.bits or '?'} bits. Is config.json of another model?"
+        )
+    width, layout = fitting[0]
+    same = all(other == width and 32 % width == 0 for other, _ in fitting)
+    if len(fitting) > 1 and not same and packed.shape[1] > 1:
+        return None  # which layout it is cannot be seen
+    code = code_dtype(width, signed=True)
+    codes = computed(shape, code, partial(_unpacked, code, width, shape[1], layout), packed)
+    scheme = replace(scheme, bits=width)
+    grid = Grid(f"{prefix}weight", codes, scale, scheme, tensors.get("weight_g_idx"))
+    stored = tensors.get("weight_zero_point")
+    if stored is not None and stored.dtype == INT32 and tuple(stored.shape) != tuple(scale.shape):
+        rows, count = shape[0], 1 if len(scale.shape) < 2 else scale.shape[1]
+        expect(f"{prefix}weight_zero_point", stored, (layout(rows, width), count), INT32)
+        unpacked = computed((rows, count), code, partial(_unpacked_zeros, code, width, rows, layout), stored)
+        return grid.weight(unpacked)
+    return grid.weight(zero_points(f"{prefix}weight_zero_point", stored, scale, code, scheme))
+
+
+def _unpacked(code: Any, width: int, count: int, layout: Callable[[int, int], int], packed: NDArray) -> NDArray:
+    rows = unpack_rows if layout is words else unpack_aligned_rows
+    stored = rows(packed, width, count)
+    return (stored.astype(np.int16) - (1 << (width - 1))).astype(np.int8).astype(code)
+
+
+def _unpacked_zeros(code: Any, width: int, rows: int, layout: Callable[[int, int], int], packed: NDArray) -> NDArray:
+    return np.ascontiguousarray(_unpacked(code, width, rows, layout, packed.T).T)
+
+
+def _scaled(prefix: str, tensors: Mapping[str, MappedArray], declared: tuple[Scheme, ...]) -> Weight | None:
+    weight, scale = tensors["weight"], tensors["weight_scale"]
+    if is_float(weight.dtype):  # still fake-quantized: the scale only says how
+        return Weight(f"{prefix}weight", Dense(weight))
+    if weight.dtype != INT8 and weight.dtype.name not in FLOAT8:
+        return None
+    if not is_float(scale.dtype) or "weight_global_scale" in tensors or not weight.shape:
+        return None
+    scheme = _scheme(prefix, declared, tuple(weight.shape), scale, None)
+    grid = Grid(f"{prefix}weight", weight, scale, scheme, tensors.get("weight_g_idx"))
+    return grid.weight(
+        zero_points(f"{prefix}weight_zero_point", tensors.get("weight_zero_point"), scale, weight.dtype, scheme)
+    )
+
+
+def _sparse(prefix: str, tensors: Mapping[str, MappedArray], declared: tuple[Scheme, ...]) -> Weight | None:
+    missing = {"compressed", "shape"} - tensors.keys()
+    if missing:
+        raise CompressorError(
+            f"{tensors['bitmask'].path}: {prefix}bitmask without {', '.join(sorted(missing))}. "
+            "Download the whole folder again."
+        )
+    found = bitmask.read(prefix, tensors["bitmask"], tensors["compressed"], tensors["shape"])
+    scale = tensors.get("weight_scale")
+    if scale is None:
+        return Weight(f"{prefix}weight", found.sparse()) if is_float(found.values.dtype) else None
+    if not is_float(scale.dtype) or not (found.values.dtype == INT8 or found.values.dtype.name in FLOAT8):
+        return None
+    scheme = _scheme(prefix, declared, found.shape, scale, None)
+    grid = Grid(f"{prefix}weight", found.dense(), scale, scheme, tensors.get("weight_g_idx"), found)
+    stored = tensors.get("weight_zero_point")
+    return grid.weight(zero_points(f"{prefix}weight_zero_point", stored, scale, found.values.dtype, scheme))
+
+
+def _scheme(
+    prefix: str, declared: tuple[Scheme, ...], shape: tuple[int, ...], scale: MappedArray, packed: int | None
+) -> Scheme:
+    """What the settings say of a layer, as far as its tensors agree.
+
+    Raises:
+        CompressorError: no scheme that is meant for the layer fits the tensors.
+    """
+    meant = [scheme for scheme in declared if scheme.names(prefix.removesuffix("."))]
+    meant = meant or [scheme for scheme in declared if scheme.names_types()]
+    fitting = [scheme for scheme in meant if scheme.fits(shape, tuple(scale.shape), packed)]
+    if meant and not fitting:
+        raise CompressorError(
+            f"{scale.path}: {prefix}weight {list(shape)} with scales {scale.dtype}{list(scale.shape)}"
+            f"{'' if packed is None else f' and rows of {packed} words'}: quantization_config.config_groups says "
+            f"{' or '.join(map(str, meant))}. Is config.json of another model?"
+        )
+    return fitting[0] if fitting else Scheme()

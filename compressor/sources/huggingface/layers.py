@@ -1,0 +1,106 @@
+"""What a quantization format makes of the tensors of a layer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from compressor.arrays import DType, MappedArray, NDArray, is_float
+from compressor.encodings import Dense
+from compressor.errors import CompressorError
+from compressor.model import Weight
+from compressor.sources.huggingface.layouts import as_bytes, computed, values
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """Tensors of one layer. weights: what they are. parts: the names of all tensors that are read by this."""
+
+    parts: tuple[str, ...]
+    weights: tuple[Weight, ...] = field(default=())
+
+
+def layers(tensors: Mapping[str, MappedArray], names: Iterable[str]) -> Iterator[tuple[str, dict[str, MappedArray]]]:
+    """The layers that have a tensor of one of the `names`: the prefix with its dot, and these tensors by name."""
+    found: dict[str, dict[str, MappedArray]] = {}
+    known = frozenset(names)
+    for full, tensor in tensors.items():
+        prefix, dot, name = full.rpartition(".")
+        if name in known:
+            found.setdefault(prefix + dot, {})[name] = tensor
+    return iter(found.items())
+
+
+def unsupported(prefix: str, tensors: Mapping[str, MappedArray], reason: str) -> Layer:
+    """A layer that no encoding expresses: its tensors stay as their bytes."""
+    text = f"{reason}: not supported, kept as its bytes"
+    kept = {name: tensor if is_float(tensor.dtype) else as_bytes(tensor) for name, tensor in tensors.items()}
+    weights = tuple(Weight(prefix + name, Dense(tensor), pinned=text) for name, tensor in kept.items())
+    return Layer(tuple(prefix + name for name in tensors), weights)
+
+
+def groups(prefix: str, g_idx: MappedArray, columns: int, count: int) -> NDArray | None:
+    """The group of each input, int64 `[columns]`; None where they are blocks in order.
+
+    Raises:
+        CompressorError: it is not a group for each input.
+    """
+    found = np.asarray(g_idx)
+    integral = found.dtype.kind in "iu" and found.shape == (columns,)
+    if not integral or not found.size or int(found.min()) < 0 or int(found.max()) >= count:
+        raise CompressorError(
+            f"{g_idx.path}: {prefix}{'g_idx'} is {g_idx.dtype}{list(g_idx.shape)}, expected the numbers 0 to "
+            f"{count - 1} of a group for each of {columns} inputs. Save or download the folder again."
+        )
+    in_order = columns % count == 0 and np.array_equal(found, np.arange(columns) // (columns // count))
+    return None if in_order else found.astype(np.int64)
+
+
+def group_size(where: str, said: Mapping[str, Any], key: str, columns: int, count: int) -> int:
+    """The inputs of a group, as the settings say it, else as `count` groups make it.
+
+    Raises:
+        CompressorError: the tensors have another number of groups than the settings say.
+    """
+    size = said.get(key)
+    if size is None or said.get("dynamic"):  # layers may have settings of their own
+        return -(-columns // max(1, count))
+    size = columns if size == -1 else size
+    if type(size) is not int or size < 1 or -(-columns // size) != count:
+        raise CompressorError(
+            f"{where} has {count} groups for {columns} inputs: quantization_config.{key} says {said[key]}. "
+            "Is config.json of another model?"
+        )
+    return size
+
+
+def reordered(name: str, dtype: DType, codes: Any, scale: Any, zero_point: Any, order: NDArray) -> Weight:
+    """The values of a weight whose groups are not blocks of neighbours.
+
+    codes `[out, in]`, scale and zero_point `[out, groups]`, order: the group of each input.
+    """
+    parts = [codes, scale] if zero_point is None else [codes, scale, zero_point]
+    dense = computed(codes.shape, dtype, _Reordered(dtype, order), *parts)
+    note = "its groups are in the order of the activations (g_idx), no blocks: not supported as codes, kept as values"
+    return Weight(name, Dense(dense), note=note)
+
+
+@dataclass(frozen=True, eq=False)
+class _Reordered:
+    dtype: DType
+    order: NDArray
+
+    def __call__(self, codes: NDArray, *parameters: NDArray) -> NDArray:
+        return values(self.dtype, codes, *(parameter[:, self.order] for parameter in parameters))
+
+
+def report_unknown(where: str, given: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Name the settings that have no meaning here; those that are off are not worth a word."""
+    for key in sorted(key for key, value in given.items() if value and key not in known):
+        log.warning("%s: the unknown key %r is ignored: the tensors say how the weights are stored.", where, key)

@@ -1,0 +1,203 @@
+"""Core ML: `.mlpackage`s of ML Programs whose weights are `constexpr_*` operations, for iOS 16 and its like, and later.
+
+A model is converted by Core ML Tools with stubs for its weights; what the weights become is written here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from compressor.arrays import ArraySpec, NDArray
+from compressor.encodings import Dense, Encoding, dtype, nbytes, shape, spec
+from compressor.errors import CompressorError, UsageError
+from compressor.formats.coreml import blob, legality, lowering, opsets, package
+from compressor.formats.coreml.frontends import Image, Input, Request
+from compressor.formats.coreml.importing import coremltools, messages
+from compressor.formats.coreml.skeleton import Skeleton, assemble
+from compressor.formats.coreml.upgrading import upgrade
+from compressor.model import Model, Weight
+from compressor.targets import Illegal
+
+TARGETS: Mapping[str, int] = opsets.TARGETS
+"""The specification version of each deployment target that has compressed storage."""
+
+TOO_OLD = tuple(opsets.KNOWN.keys() - opsets.TARGETS.keys())
+"""Deployment targets without compressed storage."""
+
+PACKAGE = "model.mlpackage"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may ask of a conversion (the `coreml` group of params.yaml).
+
+    precision: of weights and activations, `float16` or `float32`.
+    axes: by the name of a dynamic axis, its size, or its least and largest one.
+    images: by the name of an input that takes images, how a pixel becomes numbers: `color`, `scale`, `bias`.
+    classes: the names of the classes, in the order of the first output's scores; empty: no classifier.
+    """
+
+    precision: str = "float16"
+    axes: Mapping[str, int | tuple[int, int]] = field(default_factory=dict)
+    images: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CoreML:
+    """A deployment target. version: of Core ML's specification."""
+
+    name: str
+    version: int
+    options: Options = Options()
+
+    @property
+    def summary(self) -> str:
+        return f"Core ML, {opsets.first_system(self.version)} and its like, specification {self.version}"
+
+    @property
+    def precision(self) -> str:
+        return self.options.precision
+
+    def prepare(self, model: Model, smallest: Callable[[Weight], int]) -> Model:
+        found = model.graphs.get("coreml")
+        if found is not None:
+            return replace(model, graphs={**model.graphs, "coreml": _upgraded(model, found, self)})
+        if "onnx" not in model.graphs:
+            raise CompressorError(f"{model.path}: has weights and no graph: export it first, `compressor export`.")
+        made = _module("preparation").prepare(model, self._request(model), smallest)
+        return replace(model, weights=made.weights, graphs={**model.graphs, "coreml": made.skeleton})
+
+    def restored(self, model: Model, artefact: Model) -> Iterator[tuple[str, NDArray]]:
+        found: Iterator[tuple[str, NDArray]] = _module("preparation").restored(model, self._request(model), artefact)
+        return found
+
+    def legalize(self, encoding: Encoding) -> Encoding:
+        reason = legality.why_not(encoding, self.version)
+        if reason:
+            raise Illegal(reason)
+        return legality.legalize(encoding, self.version)
+
+    def overhead(self, name: str, encoding: Encoding) -> Mapping[str, int]:
+        dense = Dense(ArraySpec(shape(encoding), dtype(encoding)))
+        return {name: self._beside(name, spec(encoding)) - self._beside(name, dense)}
+
+    def size(self, model: Model, specs: Mapping[str, Encoding], metadata: Mapping[str, str] = {}) -> int:
+        layout = blob.Layout()
+        made = self._assembled(model, specs.items(), layout, metadata)
+        weights = layout.nbytes if layout.count else 0
+        return int(made.ByteSize()) + weights + len(package.manifest(weights=bool(layout.count)).encode())
+
+    def write(
+        self,
+        model: Model,
+        specs: Mapping[str, Encoding],  # noqa: ARG002 - places follow from the weights as they come
+        weights: Iterable[Weight],
+        directory: Path,
+        metadata: Mapping[str, str] = {},
+    ) -> None:
+        path = directory / PACKAGE
+        with blob.Writer(package.weights_file(path)) as store:
+            encodings = ((weight.name, weight.encoding) for weight in weights)
+            made = self._assembled(model, encodings, store, metadata)
+        package.write(path, made)
+
+    def read(self, directory: Path) -> Model:
+        from compressor.sources import coreml as source
+
+        return source.read(directory / PACKAGE)
+
+    def _request(self, model: Model) -> Request:
+        return Request(self.version, self.options.precision, _inputs(model, self.options), self.options.classes)
+
+    def _assembled(
+        self, model: Model, encodings: Iterable[tuple[str, Encoding]], store: blob.Store, metadata: Mapping[str, str]
+    ) -> Any:
+        skeleton: Skeleton = model.graphs["coreml"]
+        return assemble(skeleton, encodings, self.version, store, metadata)
+
+    def _beside(self, name: str, encoding: Encoding) -> int:
+        """What a weight takes in a package beside its own bytes."""
+        layout = blob.Layout()
+        operations = lowering.lower(name, encoding, self.version, layout)
+        return sum(int(operation.ByteSize()) for operation in operations) + layout.nbytes - nbytes(encoding)
+
+
+def get(name: str, options: Mapping[str, Any] = {}) -> CoreML:
+    """The target of that canonical name; `options` are fields of `Options`."""
+    return CoreML(name, TARGETS[name], Options(**options))
+
+
+def _module(name: str) -> ModuleType:
+    """A module that needs Core ML Tools as a whole. Raises `CompressorError` if it is not installed."""
+    coremltools()
+    return importlib.import_module(f"compressor.formats.coreml.{name}")
+
+
+def _upgraded(model: Model, skeleton: Skeleton, target: CoreML) -> Skeleton:
+    """The skeleton of a package in the operators of the target.
+
+    Raises:
+        CompressorError: the package is newer than the target, or there are no such operators.
+    """
+    version = int(skeleton.model.specificationVersion)
+    if version > target.version:
+        raise CompressorError(
+            f"{model.path}: made for {opsets.first_system(version)} or later, the target is {target.name}: choose a "
+            f"target of that version, or convert the model again for {target.name}."
+        )
+    made = messages("Model").Model()
+    made.CopyFrom(skeleton.model)
+    try:
+        upgrade(made, target.version)
+    except CompressorError as error:
+        raise CompressorError(f"{model.path}: {error}") from error
+    return replace(skeleton, model=made)
+
+
+def _inputs(model: Model, options: Options) -> tuple[Input, ...]:
+    """The inputs of the graph with the sizes that are asked for.
+
+    Raises:
+        UsageError: a dynamic axis has no size, or an axis is named that there is not.
+    """
+    proto = model.graphs["onnx"].graph
+    weights = {initializer.name for initializer in proto.initializer}
+    dynamic: set[str] = set()
+    made = []
+    for value in proto.input:
+        if value.name in weights:
+            continue
+        tensor = value.type.tensor_type
+        sizes: list[int | tuple[int, int]] = []
+        for place, dim in enumerate(tensor.shape.dim):
+            if dim.HasField("dim_value"):
+                sizes.append(int(dim.dim_value))
+                continue
+            dynamic.add(dim.dim_param)
+            size = options.axes.get(dim.dim_param, 1 if place == 0 else None)
+            if size is None:
+                raise UsageError(
+                    f"{model.path}: axis {place} ({dim.dim_param or 'unnamed'}) of the input {value.name} has no fixed "
+                    f"size, which Core ML needs: set coreml.axes.{dim.dim_param or 'NAME'} to a size, or to the least "
+                    "and the largest one."
+                )
+            sizes.append(size)
+        image = Image(**options.images[value.name]) if value.name in options.images else None
+        made.append(Input(value.name, tuple(sizes), _DTYPES.get(tensor.elem_type, "float32"), image))
+    if unknown := sorted(options.axes.keys() - dynamic):
+        known = ", ".join(sorted(filter(None, dynamic))) or "none"
+        raise UsageError(f"coreml.axes names {', '.join(unknown)}: the dynamic axes of {model.path} are: {known}.")
+    if unknown := sorted(options.images.keys() - {one.name for one in made}):
+        inputs = ", ".join(one.name for one in made)
+        raise UsageError(f"coreml.images names {', '.join(unknown)}: the inputs of {model.path} are: {inputs}.")
+    return tuple(made)
+
+
+_DTYPES = {2: "int32", 3: "int32", 4: "int32", 5: "int32", 6: "int32", 7: "int32", 9: "int32", 10: "float16"}
+"""The types of Core ML's inputs by ONNX's `TensorProto.DataType`: integers are int32, floats float32."""

@@ -1,0 +1,406 @@
+"""Damage to files: at random anywhere, and where each format keeps its lengths, offsets, names and types.
+
+A mutation takes the bytes and a random number generator and gives other bytes; the same generator, the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickletools
+import struct
+import warnings
+import zipfile
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Any
+
+Mutation = Callable[[bytes, Random], bytes]
+
+NUMBERS = (0, 1, 2, 3, 7, 63, 64, 65, 127, 128, 255, 256, 1 << 15, 1 << 16, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)
+NUMBERS += (1 << 32, 1 << 40, 1 << 56, 1 << 60, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
+TEXTS = ("", "../x", "/etc/passwd", "a\0b", "..\\x", "ü" * 9, "x" * 5000, "weight", "float32", "int4", "nan", "-1", "1e999")
+TEXTS += ("@model_path/../../x", "__import__('os')", "%s%n{0}", "\ud800", "True", "0x10", "_COREML_/x", "a:b")
+DEEP = 3000
+
+
+def values(random: Random) -> Any:
+    """Something that JSON can hold and nobody expects."""
+    number = random.choice(NUMBERS)
+    choices = [None, True, False, number, -number, number + 0.5, 1e308, float("nan"), float("inf"), -0.0]
+    choices += [random.choice(TEXTS), [], {}, [number], [-1, number], [[[]]], {"a": 1}, {"": None}]
+    choices += [[0] * 70, list(range(9)), [number, number], ["x"], {"node": "Dense"}, 1 << random.choice((70, 5000))]
+    return random.choice(choices)
+
+
+# Anywhere
+
+
+def flipped(content: bytes, random: Random) -> bytes:
+    damaged = bytearray(content)
+    for _ in range(random.choice((1, 1, 2, 8))):
+        damaged[random.randrange(len(damaged))] ^= 1 << random.randrange(8)
+    return bytes(damaged)
+
+
+def overwritten(content: bytes, random: Random) -> bytes:
+    """A number where the file may have one."""
+    width = random.choice((1, 2, 4, 8))
+    at = random.randrange(len(content))
+    number = (random.choice(NUMBERS) & ((1 << 8 * width) - 1)).to_bytes(width, random.choice(("little", "big")))
+    return content[:at] + number + content[at + width :]
+
+
+def cut(content: bytes, random: Random) -> bytes:
+    return content[: random.randrange(len(content))]
+
+
+def without_chunk(content: bytes, random: Random) -> bytes:
+    start, end = _chunk(content, random)
+    return content[:start] + content[end:]
+
+
+def doubled_chunk(content: bytes, random: Random) -> bytes:
+    start, end = _chunk(content, random)
+    return content[:end] + content[start:]
+
+
+def moved_chunk(content: bytes, random: Random) -> bytes:
+    start, end = _chunk(content, random)
+    rest, at = content[:start] + content[end:], random.randrange(len(content) - end + start + 1)
+    return rest[:at] + content[start:end] + rest[at:]
+
+
+def filled_chunk(content: bytes, random: Random) -> bytes:
+    start, end = _chunk(content, random)
+    return content[:start] + random.choice((b"\0", b"\xff", b"[", b"A")) * (end - start) + content[end:]
+
+
+def inserted(content: bytes, random: Random) -> bytes:
+    at = random.randrange(len(content) + 1)
+    return content[:at] + random.randbytes(random.choice((1, 4, 64, 2000))) + content[at:]
+
+
+def _chunk(content: bytes, random: Random) -> tuple[int, int]:
+    start = random.randrange(len(content))
+    return start, min(len(content), start + random.choice((1, 2, 4, 8, 64, 1000, len(content) // 3 + 1)))
+
+
+ANYWHERE: tuple[Mutation, ...] = (flipped, flipped, overwritten, overwritten, cut, without_chunk)
+ANYWHERE += (doubled_chunk, moved_chunk, filled_chunk, inserted)
+
+
+# Trees of names and values
+
+
+def in_json(content: bytes, random: Random) -> bytes:
+    """A value replaced, taken away, doubled or renamed; rarely the same key twice, or far too deep."""
+    document = json.loads(content)
+    if random.random() < 0.04:
+        return random.choice((b"[" * DEEP, b'{"a":' * DEEP, b"[" * DEEP + b"]" * DEEP, content.strip()[:-1] + b',"a":1,"a":2}'))
+    for _ in range(random.choice((1, 1, 2))):
+        document = _changed(document, random)
+    text = json.dumps(document, indent=random.choice((None, 1)))
+    return text.encode()
+
+
+def _changed(document: Any, random: Random) -> Any:
+    places = [place for place in _places(document) if place[0] is not None]
+    if not places or random.random() < 0.02:
+        return values(random)
+    holder, key = random.choice(places)
+    action = random.random()
+    if action < 0.6:
+        holder[key] = values(random)
+    elif action < 0.7:
+        del holder[key]
+    elif action < 0.8:
+        holder[key] = [holder[key], holder[key]]
+    elif action < 0.9:
+        other, place = random.choice(places)
+        holder[key] = json.loads(json.dumps(other[place]))
+    elif isinstance(holder, dict):
+        holder[random.choice((*TEXTS, *(key for key in holder)))] = holder.pop(key)
+    else:
+        holder.insert(key, values(random))
+    return document
+
+
+def _places(document: Any) -> list[tuple[Any, Any]]:
+    found: list[tuple[Any, Any]] = []
+    pending = [document]
+    while pending:
+        holder = pending.pop()
+        keys: Sequence[Any] = ()
+        if isinstance(holder, dict):
+            keys = list(holder)
+        elif isinstance(holder, list):
+            keys = range(min(len(holder), 50))
+        found.extend((holder, key) for key in keys)
+        pending.extend(holder[key] for key in keys)
+    return found
+
+
+def in_yaml(content: bytes, random: Random) -> bytes:
+    """What only YAML can say, beside what JSON can."""
+    if random.random() < 0.6:
+        return in_json(content, random)
+    odd = ("!!python/object/apply:os.system ['touch pwned']", "&a [*a]", "*unknown", "!x y", "{? [a] : b}", "1_000:60")
+    odd += ("2026-01-01", "<<: [1]", "|\n  text", "- a\n- b", "%TAG ! x", "---\n---", "\t", "0o17", "@", "`", "{<<: 3}", "!!binary x")
+    lines = content.split(b"\n")
+    at = random.randrange(len(lines))
+    key, mark, _ = lines[at].partition(b":")
+    lines[at] = key + mark + b" " + random.choice(odd).encode()
+    return b"\n".join(lines)
+
+
+# Formats
+
+
+def in_safetensors(content: bytes, random: Random) -> bytes:
+    """The header's length, or the header, its own length kept right or not."""
+    length = int.from_bytes(content[:8], "little")
+    header, data = content[8 : 8 + length], content[8 + length :]
+    if random.random() < 0.15:
+        return struct.pack("<Q", random.choice((*NUMBERS, length + 1, length - 1, len(content)))) + header + data
+    header = in_json(header, random)
+    return struct.pack("<Q", len(header)) + header + data
+
+
+def in_blobs(content: bytes, random: Random) -> bytes:
+    """The metadata of a blob of Core ML: type, bytes, offset, unused bits."""
+    at = random.randrange(0, len(content), 64)
+    starts = [place for place in range(64, len(content), 64) if content[place : place + 4] == b"\xef\xbe\xad\xde"]
+    at = random.choice([0, *starts]) if random.random() < 0.9 else at
+    offset, width = random.choice(((0, 4), (4, 4), (8, 8), (16, 8), (24, 8), (32, 8)))
+    number = (random.choice(NUMBERS) + random.choice((0, 0, -1, 1, 64))) % (1 << 8 * width)
+    return content[: at + offset] + number.to_bytes(width, "little") + content[at + offset + width :]
+
+
+def in_protobuf(content: bytes, random: Random) -> bytes:
+    """A field of the message or of one inside it changed, all lengths around it kept right."""
+    fields = _fields(content)
+    if not fields:
+        return random.randbytes(random.choice((1, 3, 40)))
+    place = random.randrange(len(fields))
+    key, value = fields[place]
+    number, kind = key >> 3, key & 7
+    if kind == 2 and random.random() < 0.8 and len(value) < 1 << 20 and _fields(value):
+        fields[place] = (key, in_protobuf(value, random))
+        return _message(fields)
+    action = random.random()
+    if action < 0.5:
+        fields[place] = (key, _other(kind, value, random))
+    elif action < 0.65:
+        del fields[place]
+    elif action < 0.75:
+        fields.insert(random.randrange(len(fields) + 1), fields[place])
+    elif action < 0.85:
+        fields[place] = (random.choice((number, number + 1, 1, 2, 200)) << 3 | random.choice((0, 2, kind)), value)
+    elif action < 0.9:
+        other = random.choice(fields)
+        fields[place] = (key, other[1]) if other[0] & 7 == kind else other
+    else:
+        before, after = _message(fields[:place]), _message(fields[place + 1 :])
+        return before + varint(number << 3 | 2) + varint(random.choice(NUMBERS)) + after
+    return _message(fields)
+
+
+def _other(kind: int, value: Any, random: Random) -> Any:
+    if kind == 0:
+        return (random.choice(NUMBERS) * random.choice((1, -1))) % (1 << 64)
+    if kind in {1, 5}:
+        return random.randbytes(len(value))
+    nested = b""
+    for _ in range(random.choice((5, 120))):
+        nested = varint(58) + varint(len(nested)) + nested
+    return random.choice((random.choice(TEXTS).encode("utf-8", "surrogatepass"), b"\xff\xfe", value * 2, value[:-1], nested, b""))
+
+
+def _fields(content: bytes) -> list[tuple[int, Any]]:
+    """The fields of a message by key, none where the bytes are no message."""
+    fields: list[tuple[int, Any]] = []
+    at = 0
+    try:
+        while at < len(content):
+            key, at = _varint(content, at)
+            kind, value = key & 7, None
+            if kind == 0:
+                value, at = _varint(content, at)
+            else:
+                length, at = _varint(content, at) if kind == 2 else ({1: 8, 5: 4}[kind], at)
+                value, at = content[at : at + length], at + length
+            if at > len(content) or not key >> 3:
+                return []
+            fields.append((key, value))
+    except (IndexError, KeyError):
+        return []
+    return fields
+
+
+def _message(fields: Sequence[tuple[int, Any]]) -> bytes:
+    parts = []
+    for key, value in fields:
+        kind = key & 7
+        if kind == 0:
+            body = varint(value if isinstance(value, int) else len(value))
+        else:
+            body = value if isinstance(value, bytes) else varint(value)
+            body = varint(len(body)) + body if kind == 2 else body
+        parts.append(varint(key) + body)
+    return b"".join(parts)
+
+
+def _varint(content: bytes, at: int) -> tuple[int, int]:
+    number = shift = 0
+    while True:
+        byte = content[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80 or shift > 63:
+            return number, at
+
+
+def varint(number: int) -> bytes:
+    groups = bytearray()
+    while number > 0x7F:
+        groups.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes((*groups, number))
+
+
+DIRECTORY = ((8, 2), (10, 2), (16, 4), (20, 4), (24, 4), (28, 2), (30, 2), (32, 2), (42, 4))
+"""Of an entry in a zip's directory: flags, method, checksum, both sizes, lengths of name, extra and comment, offset."""
+END = ((4, 2), (8, 2), (10, 2), (12, 4), (16, 4), (20, 2))
+"""Of the end of the directory: disk, entries on it and in all, size, offset, length of the comment."""
+
+
+def in_directory(content: bytes, random: Random) -> bytes:
+    """A field of a zip's central directory, of its end, or of a local header."""
+    mark, fields = random.choice(((b"PK\1\2", DIRECTORY), (b"PK\1\2", DIRECTORY), (b"PK\5\6", END), (b"PK\6\6", ((40, 8), (48, 8)))))
+    starts = [at for at in range(len(content)) if content.startswith(mark, at)]
+    if not starts:
+        return overwritten(content, random)
+    offset, width = random.choice(fields)
+    at = random.choice(starts) + offset
+    now = int.from_bytes(content[at : at + width], "little")
+    number = random.choice((*NUMBERS, now + 1, now - 1, now * 2)) % (1 << 8 * width)
+    return content[:at] + number.to_bytes(width, "little") + content[at + width :]
+
+
+def in_members(content: bytes, random: Random) -> bytes:
+    """The content of an entry, checksums and lengths kept right; or its name; or an entry more or less."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = [(info.filename, archive.read(info)) for info in archive.infolist()]
+    place = random.randrange(len(members))
+    name, inner = members[place]
+    action = random.random()
+    if action < 0.8:
+        members[place] = (name, _member(name, inner, random))
+    elif action < 0.87:
+        del members[place]
+    elif action < 0.94:
+        root = name.partition("/")[0]
+        members[place] = (random.choice((f"{root}/x", "../x", "/x", f"{root}/../x", random.choice(members)[0])), inner)
+    else:
+        members.append((random.choice((name, f"{name}x", "x/.data/serialization_id", "a/version")), inner))
+    made = io.BytesIO()
+    method = random.choice((zipfile.ZIP_STORED,) * 3 + (zipfile.ZIP_DEFLATED,))
+    with warnings.catch_warnings(), zipfile.ZipFile(made, "w", method) as archive:
+        warnings.simplefilter("ignore")  # of a name that is there twice
+        for name, inner in members:
+            archive.writestr(name, inner)
+    return made.getvalue()
+
+
+def _member(name: str, content: bytes, random: Random) -> bytes:
+    if not content:
+        return random.randbytes(9)
+    if name.endswith(".json") and random.random() < 0.8:
+        return in_json(content, random)
+    if name.endswith(".pkl") and random.random() < 0.8:
+        return in_pickle(content, random)
+    if name.endswith(".npy") and random.random() < 0.7:
+        return in_npy(content, random)
+    if name.endswith(".pt") and zipfile.is_zipfile(io.BytesIO(content)) and random.random() < 0.7:
+        return in_members(content, random)
+    return random.choice(ANYWHERE)(content, random)
+
+
+def in_npy(content: bytes, random: Random) -> bytes:
+    """The header of an array: the type, the order and the shape as text."""
+    begin, end = content.index(b"{"), content.index(b"\n")
+    text = content[begin:end].decode()
+    kinds = ("'|O'", "'<f8'", "'<U900000000'", "'|V0'", "[('a', '<f4')]", "'<M8[s]'", "'x'", "3")
+    shapes = ("(100000000000,)", "(-1,)", "()", "(0, 4)", "(1 << 62,)", "'x'", "(1,) * 99", "(4611686018427387904, 4)")
+    which = random.choice(("descr", "fortran_order", "shape", "x"))
+    fields = {"descr": "'<f4'", "fortran_order": "False", "shape": text.partition("'shape': ")[2].partition(")")[0] + ")"}
+    fields[which] = random.choice({"descr": kinds, "shape": shapes}.get(which, ("True", "3", "None", "[" * 200)))
+    text = "{" + ", ".join(f"'{key}': {value}" for key, value in fields.items()) + "}"
+    return content[:begin] + text.encode().ljust(end - begin)[: 1 << 15] + content[end:]
+
+
+EVIL = (b"cos\nsystem\n(S'touch pwned'\ntR.", b"cbuiltins\neval\n(S'1'\ntR.", b"ctorch\n_utils\n.", b"(lp0\n" * 50, b"\x80\x63.", b"I9\nQ.")
+EVIL += (b"c__builtin__\nexec\n(X\x01\x00\x00\x001tR.", b"\x8a\xff" + b"\xff" * 255 + b".", b"X\xff\xff\xff\x7f.", b"T\xff\xff\xff\xff.")
+
+
+def in_pickle(content: bytes, random: Random) -> bytes:
+    """An instruction replaced, taken away, doubled, or followed by what runs code; or its argument changed."""
+    try:
+        places = [at for _, _, at in pickletools.genops(content) if at is not None]
+    except Exception:  # noqa: BLE001 - it raises whatever damaged bytes lead to
+        places = []
+    if len(places) < 3:
+        return random.choice(ANYWHERE)(content, random)
+    index = random.randrange(len(places) - 1)
+    at, behind = places[index], places[index + 1]
+    action = random.random()
+    if action < 0.25:
+        return content[:at] + random.choice(pickletools.opcodes).code.encode("latin-1") + content[at + 1 :]
+    if action < 0.4:
+        return content[:at] + content[behind:]
+    if action < 0.55:
+        return content[:behind] + content[at:]
+    if action < 0.7:
+        return content[:at] + random.choice(EVIL) + content[at:]
+    if behind == at + 1:
+        return content[:at] + random.choice((b"K\xff", b"J\xff\xff\xff\xff", b"N", b")", b"]", b"\x88")) + content[behind:]
+    argument = random.choice((flipped, overwritten))(content[at + 1 : behind], random)
+    return content[: at + 1] + argument + content[behind:]
+
+
+def in_zip(content: bytes, random: Random) -> bytes:
+    return random.choice((in_directory, in_members, in_members))(content, random)
+
+
+STRUCTURED: dict[str, Mutation] = {
+    ".json": in_json,
+    ".yaml": in_yaml,
+    ".safetensors": in_safetensors,
+    ".onnx": in_protobuf,
+    ".mlmodel": in_protobuf,
+    "weight.bin": in_blobs,
+    ".npz": in_zip,
+    ".pt": in_zip,
+    ".ckpt": in_zip,
+    ".pt2": in_zip,
+    ".ts": in_zip,
+    ".pth": in_pickle,
+    "pytorch.bin": in_pickle,
+}
+"""By how the name of a file ends."""
+
+
+def mutate(name: str, content: bytes, random: Random) -> bytes:
+    """Other bytes than `content` for the file `name`."""
+    structured = next((mutation for end, mutation in STRUCTURED.items() if name.endswith(end)), None)
+    for _ in range(random.choice((1, 1, 1, 2, 3))):
+        if not content:
+            return random.randbytes(40)
+        mutation = structured if structured is not None and random.random() < 0.65 else random.choice(ANYWHERE)
+        try:
+            content = mutation(content, random)
+        except (ValueError, RecursionError, zipfile.BadZipFile, KeyError, NotImplementedError, EOFError, OSError, zipfile.zlib.error):
+            content = random.choice(ANYWHERE)(content, random)  # an earlier one left nothing to take apart
+    return content
