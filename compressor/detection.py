@@ -31,7 +31,7 @@ DESCRIBING: tuple[Scheme[Any], ...] = (linear_quantize, palettize)
 class Settings:
     """When a weight is worth encoding, and what counts as zero (the `detect` group of params.yaml).
 
-    min_elements: weights of at most this many elements stay dense.
+    min_elements: weights of fewer elements stay dense.
     threshold: values up to this magnitude count as zero ...
     max_thresholded: ... where they are at most this share of the values that survive; elsewhere only exact zeros do.
     tolerance: how far a value may be moved to one that can be stored, relative to the weight's largest magnitude.
@@ -129,6 +129,7 @@ def find(weight: Weight, settings: Settings, *, sampled: bool = False) -> Findin
     encoding = weight.encoding
     shape, dtype = encodings.shape(encoding), encodings.dtype(encoding)
     size = math.prod(shape)
+    settings = replace(settings, threshold=0.0) if weight.scaled else settings
     facts: dict[str, Any] = {
         "name": weight.name,
         "shape": shape,
@@ -162,8 +163,8 @@ def _skipped(weight: Weight, shape: Shape, size: int, settings: Settings) -> str
         return f"{dtype.name} is no type that is compressed"
     if len(shape) < 2:
         return "a scalar" if not shape else "one dimension: a bias or a scale"
-    if size <= settings.min_elements:
-        return f"{size:,} elements: not more than min_elements ({settings.min_elements:,})"
+    if size < max(1, settings.min_elements):
+        return f"{size:,} elements: fewer than min_elements ({settings.min_elements:,})"
     return ""
 
 

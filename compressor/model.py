@@ -19,6 +19,7 @@ class Weight:
     uses: the operator types that read it (`Conv`, `MatMul`, ...), sorted.
     pinned: why it must stay stored as it is; empty for a weight that may be encoded.
     note: what its source says about it, for a reader: a declaration that did not hold, codes that were not kept, ...
+    scaled: whether its values are products of those that were trained: what is small there says nothing about training.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Weight:
     uses: tuple[str, ...] = ()
     pinned: str = ""
     note: str = ""
+    scaled: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +38,7 @@ class Model:
     weights: in the order of the graph.
     graphs: the graph by kind. `onnx`: an `onnx.ModelProto` in which each weight is an initializer of its name, dtype
         and shape without data, read as a plain tensor: whatever decoding the source had is in `Weight.encoding`.
-        `torch`: the path of the same module, traced, whose parameters have shapes and no values. `coreml`: a `Skeleton`.
+        `torch`: the path of the same module, traced, whose parameters have no values. `coreml`: a `Skeleton`.
     metadata: what this package wrote about itself when it wrote the file; keys begin with `compressor.`.
     files: those that the model consists of, in the order in which they are read: `path` alone if none are given.
     """

@@ -17,6 +17,8 @@ from compressor.errors import CompressorError, UsageError
 SETTING = "evaluate.data"
 _LABELS = ("labels", "y")
 _PREFIX = "labels_"
+MOST_CLAIMED, MOST_INFLATED = 1 << 30, 100
+"""The bytes up to which a file's arrays may be of any size, and how many times the file's they may be from there on."""
 
 
 @dataclass(frozen=True)
@@ -126,11 +128,13 @@ def _file(path: Path) -> Samples:
     if not path.is_file():
         raise UsageError(f"{SETTING}: {path}: no such file. Paths are relative to the current directory.")
     try:
-        with zipfile.ZipFile(path):  # numpy also reads single arrays, and leaks files that are neither
-            pass
+        with zipfile.ZipFile(path) as members:  # numpy also reads single arrays, and leaks files that are neither
+            claimed = sum(member.file_size for member in members.infolist())
+        if claimed > MOST_CLAIMED and claimed > MOST_INFLATED * path.stat().st_size:
+            raise ValueError(f"its arrays claim {claimed:,} bytes, the file has {path.stat().st_size:,}")
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy raises whatever the readers of archives and of Python's literals raise
         raise CompressorError(f"{path}: not a readable .npz file ({error}). Write it with numpy.savez.") from error
     by_output = {name.removeprefix(_PREFIX): arrays.pop(name) for name in list(arrays) if name.startswith(_PREFIX)}
     single = next((name for name in _LABELS if name in arrays), None)  # `y` beside `labels` is an input

@@ -16,7 +16,11 @@ from compressor.samples import Port
 
 _NUMBERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "double", "bool")
 _DTYPES = {"float": np.dtype(np.float32), "string": np.dtype(object)} | {name: np.dtype(name) for name in _NUMBERS}
-_MULTI_ARRAYS: Mapping[int, DType] = {65552: np.dtype(np.float16), 65568: np.dtype(np.float32), 65600: np.dtype(np.float64)}
+_MULTI_ARRAYS: Mapping[int, DType] = {
+    65552: np.dtype(np.float16),
+    65568: np.dtype(np.float32),
+    65600: np.dtype(np.float64),
+}
 """Core ML's `ArrayFeatureType.ArrayDataType`; what is none of these is int32."""
 
 HAS_CORE_ML = sys.platform == "darwin"

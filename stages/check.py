@@ -101,7 +101,7 @@ def _values(text: str, where: str) -> Mapping[str, object]:
 
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise CompressorError(f"{where}: not valid JSON: {error}. Run `compressor evaluate` again.") from error
     if not isinstance(values, dict):
         raise CompressorError(f"{where}: expected the metrics by name, got a {type(values).__name__}.")

@@ -86,7 +86,10 @@ def parse(text: str) -> Override:
     at = _skip(text, key.end() + 1)
     if at == len(text):
         return Override(text, names, "", remove)
-    value, at = _element(text, at)
+    try:
+        value, at = _element(text, at)
+    except RecursionError as error:
+        raise UsageError(f"-S {text[:80]}: nested too deep.") from error
     if at < len(text):
         raise _refusal(text, at, "the end of the value")
     return Override(text, names, value, remove)

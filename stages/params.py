@@ -20,6 +20,7 @@ from compressor.errors import UsageError, unknown
 from compressor.stages import files, overrides
 
 DEFAULT_FILE = Path("params.yaml")
+MOST_VALUES = 1_000_000
 
 Axis = Annotated[int, Field(strict=False)]  # -S spells the key of a dictionary as text
 Sizes = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)]  # YAML has lists, not tuples
@@ -83,7 +84,7 @@ class Export(Group):
 class Detect(Group):
     """When a weight is worth encoding, and what counts as zero."""
 
-    min_elements: int = Field(default=2048, ge=0, description="Weights of at most this many elements stay dense.")
+    min_elements: int = Field(default=2048, ge=0, description="Weights of fewer elements stay dense.")
     threshold: float = Field(
         default=1e-3, ge=0, allow_inf_nan=False, description="Values up to this magnitude count as zero ..."
     )
@@ -286,7 +287,7 @@ def _content(file: Path | None) -> Mapping[str, Any]:
         raise UsageError(f"{path}: cannot be read: {error.strerror}. Name a params file that exists.") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}.") from error
-    except YAMLError as error:
+    except (YAMLError, RecursionError, ValueError) as error:  # of a date that is none, for instance
         mark = getattr(error, "problem_mark", None)
         line = f" in line {mark.line + 1}" if mark else ""
         raise UsageError(f"{path}: not valid YAML{line}: {getattr(error, 'problem', None) or error}.") from error
@@ -294,7 +295,24 @@ def _content(file: Path | None) -> Mapping[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise UsageError(f"{path}: expected groups such as `detect:`, got a {type(content).__name__}.")
+    if _expands(content):
+        raise UsageError(
+            f"{path}: its aliases stand for more than {MOST_VALUES:,} values. Write the values themselves."
+        )
     return content
+
+
+def _expands(content: object) -> bool:
+    """Whether aliases make much of little, or lead in a circle: whatever shows such a value would never end."""
+    pending, count = [content], 0
+    while pending:
+        value = pending.pop()
+        count += 1
+        if count > MOST_VALUES:
+            return True
+        if isinstance(value, dict | list):
+            pending.extend(value.values() if isinstance(value, dict) else value)
+    return False
 
 
 def _check_group(schema: type[Group], override: overrides.Override) -> None:

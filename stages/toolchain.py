@@ -92,7 +92,7 @@ def _recorded(path: Path) -> dict[str, object]:
 
     try:
         content = json.loads(files.read_text(path))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise CompressorError(f"{path}: not valid JSON: {error}. Run `compressor toolchain --out {path}`.") from error
     if not isinstance(content, dict):
         raise CompressorError(f"{path}: expected package: version, got a {type(content).__name__}.")

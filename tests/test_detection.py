@@ -381,9 +381,9 @@ def test_near_misses_are_named(make: Callable[[], NDArray], near_miss: str) -> N
     [
         (np.zeros((), np.float32), {}, Settings(), "a scalar"),
         (np.zeros(5000, np.float32), {}, Settings(), "one dimension: a bias or a scale"),
-        (np.zeros((32, 64), np.float32), {}, Settings(), "2,048 elements: not more than min_elements (2,048)"),
+        (np.zeros((23, 89), np.float32), {}, Settings(), "2,047 elements: fewer than min_elements (2,048)"),
         (np.zeros((3, 683), np.float32), {}, Settings(), ""),
-        (np.zeros((3, 0), np.float32), {}, Settings(min_elements=0), "0 elements: not more than min_elements (0)"),
+        (np.zeros((3, 0), np.float32), {}, Settings(min_elements=0), "0 elements: fewer than min_elements (0)"),
         (np.zeros((64, 64), np.int64), {}, Settings(), "int64 is no type that is compressed"),
         (np.zeros((64, 64), np.float32), {"pinned": "its shape is read"}, Settings(), "its shape is read"),
         (np.zeros((64, 64), np.int8), {}, Settings(), ""),

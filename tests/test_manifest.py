@@ -63,5 +63,5 @@ def test_the_keys_are_those_that_users_read() -> None:
     "text", ["", "[]", "{}", '{"files": [], "weights": []}', '{"files": [{"x": 1}], "weights": []}']
 )
 def test_what_is_no_manifest_is_refused(text: str) -> None:
-    with pytest.raises(CompressorError, match="not a manifest: .* Write the artefact again"):
+    with pytest.raises(CompressorError, match=r"not a manifest: .* Write the artefact again"):
         Manifest.from_json(text)

@@ -74,4 +74,6 @@ def _named(function: Callable[[Weight], T], weight: Weight) -> T:
     try:
         return function(weight)
     except DamageError as error:
-        raise CompressorError(f"weight {weight.name}: {error}. The file is damaged: write or download it again.") from error
+        raise CompressorError(
+            f"weight {weight.name}: {error}. The file is damaged: write or download it again."
+        ) from error

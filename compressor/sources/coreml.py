@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +35,7 @@ def read(path: Path) -> Model:
     except CompressorError as error:
         raise CompressorError(f"{path}: {error}") from error
     said = {key: text for key, text in found.model.description.metadata.userDefined.items() if _is_ours(key)}
-    names = _names(said.pop(skeleton.NAMES, "{}"), path)
+    names = _names(said.pop(skeleton.NAMES, "[]"), path)
     weights = tuple(replace(weight, name=names.get(weight.name, weight.name)) for weight in lifted.weights)
     sites = [lifted.sites[weight.name] for weight in lifted.weights]
     bones = skeleton.of_package(found, [weight.name for weight in weights], sites)
@@ -50,11 +49,6 @@ def _is_ours(key: str) -> bool:
 def _names(text: str, path: Path) -> dict[str, str]:
     """The names of the weights by what the program calls them."""
     try:
-        names = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CompressorError(f"{path}: its {skeleton.NAMES} are no JSON: {error}.") from error
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise CompressorError(f"{path}: its {skeleton.NAMES} are {text[:80]!r}, expected names by name.")
-    if len(set(names.values())) != len(names):
-        raise CompressorError(f"{path}: its {skeleton.NAMES} give two weights one name.")
-    return names
+        return skeleton.names_of(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CompressorError(f"{path}: its {skeleton.NAMES} are no names: {error}.") from error

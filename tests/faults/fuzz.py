@@ -32,7 +32,7 @@ from typing import Any
 from compressor.errors import CompressorError
 from tests.faults.commands import snapshot, working_directory
 from tests.faults.mutations import mutate
-from tests.faults.readers import LOAD, PARSE, READERS, Arguments, Reader
+from tests.faults.readers import EXPORT, LOAD, PARSE, READERS, Arguments, Reader
 
 SECONDS = 20
 """What a file may take."""
@@ -58,9 +58,11 @@ class Report:
     grown: int = 0
 
 
-def prepare(reader: str, folder: Path) -> Path:
-    """The whole files of a reader below `folder`."""
+def prepare(reader: str, folder: Path, *, slow: bool = True) -> Path:
+    """The whole files of a reader below `folder`. slow: also those that take long to make."""
     for name, make in READERS[reader].make.items():
+        if name in READERS[reader].slow and not slow:
+            continue
         place = folder / reader / name
         place.mkdir(parents=True)
         with working_directory(place):
@@ -68,23 +70,24 @@ def prepare(reader: str, folder: Path) -> Path:
     return folder / reader
 
 
-def damaged(whole: Path, reader: str, number: int, seed: int, folder: Path) -> tuple[Arguments, str]:
-    """Write the files of a case to `folder`; the command that reads them, and what was damaged."""
-    random = Random(f"{seed} {reader} {number}")
+def damaged(whole: Path, reader: str, number: int, seed: int, folder: Path, without: str = "") -> tuple[Arguments, str]:
+    """Write the files of a case to `folder`; the command that reads them, not `without`, and what was damaged."""
+    random = Random(f"{seed} {reader} {number}")  # noqa: S311 - no secret
     kind: Reader = READERS[reader]
-    variant = random.choice(sorted(kind.make))
+    variant = random.choice(sorted(place.name for place in whole.iterdir()))
     shutil.copytree(whole / variant, folder)
     files = sorted(file for file in folder.rglob("*") if file.is_file() and str(file).endswith(kind.damaged))
     file = random.choice(files)
     file.write_bytes(mutate(file.name, file.read_bytes(), random))
-    return random.choice(kind.commands), f"{variant}: {file.relative_to(folder)}"
+    commands = [command for command in kind.commands if command[0] != without]
+    return random.choice(commands), f"{variant}: {file.relative_to(folder)}"
 
 
-def outcome(arguments: Arguments) -> tuple[str, str]:
+def outcome(arguments: Arguments, seconds: int = SECONDS) -> tuple[str, str]:
     """What becomes of the command in the current directory, `READ`, `REFUSED` or else a failure, and what it said."""
     before = snapshot(Path())
     signal.signal(signal.SIGALRM, _too_long)
-    signal.alarm(SECONDS)
+    signal.alarm(seconds)
     try:
         found = _direct(arguments) if arguments[0] in {LOAD, PARSE} else _command(arguments)
     except TimeLimit:
@@ -163,7 +166,9 @@ def _load(path: Path) -> None:
             lower(model.eval())
 
 
-def work(reader: str, whole: Path, numbers: Sequence[int], seed: int, kept: Path) -> Iterator[dict[str, object]]:
+def work(
+    reader: str, whole: Path, numbers: Sequence[int], seed: int, kept: Path, without: str = ""
+) -> Iterator[dict[str, Any]]:
     """Read damaged files one after the other: before each its number, then what became of it."""
     warnings.simplefilter("ignore")
     peak = _peak()
@@ -173,7 +178,7 @@ def work(reader: str, whole: Path, numbers: Sequence[int], seed: int, kept: Path
             place, scratch = Path(folder) / "case", Path(folder) / "scratch"
             scratch.mkdir()
             tempfile.tempdir = str(scratch)
-            arguments, what = damaged(whole, reader, number, seed, place)
+            arguments, what = damaged(whole, reader, number, seed, place, without)
             with working_directory(place):
                 found, said = outcome(arguments)
             if found in {READ, REFUSED} and any(scratch.iterdir()):
@@ -181,7 +186,13 @@ def work(reader: str, whole: Path, numbers: Sequence[int], seed: int, kept: Path
             tempfile.tempdir = None
             if found not in {READ, REFUSED}:
                 keep(place, kept, f"{reader} {number}")
-        yield {"number": number, "found": found, "said": said, "what": f"{what}: {' '.join(arguments)}", "grown": _peak() - peak}
+        yield {
+            "number": number,
+            "found": found,
+            "said": said,
+            "what": f"{what}: {' '.join(arguments)}",
+            "grown": _peak() - peak,
+        }
 
 
 def keep(place: Path, kept: Path, name: str) -> None:
@@ -258,12 +269,12 @@ def _warm(reader: str, whole: Path, folder: Path) -> None:
     """Read whole files with every command: they must be readable, and everything is imported then."""
     for index, variant in enumerate(READERS[reader].make):
         for arguments in sorted(set(READERS[reader].commands)):
-            if index and arguments[0] == "export":
+            if index and arguments[0] == EXPORT:
                 continue  # which takes seconds where torch does it
             place = folder / variant / " ".join(arguments).replace("/", "_")
             shutil.copytree(whole / variant, place)
             with working_directory(place):
-                found, said = outcome(arguments)
+                found, said = outcome(arguments, seconds=0)
             if found != READ:
                 raise CompressorError(f"{reader}, {variant}, whole: {' '.join(arguments)}: {found}: {said}")
 

@@ -19,7 +19,21 @@ Mutation = Callable[[bytes, Random], bytes]
 
 NUMBERS = (0, 1, 2, 3, 7, 63, 64, 65, 127, 128, 255, 256, 1 << 15, 1 << 16, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)
 NUMBERS += (1 << 32, 1 << 40, 1 << 56, 1 << 60, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
-TEXTS = ("", "../x", "/etc/passwd", "a\0b", "..\\x", "ü" * 9, "x" * 5000, "weight", "float32", "int4", "nan", "-1", "1e999")
+TEXTS = (
+    "",
+    "../x",
+    "/etc/passwd",
+    "a\0b",
+    "..\\x",
+    "ü" * 9,
+    "x" * 5000,
+    "weight",
+    "float32",
+    "int4",
+    "nan",
+    "-1",
+    "1e999",
+)
 TEXTS += ("@model_path/../../x", "__import__('os')", "%s%n{0}", "\ud800", "True", "0x10", "_COREML_/x", "a:b")
 DEEP = 3000
 
@@ -97,7 +111,9 @@ def in_json(content: bytes, random: Random) -> bytes:
     """A value replaced, taken away, doubled or renamed; rarely the same key twice, or far too deep."""
     document = json.loads(content)
     if random.random() < 0.04:
-        return random.choice((b"[" * DEEP, b'{"a":' * DEEP, b"[" * DEEP + b"]" * DEEP, content.strip()[:-1] + b',"a":1,"a":2}'))
+        return random.choice(
+            (b"[" * DEEP, b'{"a":' * DEEP, b"[" * DEEP + b"]" * DEEP, content.strip()[:-1] + b',"a":1,"a":2}')
+        )
     for _ in range(random.choice((1, 1, 2))):
         document = _changed(document, random)
     text = json.dumps(document, indent=random.choice((None, 1)))
@@ -146,7 +162,20 @@ def in_yaml(content: bytes, random: Random) -> bytes:
     if random.random() < 0.6:
         return in_json(content, random)
     odd = ("!!python/object/apply:os.system ['touch pwned']", "&a [*a]", "*unknown", "!x y", "{? [a] : b}", "1_000:60")
-    odd += ("2026-01-01", "<<: [1]", "|\n  text", "- a\n- b", "%TAG ! x", "---\n---", "\t", "0o17", "@", "`", "{<<: 3}", "!!binary x")
+    odd += (
+        "2026-01-01",
+        "<<: [1]",
+        "|\n  text",
+        "- a\n- b",
+        "%TAG ! x",
+        "---\n---",
+        "\t",
+        "0o17",
+        "@",
+        "`",
+        "{<<: 3}",
+        "!!binary x",
+    )
     lines = content.split(b"\n")
     at = random.randrange(len(lines))
     key, mark, _ = lines[at].partition(b":")
@@ -214,7 +243,9 @@ def _other(kind: int, value: Any, random: Random) -> Any:
     nested = b""
     for _ in range(random.choice((5, 120))):
         nested = varint(58) + varint(len(nested)) + nested
-    return random.choice((random.choice(TEXTS).encode("utf-8", "surrogatepass"), b"\xff\xfe", value * 2, value[:-1], nested, b""))
+    return random.choice(
+        (random.choice(TEXTS).encode("utf-8", "surrogatepass"), b"\xff\xfe", value * 2, value[:-1], nested, b"")
+    )
 
 
 def _fields(content: bytes) -> list[tuple[int, Any]]:
@@ -278,7 +309,9 @@ END = ((4, 2), (8, 2), (10, 2), (12, 4), (16, 4), (20, 2))
 
 def in_directory(content: bytes, random: Random) -> bytes:
     """A field of a zip's central directory, of its end, or of a local header."""
-    mark, fields = random.choice(((b"PK\1\2", DIRECTORY), (b"PK\1\2", DIRECTORY), (b"PK\5\6", END), (b"PK\6\6", ((40, 8), (48, 8)))))
+    mark, fields = random.choice(
+        ((b"PK\1\2", DIRECTORY), (b"PK\1\2", DIRECTORY), (b"PK\5\6", END), (b"PK\6\6", ((40, 8), (48, 8))))
+    )
     starts = [at for at in range(len(content)) if content.startswith(mark, at)]
     if not starts:
         return overwritten(content, random)
@@ -335,14 +368,30 @@ def in_npy(content: bytes, random: Random) -> bytes:
     kinds = ("'|O'", "'<f8'", "'<U900000000'", "'|V0'", "[('a', '<f4')]", "'<M8[s]'", "'x'", "3")
     shapes = ("(100000000000,)", "(-1,)", "()", "(0, 4)", "(1 << 62,)", "'x'", "(1,) * 99", "(4611686018427387904, 4)")
     which = random.choice(("descr", "fortran_order", "shape", "x"))
-    fields = {"descr": "'<f4'", "fortran_order": "False", "shape": text.partition("'shape': ")[2].partition(")")[0] + ")"}
+    fields = {
+        "descr": "'<f4'",
+        "fortran_order": "False",
+        "shape": text.partition("'shape': ")[2].partition(")")[0] + ")",
+    }
     fields[which] = random.choice({"descr": kinds, "shape": shapes}.get(which, ("True", "3", "None", "[" * 200)))
     text = "{" + ", ".join(f"'{key}': {value}" for key, value in fields.items()) + "}"
     return content[:begin] + text.encode().ljust(end - begin)[: 1 << 15] + content[end:]
 
 
-EVIL = (b"cos\nsystem\n(S'touch pwned'\ntR.", b"cbuiltins\neval\n(S'1'\ntR.", b"ctorch\n_utils\n.", b"(lp0\n" * 50, b"\x80\x63.", b"I9\nQ.")
-EVIL += (b"c__builtin__\nexec\n(X\x01\x00\x00\x001tR.", b"\x8a\xff" + b"\xff" * 255 + b".", b"X\xff\xff\xff\x7f.", b"T\xff\xff\xff\xff.")
+EVIL = (
+    b"cos\nsystem\n(S'touch pwned'\ntR.",
+    b"cbuiltins\neval\n(S'1'\ntR.",
+    b"ctorch\n_utils\n.",
+    b"(lp0\n" * 50,
+    b"\x80\x63.",
+    b"I9\nQ.",
+)
+EVIL += (
+    b"c__builtin__\nexec\n(X\x01\x00\x00\x001tR.",
+    b"\x8a\xff" + b"\xff" * 255 + b".",
+    b"X\xff\xff\xff\x7f.",
+    b"T\xff\xff\xff\xff.",
+)
 
 
 def in_pickle(content: bytes, random: Random) -> bytes:
@@ -365,7 +414,9 @@ def in_pickle(content: bytes, random: Random) -> bytes:
     if action < 0.7:
         return content[:at] + random.choice(EVIL) + content[at:]
     if behind == at + 1:
-        return content[:at] + random.choice((b"K\xff", b"J\xff\xff\xff\xff", b"N", b")", b"]", b"\x88")) + content[behind:]
+        return (
+            content[:at] + random.choice((b"K\xff", b"J\xff\xff\xff\xff", b"N", b")", b"]", b"\x88")) + content[behind:]
+        )
     argument = random.choice((flipped, overwritten))(content[at + 1 : behind], random)
     return content[: at + 1] + argument + content[behind:]
 
@@ -401,6 +452,15 @@ def mutate(name: str, content: bytes, random: Random) -> bytes:
         mutation = structured if structured is not None and random.random() < 0.65 else random.choice(ANYWHERE)
         try:
             content = mutation(content, random)
-        except (ValueError, RecursionError, zipfile.BadZipFile, KeyError, NotImplementedError, EOFError, OSError, zipfile.zlib.error):
+        except (
+            ValueError,
+            RecursionError,
+            zipfile.BadZipFile,
+            KeyError,
+            NotImplementedError,
+            EOFError,
+            OSError,
+            zipfile.zlib.error,
+        ):
             content = random.choice(ANYWHERE)(content, random)  # an earlier one left nothing to take apart
     return content

@@ -3,22 +3,22 @@
 A file set is a folder; damage is done to one of its files at a time.
 """
 
-# ruff: noqa: TID253 - torch's files are written here
-
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from torch import nn
 
-from tests.faults.commands import SIZE, chain, done, weights, working_directory
+from compressor.encodings import Dense, Encoding, Palettized, Sparse
+from tests.faults.commands import SIZE, chain, done, weights
+from tests.formats import coreml_models
 from tests.sources.huggingface_folders import awq, gptq, masked, quantized, saved, scaled, scheme, words
 
 Arguments = tuple[str, ...]
@@ -26,20 +26,23 @@ LOAD = "load"
 """In place of a command: the first step of an export alone, which is faster."""
 PARSE = "parse"
 """In place of a command: the typed form of manifest.json."""
-EXPORT = "{export: {factory: '%s', inputs: {input: {shape: [1, 16]}}}}"
-PARAMS = EXPORT % "tests.faults.readers:small"
+EXPORT = "export"
+SETTINGS = "{export: {factory: '%s', inputs: {input: {shape: [1, 16]}}}}"
+PARAMS = SETTINGS % "tests.faults.readers:small"
 
 
 @dataclass(frozen=True)
 class Reader:
     """make: writes file sets by name into folders that exist. damaged: the files that damage is done to, by how their
     names end; all others stay whole. commands: one of them reads the set. share: of the files of a run.
+    slow: the sets that take seconds to make.
     """
 
     make: Mapping[str, Callable[[], object]]
     damaged: tuple[str, ...]
     commands: tuple[Arguments, ...]
     share: int = 3
+    slow: tuple[str, ...] = ()
 
 
 def small() -> nn.Module:
@@ -67,7 +70,13 @@ def _models() -> dict[str, Callable[[], object]]:
 
 
 def _artefact(target: str) -> None:
-    done("compress", chain(Path("whole.onnx"), {name: values for name, values in weights().items() if name != "plain"}), "made", "--target", target)
+    done(
+        "compress",
+        chain(Path("whole.onnx"), {name: values for name, values in weights().items() if name != "plain"}),
+        "made",
+        "--target",
+        target,
+    )
     Path("made/model.onnx").rename("m.onnx")
     _tidied()
 
@@ -92,6 +101,16 @@ def _package(target: str) -> None:
     done("compress", chain(Path("whole.onnx")), "made", "--target", target)
     shutil.move("made/model.mlpackage", "m.mlpackage")
     _tidied()
+
+
+def _constants(version: int) -> None:
+    encodings: dict[str, Encoding] = {"dense": Dense(weights()["plain"])}
+    if version > 7:
+        pruned = weights()["pruned"]
+        encodings["sparse"] = Sparse(pruned != 0, Dense(pruned[pruned != 0].astype(np.float16)), pruned.shape)
+        table = np.arange(16, dtype=np.float16).reshape(1, 1, 16, 1)
+        encodings["palette"] = Palettized((np.arange(4096) % 16).astype(np.uint8).reshape(64, 64), table)
+    coreml_models.save(Path("m.mlpackage"), version, encodings)
 
 
 def _shards() -> None:
@@ -134,7 +153,10 @@ def _palettized(name: str) -> None:
     table = torch.tensor([-1.0, -0.5, 0.5, 1.0])
     state["0.weight"] = table[torch.arange(state["0.weight"].numel()) * 7 % 11 % 4].reshape(state["0.weight"].shape)
     declared = {"metadata_version": torch.tensor(1), "0._COREML_/metadata_version": torch.tensor(1)}
-    declared |= {"0._COREML_/weight/lut": table.reshape(1, 1, 4, 1), "0._COREML_/weight/compression_type": torch.tensor([2])}
+    declared |= {
+        "0._COREML_/weight/lut": table.reshape(1, 1, 4, 1),
+        "0._COREML_/weight/compression_type": torch.tensor([2]),
+    }
     state.update({("_COREML_/" + key if "/" not in key else key): value for key, value in declared.items()})
     _state(lambda _: torch.save(state, name))
 
@@ -144,7 +166,7 @@ def _dynamic(name: str) -> None:
 
     model = quantize_dynamic(small(), {nn.Linear}, dtype=torch.qint8)
     torch.save(model.state_dict(), name)
-    Path("params.yaml").write_text(EXPORT % "tests.faults.readers:quantized_small")
+    Path("params.yaml").write_text(SETTINGS % "tests.faults.readers:quantized_small")
 
 
 def quantized_small() -> nn.Module:
@@ -178,7 +200,11 @@ def _settings() -> None:
     chain(Path("m.onnx"))
     groups = {
         "target": "onnxruntime",
-        "export": {"factory": "tests.faults.readers:small", "args": {}, "inputs": {"image": {"shape": [1, 16], "dynamic": {"0": "n"}}}},
+        "export": {
+            "factory": "tests.faults.readers:small",
+            "args": {},
+            "inputs": {"image": {"shape": [1, 16], "dynamic": {"0": "n"}}},
+        },
         "detect": {"min_elements": 2048, "threshold": 0.001, "max_thresholded": 0.01, "tolerance": 0.0},
         "compress": {"pipeline": "auto"},
         "coreml": {"precision": "float16", "axes": {"batch": 1}, "images": {}, "classes": ""},
@@ -227,13 +253,13 @@ def _checkpoint(name: str) -> Reader:
         "quantized": lambda: _dynamic(name),
     }
     if name == "m.pth":
-        make = {"state": make["state"], "quantized": lambda: _legacy_quantized()}
+        make = {"state": make["state"], "quantized": _legacy_quantized}
     return Reader(make, (name,), ((LOAD, name),) * 15 + (("export", name, "out"),), share=2)
 
 
 def _legacy_quantized() -> None:
     torch.save(quantized_small().state_dict(), "m.pth", _use_new_zipfile_serialization=False)
-    Path("params.yaml").write_text(EXPORT % "tests.faults.readers:quantized_small")
+    Path("params.yaml").write_text(SETTINGS % "tests.faults.readers:quantized_small")
 
 
 def _looks(name: str) -> tuple[Arguments, ...]:
@@ -245,12 +271,18 @@ READERS: dict[str, Reader] = {
         _models(), ("m.onnx",), (*_looks("m.onnx"), ("compress", "m.onnx", "out"), ("export", "m.onnx", "out"))
     ),
     "onnx with external data": Reader(
-        {"m": _external}, ("m.onnx", ".data"), (*_looks("m.onnx"), ("compress", "m.onnx", "out"), ("export", "m.onnx", "out"))
+        {"m": _external},
+        ("m.onnx", ".data"),
+        (*_looks("m.onnx"), ("compress", "m.onnx", "out"), ("export", "m.onnx", "out")),
     ),
     "mlpackage": Reader(
-        {target: lambda target=target: _package(target) for target in ("iOS16", "iOS17", "iOS18")},  # type: ignore[misc]
+        {
+            **{f"constants of version {version}": partial(_constants, version) for version in (7, 9)},
+            **{target: partial(_package, target) for target in ("iOS16", "iOS18")},
+        },
         ("Manifest.json", ".mlmodel", "weight.bin"),
         (*_looks("m.mlpackage"), ("compress", "m.mlpackage", "out", "--target", "iOS18")),
+        slow=("iOS16", "iOS18"),
     ),
     "hugging face folder": Reader(
         {
@@ -265,7 +297,10 @@ READERS: dict[str, Reader] = {
     ),
     "safetensors": Reader({"weights": _bare}, (".safetensors",), _looks("m.safetensors")),
     "safetensors by torch": Reader(
-        {"state": _loadable}, (".safetensors",), ((LOAD, "m.safetensors"),) * 15 + (("export", "m.safetensors", "out"),), share=2
+        {"state": _loadable},
+        (".safetensors",),
+        ((LOAD, "m.safetensors"),) * 15 + (("export", "m.safetensors", "out"),),
+        share=2,
     ),
     "torch zip": _checkpoint("m.pt"),
     "torch checkpoint": _checkpoint("m.ckpt"),
@@ -286,7 +321,9 @@ READERS: dict[str, Reader] = {
             ("compress", "m.onnx", "out", "--detection", "detection.json"),
         ),
     ),
-    "manifest.json": Reader({"made": _made}, ("manifest.json",), ((PARSE, "made/manifest.json"),) * 4 + (("inspect", "made"),)),
+    "manifest.json": Reader(
+        {"made": _made}, ("manifest.json",), ((PARSE, "made/manifest.json"),) * 4 + (("inspect", "made"),)
+    ),
     "params.yaml": Reader(
         {"all groups": _settings},
         ("params.yaml",),

@@ -160,14 +160,15 @@ def test_masks_have_a_bit_for_each_element() -> None:
     np.testing.assert_array_equal(np.asarray(made.mask), np.arange(24)[:, None].repeat(64, 1) < 12)
 
 
-def test_ios16_has_no_grid_without_a_zero_point() -> None:
-    made = legalize(grid(), 7)
+def test_ios16_has_no_single_scale_without_a_zero_point() -> None:
+    """Beside several scales the zero point that the operator wants is one scalar, which is not worth a node."""
+    made = legalize(grid("int8", (1, 1)), 7)
     assert isinstance(made, LinearQuantized)
     assert made.zero_point is not None
-    assert made.zero_point.shape == (24, 1)
-    assert made.zero_point.dtype == np.int8
+    assert (made.zero_point.shape, made.zero_point.dtype) == ((1, 1), np.int8)
     assert not np.asarray(made.zero_point).any()
-    assert legalize(grid(), 9).zero_point is None  # type: ignore[union-attr]
+    assert legalize(grid("int8", (1, 1)), 9).zero_point is None  # type: ignore[union-attr]
+    assert legalize(grid(), 7).zero_point is None  # type: ignore[union-attr]
 
 
 def test_scales_of_two_channels_each_become_one_for_each() -> None:

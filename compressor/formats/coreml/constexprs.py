@@ -125,6 +125,8 @@ class Tree:
                 raise ValueError(f"{zero_point.size} zero points for {scale.size} scales")
             counts = tuple(zero_point.size if place == axis else 1 for place in range(rank))
             scale = np.broadcast_to(np.asarray(scale).reshape(-1), zero_point.shape)
+        if scale.size > 1 == zero_point.size and not zero_point.any():  # it is no option there
+            return LinearQuantized(Dense(codes), _shaped(scale, counts))
         point = self.codes_of(np.broadcast_to(zero_point, (math.prod(counts),)), codes.dtype)
         return LinearQuantized(Dense(codes), _shaped(scale, counts), _shaped(point, counts))
 

@@ -149,7 +149,7 @@ def _widened(encoding: LinearQuantized, version: int) -> LinearQuantized:
     scale, zero_point = encoding.scale, encoding.zero_point
     if version < IOS18:
         scale, zero_point = _by_channel(encoding)
-        if zero_point is None:  # it is no option there
+        if zero_point is None and scale.size == 1:  # stored in any case, as a scalar beside several scales
             zero_point = _computed(lambda scale: np.zeros(scale.shape, wide), scale.shape, scale, of=wide)
     return LinearQuantized(Dense(_cast(codes, wide)), scale, None if zero_point is None else _cast(zero_point, wide))
 

@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from compressor.arrays import Array, DType, Shape
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, dtype, index_bits, shape
 from compressor.formats.coreml import values
@@ -88,13 +90,13 @@ class _Lowered:
     def affine(self, encoding: LinearQuantized, name: str) -> None:
         assert isinstance(encoding.data, Dense)
         codes, scale, zero_point = encoding.data.values, encoding.scale, encoding.zero_point
-        assert zero_point is not None
+        if zero_point is None:  # it is no option there
+            zero_point = np.zeros(1, codes.dtype)
         axis = next((axis for axis, count in enumerate(scale.shape) if count > 1), 0)
-        dims = () if scale.size == 1 else (scale.size,)
         parameters = {
             "quantized_data": self._value(codes),
-            "scale": self._value(scale, dims),
-            "zero_point": self._value(zero_point, dims),
+            "scale": self._value(scale, () if scale.size == 1 else (scale.size,)),
+            "zero_point": self._value(zero_point, () if zero_point.size == 1 else (zero_point.size,)),
             "axis": values.integer(axis),
         }
         self._decode("affine_dequantize", [(name, scale.dtype.name, tuple(codes.shape))], parameters)

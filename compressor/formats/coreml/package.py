@@ -138,7 +138,7 @@ def _root(path: Path) -> str:
         root = content["itemInfoEntries"][content["rootModelIdentifier"]]["path"]
     except (ValueError, RecursionError) as error:
         raise CompressorError(f"{file}: not a manifest: {error}.") from error
-    except (KeyError, TypeError) as error:
+    except (LookupError, TypeError) as error:
         raise CompressorError(f"{file}: it names no model: {error!r} is missing or of the wrong kind.") from error
     if not isinstance(root, str):
         raise CompressorError(f"{file}: the path of the model is {root!r}, expected a text.")

@@ -70,7 +70,7 @@ def prepare(model: Model, request: Request, smallest: Smallest) -> Prepared:
     names = tuple(slot.name for slot in found.slots)
     rename(read.model, names)
     if folded := [slot.name for slot in found.slots if slot.factor is not None]:
-        read.model.description.metadata.userDefined[FOLDED] = json.dumps(folded)
+        read.model.description.metadata.userDefined[FOLDED] = json.dumps(folded, separators=(",", ":"))
     skeleton = Skeleton(read.model, names, read, folder)
     reasons = {found.slots[place].name: f"a value beyond {LARGEST:g}" for place in wide}
     kept = {
@@ -180,7 +180,8 @@ def _prepared(skeleton: Skeleton, found: _Slotted, model: Model, kept: Mapping[s
         if source is not None:
             # Whose weights are codes is who asked for quantized activations too.
             told += [source.note, found.notes.get(ACTIVATIONS) if as_codes(source.encoding) is not None else ""]
-        weights.append(Weight(slot.name, encoding, slot.uses, note="; ".join(filter(None, told))))
+        scaled = slot.factor is not None
+        weights.append(Weight(slot.name, encoding, slot.uses, note="; ".join(filter(None, told)), scaled=scaled))
     return Prepared(skeleton, tuple(weights))
 
 

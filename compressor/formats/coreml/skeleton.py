@@ -32,7 +32,7 @@ DATES = ("com.github.apple.coremltools.conversion_date",)
 
 
 NAMES = "compressor.names"
-"""The key under which a model says what its weights are called, by what the program calls them, where that differs."""
+"""The key under which a model says what its weights are called, where the program calls them otherwise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,13 +92,41 @@ def rename(model: Any, names: Sequence[str]) -> None:
         for operation in scope.block.operations:
             if operation.type == STUB:
                 weight, old = names[index_of(operation)], operation.outputs[0].name
-                new[old] = _free(re.sub(r"\W", "_", weight, flags=re.ASCII), taken - {old})
+                new[old] = _free(_spelling(weight), taken - {old})
                 taken = (taken - {old}) | {new[old]}
                 spelled.setdefault(weight, new[old])
         _rename_inside(scope.block, new)
-    known = {program: weight for weight, program in spelled.items() if program != weight}
+    # Short where the program's name follows from the weight's: it is a part of every artefact.
+    known = [weight if _spelling(weight) == program else [program, weight] for weight, program in spelled.items()]
+    known = [one for one in known if not isinstance(one, str) or _spelling(one) != one]
     if known:
-        model.description.metadata.userDefined[NAMES] = json.dumps(known, sort_keys=True)
+        model.description.metadata.userDefined[NAMES] = json.dumps(known, separators=(",", ":"))
+
+
+def names_of(text: str) -> dict[str, str]:
+    """The names of weights by what the program calls them, from what `rename` says.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    known: dict[str, str] = {}
+    found = json.loads(text)
+    if not isinstance(found, list):
+        raise TypeError(f"a {type(found).__name__}")
+    for one in found:
+        program, weight = (_spelling(one), one) if isinstance(one, str) else one
+        known[program] = weight
+    if not all(isinstance(name, str) for pair in known.items() for name in pair):
+        raise TypeError("a name that is no text")
+    if len(set(known.values())) != len(found):
+        raise ValueError("two weights with one name")
+    return known
+
+
+def _spelling(weight: str) -> str:
+    """The name of a weight in the letters that a program has."""
+    plain = re.sub(r"\W", "_", weight, flags=re.ASCII)
+    return f"_{plain}" if plain[:1].isdigit() or not plain else plain
 
 
 def assemble(
@@ -171,7 +199,6 @@ def _rename_inside(outer: Any, new: Mapping[str, str]) -> None:
 
 
 def _free(name: str, taken: set[str]) -> str:
-    name = f"_{name}" if name[:1].isdigit() or not name else name
     made, number = name, 0
     while made in taken:
         number += 1

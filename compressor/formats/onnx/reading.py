@@ -40,6 +40,8 @@ def load(path: Path) -> onnx.ModelProto:
 
     model = onnx.ModelProto()
     try:
+        if path.is_fifo():  # opening it would wait for its writer
+            raise CompressorError(f"{path}: not a file, expected an ONNX model.")
         with path.open("rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise CompressorError(f"{path}: not a file, expected an ONNX model.")

@@ -128,6 +128,8 @@ def _weight_map(index: Path) -> Mapping[str, str]:
 
 def _json(path: Path) -> Mapping[str, Any]:
     try:
+        if not path.is_file():
+            raise CompressorError(f"{path}: not a regular file, expected JSON.")
         if path.stat().st_size > MAX_JSON:
             raise CompressorError(f"{path}: {path.stat().st_size:,} bytes, expected at most {MAX_JSON:,}.")
         content = json.loads(path.read_bytes())

@@ -82,6 +82,8 @@ def read(path: Path) -> dict[str, MappedArray]:
 def _header(path: Path) -> tuple[Mapping[str, Any], int, int]:
     """The header, where the data begin, and the size of the file."""
     try:
+        if path.is_fifo():  # opening it would wait for its writer
+            raise _damaged(path, "not a regular file")
         with path.open("rb") as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):

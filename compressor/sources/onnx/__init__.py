@@ -50,7 +50,7 @@ def read(path: Path, *, as_written: bool = False) -> Model:
     except CompressorError as error:
         raise CompressorError(f"{path}: {error}") from error
     metadata |= {f"{DOMAIN}.note.{name}": text for name, text in tied.items()}
-    weights = [replace(weight, note=metadata.get(f"{DOMAIN}.note.{weight.name}", "")) for weight in weights]
+    weights = tuple(replace(weight, note=metadata.get(f"{DOMAIN}.note.{weight.name}", "")) for weight in weights)
     traced = path.with_name(TRACED)
     graphs = {"onnx": model, "torch": traced} if traced.exists() else {"onnx": model}
     return Model(path, weights, graphs, metadata, read)

@@ -12,6 +12,7 @@ import ast
 import io
 import json
 import re
+import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -25,15 +26,21 @@ PICKLED = ("custom_obj_", "opaque_obj_")
 """How the names of a program's constants begin that are pickled objects."""
 COMPILED = "data/aotinductor/"
 TARGET = re.compile(r"(?:torch\.ops|torch\._higher_order_ops|_operator|math)\.[\w.]+|torch\._?sym_\w+|[^t_m]\w*|#\S+")
-REACHES_OUT = re.compile(r"\b(?:torch|aten)\s*\.\s*(?:save|from_file)\b")
+BETWEEN = r"(?:\s|\\|#[^\n]*)*"
+"""What may stand between the parts of a name in TorchScript."""
+REACHES_OUT = re.compile(rf"\b(?:torch|aten){BETWEEN}\.{BETWEEN}(?:save|from_file)\b")
 FUNCTION = re.compile(r"[A-Z]\w*|floor|ceiling|sqrt")
 SYNTAX = (
     *(ast.Expression, ast.BinOp, ast.UnaryOp, ast.Compare, ast.BoolOp, ast.Call, ast.Name, ast.Constant, ast.Load),
     *(ast.keyword, ast.operator, ast.unaryop, ast.cmpop, ast.boolop),
 )
+UTF_8 = 0x800
+"""The flag of an entry whose name is UTF-8."""
 TEXT = {"Symbol": re.compile(r"[A-Za-z]\w*"), "Float": re.compile(r"[-+.\deE]+")}
 MOST_SIZE, MOST_POWER = 2000, 16
 MOST_CODE = 1 << 28
+END, LOCATOR, END_64 = struct.Struct("<4s12xLH"), struct.Struct("<4s4xQ4x"), struct.Struct("<4s44xQ")
+"""The records behind a zip's directory: what marks each; where the directory is, where its 64-bit end is."""
 
 
 def entries(source: Path) -> list[str]:
@@ -41,17 +48,32 @@ def entries(source: Path) -> list[str]:
 
     Raises: CompressorError when it is not as torch writes it: tensors as they are, beside each other, inside it.
     """
-    if not zipfile.is_zipfile(source):
-        return []
     try:
+        if not zipfile.is_zipfile(source):
+            return []
         with zipfile.ZipFile(source) as archive:
-            infos = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            infos, start = archive.infolist(), archive.start_dir
+        claimed_start = _directory(source)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise CompressorError(f"{source}: truncated or not a torch checkpoint ({error}). Save it again.") from error
+    # zipfile looks for the directory right before its end, torch where the end says: what one checks, the other reads.
+    if start != claimed_start:
+        raise CompressorError(
+            f"{source}: its directory is at byte {start}, its end says {claimed_start}. Save it again."
+        )
+    names: set[str] = set()
     for info in infos:
         path = PurePosixPath(info.filename)
         if path.is_absolute() or ".." in path.parts or "\\" in info.filename:
             raise CompressorError(f"{source}: the entry {info.filename!r} lies outside the archive. Save it again.")
+        # Torch's reader takes names as UTF-8 and ignores their case.
+        ambiguous = info.filename.lower() in names or info.filename != info.orig_filename
+        if ambiguous or not (info.filename.isascii() or info.flag_bits & UTF_8):
+            raise CompressorError(
+                f"{source}: the entry {info.filename!r} is there twice, or readers spell it in different ways. "
+                "Save it again."
+            )
+        names.add(info.filename.lower())
     stored = [info for info in infos if info.compress_type == zipfile.ZIP_STORED]
     claimed, size = sum(max(info.file_size, info.compress_size) for info in stored), source.stat().st_size
     if claimed > size:
@@ -64,6 +86,24 @@ def entries(source: Path) -> list[str]:
             "Save it again."
         )
     return [info.filename for info in infos]
+
+
+def _directory(source: Path) -> int:
+    """Where the end of the archive says that its directory begins."""
+    with source.open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(0, size - END.size - LOCATOR.size - END_64.size))
+        tail = file.read()
+    mark, start, comment = END.unpack(tail[-END.size :])
+    if mark != b"PK\5\6" or comment:
+        raise zipfile.BadZipFile("bytes follow its end")
+    behind = tail[: -END.size]
+    if behind[-LOCATOR.size :].startswith(b"PK\6\7"):
+        _, at = LOCATOR.unpack(behind[-LOCATOR.size :])
+        mark, start = END_64.unpack(behind[: END_64.size])
+        if mark != b"PK\6\6" or at != size - END.size - LOCATOR.size - END_64.size:
+            raise zipfile.BadZipFile("its 64-bit end is elsewhere")
+    return int(start)
 
 
 def is_script(names: list[str]) -> bool:
@@ -80,7 +120,7 @@ def check_script(source: Path) -> None:
                 found = REACHES_OUT.search(archive.read(info).decode("utf-8", "replace"))
                 if found:
                     raise CompressorError(
-                        f"{source}: its code ({info.filename}) calls {found[0]}, which reads or writes files. "
+                        f"{source}: its code ({info.filename}) calls {''.join(found[0].split())}, which reads or writes files. "
                         "Save the model's state dict instead."
                     )
 

@@ -53,6 +53,11 @@ def load(
         return _read_program(source, allow_pickle=allow_pickle) if suffix == ".pt2" else _read_script(source)
     content = _read_safetensors(source) if suffix == ".safetensors" else _read_pickle(source, allow_pickle=allow_pickle)
     if isinstance(content, Module):
+        if not all(hasattr(module, "_forward_pre_hooks") for module in content.modules()):
+            raise CompressorError(
+                f"{source}: torch cannot restore the quantized modules of this pickle. Save model.state_dict(), and "
+                "set export.factory to the module:function that builds the quantized model."
+            )
         if factory is not None:
             raise UsageError(
                 f"{source}: holds a whole module, which needs no factory. Remove export.factory ({factory})."
@@ -81,9 +86,11 @@ def _read_program(source: Path, *, allow_pickle: bool) -> ExportedProgram:
 
 def _read_script(source: Path) -> Script:
     # Parts of it run while it is loaded, in TorchScript's own interpreter, where operators are all there is.
-    check_script(source)
     try:
+        check_script(source)
         script = torch.jit.load(source, map_location="cpu")  # type: ignore[no-untyped-call]
+    except CompressorError:
+        raise
     except Exception as error:  # torch raises whatever its parser or its unpickler raises
         raise CompressorError(
             f"{source}: not a readable TorchScript archive ({_line(error)}). Save it again."

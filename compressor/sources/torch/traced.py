@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import Module
@@ -27,8 +28,12 @@ def write(model: Module, inputs: Mapping[str, InputSpec], stored: Collection[str
         name: tensor[tuple(slice(size) for size in inputs[name].shape)]
         for name, tensor in example_inputs(inputs).items()
     }
+    fast = torch.backends.mha.get_fastpath_enabled()
     try:
-        traced = torch.jit.trace(model, example_kwarg_inputs=examples, strict=False, check_trace=False)
-        torch.jit.save(traced, path)
+        torch.backends.mha.set_fastpath_enabled(False)  # a single operator for a layer, which nobody else knows
+        trace: Any = torch.jit.trace
+        torch.jit.save(trace(model, example_kwarg_inputs=examples, strict=False, check_trace=False), path)
     except Exception:  # noqa: BLE001 - any code may fail under the tracer, and the graph is there all the same
         path.unlink(missing_ok=True)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
