@@ -30,8 +30,8 @@ from types import FrameType
 from typing import Any
 
 from compressor.errors import CompressorError
+from tests.faults.archive_mutations import mutate
 from tests.faults.commands import snapshot, working_directory
-from tests.faults.mutations import mutate
 from tests.faults.readers import EXPORT, LOAD, PARSE, READERS, Arguments, Reader
 
 SECONDS = 20

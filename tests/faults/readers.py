@@ -50,15 +50,6 @@ def small() -> nn.Module:
     return nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 4))
 
 
-class Masked(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(16, 8)
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - what the settings call it
-        return self.fc(input).relu()
-
-
 def _models() -> dict[str, Callable[[], object]]:
     return {
         "dense and compressible": lambda: chain(Path("m.onnx")),
@@ -143,7 +134,7 @@ def _pruned(name: str) -> None:
     from torch.nn.utils import prune
 
     model = small()
-    prune.l1_unstructured(model[0], "weight", amount=0.5)
+    prune.l1_unstructured(model.get_submodule("0"), "weight", amount=0.5)
     _state(lambda _: torch.save({"epoch": 3, "state_dict": model.state_dict()}, name))
 
 
@@ -225,8 +216,7 @@ def _metrics() -> None:
 
 def _samples() -> None:
     _made()
-    arrays = {"x": np.ones((8, SIZE), np.float32), "labels": np.arange(8)}
-    np.savez("data.npz", **arrays)
+    np.savez("data.npz", x=np.ones((8, SIZE), np.float32), labels=np.arange(8))
 
 
 def _bare() -> None:

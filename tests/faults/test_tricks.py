@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from compressor.arrays import NDArray
 from compressor.encodings import Dense
 from compressor.errors import CompressorError
 from compressor.sources.torch.load import load
@@ -79,7 +80,7 @@ def refuses(message: str, path: str = "evil.pt2") -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_two_directories_of_one_archive() -> None:
-    """zipfile reads the one before the end; torch reads the one where the end says, which has the pickle."""
+    """Python reads the one before the end; torch reads the one where the end says, which has the pickle."""
     (bad, bad_directory, _), (good, good_directory, end) = parts(archive(evil)), parts(archive())
     directory, at, moved = bytearray(good_directory), 0, len(bad) + len(bad_directory)
     away = moved + len(good) - len(bad)  # between the two directories, which zipfile adds to every offset
@@ -130,9 +131,9 @@ def test_torchscript_that_reaches_out(name: str) -> None:
     refuses(r"calls (torch|aten)\S*\.\S*(save|from_file), which reads or writes files", "evil.ts")
 
 
-def arrays(**more: np.ndarray) -> None:
+def arrays(labels: NDArray | None = None) -> None:
     done("compress", chain(Path("m.onnx")), "made")
-    np.savez_compressed("data.npz", x=np.ones((8, SIZE), np.float32), **more)
+    np.savez_compressed("data.npz", x=np.ones((8, SIZE), np.float32), y=np.arange(8) if labels is None else labels)
 
 
 def refuses_samples(says: str) -> None:
@@ -143,8 +144,8 @@ def test_samples_that_claim_100_gigabytes() -> None:
     arrays()
     with zipfile.ZipFile("data.npz", "a") as opened:
         opened.infolist()[0].file_size = HUGE
-        opened.writestr("y.npy", b"")
-    refuses_samples("data.npz: not a readable .npz file (its arrays claim 107,374,182,400 bytes, the file has")
+        opened.writestr("z.npy", b"")
+    refuses_samples("data.npz: not a readable .npz file (its arrays claim 107,374,182,592 bytes, the file has")
 
 
 def test_samples_whose_header_claims_more_than_memory() -> None:
@@ -153,12 +154,12 @@ def test_samples_whose_header_claims_more_than_memory() -> None:
     header = {"descr": "<f4", "fortran_order": False, "shape": (1 << 50,)}
     np.lib.format.write_array_header_1_0(made, header)
     with zipfile.ZipFile("data.npz", "a") as opened:
-        opened.writestr("y.npy", made.getvalue())
+        opened.writestr("z.npy", made.getvalue())
     refuses_samples("data.npz: not a readable .npz file (Unable to allocate 4.00 PiB")
 
 
 def test_samples_that_are_pickles_run_no_code() -> None:
-    arrays(y=np.array([RunsCode()], object))
+    arrays(np.array([RunsCode()], object))
     refuses_samples("Object arrays cannot be loaded when allow_pickle=False")
     assert not Path("pwned").exists()
 

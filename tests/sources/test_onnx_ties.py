@@ -39,9 +39,7 @@ def model(path: Path, **weights: NDArray) -> Path:
     ("weights", "left", "notes"),
     [
         pytest.param({"a": VALUES, "b": VALUES}, ["a"], {"a": "b"}, id="under two names"),
-        pytest.param(
-            {"a": VALUES, "b": VALUES.T, "c": VALUES}, ["a"], {"a": "b (transposed), c"}, id="and transposed"
-        ),
+        pytest.param({"a": VALUES, "b": VALUES.T, "c": VALUES}, ["a"], {"a": "b (transposed), c"}, id="and transposed"),
         pytest.param(
             {"a": VALUES, "b": DIFFERENT, "c": DIFFERENT.T}, ["a", "b"], {"b": "c (transposed)"}, id="but one value"
         ),

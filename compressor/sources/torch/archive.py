@@ -119,8 +119,9 @@ def check_script(source: Path) -> None:
             if "/code/" in info.filename and info.filename.endswith(".py"):
                 found = REACHES_OUT.search(archive.read(info).decode("utf-8", "replace"))
                 if found:
+                    called = "".join(found[0].split())
                     raise CompressorError(
-                        f"{source}: its code ({info.filename}) calls {''.join(found[0].split())}, which reads or writes files. "
+                        f"{source}: its code ({info.filename}) calls {called}, which reads or writes files. "
                         "Save the model's state dict instead."
                     )
 
