@@ -17,9 +17,9 @@ from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec, NDArray, Sha
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse
 from compressor.errors import CompressorError
 from compressor.model import Weight
+from compressor.near_misses import near_misses
 from compressor.scan import ENTRIES, Scan, distance, largest, scan
 from compressor.schemes import Candidate, Scheme, linear_quantize, palettize, sparsify
-from compressor.schemes.near_misses import near_misses
 
 T = TypeVar("T")
 

@@ -176,6 +176,7 @@ def dtype(encoding: Encoding) -> DType:
 def name(encoding: Encoding) -> str:
     """How reports spell an encoding: `dense`, `sparse(palettized4)`, `int8`, ...
 
+    >>> from compressor.arrays import ArraySpec
     >>> name(Sparse(ArraySpec((4, 4), np.dtype(bool)), Dense(ArraySpec((3,), np.dtype(np.float32))), (4, 4)))
     'sparse'
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pkgutil
 
 import pytest
@@ -26,7 +27,10 @@ def test_a_pipeline_is_a_choice_of_schemes(name: str, parts: set[str]) -> None:
 
 
 def test_auto_has_every_scheme_of_the_folder() -> None:
-    assert get("auto").schemes == {module.name for module in pkgutil.iter_modules(schemes.__path__)}
+    modules = [
+        importlib.import_module(f"{schemes.__name__}.{found.name}") for found in pkgutil.iter_modules(schemes.__path__)
+    ]
+    assert get("auto").schemes == {module.NAME for module in modules if hasattr(module, "NAME")}
     assert list(PIPELINES) == ["auto", "default_pruning", "default_palettization", "default_quantization"]
 
 

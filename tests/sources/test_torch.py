@@ -178,7 +178,9 @@ def test_external_data_is_aligned_and_for_large_tensors_alone(networks, tmp_path
     model = networks.mlp(width=65)
     torch.save(model.state_dict(), tmp_path / "trained.pt")
     export(tmp_path / "trained.pt", tmp_path, factory="torch_networks:mlp", args={"width": 65}, inputs=FEATURES)
-    assert {path.name for path in tmp_path.iterdir()} == {"trained.pt", "model.onnx", "model.onnx.data"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "trained.pt", "model.onnx", "model.onnx.data", "model.traced.pt",
+    }  # fmt: skip
     tensors = onnx.load(tmp_path / "model.onnx", load_external_data=False).graph.initializer
     stored = {tensor.name: {entry.key: entry.value for entry in tensor.external_data} for tensor in tensors}
     assert {name for name, entries in stored.items() if entries} == {"0.weight", "2.weight"}
