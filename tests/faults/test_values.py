@@ -42,7 +42,7 @@ def noise_with(value: float) -> NDArray:
 
 CASES: dict[str, tuple[NDArray, str]] = {
     "palette of special values": (special(128, 128), "palettized3"),
-    "a special value a row": (np.repeat(special(128, 1), 128, axis=1), "sparse(palettized1)"),
+    "a special value a row": (np.repeat(special(128, 1), 128, axis=1), "palettized3"),
     "sparse with special values": (sparse_with_special_values(), "sparse"),
     "noise with a NaN": (noise_with(np.nan), "dense"),
     "noise with an infinity": (noise_with(np.inf), "dense"),
