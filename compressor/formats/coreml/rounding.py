@@ -22,7 +22,7 @@ def rounded(
     index: Callable[[], NDArray | None],
     factor: NDArray | None = None,
 ) -> tuple[Encoding, str]:
-    """The weight in the dtype `to`, and why its codes were not kept if they were not.
+    """The weight in the dtype `to`, and what to say about its codes.
 
     values: of the weight, moved. source: how the model has it; None if the model does not have it.
     index: where each value lies in the flat source; None where nothing was moved.
@@ -33,7 +33,7 @@ def rounded(
     if codes is not None:
         made = _scaled(moved(codes, index()), factor, to)
         if made is not None:
-            return made, ""
+            return made, "" if factor is None and made.scale.dtype == codes.scale.dtype else f"scales rounded to {to}"
         reason = f"its scales are too small for {to}"
 
     def compute() -> NDArray:
