@@ -23,10 +23,12 @@ MAIN = "from compressor.stages.app import main; main()"
 
 # Runs `compress`, and when STEP is reached says so and waits to be stopped.
 PAUSED = """
-import sys, time
+import signal, sys, time
 from compressor import artefact, publish
 from compressor.formats.onnx import writing
 from compressor.stages.app import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts the tests in the background has it ignored
 
 def pause():
     print("ready", flush=True)
