@@ -82,6 +82,7 @@ def settings(content):
     del content["finetune"]
     content["export"] = {"opset": 18}
     content["detect"]["min_elements"] = 256
+    content["coreml"]["axes"] = {}
     content["evaluate"] |= {"data": "data.npz", "limits": {"accuracy_drop": 0.0}}
     return content
 
@@ -148,8 +149,12 @@ def test_a_second_run_has_nothing_to_do(first_run):
     assert "up to date" in first_run.run("dvc", "status")
 
 
-def test_another_target_is_an_experiment_that_reruns_what_depends_on_it(repository):
-    assert repository.ran("exp", "run", "-S", "target=onnx-opset21") == ["compress", "evaluate"]
+@pytest.mark.parametrize(("target", "file"), [("onnx-opset21", "model.onnx"), ("iOS17", "model.mlpackage")])
+def test_another_target_is_an_experiment_that_reruns_what_depends_on_it(repository, target, file):
+    assert repository.ran("exp", "run", "-S", f"target={target}") == ["compress", "evaluate"]
+    assert {path.name for path in (repository.path / "models/compressed").iterdir()} == {file, "manifest.json"}
+    metrics = json.loads((repository.path / "compression/metrics.json").read_text())
+    assert (metrics["agreement"], metrics["runtime"]) == (1.0, "onnxruntime")
     assert "target" in repository.run("dvc", "params", "diff")
     changed = json.loads(repository.run("dvc", "metrics", "diff", "--json"))
     assert set(changed) <= {"compression/metrics.json"}
