@@ -53,18 +53,18 @@ class Table:
             np.take(places, slots(flat[part]), out=indices[part], mode="clip")
         return indices.reshape(values.shape)
 
-    def missing(self, flat: NDArray) -> NDArray:
-        """The patterns among `flat` that the table does not have, each once."""
+    def missing(self, flat: NDArray) -> tuple[NDArray, int]:
+        """The patterns that the table does not have of the first block of `flat` in which there are any, each once.
+
+        And how many values of `flat` were looked at for them; all of them where none is missing.
+        """
         slots, found = _Slots(self), np.empty(min(flat.size, BLOCK), flat.dtype)
-        missing = []
         for part in blocks(flat.size):
             block, have = flat[part], found[: part.stop - part.start]
             np.take(self.keys, slots(block), out=have, mode="clip")
             if not np.array_equal(have, block):
-                missing.append(unique(block[have != block]))
-                if sum(map(len, missing)) > COUNTED:
-                    break
-        return unique(np.concatenate(missing)) if missing else flat[:0]
+                return unique(block[have != block]), part.stop
+        return flat[:0], flat.size
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,16 +155,20 @@ def distinct(values: NDArray, *, enough: int = 0, sampled: bool = False) -> Tabl
     sampled: trust a larger sample that has few enough for a palette, as a hypothesis that is verified later.
     """
     flat = patterns(values)
-    keys = unique(sample(flat))
+    keys = _with_one_zero(unique(sample(flat)), values.dtype)
     if keys.size > COUNTED:
         return None
     table = _table(keys, values.dtype)
     looked_at = sample(flat, _TRUSTED) if sampled else flat
-    if table.entries.size != enough and (missing := table.missing(looked_at)).size:
-        keys = unique(np.concatenate([keys, missing]))
-        if keys.size > COUNTED:
-            return None
-        table = _table(keys, values.dtype)
+    while looked_at.size and table.entries.size != enough:
+        # Blocks after this one are looked at with its values in the table: what is missing there is new.
+        missing, done = table.missing(looked_at)
+        looked_at = looked_at[done:]
+        if missing.size:
+            keys = _with_one_zero(unique(np.concatenate([keys, missing])), values.dtype)
+            if keys.size > COUNTED:
+                return None
+            table = _table(keys, values.dtype)
     return distinct(values) if sampled and table.entries.size > ENTRIES else table
 
 
@@ -183,11 +187,8 @@ def few_distinct(values: NDArray) -> NDArray | None:
     if values.size > _SMALL:
         table = distinct(values)
         return None if table is None else table.entries
-    keys = unique(patterns(values))
-    if keys.size > COUNTED:
-        return None
-    keys[keys & _magnitude(values.dtype) == 0] = 0
-    return np.unique(keys).view(values.dtype)
+    keys = _with_one_zero(unique(patterns(values)), values.dtype)
+    return None if keys.size > COUNTED else keys.view(values.dtype)
 
 
 def unique(flat: NDArray) -> NDArray:
@@ -305,11 +306,17 @@ def sample(flat: NDArray, size: int = _FIRST) -> NDArray:
     return np.concatenate([flat[: size // 2], *(flat[start : start + run] for start in starts)])
 
 
-def _table(keys: NDArray, dtype: DType) -> Table:
-    """The table of the distinct patterns `keys`; with either zero it has both."""
+def _with_one_zero(keys: NDArray, dtype: DType) -> NDArray:
+    """Distinct patterns in ascending order, with 0.0's where that of -0.0 is among them."""
     minus_zero = _minus_zero(dtype)
-    if minus_zero and np.isin(keys, [0, minus_zero]).any():
-        keys = unique(np.concatenate([keys, np.array([0, minus_zero], keys.dtype)]))
+    return unique(np.where(keys == minus_zero, minus_zero ^ minus_zero, keys)) if minus_zero in keys else keys
+
+
+def _table(keys: NDArray, dtype: DType) -> Table:
+    """The table of the distinct patterns `keys`, of which none is -0.0's; with zero it has both."""
+    minus_zero = _minus_zero(dtype)
+    if minus_zero and keys[0] == 0:
+        keys = np.append(keys, minus_zero)
     merged = np.where(keys == minus_zero, keys.dtype.type(0), keys)
     entries, places = np.unique(merged, return_inverse=True)
     # Ascending by value is the order that a reader expects; among equal values (NaN payloads) by pattern.

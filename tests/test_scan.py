@@ -116,6 +116,64 @@ def test_values_that_appear_late_are_too_many_all_the_same(count: int) -> None:
     assert distinct(values) is None
 
 
+def spread(random: np.random.Generator, dtype: DType, size: int) -> NDArray:
+    """Up to 330 distinct values of any bits, most of them rare, in some order: what a sample of it misses is left."""
+    count = int(min(size, random.choice([1, 2, 17, 40, 200, 256, 257, 300, 320, 321, 330])))
+    entries = strategies.any_bits(random, (count,), dtype)
+    if random.random() < 0.3:  # the least magnitudes there are, of both signs
+        few = random.integers(0, count, count) | random.integers(0, 2, count) << dtype.itemsize * 8 - 1
+        entries = few.astype(f"u{dtype.itemsize}").view(dtype)
+    common = int(random.integers(1, count + 1))
+    places = random.integers(0, common, size)
+    rare = random.permutation(size)[: (count - common) * int(random.choice([1, 3, 50]))]
+    places[rare] = np.arange(rare.size) % max(1, count - common) + common
+    if random.random() < 0.5:
+        places.sort()
+    return entries[places]
+
+
+INTEGERS = [np.dtype(name) for name in ("int8", "uint8", "int16", "uint64")]
+
+
+@pytest.mark.parametrize("size", [1, 100, 5000, BLOCK + 1, 9 * BLOCK + 77])
+@pytest.mark.parametrize("dtype", [*FLOAT_DTYPES.values(), *INTEGERS], ids=str)
+def test_distinct_values_are_those_that_numpy_finds(dtype: DType, size: int) -> None:
+    for seed in range(6):
+        values = spread(np.random.default_rng([seed, size, dtype.itemsize]), dtype, size)
+        expected = np.unique(merged(values)).tolist()
+        for found in (scan(values, 0.0).table, distinct(values)):
+            if len(expected) > COUNTED:
+                assert found is None
+            else:
+                assert found is not None
+                assert np.unique(patterns(found.entries)).tolist() == expected
+        few = few_distinct(values)
+        assert (None if few is None else np.unique(patterns(few)).tolist()) == (
+            None if len(expected) > COUNTED else expected
+        )
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES.values(), ids=FLOAT_DTYPES)
+def test_rare_values_in_two_million_are_all_counted(dtype: DType) -> None:
+    random = np.random.default_rng(0)
+    values = random.integers(0, 16, 1 << 21).astype(dtype)
+    places = random.permutation(values.size)[:8000]
+    values[places] = (random.integers(0, 40, places.size) + 20).astype(dtype)
+    values[2_000_001:2_000_006] = np.array([100, 101, 102, 103, 104]).astype(dtype)
+    table = distinct(values)
+    assert table is not None
+    assert table.entries.astype(int).tolist() == [*range(16), *range(20, 60), *range(100, 105)]
+
+
+def test_the_least_magnitudes_of_float64_are_no_zeros() -> None:
+    least = np.arange(1, 9) * 5e-324
+    values = np.tile(np.concatenate([least, -least]), 1000)
+    facts = scan(values, 0.0)
+    assert facts.table is not None
+    assert facts.table.entries.tolist() == [*-least[::-1], *least]
+    assert facts.zeros == 0
+
+
 @pytest.mark.parametrize(
     "keys",
     [
