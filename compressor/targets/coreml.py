@@ -18,7 +18,7 @@ from compressor.errors import CompressorError, UsageError
 from compressor.formats.coreml import blob, legality, lowering, opsets, package
 from compressor.formats.coreml.frontends import Image, Input, Request
 from compressor.formats.coreml.importing import coremltools, messages
-from compressor.formats.coreml.skeleton import Skeleton, assemble
+from compressor.formats.coreml.skeleton import Assembled, Skeleton, assemble, check
 from compressor.formats.coreml.upgrading import upgrade
 from compressor.model import Model, Weight
 from compressor.targets import Illegal
@@ -89,7 +89,7 @@ class CoreML:
 
     def size(self, model: Model, specs: Mapping[str, Encoding], metadata: Mapping[str, str] = {}) -> int:
         layout = blob.Layout()
-        made = self._assembled(model, specs.items(), layout, metadata)
+        made = self._assembled(model, specs.items(), layout, metadata).model
         weights = layout.nbytes if layout.count else 0
         return int(made.ByteSize()) + weights + len(package.manifest(weights=bool(layout.count)).encode())
 
@@ -105,7 +105,8 @@ class CoreML:
         with blob.Writer(package.weights_file(path)) as store:
             encodings = ((weight.name, weight.encoding) for weight in weights)
             made = self._assembled(model, encodings, store, metadata)
-        package.write(path, made)
+        package.write(path, made.model)
+        check(path, model.graphs["coreml"], made)
 
     def read(self, directory: Path) -> Model:
         from compressor.sources import coreml as source
@@ -117,7 +118,7 @@ class CoreML:
 
     def _assembled(
         self, model: Model, encodings: Iterable[tuple[str, Encoding]], store: blob.Store, metadata: Mapping[str, str]
-    ) -> Any:
+    ) -> Assembled:
         skeleton: Skeleton = model.graphs["coreml"]
         return assemble(skeleton, encodings, self.version, store, metadata)
 

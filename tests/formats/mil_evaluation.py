@@ -7,8 +7,10 @@ Operators that Core ML Tools infers values of are left to it; the others stand h
 
 from __future__ import annotations
 
+import coremltools as ct
 import numpy as np
 import torch
+from coremltools.converters.mil.frontend.milproto.load import load
 from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - its users call it that
 from coremltools.converters.mil.mil import Function, types
 from torch.nn import functional
@@ -23,9 +25,21 @@ def evaluate(program, feeds):
     return {output.name: known.get(output, output.val) for output in function.outputs}
 
 
+def evaluate_package(path, feeds):
+    """The outputs of the package in `path`, by name, its weights decoded by Core ML Tools; inputs in order."""
+    spec = ct.utils.load_spec(str(path))
+    program = load(spec, spec.specificationVersion, str(path / "Data/com.apple.CoreML/weights"))
+    inputs = program.functions["main"].inputs
+    given = zip(inputs.items(), feeds, strict=True)
+    return evaluate(program, {name: np.asarray(x).astype(types.nptype_from_builtin(v.dtype)) for (name, v), x in given})
+
+
 def _run(block, known):
     for op in block.operations:
         if op.op_type == "const":
+            continue
+        if op.op_type.startswith("constexpr_"):
+            known[op.outputs[0]] = np.asarray(op.materialized_val_inference())
             continue
         given = {name: _value(var, known) for name, var in op.inputs.items() if var is not None and name not in _BLOCKS}
         if op.op_type in {"while_loop", "cond"}:
@@ -51,7 +65,8 @@ _BLOCKS = {"_cond", "_body", "_true_fn", "_false_fn"}
 def _value(var, known):
     if isinstance(var, (list, tuple)):
         return [_value(one, known) for one in var]
-    return known.get(var, var.val)
+    found = known.get(var, var.val)
+    return bool(found) if isinstance(found, np.bool_) else found  # Core ML Tools takes no other scalar
 
 
 def _while(op, given, known):

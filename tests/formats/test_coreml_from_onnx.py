@@ -6,6 +6,8 @@ is expected.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -86,7 +88,7 @@ def inputs(model):
 
 def translate(model, version=None, names=None):
     made, weights = stubbed(model, names)
-    return *program(made, weights, inputs(made), version or ct.target.iOS17), weights
+    return *program(made, Path(), weights, inputs(made), version or ct.target.iOS17), weights
 
 
 def narrow(value):
@@ -457,7 +459,7 @@ def test_all_that_has_no_form_is_named():
         graph, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
     )
     with pytest.raises(CompressorError) as error:
-        program(model, {}, inputs(model), ct.target.iOS18)
+        program(model, Path(), {}, inputs(model), ct.target.iOS18)
     assert str(error.value) == (
         "Core ML has no form for 5 nodes: Det: first, third; Pad: fourth (mode 'wrap'); Unique: second; "
         "com.microsoft.Gelu: fifth. Export the model with other operators, or choose the target onnxruntime."

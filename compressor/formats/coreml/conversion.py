@@ -20,6 +20,7 @@ from coremltools.converters.mil.mil import Operation, Program
 from compressor.errors import CompressorError
 from compressor.formats.coreml import opsets
 from compressor.formats.coreml.frontends import Request
+from compressor.formats.coreml.repairs import respell
 from compressor.formats.coreml.slots import Slot
 from compressor.formats.coreml.stubs import insert, slot_index
 
@@ -43,6 +44,7 @@ def convert(program: Program, slots: Sequence[Slot], wide: frozenset[int], reque
         CompressorError: Core ML Tools cannot convert the program.
     """
     insert(slots)
+    respell(program)
     compute = _float16(wide) if request.precision == "float16" else ct.precision.FLOAT32
     with quiet():
         try:

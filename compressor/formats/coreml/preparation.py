@@ -145,7 +145,8 @@ def _translated(model: Model, request: Request) -> _Slotted:
     from compressor.formats.coreml.frontends import onnx
 
     try:
-        by_onnx = _found(*onnx.program(graph, values, request.inputs, target), values)
+        made = onnx.program(graph, model.path.parent, values, request.inputs, target)
+        by_onnx = _found(*made, values)
     except CompressorError as error:
         if by_torch is not None:
             return by_torch

@@ -11,12 +11,15 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from compressor.arrays import ArraySpec
+import numpy as np
+
+from compressor.arrays import ArraySpec, MappedArray
 from compressor.encodings import Encoding
 from compressor.errors import CompressorError
-from compressor.formats.coreml import lowering, values
+from compressor.formats.coreml import lowering, package, values
 from compressor.formats.coreml.blob import Store, Stored
 from compressor.formats.coreml.importing import messages
 from compressor.formats.coreml.package import Package
@@ -129,10 +132,22 @@ def _spelling(weight: str) -> str:
     return f"_{plain}" if plain[:1].isdigit() or not plain else plain
 
 
+@dataclass(frozen=True, eq=False)
+class Assembled:
+    """A whole model.
+
+    model: the protobuf. copied: by where a constant that is no weight lies in the skeleton's files, the `Value` that it
+    has in the model.
+    """
+
+    model: Any
+    copied: Mapping[tuple[str, int], Any]
+
+
 def assemble(
     skeleton: Skeleton, encodings: Iterable[tuple[str, Encoding]], version: int, store: Store, texts: Mapping[str, str]
-) -> Any:
-    """The protobuf of the whole model, its large values in `store`: other constants first, then weight by weight.
+) -> Assembled:
+    """The whole model, its large values in `store`: other constants first, then weight by weight.
 
     encodings: of each weight that the program has, by name, in the order of `skeleton.names`.
     texts: what the model says about itself.
@@ -142,15 +157,18 @@ def assemble(
     """
     model = messages("Model").Model()
     model.CopyFrom(skeleton.model)
-    copied: dict[tuple[str, int], int] = {}
+    copied: dict[tuple[str, int], Any] = {}
     for constant in values.in_files(model.mlProgram):
         where, type_ = constant.blobFileValue, BY_NUMBER[constant.type.tensorType.dataType]
         place = where.fileName, where.offset
         if place not in copied:  # functions may share one
             array = values.elements(constant, skeleton.files)
             assert array is not None
-            copied[place] = store.append(Stored(type_, tuple(array.shape), array, type_.bits))
-        where.fileName, where.offset = values.WEIGHT_FILE, copied[place]
+            written = messages("MIL").Value(type=constant.type)
+            written.blobFileValue.fileName = values.WEIGHT_FILE
+            written.blobFileValue.offset = store.append(Stored(type_, tuple(array.shape), array, type_.bits))
+            copied[place] = written
+        where.CopyFrom(copied[place].blobFileValue)
     sites: dict[int, list[Site]] = defaultdict(list)
     for scope in scopes(model.mlProgram):
         for operation in scope.block.operations:
@@ -171,7 +189,31 @@ def assemble(
         said.pop(key, None)
     for key, text in texts.items():
         said[key] = text
-    return model
+    return Assembled(model, copied)
+
+
+def check(path: Path, skeleton: Skeleton, made: Assembled) -> None:
+    """Compare the package in `path` with the model that was written there, but for its weights.
+
+    Raises:
+        CompressorError: the program, or a constant that is no weight, is not what it was.
+    """
+    read = package.read(path)
+    if read.model.SerializeToString(deterministic=True) != made.model.SerializeToString(deterministic=True):
+        raise CompressorError(
+            f"{read.model_file}: read back, the model is not what was written. Nothing was published."
+        )
+    for constant in values.in_files(skeleton.model.mlProgram):
+        where = constant.blobFileValue
+        written = made.copied[where.fileName, where.offset]
+        expected, got = (values.elements(*each) for each in ((constant, skeleton.files), (written, read)))
+        assert isinstance(expected, MappedArray)
+        assert isinstance(got, MappedArray)
+        if not np.array_equal(expected.raw(), got.raw()):
+            raise CompressorError(
+                f"{got.path}: the constant {got.dtype}{list(got.shape)} at {written.blobFileValue.offset}, read back, "
+                f"is not that of {expected.path}. Nothing was published."
+            )
 
 
 def index_of(operation: Any) -> int:

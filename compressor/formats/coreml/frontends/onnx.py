@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,10 +41,11 @@ _NUMPY = {"float32": types.fp32, "float16": types.fp16, "int32": types.int32}
 
 
 def program(
-    proto: onnx.ModelProto, values: Mapping[str, NDArray], inputs: Sequence[Input], version: Any
+    proto: onnx.ModelProto, directory: Path, values: Mapping[str, NDArray], inputs: Sequence[Input], version: Any
 ) -> tuple[Program, dict[str, str]]:
     """The program of a graph in normal form, no pass run; and what differs from the graph, by what it is about.
 
+    directory: of the model, where the data of its other constants lie.
     values: of each weight, by name; the const of a weight has its name, its shape and its values. inputs: with the
     sizes to convert for; axes that vary under one name in the graph are of one size. version: a `coremltools.target`,
     from iOS16 on.
@@ -63,7 +65,7 @@ def program(
     opset = next((entry.version for entry in proto.opset_import if entry.domain in {"", "ai.onnx"}), 0)
     failures: dict[str, list[str]] = {}
     with Function(placeholders, opset_version=version) as function:
-        scope = Scope(version, opset, {}, spelled, _read(graph), notes)
+        scope = Scope(version, opset, {}, spelled, _read(graph), directory, notes)
         for each in inputs:
             found, element = function.inputs[spelled[each.name]], declared[each.name].elem_type
             scope.values[each.name] = mb.cast(x=found, dtype="bool") if element == _T.BOOL else found
@@ -129,7 +131,7 @@ def _lowered(
 ) -> list[Value]:
     """The outputs of a graph. Nodes that have no form are noted in `failures`; what only reads those is not."""
     for tensor in graph.initializer:
-        scope.values[tensor.name] = _initializer(tensor, weights)
+        scope.values[tensor.name] = _initializer(tensor, scope, weights)
 
     def inner(body: onnx.GraphProto, within: Scope) -> list[Value]:
         return _lowered(body, within, weights, failures)
@@ -150,9 +152,9 @@ def _lowered(
     return [scope.values[output.name] for output in graph.output]
 
 
-def _initializer(tensor: onnx.TensorProto, weights: Mapping[str, NDArray]) -> Constant:
+def _initializer(tensor: onnx.TensorProto, scope: Scope, weights: Mapping[str, NDArray]) -> Constant:
     if tensor.name not in weights:
-        return Constant(onnx.numpy_helper.to_array(tensor))
+        return Constant(scope.tensor(tensor))
     wanted = np.float16 if tensor.data_type == _T.FLOAT16 else np.float32
     return Constant(np.asarray(weights[tensor.name]).astype(wanted, copy=False), tensor.name)
 

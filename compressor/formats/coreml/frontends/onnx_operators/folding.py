@@ -61,7 +61,7 @@ def _keeps(node: Node) -> bool:
 def _filled(node: Node) -> NDArray:
     """A view of one element: what it fills may be large."""
     value = node.attribute("value")
-    filler = np.float32(0) if value is None else onnx.numpy_helper.to_array(value).reshape(())
+    filler = np.float32(0) if value is None else node.scope.tensor(value).reshape(())
     return np.broadcast_to(filler, tuple(int(dim) for dim in node.constant(0, "the shape").reshape(-1)))
 
 
@@ -69,7 +69,7 @@ def _attribute(node: Node) -> NDArray:
     """The value of a `Constant` node."""
     tensor = node.attribute("value")
     if tensor is not None:
-        return onnx.numpy_helper.to_array(tensor)
+        return node.scope.tensor(tensor)
     (found,) = node.proto.attribute
     kinds = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
     return np.array(onnx.helper.get_attribute_value(found), kinds.get(found.name))

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import ml_dtypes
@@ -17,6 +18,8 @@ from coremltools.converters.mil.mil import Var, types
 from coremltools.converters.mil.mil.types.symbolic import any_symbolic, is_symbolic
 
 from compressor.arrays import NDArray
+from compressor.formats.onnx import reading
+from compressor.formats.onnx.dtypes import DTYPES
 from compressor.formats.onnx.graphs import attribute
 
 SHAPE_LIKE = 64
@@ -69,6 +72,7 @@ class Scope:
     consts: the MIL const of a weight, by its name, which it has too: operators that move it are MIL operators.
     read: the ONNX names that some node reads, or that are outputs.
     spelled: the MIL name of an ONNX name that MIL does not allow.
+    directory: that of the model, where the data of its tensors lie.
     notes: what differs from the graph, by what it is about.
     """
 
@@ -77,18 +81,26 @@ class Scope:
     values: MutableMapping[str, Value | None]
     spelled: Mapping[str, str]
     read: frozenset[str]
+    directory: Path
     notes: dict[str, str] = field(default_factory=dict)
     consts: MutableMapping[str, Var] = field(default_factory=dict)
 
     def inner(self) -> Scope:
         """The scope of a graph inside of this one: what it defines is not seen outside."""
         values, consts = ChainMap({}, self.values), ChainMap({}, self.consts)
-        return Scope(self.version, self.opset, values, self.spelled, self.read, self.notes, consts)
+        return replace(self, values=values, consts=consts)
+
+    def tensor(self, tensor: onnx.TensorProto) -> NDArray:
+        """The elements of a tensor of the graph, wherever they lie."""
+        if tensor.data_type not in DTYPES:  # strings and the like, which `narrowed` refuses where one is read
+            return onnx.numpy_helper.to_array(tensor)
+        return np.asarray(reading.array(tensor, self.directory))
 
     def const(self, value: Constant, name: str) -> Var:
         """The MIL const of a constant: one for a weight, however often it is read."""
         if not value.weight:
-            return mb.const(val=narrowed(value.array), name=name)
+            # Its own copy: passes of Core ML Tools change values where they are.
+            return mb.const(val=np.array(narrowed(value.array)), name=name)
         if value.weight not in self.consts:
             self.consts[value.weight] = mb.const(val=narrowed(value.array), name=value.weight)
         return self.consts[value.weight]

@@ -185,10 +185,8 @@ def _size(node: Node) -> Any:
 
 
 def _constant_of_shape(node: Node) -> Var:
-    import onnx
-
     given = node.attribute("value")
-    value = np.float32(0) if given is None else onnx.numpy_helper.to_array(given).reshape(())
+    value = np.float32(0) if given is None else node.scope.tensor(given).reshape(())
     kinds: dict[str, type[Any]] = {"f": np.float32, "b": np.bool_}
     kind = np.float16 if value.dtype == np.float16 else kinds.get(value.dtype.kind, np.int32)
     return mb.fill(shape=node.var(0), value=kind(value), name=node.output())

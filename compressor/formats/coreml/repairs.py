@@ -1,0 +1,33 @@
+"""What passes of Core ML Tools do wrong, kept away from them by another spelling of the same program."""
+
+# ruff: noqa: TID253 - imported where a program is converted, and nowhere else
+
+from __future__ import annotations
+
+import numpy as np
+from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - its users call it that
+from coremltools.converters.mil.mil import Operation, Program
+
+from compressor.formats.coreml.slots import operations
+from compressor.formats.coreml.stubs import scope_of
+
+
+def respell(program: Program) -> None:
+    """Write `x - c` as `x + -c` behind a convolution.
+
+    Core ML Tools' `conv_bias_fusion` negates a constant where it is, though others may read it, and even where it then
+    finds that it cannot be the bias.
+    """
+    for operation in list(operations(program)):
+        if operation.op_type == "sub" and _is_convolution(operation.x.op) and operation.y.val is not None:
+            with scope_of(operation):
+                made = mb.add(
+                    x=operation.x, y=np.negative(operation.y.val), before_op=operation, name=operation.outputs[0].name
+                )
+            block = operation.enclosing_block
+            block.replace_uses_of_var_after_op(anchor_op=operation, old_var=operation.outputs[0], new_var=made)
+            block.remove_ops([operation])
+
+
+def _is_convolution(operation: Operation | None) -> bool:
+    return operation is not None and operation.op_type in {"conv", "conv_transpose"}

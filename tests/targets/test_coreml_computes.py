@@ -1,0 +1,116 @@
+"""What whole packages compute: an ONNX graph, compressed for a version of Core ML, beside ONNX Runtime.
+
+No Core ML is here to run a package: `mil_evaluation` reads the documentation of MIL's operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import compressor
+from compressor import targets
+from compressor.arrays import NDArray
+from compressor.errors import CompressorError
+from compressor.formats.coreml import blob
+from compressor.formats.coreml.importing import coremltools
+
+coremltools()
+
+from tests.formats.mil_evaluation import evaluate_package  # noqa: E402 - after Core ML Tools, which warns at import
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning")
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((2, 64)).astype(np.float32)
+PALETTE = np.linspace(-1, 1.3, 16).astype(np.float32)[RNG.integers(0, 16, (64, 256))]
+
+
+def saved(
+    path: Path,
+    nodes: Sequence[Any],
+    feeds: Mapping[str, NDArray],
+    constants: Mapping[str, NDArray],
+    outputs: Mapping[str, int],
+    opset: int = 18,
+) -> Path:
+    """An ONNX model; outputs: their types."""
+    given = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        for name, value in feeds.items()
+    ]
+    results = [helper.make_tensor_value_info(name, kind, None) for name, kind in outputs.items()]
+    tensors = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "g", given, results, tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10), path)
+    return path
+
+
+def check(
+    folder: Path,
+    nodes: Sequence[Any],
+    feeds: Mapping[str, NDArray],
+    constants: Mapping[str, NDArray] = {},
+    outputs: Mapping[str, int] = {"y": TensorProto.FLOAT},
+    opset: int = 18,
+    target: str = "iOS18",
+) -> Path:
+    """That the package computes what ONNX Runtime does; the package."""
+    model = saved(folder / "m.onnx", nodes, feeds, constants, outputs, opset)
+    expected = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, dict(feeds))
+    settings = compressor.Settings(min_elements=1)
+    compressor.compress(model, folder / "out", target=targets.get(target, {"precision": "float32"}), settings=settings)
+    package = folder / "out" / "model.mlpackage"
+    found = evaluate_package(package, list(feeds.values()))
+    for want, got in zip(expected, found.values(), strict=True):
+        assert got.shape == want.shape
+        np.testing.assert_allclose(got.astype(np.float64), want.astype(np.float64), 1e-4, 1e-4)
+    return package
+
+
+def test_integer_tables_lie_in_the_folder_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in the current directory, where a file of the same name holds another table."""
+    table = np.arange(600)[::-1].copy()
+    nodes = [helper.make_node("Gather", ["t", "i"], ["j"]), helper.make_node("Gather", ["w", "j"], ["y"])]
+    constants = {"t": table, "w": RNG.standard_normal((600, 16)).astype(np.float32)}
+    feeds = {"i": np.array([3, 5])}
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    saved(elsewhere / "m.onnx", nodes, feeds, {"t": np.zeros(600, np.int64), "w": constants["w"]}, {"y": 1})
+    monkeypatch.chdir(elsewhere)
+    check(tmp_path, nodes, feeds, constants)
+
+
+def test_a_constant_that_is_written_wrongly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Biases, tables and the like are compared as well as weights."""
+    written = blob.Stored.payload
+
+    def wrong(stored: blob.Stored) -> NDArray:
+        made = np.array(written(stored))
+        if stored.dims == (256,):
+            made[3] ^= 1
+        return made
+
+    monkeypatch.setattr(blob.Stored, "payload", wrong)
+    nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["y"])]
+    with pytest.raises(CompressorError, match=r"the constant float32\[256\] at \d+, read back, is not that of"):
+        check(tmp_path, nodes, {"x": X}, {"w": PALETTE, "b": RNG.standard_normal(256).astype(np.float32)})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_constant_that_is_subtracted_behind_a_convolution(tmp_path: Path) -> None:
+    """A pass of Core ML Tools negates it where it is, though others read it, and then leaves the subtraction."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("Sub", ["a", "c"], ["b"]),
+        helper.make_node("Mul", ["b", "c"], ["y"]),
+    ]
+    feeds = {"x": RNG.standard_normal((1, 3, 5, 5)).astype(np.float32)}
+    check(tmp_path, nodes, feeds, {"w": RNG.standard_normal((4, 3, 3, 3)).astype(np.float32), "c": np.float32([[[2]]])})
