@@ -170,10 +170,25 @@ def test_subgraphs_with_repeated_and_shadowing_names(tmp_path: Path) -> None:
 
 
 def test_duplicate_names_in_one_graph_are_refused(tmp_path: Path) -> None:
-    twice = [tensor("w", floats(4)), tensor("w", floats(4))]
-    path = save(tmp_path / "m.onnx", [helper.make_node("Neg", ["w"], ["y"])], twice, outputs=[value("y", [4])])
-    with pytest.raises(CompressorError, match="same name: w"):
+    nodes = [helper.make_node("Neg", ["x"], ["y"]), helper.make_node("Abs", ["x"], ["y"])]
+    path = save(tmp_path / "m.onnx", nodes, inputs=[value("x", [4])], outputs=[value("y", [4])])
+    with pytest.raises(CompressorError, match="same name: y"):
         sources.read(path)
+
+
+@pytest.mark.parametrize("constants", [0, 1, 2])
+def test_of_constants_of_one_name_the_last_is_taken(tmp_path: Path, constants: int) -> None:
+    """As ONNX Runtime does, whose results are compared: `Constant` nodes come after initializers."""
+    made = [helper.make_node("Constant", [], ["w"], value=tensor("w", floats(64, 64))) for _ in range(constants)]
+    nodes = [
+        *made[:1],
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        *made[1:],
+        helper.make_node("MatMul", ["h", "w"], ["y"]),
+    ]
+    stored = [tensor("w", floats(64, 64)) for _ in range(2 - constants)]
+    path = save(tmp_path / "m.onnx", nodes, stored, inputs=[value("x", [1, 64])], outputs=[value("y", [1, 64])])
+    assert set(check_same(path, {"x": floats(1, 64)})) == {"w"}
 
 
 @pytest.mark.parametrize("linear", [True, False])

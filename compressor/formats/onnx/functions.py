@@ -43,6 +43,17 @@ def function(name: str, opset: int) -> onnx.FunctionProto:
     )
 
 
+def is_own(made: onnx.FunctionProto) -> bool:
+    """Whether a function is called as one of this package is, with operands and attributes of the same names.
+
+    Its body may be that of another version of this package.
+    """
+    if made.name not in _BODIES:
+        return False
+    ours = function(made.name, 0)
+    return (list(made.input), sorted(made.attribute)) == (list(ours.input), sorted(ours.attribute))
+
+
 def _unpack(body: Body, width: int, dtype: DType, *, part: bool) -> None:
     """Codes of `width` bits that fill whole bytes: a row of a table for each byte.
 

@@ -21,6 +21,14 @@ def walk(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
             yield from walk(inner)
 
 
+def inside(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """The nodes, and those of all graphs inside of them."""
+    for node in nodes:
+        yield node
+        for inner in subgraphs(node):
+            yield from inside(inner.node)
+
+
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """The bodies of an `If`, `Loop`, `Scan`, ..."""
     for found in node.attribute:

@@ -12,6 +12,7 @@ import math
 import mmap
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,10 +85,19 @@ def spec(tensor: onnx.TensorProto) -> ArraySpec:
     if dtype is None:
         choices = ", ".join(str(known) for known in DTYPES.values())
         raise CompressorError(f"tensor {tensor.name!r}: data type {tensor.data_type}, expected one of {choices}.")
-    dims = tuple(tensor.dims)
+    size(tensor.name, tensor.dims)
+    return ArraySpec(tuple(tensor.dims), dtype)
+
+
+def size(name: str, dims: Sequence[int]) -> int:
+    """How many elements the tensor `name` of these dimensions has.
+
+    Raises:
+        CompressorError: no array has such dimensions.
+    """
     if len(dims) > _MAX_RANK or any(dim < 0 for dim in dims) or math.prod(max(dim, 1) for dim in dims) >= 1 << 60:
-        raise CompressorError(f"tensor {tensor.name!r}: impossible dimensions {list(dims)[: _MAX_RANK + 1]}.")
-    return ArraySpec(dims, dtype)
+        raise CompressorError(f"tensor {name!r}: impossible dimensions {list(dims)[: _MAX_RANK + 1]}.")
+    return math.prod(dims)
 
 
 def array(tensor: onnx.TensorProto, directory: Path) -> Array:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 MOST_ENTRIES = 256
 
+_MOST_CASTS = 4
+"""Exporters write one or two in a row; a look at a node must not take as long as the graph is."""
+
 _EXACT_CASTS = {data_type for data_type, dtype in DTYPES.items() if is_float(dtype) or dtype.str in {"<i4", "<i8"}}
 """Types that hold every code, so that a cast to them changes none."""
 
@@ -62,20 +65,27 @@ def read(index: Index, name: str) -> Expression | None:
         CompressorError: a constant's data are missing or impossible.
     """
     node = index.producer(name)
-    if node is None or (node.op_type == "Constant" and is_standard(node)):
-        codes = _codes(index, name)
-        return None if codes is None else Expression(Dense(codes), name)
-    if not is_standard(node) or len(node.output) != 1:
+    if node is None or not is_standard(node) or len(node.output) != 1:
         return None
     form = {"DequantizeLinear": _dequantize_linear, "Gather": _gather, "Mul": _mul}.get(node.op_type)
     found = None if form is None else form(index, node)
     return None if found is None else replace(found, nodes=(index.producers[name], *found.nodes))
 
 
+def _integers(index: Index, name: str) -> Expression | None:
+    """Codes: a constant, or what a Gather takes from a table of them."""
+    node = index.producer(name)
+    if node is None or (node.op_type == "Constant" and is_standard(node)):
+        codes = _codes(index, name)
+        return None if codes is None else Expression(Dense(codes), name)
+    found = read(index, name) if node.op_type == "Gather" else None
+    return None if found is None or dtype(found.encoding) not in CODE_DTYPES.values() else found
+
+
 def _dequantize_linear(index: Index, node: onnx.NodeProto) -> Expression | None:
     """`LinearQuantized`, its parameters brought to the codes' rank."""
-    data = read(index, operand(node, 0))
-    if data is None or isinstance(data.encoding, LinearQuantized) or dtype(data.encoding) not in CODE_DTYPES.values():
+    data = _integers(index, operand(node, 0))
+    if data is None:
         return None
     scale, zero = index.constant(operand(node, 1)), operand(node, 2)
     zero_point = index.constant(zero) if zero else None
@@ -142,8 +152,8 @@ def _mul(index: Index, node: onnx.NodeProto) -> Expression | None:
                 continue
             inner = (index.producers[codes],)
         source, casts = _uncast(index, difference)
-        data = read(index, source) if casts else None
-        if data is not None and dtype(data.encoding) in CODE_DTYPES.values():
+        data = _integers(index, source) if casts else None
+        if data is not None:
             found = _broadcast(data, np.asarray(scale), None if zero_point is None else np.asarray(zero_point))
             return None if found is None else replace(found, nodes=(*inner, *casts, *data.nodes))
     return None
@@ -186,12 +196,18 @@ def _codes(index: Index, name: str) -> Array | None:
 
 
 def _uncast(index: Index, name: str) -> tuple[str, tuple[int, ...]]:
-    """What a chain of `Cast` begins with, and the numbers of the casts."""
+    """What a short chain of `Cast` begins with, and the numbers of the casts."""
     casts: tuple[int, ...] = ()
-    node = index.producer(name)
-    while node is not None and node.op_type == "Cast" and is_standard(node) and integer(node, "to", 0) in _EXACT_CASTS:
-        casts, name = (*casts, index.producers[name]), operand(node, 0)
+    for _ in range(_MOST_CASTS):
         node = index.producer(name)
+        if (
+            node is None
+            or node.op_type != "Cast"
+            or not is_standard(node)
+            or integer(node, "to", 0) not in _EXACT_CASTS
+        ):
+            break
+        casts, name = (*casts, index.producers[name]), operand(node, 0)
     return name, casts
 
 

@@ -14,6 +14,7 @@ from compressor.formats.onnx.wire import EXTERNAL
 from compressor.model import Weight
 from compressor.sources.onnx import lifting, operators
 from compressor.sources.onnx.lifting import Lift
+from compressor.sources.onnx.order import keep_last, sort
 from compressor.sources.onnx.scopes import Index, check_names, index, make_names_unique, operand
 from compressor.sources.onnx.stubs import bring_back, densify, stub
 
@@ -35,7 +36,9 @@ def normalize(model: onnx.ModelProto, directory: Path) -> tuple[Weight, ...]:
         _keep_true_inputs(graph)
         model.ir_version = _OPTIONAL_INITIALIZER_INPUTS
     check_names(graph)
+    keep_last(graph)
     make_names_unique(graph)
+    sort(graph)
     _drop_identities(index(graph, directory))
     found = index(graph, directory)
     lifted, refused = lifting.lifts(found)

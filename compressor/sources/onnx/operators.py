@@ -81,6 +81,10 @@ def mat_mul_nbits(index: Index, node: onnx.NodeProto) -> LinearQuantized | None:
         raise UnliftableError(leaf, "MatMulNBits with codes in an order of its own (g_idx or prepacked)")
     if rows < 1 or block < 1 or columns < 1 or columns % block:
         raise UnliftableError(leaf, f"MatMulNBits with K = {columns}, which is no multiple of its block of {block}")
+    if (size := -(-columns * width // 8) * rows) != packed.nbytes:
+        raise CompressorError(
+            f"tensor {leaf!r}: expected {size} bytes for N = {rows} and K = {columns}, got {packed.nbytes}."
+        )
     scale = index.constant(operand(node, _SCALES))
     zero_point = _zero_point(index, node, (rows, columns // block), _NBITS_CODES[width])
     if scale is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,26 +114,37 @@ def make_names_unique(graph: onnx.GraphProto) -> None:
     Raises:
         CompressorError: two values of one graph have the same name.
     """
-    _rename(graph, set(), {name for inner in walk(graph) for name in _defined(inner)}, {})
+    _rename(graph, set(), {name: 0 for inner in walk(graph) for name in _defined(inner)}, {})
 
 
-def _rename(graph: onnx.GraphProto, taken: set[str], known: set[str], outer: Mapping[str, str]) -> None:
-    """Make `graph`'s names differ from those `taken`; `known` are all of the model, `outer` the renamed around it."""
-    own = list(_defined(graph))
-    if len(set(own)) < len(own):
-        twice = sorted({name for name in own if own.count(name) > 1})
+def _rename(graph: onnx.GraphProto, taken: set[str], known: dict[str, int], outer: Mapping[str, str]) -> None:
+    """Make `graph`'s names differ from those `taken`; `outer` are the renamed around it.
+
+    known: all names of the model, each with the last number that was tried after it.
+    """
+    counts = Counter(_defined(graph))
+    if twice := sorted(name for name, count in counts.items() if count > 1):
         raise CompressorError(f"graph {graph.name!r}: several values have the same name: {', '.join(twice[:4])}.")
-    names = {old: new for old, new in outer.items() if old not in set(own)}
-    for name in own:
+    names = {old: new for old, new in outer.items() if old not in counts}
+    for name in counts:
         if name in taken:
-            names[name] = next(new for n in range(1, len(known) + 2) if (new := f"{name}_{n}") not in known)
-            known.add(names[name])
+            names[name] = _free(name, known)
         taken.add(names.get(name, name))
     if names:
         _apply(graph, names)
     for node in graph.node:
         for inner in subgraphs(node):
             _rename(inner, taken, known, names)
+
+
+def _free(name: str, known: dict[str, int]) -> str:
+    """A name that is not `known` yet: `name` with a number."""
+    while True:
+        known[name] += 1
+        new = f"{name}_{known[name]}"
+        if new not in known:
+            known[new] = 0
+            return new
 
 
 def _defined(graph: onnx.GraphProto) -> Iterator[str]:

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     import onnx
 
 
+_MOST_DECLARED = 1 << 26
+_MOST_PER_VALUE = 256
+"""A mask takes memory by what is declared: a few bytes of a file must not declare terabytes."""
+
+
 def stub(name: str, encoding: Encoding) -> onnx.TensorProto:
     """The initializer of a weight: its name, the shape and dtype of its value, no data."""
     import onnx
@@ -66,25 +71,27 @@ def _scattered(tensor: onnx.SparseTensorProto, directory: Path) -> Sparse:
     name, dims = tensor.values.name, tuple(tensor.dims)
     values = reading.array(tensor.values, directory)
     indices = np.asarray(reading.array(tensor.indices, directory))
-    count = values.size
-    if any(dim < 0 for dim in dims) or indices.dtype != np.int64 or indices.shape not in {(count,), (count, len(dims))}:
+    count, size = values.size, reading.size(name, dims)
+    if indices.dtype != np.int64 or indices.shape not in {(count,), (count, len(dims))}:
         raise CompressorError(
             f"sparse tensor {name!r} {list(dims)}: expected int64 indices [{count}] or [{count}, {len(dims)}], "
             f"got {indices.dtype}{list(indices.shape)}."
+        )
+    if size > max(_MOST_DECLARED, count * _MOST_PER_VALUE):
+        raise CompressorError(
+            f"sparse tensor {name!r} {list(dims)}: {size:,} elements for {count:,} values, expected at most "
+            f"{_MOST_DECLARED:,} or {_MOST_PER_VALUE} for each: store it as a plain tensor."
         )
     if indices.ndim == 2:
         if (indices < 0).any() or (indices >= np.array(dims)).any():
             raise CompressorError(f"sparse tensor {name!r} {list(dims)}: an index lies outside of it.")
         strides = [math.prod(dims[axis + 1 :]) for axis in range(len(dims))]
         indices = indices @ np.array(strides, np.int64)
-    if count and (indices[0] < 0 or indices[-1] >= math.prod(dims) or (np.diff(indices) <= 0).any()):
+    if count and (indices[0] < 0 or indices[-1] >= size or (np.diff(indices) <= 0).any()):
         raise CompressorError(f"sparse tensor {name!r} {list(dims)}: expected ascending indices inside of it.")
-    try:
-        mask = np.zeros(math.prod(dims), np.bool_)
-        mask[indices] = True
-        return Sparse(mask.reshape(dims), Dense(values), dims)
-    except (MemoryError, ValueError, OverflowError) as error:
-        raise CompressorError(f"sparse tensor {name!r} {list(dims)}: {error}.") from error
+    mask = np.zeros(size, np.bool_)
+    mask[indices] = True
+    return Sparse(mask.reshape(dims), Dense(values), dims)
 
 
 def bring_back(model: onnx.ModelProto, directory: Path) -> None:

@@ -1,0 +1,112 @@
+"""Nodes in an order in which each one reads what is there: ONNX asks for it, ONNX Runtime takes any."""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+from compressor.errors import CompressorError
+from compressor.formats.onnx.graphs import is_standard, subgraphs
+
+if TYPE_CHECKING:
+    import onnx
+
+_LISTED = 4
+
+
+def sort(graph: onnx.GraphProto) -> None:
+    """Bring the nodes of `graph` and its subgraphs to topological order, in place; they stay where they are in one.
+
+    Raises:
+        CompressorError: nodes read each other in a circle, or a node or an output reads what nothing defines.
+    """
+    for name, reader in _sort(graph).items():
+        raise CompressorError(f"graph {graph.name!r}: {reader} {name!r}, which nothing defines.")
+
+
+def keep_last(graph: onnx.GraphProto) -> None:
+    """Of several constants of one name keep the last in place, as ONNX Runtime does: `Constant` nodes come last."""
+    seen: set[str] = set()
+    for place in reversed(range(len(graph.node))):
+        node = graph.node[place]
+        if node.op_type == "Constant" and is_standard(node) and len(node.output) == 1:
+            if node.output[0] in seen:
+                del graph.node[place]
+            seen.add(node.output[0])
+        for inner in subgraphs(node):
+            keep_last(inner)
+    for place in reversed(range(len(graph.initializer))):
+        if graph.initializer[place].name in seen:
+            del graph.initializer[place]
+        else:
+            seen.add(graph.initializer[place].name)
+
+
+def _sort(graph: onnx.GraphProto) -> dict[str, str]:
+    """Sort one graph; what it reads from outside of it, each value with who reads it."""
+    nodes = graph.node
+    reads = [_reads(node) for node in nodes]
+    producers = {name: number for number, node in enumerate(nodes) for name in node.output if name}
+    before = [{producers[name] for name in read if name in producers} for read in reads]
+    outside = {value.name: "it gives" for value in graph.output}
+    outside.update((name, f"{_spelled(node)} reads") for node, read in zip(nodes, reads, strict=True) for name in read)
+    given = {value.name for value in (*graph.input, *graph.initializer)}
+    given.update(tensor.values.name for tensor in graph.sparse_initializer)
+    for name in {*given, *producers, ""}:
+        outside.pop(name, None)
+    if any(number >= place for place, numbers in enumerate(before) for number in numbers):
+        order = _topological(before)
+        if len(order) < len(before):
+            raise CompressorError(f"graph {graph.name!r} has a cycle: {_circle(nodes, before, order)}.")
+        moved = [type(nodes[number]).FromString(nodes[number].SerializeToString()) for number in order]
+        del nodes[:]
+        nodes.extend(moved)
+    return outside
+
+
+def _reads(node: onnx.NodeProto) -> dict[str, None]:
+    """The values that a node reads, and those that graphs inside of it read from outside."""
+    found = dict.fromkeys(node.input)
+    for inner in subgraphs(node):
+        found.update(dict.fromkeys(_sort(inner)))
+    return found
+
+
+def _topological(before: Sequence[Collection[int]]) -> list[int]:
+    """The numbers, each after those `before` it, the least first; without those that are, or come after, a circle."""
+    waiting = [len(numbers) for numbers in before]
+    after = defaultdict(list)
+    for place, numbers in enumerate(before):
+        for number in numbers:
+            after[number].append(place)
+    ready = [place for place, count in enumerate(waiting) if not count]
+    order = []
+    while ready:
+        number = heapq.heappop(ready)
+        order.append(number)
+        for place in after[number]:
+            waiting[place] -= 1
+            if not waiting[place]:
+                heapq.heappush(ready, place)
+    return order
+
+
+def _circle(nodes: Sequence[onnx.NodeProto], before: Sequence[Collection[int]], order: Collection[int]) -> str:
+    """Nodes that read each other in a circle, in the order in which they compute."""
+    left = set(range(len(nodes))).difference(order)
+    way: list[int] = []
+    seen: set[int] = set()
+    number = min(left)
+    while number not in seen:
+        seen.add(number)
+        way.append(number)
+        number = min(left.intersection(before[number]))
+    circle = way[way.index(number) :][::-1]
+    listed = ", ".join(_spelled(nodes[number]) for number in circle[:_LISTED])
+    return listed if len(circle) <= _LISTED else f"{listed} and {len(circle) - _LISTED} more"
+
+
+def _spelled(node: onnx.NodeProto) -> str:
+    return f"the {node.op_type} node {node.name or next(iter(node.output), '')!r}"
