@@ -100,7 +100,7 @@ def compress(
         CompressorError: the model cannot be read, a weight read back differs, or the disk is full.
     """
     model, asked = _whole(model), _Request(_target(target), get_pipeline(pipeline), settings, progress)
-    publish.check_directory(Path(out), model.path)
+    publish.check_directory(Path(out), (model.path, *model.stamps))
     if detection is None:
         # Every weight is compared with its source before anything is published, so a sample of each is enough to plan
         # by; where it missed a value, which the comparison shows, the weights are looked at as a whole.
@@ -120,7 +120,7 @@ def write_baseline(model: Model | Path | str, out: Path | str, *, target: str | 
         CompressorError: the model cannot be read, or the disk is full.
     """
     model, chosen = _whole(model), _target(target)
-    publish.check_directory(Path(out), model.path)
+    publish.check_directory(Path(out), (model.path, *model.stamps))
     model = chosen.prepare(model, lambda _: 0)
     with publish.directory(Path(out)) as directory:
         choices = [_dense(weight) for weight in model.weights]
@@ -391,7 +391,6 @@ def _inspected(weight: Weight) -> WeightFacts:
 def _file(path: Path, folder: Path) -> FileFacts:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    path, folder = path.resolve(), folder.resolve()
     name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
     return FileFacts(name, path.stat().st_size, digest)
 

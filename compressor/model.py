@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from compressor.encodings import Encoding
+from compressor.errors import CompressorError
+
+
+class Stamp(NamedTuple):
+    """What tells one state of a file from another. modified: in nanoseconds."""
+
+    device: int
+    inode: int
+    nbytes: int
+    modified: int
+
+
+Stamps = Mapping[Path, Stamp]
+"""The state in which each file was found."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +56,7 @@ class Model:
         `torch`: the path of the same module, traced, whose parameters have no values. `coreml`: a `Skeleton`.
     metadata: what this package wrote about itself when it wrote the file; keys begin with `compressor.`.
     files: those that the model consists of, in the order in which they are read: `path` alone if none are given.
+    stamps: every file that is read for it, `files` among them, as they were before; none for what lies in memory.
     """
 
     path: Path
@@ -48,7 +64,53 @@ class Model:
     graphs: Mapping[str, Any]
     metadata: Mapping[str, str] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
+    stamps: Stamps = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.files:
             object.__setattr__(self, "files", (self.path,))
+
+
+def stamps(files: Iterable[Path]) -> Stamps:
+    """The files as they are now.
+
+    Raises:
+        CompressorError: one cannot be looked at.
+    """
+    found = {}
+    for file in files:
+        try:
+            state = file.stat()
+        except OSError as error:
+            raise CompressorError(f"{file}: cannot be read: {error.strerror}.") from error
+        found[file] = Stamp(state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
+    return found
+
+
+@contextmanager
+def unchanged(found: Stamps) -> Iterator[None]:
+    """A block that needs the files to stay as they were found: what it reads at two moments is of one model.
+
+    Raises:
+        CompressorError: one has changed, which also explains whatever error the block ended with.
+    """
+    try:
+        yield
+    except Exception as error:
+        _compare(found, error)
+        raise
+    _compare(found, None)
+
+
+def _compare(found: Stamps, cause: Exception | None) -> None:
+    for file, before in found.items():
+        try:
+            now = stamps([file])[file]
+        except CompressorError:
+            now = None
+        if now != before:
+            happened = "is gone" if now is None else "was replaced" if now[:2] != before[:2] else "was written to"
+            raise CompressorError(
+                f"{file}: {happened} while it was read, so nothing was published. Wait until it is complete, and run "
+                "the command again."
+            ) from cause

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -23,19 +23,22 @@ WRITTEN = {"model.onnx": False, "model.onnx.data": False, "model.traced.pt": Fal
 _PREFIX = ".compressor-"
 
 
-def check_directory(out: Path, model: Path) -> None:
+def check_directory(out: Path, sources: Collection[Path]) -> None:
     """Refuses an output directory whose replacement would lose something that this package has not written.
 
+    sources: the files and folders that are read for the output.
+
     Raises:
-        UsageError: `out` is a file, holds foreign files, or holds the `model` itself.
+        UsageError: `out` is a file, holds foreign files, or holds one of the sources, under whatever name.
     """
     if not out.exists() and not out.is_symlink():
         return
     if not out.is_dir():
         what = "a file" if out.exists() else "a link that leads nowhere"
         raise UsageError(f"{out}: {what}; expected a directory to write to, or the name of a new one.")
-    if model.resolve().is_relative_to(out.resolve()):
-        raise UsageError(f"{out}: holds {model}, which would be replaced by the output. Name another directory.")
+    held = [source for source in sources if source.resolve().is_relative_to(out.resolve())]
+    if held:
+        raise UsageError(f"{out}: holds {held[0]}, which would be replaced by the output. Name another directory.")
     if out.resolve() == Path.cwd():
         raise UsageError(f"{out}: is the current directory, which cannot be replaced. Name another one.")
     foreign = sorted(entry.name for entry in out.iterdir() if WRITTEN.get(entry.name) != entry.is_dir())
@@ -45,6 +48,33 @@ def check_directory(out: Path, model: Path) -> None:
             f"{out}: holds {', '.join(foreign[:3])}{more}, which this package has not written and would delete. "
             "Name an empty or a new directory."
         )
+    # A hard link, or a name in another case on a file system that knows none, does not show in a path.
+    below = {_identity(file): file for file in out.rglob("*")}
+    for source in sources:
+        same = below.get(_identity(source)) if source.exists() else None
+        if same is not None:
+            also = "" if same == source else f" ({source})"
+            raise UsageError(
+                f"{out}: holds {same}{also}, which would be replaced by the output. Name another directory."
+            )
+
+
+def check_files(outputs: Iterable[Path | None], sources: Iterable[Path]) -> None:
+    """Refuses files to write that are read for what is written, or are the same one twice.
+
+    Raises:
+        UsageError: one is.
+    """
+    read = [*sources]
+    for output in outputs:
+        if output is None:
+            continue
+        for source in read:
+            if output.resolve() == source.resolve() or (
+                output.exists() and source.exists() and output.samefile(source)
+            ):
+                raise UsageError(f"{output}: would replace {source}, which this command reads or writes. Name another.")
+        read.append(output)
 
 
 @contextmanager
@@ -130,6 +160,12 @@ def _sweep(path: Path) -> None:
             left.rename(path)
         else:
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """What is one file under all of its names; a link that leads nowhere is itself."""
+    found = path.stat() if path.exists() else path.lstat()
+    return found.st_dev, found.st_ino
 
 
 def _umask() -> int:

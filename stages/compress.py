@@ -54,8 +54,11 @@ def compress(
         raise UsageError("--dry-run writes nothing: leave --plots out.")
     toolchain.check("compress", params, strict=strict)
     files.check_rows(plots)
-    publish.check_directory(out, model)
+    publish.check_directory(out, [model])
     asked = _asked(model, detection, Given(params, settings or (), {"target": target, "compress.pipeline": pipeline}))
+    read = files.read_by(model, params, detection)
+    publish.check_directory(out, read)
+    publish.check_files([plots], read)
     export = graph.for_weights(model, asked.export) if dry_run else asked.export
     with graph.exported(model, export) as path, progress.shown() as shown:
         if dry_run:

@@ -38,6 +38,7 @@ def detect(
     alone = load(DetectAlone, given) if graph.needs_export(model) else None
     own = alone or load(DetectParams, given)
     export = graph.for_weights(model, alone.export if alone else None)
+    publish.check_files([out, plots], files.read_by(model, params))
     with graph.exported(model, export) as path, progress.shown() as shown:
         found = compressor.detect(path, core_settings(own.detect), progress=shown)
     text = found.to_json()

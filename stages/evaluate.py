@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from compressor.stages.params import EvaluateParams, Export
 
 
+ACCURACY_SIZE, CONFUSION = "accuracy_size.csv", "confusion.csv"
+"""What is written to the directory of the plots."""
+
+
 def evaluate(
     model: ModelPath,
     artefact: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The artefact.", show_default=False)],
@@ -62,6 +66,8 @@ def evaluate(
     own = alone or load(EvaluateParams, given)
     metric = metrics.key(own.evaluate.metric)
     metrics.broken({}, own.evaluate.limits, metric=metric)  # an unknown limit must not cost a run of the model
+    written = [] if plots_dir is None else [plots_dir / ACCURACY_SIZE, plots_dir / CONFUSION]
+    publish.check_files([out, *written], [*files.read_by(model, params), *files.read_by(artefact)])
     found = _measured(model, artefact, own, alone.export if alone else None)
     quality = found.compared.quality if found.compared else None
     values = metrics.summary(_size(found.stored), _size(found.dense), quality, own.evaluate.limits)
@@ -168,10 +174,10 @@ def _write_plots(directory: Path, values: Values, metric: str, compared: Compari
 
     columns = ("size_mb", metric)
     point = [{name: values[name] for name in columns}] if metric in values else []
-    files.write_rows(directory / "accuracy_size.csv", point, columns)
+    files.write_rows(directory / ACCURACY_SIZE, point, columns)
     actual, predicted = (compared.confusion if compared else None) or ((), ())
     rows = [{"actual": int(one), "predicted": int(other)} for one, other in zip(actual, predicted, strict=True)]
-    files.write_rows(directory / "confusion.csv", rows, ("actual", "predicted"))
+    files.write_rows(directory / CONFUSION, rows, ("actual", "predicted"))
 
 
 def _report(values: Values, limits: Mapping[str, float], metric: str, compared: Comparison | None) -> RenderableType:

@@ -29,12 +29,13 @@ def export(
     EXPORTED_DIR is replaced as a whole. How a torch model is built and what it takes stands in params.yaml (export).
     """
     from compressor import publish
-    from compressor.stages import graph, report, toolchain
+    from compressor.stages import files, graph, report, toolchain
     from compressor.stages.params import ExportParams, Given, load
 
     toolchain.check("export", params, strict=strict)
-    publish.check_directory(out, source)
+    publish.check_directory(out, [source])
     own = load(ExportParams, Given(params, settings or ()))
+    publish.check_directory(out, files.read_by(source, params))
     with publish.directory(out) as directory:
         graph.write(source, directory, own.export)
     written = {file.name: file.stat().st_size for file in sorted(out.iterdir())}

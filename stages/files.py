@@ -28,6 +28,17 @@ def read_text(path: Path) -> str:
         raise CompressorError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}.") from error
 
 
+def read_by(model: Path, *others: Path | None) -> list[Path]:
+    """The files that a command reads, of whatever kind the model is.
+
+    Raises:
+        CompressorError: there is no such model, or it cannot be read.
+    """
+    from compressor import sources
+
+    return [model, *sources.files(model), *(other for other in others if other is not None)]
+
+
 def check_json(path: Path | None) -> None:
     """Refuse a path for JSON that does not say so: it may be the model that the user meant to read.
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
 from compressor.errors import CompressorError, unknown
-from compressor.model import Model
+from compressor.model import Model, stamps, unchanged
 
 
 class Source(Protocol):
@@ -24,6 +24,13 @@ class Source(Protocol):
     """
 
     SUFFIXES: tuple[str, ...]
+
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """Every file that is read for the model in `path`: what must not be written to, and must not change meanwhile.
+
+        Raises:
+            CompressorError: it cannot be read.
+        """
 
     def read(self, path: Path) -> Model:
         """The model in a file.
@@ -51,6 +58,9 @@ class Exporter(Protocol):
     """A module for files whose graph only the training code knows. SUFFIXES: of these files, in lower case."""
 
     SUFFIXES: tuple[str, ...]
+
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """As those of a `Source`."""
 
     def export(
         self,
@@ -80,12 +90,34 @@ def read(path: Path) -> Model:
         CompressorError: the model cannot be read, or has no graph before it is exported.
         UsageError: no source reads files of this suffix.
     """
+    source, file = _found(path)
+    before = stamps(source.files(file))
+    with unchanged(before):
+        return replace(source.read(file), stamps=before)
+
+
+def files(path: Path) -> tuple[Path, ...]:
+    """Every file that is read where the model in `path` is read or exported.
+
+    Raises:
+        CompressorError: it cannot be read.
+        UsageError: it is of no known kind.
+    """
+    module = exporter(path)
+    if module is not None:
+        return module.files(path)
+    source, file = _found(path)
+    return source.files(file)
+
+
+def _found(path: Path) -> tuple[Source, Path]:
+    """The source that reads `path`, and the file or folder there that it reads. Raises as `read` does."""
     if not path.is_file() and not path.is_dir():
         raise CompressorError(f"{path}: no such file or directory; expected an exported directory or a model file.")
     for module in _modules("is_folder"):
         if module.is_folder(path):
             folders: Source = module
-            return folders.read(path)
+            return folders, path
     suffixes: list[str] = []
     for module in _modules("read"):
         source: Source = module
@@ -93,7 +125,7 @@ def read(path: Path) -> Model:
         for suffix in source.SUFFIXES:
             file = path / f"model{suffix}" if path.is_dir() else path
             if file.suffix.lower() == suffix and (file.exists() or not path.is_dir()):
-                return source.read(file)
+                return source, file
     if exporter(path) is not None:
         raise CompressorError(f"{path}: has no ONNX graph yet; first run `compressor export {path} DIRECTORY`.")
     if path.is_dir():

@@ -18,6 +18,11 @@ def is_folder(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and path.is_dir()
 
 
+def files(path: Path) -> tuple[Path, ...]:
+    """All that lies in the package."""
+    return tuple(sorted(file for file in path.rglob("*") if file.is_file()))
+
+
 def read(path: Path) -> Model:
     """The model in the package `path`; its weights are called as its training did, where this package wrote it.
 

@@ -9,6 +9,13 @@ from compressor.model import Model
 SUFFIXES = (".safetensors",)
 
 
+def files(path: Path) -> tuple[Path, ...]:
+    """The file itself, and those beside it that say how it is stored."""
+    from compressor.sources.huggingface import checkpoint
+
+    return (path, *checkpoint.settings(path.parent))
+
+
 def read(path: Path) -> Model:
     """The weights of a file, without a graph.
 

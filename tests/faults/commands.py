@@ -33,8 +33,8 @@ def weights(seed: int = 0) -> dict[str, NDArray]:
     }
 
 
-def chain(path: Path, values: dict[str, NDArray] | None = None, *, external: bool = False) -> Path:
-    """A chain of matrix products with these weights."""
+def chain(path: Path, values: dict[str, NDArray] | None = None, *, external: bool = False, location: str = "") -> Path:
+    """A chain of matrix products with these weights, inside of the model's file or beside it at `location`."""
     values = weights() if values is None else values
     steps = [f"h{place}" for place in range(len(values))]
     nodes = [
@@ -46,7 +46,7 @@ def chain(path: Path, values: dict[str, NDArray] | None = None, *, external: boo
     save(path, nodes, made, opset=18, **ends)
     if external:
         model = onnx.load(path)
-        onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=0)
+        onnx.save(model, path, save_as_external_data=True, location=location or f"{path.name}.data", size_threshold=0)
     return path
 
 

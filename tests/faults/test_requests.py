@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from safetensors.numpy import save
 
 from tests.faults.commands import chain, done, encodings, refused, snapshot, weights
 
@@ -78,6 +80,80 @@ def test_the_model_s_own_folder(out: str, folder: Path) -> None:
 def test_the_exported_directory_itself() -> None:
     done("export", "m.onnx", "exported")
     refused("compress", "exported", "exported", status=2, says="exported: holds exported, which would be replaced")
+
+
+@pytest.mark.parametrize("command", ["compress", "export"])
+@pytest.mark.parametrize("how", ["beside", "hard link", "link", "folder"])
+def test_the_data_of_the_model_in_the_output_directory(command: str, how: str) -> None:
+    """What is deleted with OUT_DIR may be the weights themselves, whose graph lies elsewhere."""
+    source, place, out = Path("m.onnx"), "m.onnx.data", Path("models")
+    out.mkdir()
+    if how in ("beside", "folder"):
+        place = "models/model.onnx.data" if how == "beside" else "models/model.mlpackage/m.data"
+        Path(place).parent.mkdir(exist_ok=True)
+    chain(source, external=True, location=place)
+    if how == "hard link":
+        (out / "model.onnx.data").hardlink_to(place)
+    elif how == "link":
+        (out / "model.onnx.data").symlink_to(Path(place).resolve())
+    refused(command, source, out, status=2, says="which would be replaced by the output")
+
+
+def test_a_link_to_the_model_in_the_output_directory() -> None:
+    Path("models").mkdir()
+    Path("models/model.onnx").symlink_to("../m.onnx")
+    refused("compress", "models/model.onnx", "models", status=2, says="which would be replaced by the output")
+
+
+@pytest.mark.parametrize("command", ["compress", "export"])
+def test_the_shards_of_a_folder_in_the_output_directory(command: str) -> None:
+    Path("models").mkdir()
+    Path("folder").mkdir()
+    content = save({"w": np.zeros((2, 2), np.float32)})
+    Path("models/model.onnx").write_bytes(content)
+    Path("folder/model.safetensors").hardlink_to("models/model.onnx")
+    Path("folder/config.json").write_text("{}")
+    refused(
+        command,
+        "folder",
+        "models",
+        status=2,
+        says="models/model.onnx (folder/model.safetensors), which would be replaced",
+    )
+
+
+def test_the_module_that_was_traced_in_the_output_directory() -> None:
+    Path("models").mkdir()
+    Path("model.traced.pt").write_text("traced")
+    Path("models/model.traced.pt").hardlink_to("model.traced.pt")
+    refused(
+        "compress",
+        "m.onnx",
+        "models",
+        status=2,
+        says="models/model.traced.pt (model.traced.pt), which would be replaced",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["detect", "{m}", "--out", "weights.json"], "weights.json: would replace weights.json"),
+        (["detect", "{m}", "--plots", "link.json"], "link.json: would replace weights.json"),
+        (["compress", "{m}", "new", "--plots", "hard.json"], "hard.json: would replace weights.json"),
+        (["detect", "m.onnx", "--out", "a.json", "--plots", "./a.json"], "a.json: would replace a.json"),
+        (["evaluate", "{m}", "out", "--out", "weights.json"], "weights.json: would replace weights.json"),
+        (["detect", "folder", "--out", "folder/config.json"], "folder/config.json: would replace folder/config.json"),
+    ],
+)
+def test_results_in_place_of_what_is_read(arguments: list[str], says: str) -> None:
+    chain(Path("e.onnx"), external=True, location="weights.json")
+    Path("link.json").symlink_to("weights.json")
+    Path("hard.json").hardlink_to("weights.json")
+    Path("folder").mkdir()
+    Path("folder/model.safetensors").write_bytes(save({"w": np.zeros((2, 2), np.float32)}))
+    Path("folder/config.json").write_text("{}")
+    refused(*(one.format(m="e.onnx") for one in arguments), status=2, says=says)
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_memory_and_time_do_not_depend_on_the_tensors(tmp_path: Path) -> None:
         ("w.data", {"offset": "four"}, "invalid literal"),
         ("w.data", {"length": 10**30}, "which has 16"),
         ("", {}, "is not a file name"),
-        (".", {}, "which has 0"),
+        (".", {}, "is not a file name"),
         ("../w.data", {}, "leads out of the model's folder"),
         ("/etc/passwd", {}, "is an absolute path"),
         ("outside.data", {}, "is a link that leads out of the model's folder, to .*secret"),

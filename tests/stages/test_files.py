@@ -43,12 +43,12 @@ def test_text_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_a_directory_that_holds_only_an_artefact_may_be_replaced(tmp_path: Path) -> None:
     model, out = tmp_path / "model.onnx", tmp_path / "out"
-    publish.check_directory(out, model)
+    publish.check_directory(out, [model])
     out.mkdir()
-    publish.check_directory(out, model)
+    publish.check_directory(out, [model])
     for name in ("model.onnx", "model.onnx.data", "manifest.json"):
         (out / name).touch()
-    publish.check_directory(out, model)
+    publish.check_directory(out, [model])
 
 
 @pytest.mark.parametrize("made", ["out/notes.txt", "out/model.onnx", "out"])
@@ -57,11 +57,11 @@ def test_nothing_else_is_replaced(tmp_path: Path, made: str) -> None:
     file.parent.mkdir(exist_ok=True)
     file.touch()
     with pytest.raises(UsageError, match=rf"^{out}: (holds .*notes\.txt|holds .*model\.onnx, which would|a file)"):
-        publish.check_directory(out, out / "model.onnx")
+        publish.check_directory(out, [out / "model.onnx"])
 
 
 def test_the_model_s_own_folder_is_not_replaced_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
     with pytest.raises(UsageError, match="would be replaced"):
-        publish.check_directory(tmp_path / "link", tmp_path / "real")
+        publish.check_directory(tmp_path / "link", [tmp_path / "real"])

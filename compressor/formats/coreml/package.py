@@ -12,15 +12,15 @@ Source: packages that Core ML Tools writes.
 from __future__ import annotations
 
 import json
-import os
 import stat
 import uuid
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from compressor.arrays import MappedArray, Shape
 from compressor.errors import CompressorError
+from compressor.formats import places
 from compressor.formats.coreml import blob
 from compressor.formats.coreml.importing import messages
 from compressor.formats.coreml.types import Type
@@ -147,14 +147,7 @@ def _root(path: Path) -> str:
 
 def _inside(package: Path, folder: Path, name: str) -> Path:
     """The file `name` of `folder`, which must lie in the package: a package must not read anything else."""
-    parts, reason = PurePosixPath(name).parts, ""
-    if not parts or "\0" in name or "\\" in name:
-        reason = "is not a file name"
-    elif PurePosixPath(name).is_absolute() or ".." in parts:
-        reason = "leads out of the package"
-    elif not Path(os.path.realpath(folder / name)).is_relative_to(os.path.realpath(package)):
-        reason = f"is a link that leads out of the package, to {os.path.realpath(folder / name)}"
-    if reason:
+    if reason := places.why_not(name, folder, package, "the package"):
         raise CompressorError(f"{package}: the path {name!r} {reason}; expected a file inside the package.")
     return folder / name
 

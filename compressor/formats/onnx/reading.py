@@ -20,6 +20,7 @@ import numpy as np
 
 from compressor.arrays import UINT8, Array, ArraySpec, DType, MappedArray, NDArray, from_bytes
 from compressor.errors import CompressorError
+from compressor.formats import places
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.formats.onnx.graphs import tensors
 from compressor.formats.onnx.wire import EXTERNAL, WireError, without_data
@@ -66,12 +67,12 @@ def files(model: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
     Raises:
         CompressorError: one is missing, or not inside the model's directory.
     """
-    found = {path.name: path.resolve()}
+    found = {path.name: path}
     for tensor in (*model.graph.initializer, *tensors([model.graph], model.functions)):
         if tensor.data_location == EXTERNAL:
             location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
             if location not in found:
-                found[location] = external(tensor, path.parent).path.resolve()
+                found[location] = external(tensor, path.parent).path
     return tuple(dict.fromkeys(found.values()))
 
 
@@ -149,26 +150,12 @@ def external(tensor: onnx.TensorProto, directory: Path, nbytes: int | None = Non
 
 def _inside(tensor: onnx.TensorProto, location: str, directory: Path) -> Path:
     """The file at `location`, which must lie in the model's `directory`: a model must not read anything else."""
-    path, reason = directory / location, ""
-    if not location or "\0" in location:
-        reason = "is not a file name"
-    elif Path(location).is_absolute():
-        reason = "is an absolute path"
-    elif ".." in Path(location).parts:
-        reason = "leads out of the model's folder"
-    elif _has_link(path, directory) and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory)):
-        reason = f"is a link that leads out of the model's folder, to {os.path.realpath(path)}"
-    if reason:
+    if reason := places.why_not(location, directory, directory, "the model's folder"):
         raise CompressorError(
             f"tensor {tensor.name!r}: the location {location!r} of its data {reason}; "
             f"expected a file inside {directory}: put a copy there."
         )
-    return path
-
-
-def _has_link(path: Path, directory: Path) -> bool:
-    """Whether anything on the way from `directory` to `path` is a symbolic link: one cheap call a level."""
-    return path != directory and (path.is_symlink() or _has_link(path.parent, directory))
+    return directory / location
 
 
 def _typed(tensor: onnx.TensorProto, dtype: DType) -> NDArray:

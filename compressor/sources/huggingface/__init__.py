@@ -28,6 +28,13 @@ def is_folder(path: Path) -> bool:
     return checkpoint.is_folder(path)
 
 
+def files(path: Path) -> tuple[Path, ...]:
+    """The settings of the folder, and its shards."""
+    from compressor.sources.huggingface import checkpoint
+
+    return (*checkpoint.settings(path), *sorted(path.glob("*.safetensors")))
+
+
 def read(path: Path) -> Model:
     """The weights of a folder, without a graph.
 

@@ -54,6 +54,12 @@ def is_folder(path: Path) -> bool:
     return any((path / name).exists() for name in (INDEX, CONFIG)) or any(path.glob("*.safetensors"))
 
 
+def settings(folder: Path) -> tuple[Path, ...]:
+    """The files of `folder` that say what its tensors are."""
+    names = (CONFIG, "generation_config.json", *BESIDE, INDEX)
+    return tuple(folder / name for name in names if (folder / name).is_file())
+
+
 def open_folder(path: Path) -> Checkpoint:
     """The weights of a folder.
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from compressor.errors import CompressorError
+from compressor.formats.places import leads_to_cache
 from compressor.model import Model
 
 SUFFIXES = (".onnx",)
@@ -24,8 +25,26 @@ OLDEST_OPSET = 13
 """From here on, `DequantizeLinear` has an axis, and axes of `Squeeze` and the like are inputs."""
 
 
+def files(path: Path) -> tuple[Path, ...]:
+    """The file, those in which its tensors lie, and the module that was traced beside it.
+
+    Raises:
+        CompressorError: it is not an ONNX model, or its data are missing.
+    """
+    from compressor.formats.onnx.reading import files, load
+
+    path = _place(path)
+    model = load(path)
+    try:
+        read = files(model, path)
+    except CompressorError as error:
+        raise CompressorError(f"{path}: {error}") from error
+    traced = path.with_name(TRACED)
+    return (*read, traced) if traced.exists() else read
+
+
 def read(path: Path, *, as_written: bool = False) -> Model:
-    """The model in `path`, in normal form; a link is followed first, since data must lie beside the file itself.
+    """The model in `path`, in normal form.
 
     as_written: keep weights that are copies of another one: what was written is what is compared.
 
@@ -38,7 +57,7 @@ def read(path: Path, *, as_written: bool = False) -> Model:
     from compressor.sources.onnx.normalize import normalize
     from compressor.sources.onnx.ties import tie
 
-    path = path.resolve() if path.is_symlink() else path
+    path = _place(path)
     model = load(path)
     _check_version(path, model.ir_version, {entry.domain: entry.version for entry in model.opset_import})
     metadata = {entry.key: entry.value for entry in model.metadata_props if str(entry.key).startswith(f"{DOMAIN}.")}
@@ -54,6 +73,11 @@ def read(path: Path, *, as_written: bool = False) -> Model:
     traced = path.with_name(TRACED)
     graphs = {"onnx": model, "torch": traced} if traced.exists() else {"onnx": model}
     return Model(path, weights, graphs, metadata, read)
+
+
+def _place(path: Path) -> Path:
+    """The file whose folder holds the data: a link into a cache has them beside it, any other where it leads to."""
+    return path.resolve() if path.is_symlink() and not leads_to_cache(path) else path
 
 
 def _check_version(path: Path, ir_version: int, opsets: dict[str, int]) -> None:

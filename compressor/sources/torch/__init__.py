@@ -24,6 +24,11 @@ OPSETS = range(18, 26)
 """What torch's exporter translates to without falling back to another version."""
 
 
+def files(path: Path) -> tuple[Path, ...]:
+    """The file itself: a checkpoint is one."""
+    return (path,)
+
+
 def export(
     source: Path,
     directory: Path,
