@@ -18,7 +18,7 @@ from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, S
 from compressor.errors import CompressorError
 from compressor.model import Weight
 from compressor.near_misses import near_misses
-from compressor.scan import ENTRIES, Scan, distance, largest, scan
+from compressor.scan import ENTRIES, Scan, distance, has_minus_zero, largest, scan
 from compressor.schemes import Candidate, Scheme, linear_quantize, palettize, sparsify
 
 T = TypeVar("T")
@@ -165,6 +165,8 @@ def _skipped(weight: Weight, shape: Shape, size: int, settings: Settings) -> str
         return "a scalar" if not shape else "one dimension: a bias or a scale"
     if size < max(1, settings.min_elements):
         return f"{size:,} elements: fewer than min_elements ({settings.min_elements:,})"
+    if weight.signed and is_float(dtype) and has_minus_zero(encodings.decode(weight.encoding)):
+        return f"it holds -0.0, which {weight.signed} tells from 0.0: smaller forms have one zero"
     return ""
 
 

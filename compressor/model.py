@@ -35,6 +35,8 @@ class Weight:
     pinned: why it must stay stored as it is; empty for a weight that may be encoded.
     note: what its source says about it, for a reader: a declaration that did not hold, codes that were not kept, ...
     scaled: whether its values are products of those that were trained: what is small there says nothing about training.
+    signed: what tells -0.0 from 0.0 where the weight is read (a division, an output, ...): then it keeps both. Empty
+        where every reader is linear in it and the like: then 0.0 may stand for -0.0.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Weight:
     pinned: str = ""
     note: str = ""
     scaled: bool = False
+    signed: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -108,6 +108,12 @@ def merged(values: NDArray) -> NDArray:
     return np.asarray(np.where(same, flat.dtype.type(0), flat)) if minus_zero and same.any() else flat
 
 
+def has_minus_zero(values: NDArray) -> bool:
+    """Whether one of the values is -0.0."""
+    flat, minus_zero = patterns(values), _minus_zero(values.dtype)
+    return bool(minus_zero) and any(bool((flat[part] == minus_zero).any()) for part in blocks(flat.size))
+
+
 def sortable(values: NDArray) -> NDArray:
     """Unsigned `[size]` keys that sort as the values do, NaN by its sign; one for both zeros."""
     flat, sign = merged(values), _minus_zero(values.dtype)

@@ -47,7 +47,8 @@ def _run(read_back: Mapping[str, Encoding], allowed: Mapping[str, Allowed], weig
             f"weight {weight.name}: read back as {got[0]}{list(got[1])} from {name(stored)}, "
             f"expected {expected[0]}{list(expected[1])}"
         )
-    different, changed = differences(decode(weight.encoding), decode(stored), threshold, max_error)
+    source, read = decode(weight.encoding), decode(stored)
+    different, changed = differences(source, read, threshold, max_error, signed=bool(weight.signed))
     if different:
         raise InexactError(
             f"weight {weight.name} {expected[0]}{list(expected[1])}: {different:,} values read back from "
@@ -62,10 +63,13 @@ def _run(read_back: Mapping[str, Encoding], allowed: Mapping[str, Allowed], weig
     return weight
 
 
-def differences(source: NDArray, stored: NDArray, threshold: float, max_error: float = 0.0) -> tuple[int, int]:
+def differences(
+    source: NDArray, stored: NDArray, threshold: float, max_error: float = 0.0, *, signed: bool = False
+) -> tuple[int, int]:
     """How many values of `stored` are not the bits of `source`: those that may not differ, and those that may.
 
-    The latter became zero from a magnitude of at most `threshold`, or moved by at most `max_error`. -0.0 equals 0.0.
+    The latter became zero from a magnitude of at most `threshold`, or moved by at most `max_error`. -0.0 equals 0.0
+    unless `signed`.
     """
     left, right = patterns(source), patterns(stored)
     different = changed = 0
@@ -79,5 +83,5 @@ def differences(source: NDArray, stored: NDArray, threshold: float, max_error: f
                 forgiven |= unequal & (np.abs(apart) <= max_error)
             same = forgiven & (right[part] == 0) & ~above(values, 0.0)
             changed += int(np.count_nonzero(forgiven & ~same))
-            different += int(np.count_nonzero(unequal & ~forgiven))
+            different += int(np.count_nonzero(unequal & ~forgiven)) + signed * int(np.count_nonzero(same))
     return different, changed

@@ -49,7 +49,7 @@ CASES: dict[str, tuple[NDArray, str]] = {
     "only NaN": (np.full((64, 64), np.nan, np.float32), "palettized1"),
     "only infinity": (np.full((64, 64), -np.inf, np.float32), "palettized1"),
     "zero": (np.zeros((64, 64), np.float32), "sparse"),
-    "negative zero": (-np.zeros((64, 64), np.float32), "sparse"),
+    "negative zero": (-np.zeros((64, 64), np.float32), "dense"),
     "equal": (np.full((64, 64), 1.7, np.float32), "palettized1"),
     "empty": (np.zeros((0, 64), np.float32), "dense"),
     "zero channels": (np.zeros((64, 0, 3, 3), np.float32), "dense"),

@@ -12,6 +12,7 @@ from compressor.errors import CompressorError
 from compressor.formats.coreml import values
 from compressor.formats.coreml.constexprs import Tree, UnliftableError
 from compressor.formats.coreml.programs import CONSTEXPR, Scope, Site, readers, scopes
+from compressor.formats.coreml.signs import shown_zeros
 from compressor.formats.coreml.types import WEIGHT_DTYPES
 from compressor.formats.coreml.values import Files
 from compressor.model import Weight
@@ -61,8 +62,14 @@ def lift(program: Any, files: Files) -> Lifted:
             by_storage[storage].append(site)
             uses[site] = {kind for kind in read[scope.function, scope.opset, name] if kind}
     sites = _named(by_storage)
+    shown = shown_zeros(program, files)
     weights = (
-        Weight(name, encodings[storage], tuple(sorted(set().union(*(uses[site] for site in by_storage[storage])))))
+        Weight(
+            name,
+            encodings[storage],
+            tuple(sorted(set().union(*(uses[site] for site in by_storage[storage])))),
+            signed=next(filter(None, map(shown, by_storage[storage])), ""),
+        )
         for name, storage in sites.items()
     )
     return Lifted(tuple(weights), {name: tuple(by_storage[storage]) for name, storage in sites.items()}, opaque)

@@ -169,7 +169,7 @@ def _lost(made: _Slotted, values: Mapping[str, NDArray]) -> int:
 
 def _prepared(skeleton: Skeleton, found: _Slotted, model: Model, kept: Mapping[str, str]) -> Prepared:
     """The weights of the skeleton. kept: why one has another precision, by its name."""
-    specs = skeleton.specs()
+    specs, signed = skeleton.specs(), skeleton.signed()
     by_name = {weight.name: weight for weight in model.weights}
     sources = {name: weight.encoding for name, weight in by_name.items()}
     # What no pass has left a reader for is not in the model.
@@ -181,8 +181,9 @@ def _prepared(skeleton: Skeleton, found: _Slotted, model: Model, kept: Mapping[s
         if source is not None:
             # Whose weights are codes is who asked for quantized activations too.
             told += [source.note, found.notes.get(ACTIVATIONS) if as_codes(source.encoding) is not None else ""]
-        scaled = slot.factor is not None
-        weights.append(Weight(slot.name, encoding, slot.uses, note="; ".join(filter(None, told)), scaled=scaled))
+        note, scaled = "; ".join(filter(None, told)), slot.factor is not None
+        shown = signed.get(slot.name, "")
+        weights.append(Weight(slot.name, encoding, slot.uses, note=note, scaled=scaled, signed=shown))
     return Prepared(skeleton, tuple(weights))
 
 

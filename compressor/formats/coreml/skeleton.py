@@ -24,6 +24,7 @@ from compressor.formats.coreml.blob import Store, Stored
 from compressor.formats.coreml.importing import messages
 from compressor.formats.coreml.package import Package
 from compressor.formats.coreml.programs import Site, scopes, substitute
+from compressor.formats.coreml.signs import shown_zeros
 from compressor.formats.coreml.types import BY_NUMBER
 from compressor.formats.coreml.values import Files
 
@@ -59,6 +60,15 @@ class Skeleton:
             assert declared is not None
             made[self.names[index_of(operation)]] = ArraySpec(declared[1], declared[0].dtype)
         return made
+
+    def signed(self) -> dict[str, str]:
+        """What tells -0.0 from 0.0 in each weight, where something does."""
+        shown, found = shown_zeros(self.model.mlProgram, self.files), {}
+        for scope in scopes(self.model.mlProgram):
+            for operation in scope.block.operations:
+                if operation.type == STUB and (told := shown(scope.site(operation.outputs[0].name))):
+                    found[self.names[index_of(operation)]] = told
+        return found
 
 
 def of_package(package: Package, names: Sequence[str], sites: Sequence[Sequence[Site]]) -> Skeleton:

@@ -16,6 +16,7 @@ from compressor.sources.onnx import lifting, operators
 from compressor.sources.onnx.lifting import Lift
 from compressor.sources.onnx.order import keep_last, sort
 from compressor.sources.onnx.scopes import Index, check_names, index, make_names_unique, operand
+from compressor.sources.onnx.signs import shown_zeros
 from compressor.sources.onnx.stubs import bring_back, densify, stub
 
 if TYPE_CHECKING:
@@ -55,7 +56,13 @@ def normalize(model: onnx.ModelProto, directory: Path) -> tuple[Weight, ...]:
     _drop_stale(model, encodings)
     bring_back(model, directory)
     return tuple(
-        Weight(tensor.name, encodings[tensor.name], _uses(found, tensor.name), pinned.get(tensor.name, ""))
+        Weight(
+            tensor.name,
+            encodings[tensor.name],
+            _uses(found, tensor.name),
+            pinned.get(tensor.name, ""),
+            signed=shown_zeros(found, tensor.name, encodings),
+        )
         for inner in found.graphs
         for tensor in inner.initializer
         if tensor.name in encodings
