@@ -14,7 +14,7 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -58,7 +58,18 @@ def load(path: Path) -> onnx.ModelProto:
     if not model.HasField("graph") or not model.opset_import:
         missing = "graph" if not model.HasField("graph") else "opset_import"
         raise CompressorError(f"{path}: not an ONNX model: it has no {missing}.")
+    for imports in (model.opset_import, *(function.opset_import for function in model.functions)):
+        _merge(imports)
     return model
+
+
+def _merge(imports: Any) -> None:
+    """Import each domain once; ONNX's own has two names. ONNX Runtime takes the last of several."""
+    merged = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in imports}
+    if len(merged) < len(imports):
+        last = [type(imports[0])(domain=domain, version=version) for domain, version in merged.items()]
+        del imports[:]
+        imports.extend(last)
 
 
 def files(model: onnx.ModelProto, path: Path) -> tuple[Path, ...]:
