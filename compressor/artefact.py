@@ -172,7 +172,7 @@ def inspect(path: Path | str) -> Manifest:
     whole = total - stored + dense if made_for is None else _dense_nbytes(model, made_for)
     versions = {"compressor": said[_VERSION]} if _VERSION in said else {}
     return Manifest(
-        said.get(_TARGET, ""), said.get(_PIPELINE, ""), versions, files, total, whole, stored, dense, weights
+        said.get(_TARGET, ""), said.get(_PIPELINE, ""), versions, files, total, whole, 0, stored, dense, (), weights
     )
 
 
@@ -253,7 +253,8 @@ def _publish(model: Model, chosen: Plan, asked: _Request, out: Path) -> Manifest
         written = sorted(path for path in directory.rglob("*") if path.is_file())
         files = executor.submit(lambda: tuple(_file(file, directory) for file in written))
         _verify(model, target, chosen.choices, directory, progress)
-        manifest = _manifest(chosen, files.result(), _dense_nbytes(model, target))
+        notes = _opened(model, target, directory, out)
+        manifest = _manifest(model, chosen, files.result(), _dense_nbytes(model, target), notes)
         publish.text(directory / MANIFEST, manifest.to_json())
     return manifest
 
@@ -286,6 +287,21 @@ def _verify(
     compared = run([verify(stored, allowed)], model.weights)
     for _ in _watched(compared, model.weights, "verify", progress):
         pass
+
+
+def _opened(model: Model, target: Target, directory: Path, out: Path) -> tuple[str, ...]:
+    """Opens an artefact in the target's runtime; what there is to say where neither it nor its source opens.
+
+    Raises:
+        CompressorError: it opens the source, and not the artefact.
+    """
+    reason = target.refusal(directory)
+    if reason and not target.refusal(model.path):
+        raise CompressorError(
+            f"{out}: the artefact of {model.path} would not open: {reason}. Nothing was published. Leave out what "
+            "caused it, by another --pipeline for example, and report it."
+        )
+    return (f"neither the artefact nor its source opens here: {reason}",) if reason else ()
 
 
 def _target(target: str | Target) -> Target:
@@ -352,7 +368,7 @@ def _watched(items: Iterable[T], weights: Sequence[Weight], phase: str, progress
             progress(phase, done, total)
 
 
-def _manifest(chosen: Plan, files: tuple[FileFacts, ...], dense: int) -> Manifest:
+def _manifest(model: Model, chosen: Plan, files: tuple[FileFacts, ...], dense: int, notes: tuple[str, ...]) -> Manifest:
     weights = tuple(
         WeightFacts(
             choice.name,
@@ -369,10 +385,23 @@ def _manifest(chosen: Plan, files: tuple[FileFacts, ...], dense: int) -> Manifes
         )
         for choice in chosen.choices
     )
-    total = sum(file.nbytes for file in files)
     return Manifest(
-        chosen.target, chosen.pipeline, _versions(), files, total, dense, chosen.nbytes, chosen.dense_nbytes, weights
+        target=chosen.target,
+        pipeline=chosen.pipeline,
+        versions=_versions(),
+        files=files,
+        nbytes=sum(file.nbytes for file in files),
+        dense_nbytes=dense,
+        source_nbytes=_nbytes(model.files),
+        weights_nbytes=chosen.nbytes,
+        weights_dense_nbytes=chosen.dense_nbytes,
+        notes=notes,
+        weights=weights,
     )
+
+
+def _nbytes(files: Iterable[Path]) -> int:
+    return sum(file.stat().st_size for file in files)
 
 
 def _inspected(weight: Weight) -> WeightFacts:

@@ -53,8 +53,10 @@ class Manifest:
 
     target, pipeline: as they were asked for.
     versions: of the packages that shaped the bytes.
-    nbytes: of all files; dense_nbytes: of the same model written for the same target without compression.
+    nbytes: of all files; dense_nbytes: of the same model written for the same target without compression;
+    source_nbytes: of the files of the model that it was made from, 0 where they are not known.
     weights_nbytes, weights_dense_nbytes: of the weights alone.
+    notes: what there is to say of the artefact as a whole: that it is the source as it was, or opens no more than that.
     """
 
     target: str
@@ -63,8 +65,10 @@ class Manifest:
     files: tuple[FileFacts, ...]
     nbytes: int
     dense_nbytes: int
+    source_nbytes: int
     weights_nbytes: int
     weights_dense_nbytes: int
+    notes: tuple[str, ...]
     weights: tuple[WeightFacts, ...]
 
     def to_json(self) -> str:
@@ -81,6 +85,7 @@ class Manifest:
         try:
             facts: dict[str, Any] = json.loads(text)
             facts["files"] = tuple(FileFacts(**file) for file in facts["files"])
+            facts["notes"] = tuple(facts["notes"])
             facts["weights"] = tuple(
                 WeightFacts(
                     **{

@@ -10,6 +10,7 @@ has a short name; what is unknown is left out. Numbers are rounded, so that nois
     runtime             what ran them: `onnxruntime`, or `coreml` on a machine that has it
     size_mb             of all files of the artefact, 1 MB = 1,000,000 bytes; 3 decimals
     size_ratio          of the uncompressed model's size to the artefact's; 2 decimals
+    source_mb           of the files of the model that was compressed, as they lay on disk; 3 decimals
     bits_per_weight     bytes of all encoded weights (tables, masks and scales too) by their elements; 2 decimals
     passed              whether every limit holds
     baseline            accuracy and size_mb of the same model written for the same target without compression
@@ -28,7 +29,7 @@ Values = dict[str, float | bool | str | dict[str, float]]
 # The limits that a value must not fall below; of every other number less is better.
 _AT_LEAST = ("agreement", "size_ratio")
 _SIZES = ("size_mb", "size_ratio", "bits_per_weight")
-_OTHERS = ("agreement", "runtime", *_SIZES, "passed", "baseline")
+_OTHERS = ("agreement", "runtime", *_SIZES, "source_mb", "passed", "baseline")
 # scikit-learn: functions of these names return a value to minimize, all others one to maximize.
 _MINIMIZED = ("_error", "_loss", "_deviance")
 
@@ -88,8 +89,10 @@ def minimized(metric: str) -> bool:
     return metric.endswith(_MINIMIZED)
 
 
-def summary(size: Size, baseline: Size, quality: Quality | None, limits: Mapping[str, float]) -> Values:
-    """The content of `metrics.json`.
+def summary(
+    size: Size, baseline: Size, source_nbytes: int, quality: Quality | None, limits: Mapping[str, float]
+) -> Values:
+    """The content of `metrics.json`. source_nbytes: of the files of the model that was compressed.
 
     Raises:
         UsageError: a limit is not one of the numbers.
@@ -102,6 +105,7 @@ def summary(size: Size, baseline: Size, quality: Quality | None, limits: Mapping
             before[quality.metric] = round(_mean(quality.before), 4)
     values["size_mb"] = round(size.nbytes / 1e6, 3)
     values["size_ratio"] = round(baseline.nbytes / size.nbytes, 2)
+    values["source_mb"] = round(source_nbytes / 1e6, 3)
     if size.elements:
         values["bits_per_weight"] = round(8 * size.weights_nbytes / size.elements, 2)
     metric = quality.metric if quality is not None else "accuracy"
@@ -149,7 +153,8 @@ def regressions(
     Raises:
         UsageError: a tolerance is for a number that is not in `now` or not in `then`.
     """
-    known = [name for name in now if _is_number(now[name]) and _is_number(then.get(name))]
+    # What was compressed is neither better nor worse.
+    known = [name for name in now if _is_number(now[name]) and _is_number(then.get(name)) and name != "source_mb"]
     metric = next((name for name in now if f"{name}_drop" in now), "accuracy")
     for name in tolerances:
         if name not in known:

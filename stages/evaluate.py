@@ -70,7 +70,7 @@ def evaluate(
     publish.check_files([out, *written], [*files.read_by(model, params), *files.read_by(artefact)])
     found = _measured(model, artefact, own, alone.export if alone else None)
     quality = found.compared.quality if found.compared else None
-    values = metrics.summary(_size(found.stored), _size(found.dense), quality, own.evaluate.limits)
+    values = metrics.summary(_size(found.stored), _size(found.dense), found.source_nbytes, quality, own.evaluate.limits)
     text = json.dumps(values, indent=2) + "\n"
     if plots_dir is not None:
         _write_plots(plots_dir, values, metric, found.compared)
@@ -86,11 +86,13 @@ def evaluate(
 class _Measured:
     """An artefact and its uncompressed model as they lie on disk.
 
+    source_nbytes: of the files of the model itself.
     compared: by what they compute; None without data.
     """
 
     stored: Manifest
     dense: Manifest
+    source_nbytes: int
     compared: Comparison | None
 
 
@@ -106,10 +108,10 @@ def _measured(model: Path, artefact: Path, own: EvaluateParams, export: Export |
     with graph.exported(model, export) as path, TemporaryDirectory(prefix="compressor-") as folder:
         baseline = Path(folder) / "baseline"
         compressor.write_baseline(path, baseline, target=target)
-        dense = compressor.inspect(baseline)
+        dense, source_nbytes = compressor.inspect(baseline), compressor.inspect(path).nbytes
         _check_weights(dense, stored, model, artefact)
         if not own.evaluate.data:
-            return _Measured(stored, dense, None)
+            return _Measured(stored, dense, source_nbytes, None)
         core = evaluate.Settings(**own.evaluate.model_dump(exclude={"limits"}))
         with progress.shown() as shown:
             before, after = (
@@ -117,7 +119,7 @@ def _measured(model: Path, artefact: Path, own: EvaluateParams, export: Export |
                 for name, one in (("before", baseline), ("after", artefact))
             )
             compared = evaluate.compare(before, after, core, shown, labels=(str(model), str(artefact)))
-    return _Measured(stored, dense, compared)
+    return _Measured(stored, dense, source_nbytes, compared)
 
 
 def _check_target(stored: Manifest, target: str, artefact: Path) -> None:

@@ -149,6 +149,7 @@ def manifest(made: Manifest, *, refusals: bool = False, threshold: float = 0.0) 
         Text(),
         Text(_outcome(made.target, made.pipeline, made.dense_nbytes, made.nbytes, "model"), "bold"),
         *_changed(made.weights, threshold),
+        *(Text(note, "yellow") for note in made.notes),
         Text(files, "dim"),
     )
 

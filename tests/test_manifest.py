@@ -16,8 +16,10 @@ MANIFEST = Manifest(
     files=(FileFacts("model.onnx", 12, "00ff"),),
     nbytes=12,
     dense_nbytes=40,
+    source_nbytes=44,
     weights_nbytes=10,
     weights_dense_nbytes=38,
+    notes=("opened nowhere",),
     weights=(
         WeightFacts(
             "f1.weight",
@@ -48,7 +50,7 @@ def test_the_keys_are_those_that_users_read() -> None:
     plain = json.loads(MANIFEST.to_json())
     assert list(plain) == [
         "target", "pipeline", "versions", "files",
-        "nbytes", "dense_nbytes", "weights_nbytes", "weights_dense_nbytes", "weights",
+        "nbytes", "dense_nbytes", "source_nbytes", "weights_nbytes", "weights_dense_nbytes", "notes", "weights",
     ]  # fmt: skip
     assert list(plain["weights"][0]) == [
         "name", "shape", "dtype", "encoding", "nbytes", "dense_nbytes", "evidence", "exact", "changed",

@@ -11,13 +11,14 @@ GOOD = Quality("accuracy", {"logits": 0.99704}, {"logits": 0.99613}, 0.99891)
 
 
 def test_all_numbers_in_their_order_rounded():
-    assert summary(SMALL, DENSE, GOOD, {"accuracy_drop": 0.01, "size_ratio": 4}) == {
+    assert summary(SMALL, DENSE, 1_600_000, GOOD, {"accuracy_drop": 0.01, "size_ratio": 4}) == {
         "accuracy": 0.9961,
         "accuracy_drop": 0.0009,
         "agreement": 0.9989,
         "runtime": "onnxruntime",
         "size_mb": 0.205,
         "size_ratio": 7.64,
+        "source_mb": 1.6,
         "bits_per_weight": 4.02,
         "passed": True,
         "baseline": {"accuracy": 0.997, "size_mb": 1.566},
@@ -25,19 +26,20 @@ def test_all_numbers_in_their_order_rounded():
 
 
 def test_what_is_unknown_is_left_out():
-    assert summary(SMALL, DENSE, None, {}) == {
+    assert summary(SMALL, DENSE, 1_600_000, None, {}) == {
         "size_mb": 0.205,
         "size_ratio": 7.64,
+        "source_mb": 1.6,
         "bits_per_weight": 4.02,
         "passed": True,
         "baseline": {"size_mb": 1.566},
     }
-    unlabelled = summary(Size(10, 0, 0), Size(10, 0, 0), Quality("accuracy", {}, {}, 0.5), {})
-    assert list(unlabelled) == ["agreement", "runtime", "size_mb", "size_ratio", "passed", "baseline"]
+    unlabelled = summary(Size(10, 0, 0), Size(10, 0, 0), 10, Quality("accuracy", {}, {}, 0.5), {})
+    assert list(unlabelled) == ["agreement", "runtime", "size_mb", "size_ratio", "source_mb", "passed", "baseline"]
 
 
 def test_several_outputs_have_a_mean_and_a_number_each():
-    values = summary(SMALL, DENSE, Quality("f1", {"a": 0.9, "b": 0.7}, {"a": 0.8, "b": 0.7}, None), {})
+    values = summary(SMALL, DENSE, 1_600_000, Quality("f1", {"a": 0.9, "b": 0.7}, {"a": 0.8, "b": 0.7}, None), {})
     scores = {name: value for name, value in values.items() if name.startswith("f1")}
     assert scores == {"f1": 0.75, "f1_a": 0.8, "f1_b": 0.7, "f1_drop": 0.05}
     assert values["baseline"] == {"f1": 0.8, "size_mb": 1.566}
@@ -54,7 +56,7 @@ def test_several_outputs_have_a_mean_and_a_number_each():
     ],
 )
 def test_a_drop_is_positive_where_the_artefact_is_worse(metric, before, after, drop):
-    values = summary(SMALL, DENSE, Quality(metric, {"y": before}, {"y": after}, None), {})
+    values = summary(SMALL, DENSE, 1_600_000, Quality(metric, {"y": before}, {"y": after}, None), {})
     assert str(values[f"{metric}_drop"]) == str(drop)  # not -0.0, which would make rows of `dvc metrics diff`
 
 
@@ -73,7 +75,7 @@ def test_a_drop_is_positive_where_the_artefact_is_worse(metric, before, after, d
     ],
 )
 def test_limits_hold_at_the_written_numbers(limits, passed):
-    assert summary(SMALL, DENSE, GOOD, limits)["passed"] is passed
+    assert summary(SMALL, DENSE, 1_600_000, GOOD, limits)["passed"] is passed
 
 
 def test_an_error_is_limited_from_above():
@@ -84,7 +86,7 @@ def test_an_error_is_limited_from_above():
 
 
 def test_a_limit_on_what_was_not_measured_does_not_hold():
-    values = summary(SMALL, DENSE, None, {"accuracy_drop": 0.01})
+    values = summary(SMALL, DENSE, 1_600_000, None, {"accuracy_drop": 0.01})
     assert values["passed"] is False
     assert broken(values, {"accuracy_drop": 0.01}) == ("accuracy_drop is not known, the limit is at most 0.01",)
 

@@ -81,6 +81,12 @@ class Target(Protocol):
     def read(self, directory: Path) -> Model:
         """The model that `write` wrote."""
 
+    def refusal(self, path: Path) -> str:
+        """Why the runtime does not open what `write` wrote to `path`, or a source of the same format; empty if it does.
+
+        Where the runtime is not installed, what knows its format is asked; sources of other formats are none of its.
+        """
+
 
 def get(name: str, options: Mapping[str, Any] = {}) -> Target:
     """The target of that name, in any case.

@@ -15,7 +15,7 @@ from typing import Any
 from compressor.arrays import ArraySpec, NDArray
 from compressor.encodings import Dense, Encoding, dtype, nbytes, shape, spec
 from compressor.errors import CompressorError, UsageError
-from compressor.formats.coreml import blob, legality, lowering, opsets, package
+from compressor.formats.coreml import blob, legality, lowering, opening, opsets, package
 from compressor.formats.coreml.frontends import Image, Input, Request
 from compressor.formats.coreml.importing import coremltools, messages
 from compressor.formats.coreml.skeleton import Assembled, Skeleton, assemble, check
@@ -112,6 +112,10 @@ class CoreML:
         from compressor.sources import coreml as source
 
         return source.read(directory / PACKAGE)
+
+    def refusal(self, path: Path) -> str:
+        found = path if path.suffix.lower() == ".mlpackage" else path / PACKAGE
+        return opening.refusal(found) if found.is_dir() else ""
 
     def _request(self, model: Model) -> Request:
         return Request(self.version, self.options.precision, _inputs(model, self.options), self.options.classes)

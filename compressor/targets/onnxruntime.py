@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from compressor.arrays import NDArray
 from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse, arrays, shape, spec
 from compressor.errors import CompressorError
-from compressor.formats.onnx import assembly, decoding, dtypes, functions, writing
+from compressor.formats.onnx import assembly, decoding, dtypes, functions, opening, writing
 from compressor.formats.onnx.graphs import walk
 from compressor.formats.onnx.lowered import Part
 from compressor.formats.onnx.quantized import Form, is_linear
@@ -134,6 +134,9 @@ class OnnxRuntime:
         from compressor.sources import onnx as source
 
         return source.read(directory / writing.MODEL, as_written=True)
+
+    def refusal(self, path: Path) -> str:
+        return opening.refusal(path / writing.MODEL if path.is_dir() else path)
 
 
 def get(name: str, options: Mapping[str, object] = {}) -> OnnxRuntime:  # noqa: ARG001 - it has none
