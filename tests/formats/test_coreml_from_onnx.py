@@ -103,7 +103,7 @@ def check(model, feeds, version=None, tolerance=2e-5):
     names = [each.name for each in inputs(model)]
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     expected = session.run(None, dict(zip(names, feeds, strict=True)))
-    actual = evaluate(found, {name: narrow(value) for name, value in zip(names, feeds, strict=True)})
+    actual = evaluate(found, {name: np.atleast_1d(narrow(value)) for name, value in zip(names, feeds, strict=True)})
     for want, name in zip(expected, (output.name for output in model.graph.output), strict=True):
         assert actual[name].shape == want.shape, name
         np.testing.assert_allclose(actual[name].astype(np.float64), want.astype(np.float64), tolerance, tolerance)
@@ -441,6 +441,13 @@ def test_a_branch_that_an_input_chooses(condition):
 def test_types_that_core_ml_has_not_are_noted():
     model, _ = one("Add", [INT], [ints(1, 2, 3, 4)])
     assert translate(model)[1] == {"x0": "int64 became int32"}
+
+
+def test_a_scalar_input_becomes_an_array_of_one_element():
+    model, feeds = one("Mul", [f(2, 3), np.array(2.5, np.float32)])
+    found = check(model, feeds)
+    assert found.functions["main"].inputs["x1"].shape == (1,)
+    assert translate(model)[1]["x1"] == "a scalar became an array of one element"
 
 
 def test_all_that_has_no_form_is_named():

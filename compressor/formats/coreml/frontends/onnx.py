@@ -58,16 +58,16 @@ def program(
     spelled = _spelled([*(each.name for each in inputs), *(value.name for value in graph.output)])
     notes = {name: f"called {plain!r}" for name, plain in spelled.items() if name != plain}
     dims = _dims(inputs, declared)
-    placeholders = {
-        spelled[each.name]: mb.placeholder(dims[each.name], _NUMPY[each.dtype], allow_rank0_input=True)
-        for each in inputs
-    }
+    placeholders = {spelled[each.name]: mb.placeholder(dims[each.name] or (1,), _NUMPY[each.dtype]) for each in inputs}
     opset = next((entry.version for entry in proto.opset_import if entry.domain in {"", "ai.onnx"}), 0)
     failures: dict[str, list[str]] = {}
     with Function(placeholders, opset_version=version) as function:
         scope = Scope(version, opset, {}, spelled, _read(graph), directory, notes)
         for each in inputs:
             found, element = function.inputs[spelled[each.name]], declared[each.name].elem_type
+            if not dims[each.name]:  # Core ML's arrays have one axis at least
+                found = mb.squeeze(x=found, axes=[0])
+                notes[each.name] = "a scalar became an array of one element"
             scope.values[each.name] = mb.cast(x=found, dtype="bool") if element == _T.BOOL else found
             if element not in _AS_THEY_ARE:
                 notes[each.name] = f"{_T.DataType.Name(element).lower()} became {each.dtype}"
