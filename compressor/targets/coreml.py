@@ -194,7 +194,12 @@ def _inputs(model: Model, options: Options) -> tuple[Input, ...]:
                 )
             sizes.append(size)
         image = Image(**options.images[value.name]) if value.name in options.images else None
-        made.append(Input(value.name, tuple(sizes), _DTYPES.get(tensor.elem_type, "float32"), image))
+        if tensor.elem_type not in _DTYPES:
+            raise CompressorError(
+                f"{model.path}: the input {value.name} is of ONNX's type {tensor.elem_type}, which Core ML has not: "
+                "expected numbers or truth values. Choose the target onnxruntime."
+            )
+        made.append(Input(value.name, tuple(sizes), _DTYPES[tensor.elem_type], image))
     if unknown := sorted(options.axes.keys() - dynamic):
         known = ", ".join(sorted(filter(None, dynamic))) or "none"
         raise UsageError(f"coreml.axes names {', '.join(unknown)}: the dynamic axes of {model.path} are: {known}.")
@@ -204,5 +209,9 @@ def _inputs(model: Model, options: Options) -> tuple[Input, ...]:
     return tuple(made)
 
 
-_DTYPES = {2: "int32", 3: "int32", 4: "int32", 5: "int32", 6: "int32", 7: "int32", 9: "int32", 10: "float16"}
-"""The types of Core ML's inputs by ONNX's `TensorProto.DataType`: integers are int32, floats float32."""
+_DTYPES = {
+    **dict.fromkeys((2, 3, 4, 5, 6, 7, 9, 12, 13), "int32"),
+    **dict.fromkeys((1, 11, 16), "float32"),
+    10: "float16",
+}
+"""The types of Core ML's inputs by ONNX's `TensorProto.DataType`: integers and truth values are int32."""

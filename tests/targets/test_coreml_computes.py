@@ -114,3 +114,32 @@ def test_a_constant_that_is_subtracted_behind_a_convolution(tmp_path: Path) -> N
     ]
     feeds = {"x": RNG.standard_normal((1, 3, 5, 5)).astype(np.float32)}
     check(tmp_path, nodes, feeds, {"w": RNG.standard_normal((4, 3, 3, 3)).astype(np.float32), "c": np.float32([[[2]]])})
+
+
+def test_a_weight_on_a_grid_whose_rows_are_reordered(tmp_path: Path) -> None:
+    grid = RNG.integers(-127, 128, (64, 128)).astype(np.float32) * np.float32(0.0137)
+    grid[0, 0] = 127 * np.float32(0.0137)
+    nodes = [helper.make_node("Gather", ["w", "order"], ["v"], axis=0), helper.make_node("MatMul", ["x", "v"], ["y"])]
+    package = check(tmp_path, nodes, {"x": X}, {"w": grid, "order": np.arange(64)[::-1].copy()})
+    assert [weight.encoding for weight in compressor.inspect(package).weights if weight.shape == (128, 64)] == ["int8"]
+
+
+def test_a_weight_that_is_an_output_too(tmp_path: Path) -> None:
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    package = check(tmp_path, [node], {"x": X}, {"w": PALETTE}, {"y": TensorProto.FLOAT, "w": TensorProto.FLOAT})
+    assert {weight.name: weight.encoding for weight in compressor.inspect(package).weights}["w"] == "palettized4"
+
+
+def test_whole_numbers_without_sign_are_divided_as_such(tmp_path: Path) -> None:
+    feeds = {"a": np.uint32([7, 9, 1]), "b": np.uint32([2, 4, 3])}
+    check(tmp_path, [helper.make_node("Div", ["a", "b"], ["y"])], feeds, outputs={"y": TensorProto.UINT32})
+
+
+def test_inputs_of_types_that_core_ml_has_not(tmp_path: Path) -> None:
+    given = [helper.make_tensor_value_info("names", TensorProto.STRING, [3])]
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["names"], ["y"])], "g", given, [onnx.ValueInfoProto(name="y")]
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
+    with pytest.raises(CompressorError, match="the input names is of ONNX's type 8, which Core ML has not"):
+        compressor.compress(tmp_path / "m.onnx", tmp_path / "out", target="iOS17")

@@ -122,6 +122,7 @@ def traced(program: Program, weights: Mapping[str, Shape]) -> Origins:
     To be called before the program is folded.
     """
     ways: dict[str, Moved] = {}
+    version = program.functions["main"].opset_version
     for operation in operations(program):
         for output in operation.outputs if operation.op_type in MOVES else ():
             way = _way(output)
@@ -131,7 +132,7 @@ def traced(program: Program, weights: Mapping[str, Shape]) -> Origins:
     def origin(var: Var) -> Origin | None:
         if var.name in ways:
             weight = next(iter(ways[var.name].leaves()))
-            return Origin(weight, partial(_index, ways[var.name], weights[weight]))
+            return Origin(weight, partial(_index, ways[var.name], weights[weight], version))
         return Origin(var.name) if weights.get(var.name) == var.val.shape else None
 
     return origin
@@ -148,7 +149,7 @@ def find(program: Program, origins: Origins) -> list[Slot]:
     by_base: dict[str, list[Slot]] = {}
     for var in _constants(program):
         uses = {use.op_type for use in var.child_ops if _is_weight(var, use)}
-        if not uses:
+        if not uses and not (var.consuming_blocks and _is_large(var)):
             continue
         origin = origins(var)
         base = var.name if origin is None else origin.weight
@@ -177,12 +178,17 @@ def _inside(block: Any) -> Iterator[Operation]:
 
 def _constants(program: Program) -> Iterator[Var]:
     seen: set[int] = set()
-    for operation in operations(program):
-        for value in operation.inputs.values():
-            for var in value if isinstance(value, list | tuple) else (value,):
-                if isinstance(var, Var) and var.op is not None and var.op.op_type == "const" and id(var) not in seen:
-                    seen.add(id(var))
-                    yield var
+    read = [value for operation in operations(program) for value in operation.inputs.values()]
+    for value in (*read, *(function.outputs for function in program.functions.values())):
+        for var in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(var, Var) and var.op is not None and var.op.op_type == "const" and id(var) not in seen:
+                seen.add(id(var))
+                yield var
+
+
+def _is_large(var: Var) -> bool:
+    values = var.val
+    return isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.size >= FEWEST_ELSEWHERE
 
 
 def _is_weight(var: Var, use: Operation) -> bool:
@@ -192,7 +198,7 @@ def _is_weight(var: Var, use: Operation) -> bool:
     arguments = {name for name, value in use.inputs.items() if value is var}
     if arguments & WEIGHTS.get(use.op_type, frozenset()):
         return values.size >= FEWEST and values.ndim >= 2
-    return values.size >= FEWEST_ELSEWHERE and use.op_type not in {"batch_norm", "const"}
+    return _is_large(var) and use.op_type not in {"batch_norm", "const"}
 
 
 def _way(var: Var) -> Any:
@@ -214,7 +220,7 @@ def _way(var: Var) -> Any:
     return Moved(operation.op_type, arguments, operation.outputs.index(var))
 
 
-def _index(way: Moved, shape: Shape) -> NDArray:
+def _index(way: Moved, shape: Shape, version: Any) -> NDArray:
     """The same moves, made with positions in place of values, by the operators themselves."""
     positions = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
 
@@ -227,5 +233,5 @@ def _index(way: Moved, shape: Shape) -> NDArray:
             return tuple(value(each) for each in part)
         return positions if isinstance(part, Leaf) else part
 
-    with Function({}):
+    with Function({}, opset_version=version):
         return np.asarray(value(way))

@@ -9,6 +9,7 @@ operators on the const of that weight, so that the way of its codes is known.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,10 +108,16 @@ def _flexible(declared: Input, name: str) -> TensorType:
     return TensorType(name=name, shape=Shape(sizes))
 
 
-def _read(graph: onnx.GraphProto) -> frozenset[str]:
-    """The names of all values that a node reads or that are outputs, in graphs inside of this one too."""
-    outputs = {output.name for inner in walk(graph) for output in inner.output}
-    return frozenset(outputs.union(*(node.input for inner in walk(graph) for node in inner.node)))
+def _read(graph: onnx.GraphProto) -> dict[str, frozenset[str]]:
+    """By its name, the operators that read a value, in graphs inside of this one too; "" where it is an output."""
+    read: dict[str, set[str]] = defaultdict(set)
+    for inner in walk(graph):
+        for output in inner.output:
+            read[output.name].add("")
+        for node in inner.node:
+            for name in node.input:
+                read[name].add(_operator(node))
+    return {name: frozenset(operators) for name, operators in read.items()}
 
 
 def _spelled(names: Iterable[str]) -> dict[str, str]:

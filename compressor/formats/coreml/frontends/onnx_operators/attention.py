@@ -44,8 +44,11 @@ def _attention(node: Node) -> Any:
     softcap = node.attribute("softcap", 0.0)
     if softcap:
         scores = mb.mul(x=mb.tanh(x=mb.mul(x=scores, y=like(q, 1 / softcap))), y=like(q, softcap))
-    scores = _masked(node, scores)
-    y = mb.matmul(x=mb.softmax(x=scores, axis=-1), y=v, **({} if flat else {"name": node.output()}))
+    scores, seen = _masked(node, scores)
+    shares = mb.softmax(x=scores, axis=-1)
+    for one in seen:  # of a query that sees no key, all shares are zero
+        shares = mb.select(cond=one, a=shares, b=like(shares, 0))
+    y = mb.matmul(x=shares, y=v, **({} if flat else {"name": node.output()}))
     if not flat:
         return y
     joined = heads * static([shape(v)[3]], "the size of a head")[0]
@@ -74,19 +77,24 @@ def _repeated(x: Var, groups: int) -> Var:
     return mb.gather(x=x, indices=order, axis=1)
 
 
-def _masked(node: Node, scores: Var) -> Var:
-    """A float mask is added; where a bool mask is false, or later keys are causal, the score is the least there is."""
+def _masked(node: Node, scores: Var) -> tuple[Var, list[Any]]:
+    """A float mask is added; where a bool mask is false, or later keys are causal, the score is the least there is.
+
+    The scores, and the bool masks.
+    """
     least = like(scores, _LEAST)
+    masks: list[Any] = []
     mask = node.optional(_MASK)
     if mask is not None and is_bool(mask):
         scores = mb.select(cond=mask, a=scores, b=least)
+        masks.append(mask)
     elif mask is not None:
         scores = mb.add(x=scores, y=mask)
     if not node.attribute("is_causal", 0):
-        return scores
+        return scores, masks
     rows, columns = static(shape(scores)[2:], "lengths under a causal mask")
     seen = np.tril(np.ones((rows, columns), np.bool_), 0)
-    return mb.select(cond=seen, a=scores, b=least)
+    return mb.select(cond=seen, a=scores, b=least), [*masks, seen]
 
 
 OPERATORS: Operators = {"Attention": _attention}

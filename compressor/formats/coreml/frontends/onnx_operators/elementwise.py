@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - see node.py
 from coremltools.converters.mil.mil import Var
+from coremltools.converters.mil.mil.types.symbolic import is_symbolic
 from onnx import TensorProto
 
 from compressor.formats.coreml.frontends.onnx_operators.node import (
@@ -19,9 +20,13 @@ from compressor.formats.coreml.frontends.onnx_operators.node import (
     Operator,
     Operators,
     UnsupportedError,
+    broadcast_shape,
     integer,
+    is_bool,
     is_float,
     like,
+    narrowed,
+    shape,
     spelled_dtype,
 )
 
@@ -44,14 +49,18 @@ def _binary(emit: Callable[..., Var]) -> Operator:
 
 
 def _compare(emit: Callable[..., Var]) -> Operator:
-    return lambda node: emit(x=integer(node.var(0)), y=integer(node.var(1)), name=node.output())
+    def lower(node: Node) -> Var:
+        x, y = (integer(node.var(number, clip=True)) for number in (0, 1))
+        return emit(x=x, y=y, name=node.output())
+
+    return lower
 
 
-def _variadic(emit: Callable[..., Var]) -> Operator:
+def _variadic(emit: Callable[..., Var], *, clip: bool = False) -> Operator:
     """The operator over any number of operands, from left to right."""
 
     def lower(node: Node) -> Var:
-        operands = [node.var(number) for number in range(len(node.operands))]
+        operands = [node.var(number, clip=clip) for number in range(len(node.operands))]
         if len(operands) == 1:
             return mb.identity(x=operands[0], name=node.output())
         first = reduce(lambda x, y: emit(x=x, y=y), operands[:-1])
@@ -70,10 +79,16 @@ def _div(node: Node) -> Var:
     x, y = node.var(0), node.var(1)
     if is_float(x):
         return mb.real_div(x=x, y=y, name=node.output())
-    if x.sym_val is not None:  # a size, which is not negative
+    if _is_size(x) and _is_size(y):
         return mb.floor_div(x=x, y=y, name=node.output())
     sign = mb.mul(x=mb.sign(x=x), y=mb.sign(x=y))
     return mb.mul(x=sign, y=mb.floor_div(x=mb.abs(x=x), y=mb.abs(x=y)), name=node.output())
+
+
+def _is_size(x: Var) -> bool:
+    """Whether all values are sizes or other integers that are known not to be negative."""
+    found = x.sym_val
+    return found is not None and all(is_symbolic(one) or one >= 0 for one in np.asarray(found).reshape(-1))
 
 
 def _mod(node: Node) -> Var:
@@ -114,15 +129,30 @@ def _bound(node: Node, number: int, attribute: str) -> Any:
     if known is None:
         return node.optional(number)
     if known.dtype.kind != "f":
-        return int(known.item())
+        return int(narrowed(known, clip=True).item())
     return None if abs(known.item()) >= np.finfo(known.dtype).max else float(known.item())
 
 
 def _cast(node: Node) -> Var:
-    x, to = node.var(0), node.attribute("to")
+    """Integers of 32 bits that become shorter ones lose their upper bits."""
+    x, to = node.var(0, clip=True), node.attribute("to")
     if to not in CASTS:
         raise UnsupportedError(f"a cast to {TensorProto.DataType.Name(to)}")
-    return mb.cast(x=x, dtype=CASTS[to], name=node.output())
+    if to not in _SHORT or spelled_dtype(x) != "int32":
+        return mb.cast(x=x, dtype=CASTS[to], name=node.output())
+    bits, signed = _SHORT[to]
+    half = np.int32(1 << bits - 1 if signed else 0)
+    kept = mb.mod(x=mb.add(x=x, y=half), y=np.int32(1 << bits))
+    return mb.sub(x=kept, y=half, name=node.output())
+
+
+_SHORT = {
+    TensorProto.INT8: (8, True),
+    TensorProto.INT16: (16, True),
+    TensorProto.UINT8: (8, False),
+    TensorProto.UINT16: (16, False),
+}
+"""Integers of less than 32 bits: how many, and whether there are negative ones."""
 
 
 def _cast_like(node: Node) -> Var:
@@ -130,7 +160,17 @@ def _cast_like(node: Node) -> Var:
 
 
 def _where(node: Node) -> Var:
-    return mb.select(cond=node.var(0), a=node.var(1), b=node.var(2), name=node.output())
+    """`select` has the shape of its branches, so one of them is repeated where the condition is larger."""
+    condition, a, b, name = node.var(0), node.var(1), node.var(2), node.output()
+    branches = broadcast_shape(shape(a), shape(b))
+    if broadcast_shape(shape(condition), branches) == branches:
+        return mb.select(cond=condition, a=a, b=b, name=name)
+    if is_bool(a):
+        other = mb.logical_and(x=mb.logical_not(x=condition), y=b)
+        return mb.logical_or(x=mb.logical_and(x=condition, y=a), y=other, name=name)
+    none = mb.mul(x=mb.cast(x=condition, dtype=spelled_dtype(b)), y=like(b, 0))
+    ones = mb.add(x=none, y=like(b, 1))
+    return mb.select(cond=condition, a=a, b=mb.mul(x=b, y=ones), name=name)
 
 
 def _not_equal_to_itself(node: Node) -> Var:
@@ -171,7 +211,7 @@ def _acosh(node: Node) -> Var:
 
 
 def _dropout(node: Node) -> Var:
-    training = node.known(2)
+    training = node.given(2, "training mode")
     if training is not None and training.any():
         raise UnsupportedError("training mode")
     if node.reads(1):
@@ -209,9 +249,9 @@ OPERATORS: Operators = {
     "Less": _compare(mb.less),
     "LessOrEqual": _compare(mb.less_equal),
     "Log": _unary(mb.log),
-    "Max": _variadic(mb.maximum),
+    "Max": _variadic(mb.maximum, clip=True),
     "Mean": _mean,
-    "Min": _variadic(mb.minimum),
+    "Min": _variadic(mb.minimum, clip=True),
     "Mod": _mod,
     "Mul": _binary(mb.mul),
     "Neg": _neg,

@@ -20,6 +20,7 @@ from compressor.formats.coreml.frontends.onnx_operators.node import (
     is_float,
     shape,
     size,
+    static,
 )
 
 _FAR = 2**31 - 1
@@ -132,14 +133,20 @@ def _gather_elements(node: Node) -> Var:
 
 def _gather_nd(node: Node) -> Var:
     batch = node.attribute("batch_dims", 0)
-    _check_not_negative(node, 1)
-    return mb.gather_nd(x=node.var(0), indices=node.var(1), batch_dims=batch, name=node.output())
+    indices = _positive_tuples(node, 1, node.var(0), batch)
+    return mb.gather_nd(x=node.var(0), indices=indices, batch_dims=batch, name=node.output())
 
 
-def _check_not_negative(node: Node, number: int) -> None:
-    known = node.known(number)
-    if known is not None and (known < 0).any():
-        raise UnsupportedError("negative indices")
+def _positive_tuples(node: Node, number: int, x: Var, batch: int = 0) -> Any:
+    """Tuples of indices `[..., axes of x behind the batch]`, counted from the start."""
+    known, indices = node.known(number), node.var(number)
+    if (known is not None and (known >= 0).all()) or _never_negative(indices):
+        return indices
+    counted = static(shape(indices)[-1:], "the length of the indices")[0]
+    counts = np.array(static(shape(x)[batch : batch + counted], "axes that are indexed"), np.int32)
+    if known is not None:
+        return np.where(known < 0, known + counts, known).astype(np.int32)
+    return mb.select(cond=mb.less(x=indices, y=0), a=mb.add(x=indices, y=counts), b=indices)
 
 
 def _scatter_elements(node: Node) -> Var:
@@ -150,10 +157,8 @@ def _scatter_elements(node: Node) -> Var:
 
 
 def _scatter_nd(node: Node) -> Var:
-    _check_not_negative(node, 1)
-    return mb.scatter_nd(
-        data=node.var(0), indices=node.var(1), updates=node.var(2), mode=_mode(node), name=node.output()
-    )
+    indices = _positive_tuples(node, 1, node.var(0))
+    return mb.scatter_nd(data=node.var(0), indices=indices, updates=node.var(2), mode=_mode(node), name=node.output())
 
 
 def _mode(node: Node) -> str:

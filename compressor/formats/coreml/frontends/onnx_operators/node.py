@@ -46,10 +46,15 @@ Dim = Any
 """An int, or the symbol of a size that is known when the model runs."""
 
 
-def narrowed(array: NDArray) -> NDArray:
-    """The array in a type that Core ML computes in: 32-bit integers (clipped), float16, float32, bool.
+_INT32 = np.iinfo(np.int32)
 
-    Raises: UnsupportedError for strings and complex numbers.
+
+def narrowed(array: NDArray, *, clip: bool = False) -> NDArray:
+    """The array in a type that Core ML computes in: 32-bit integers, float16, float32, bool.
+
+    clip: take the nearest integer of 32 bits for a larger one, which is the same to comparisons and bounds.
+
+    Raises: UnsupportedError for strings and complex numbers, and for integers that 32 bits do not hold.
     """
     kind = array.dtype
     if kind in {np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.int32), np.dtype(np.bool_)}:
@@ -59,7 +64,10 @@ def narrowed(array: NDArray) -> NDArray:
     if kind.kind not in "iu" and kind.name not in {"int4", "uint4", "int2", "uint2"}:
         raise UnsupportedError(f"values of type {kind}")
     if kind.itemsize >= 4:
-        array = np.clip(array, np.iinfo(np.int32).min, np.iinfo(np.int32).max)
+        near = np.clip(array, max(np.iinfo(kind).min, _INT32.min), _INT32.max)
+        if not clip and (near != array).any():
+            raise UnsupportedError(f"the integer {array[near != array].flat[0]}, which 32 bits do not hold")
+        array = near
     return array.astype(np.int32)
 
 
@@ -70,7 +78,7 @@ class Scope:
     version: the deployment target, a member of `ct.target`. opset: of the ONNX graph.
     values: by ONNX name; those of enclosing graphs are seen too.
     consts: the MIL const of a weight, by its name, which it has too: operators that move it are MIL operators.
-    read: the ONNX names that some node reads, or that are outputs.
+    read: by ONNX name, the operators that read it; "" for an output.
     spelled: the MIL name of an ONNX name that MIL does not allow.
     directory: that of the model, where the data of its tensors lie.
     notes: what differs from the graph, by what it is about.
@@ -80,7 +88,7 @@ class Scope:
     opset: int
     values: MutableMapping[str, Value | None]
     spelled: Mapping[str, str]
-    read: frozenset[str]
+    read: Mapping[str, frozenset[str]]
     directory: Path
     notes: dict[str, str] = field(default_factory=dict)
     consts: MutableMapping[str, Var] = field(default_factory=dict)
@@ -126,7 +134,12 @@ class Node:
 
     def reads(self, number: int) -> bool:
         """Whether anything reads an output."""
-        return number < len(self.proto.output) and self.proto.output[number] in self.scope.read
+        return bool(self.readers(number))
+
+    def readers(self, number: int) -> frozenset[str]:
+        """The operators that read an output; "" where it is one of the graph."""
+        name = self.proto.output[number] if number < len(self.proto.output) else ""
+        return self.scope.read.get(name, frozenset()) if name else frozenset()
 
     def attribute(self, name: str, default: Any = None) -> Any:
         found = attribute(self.proto, name)
@@ -145,6 +158,13 @@ class Node:
             return None
         return value.array if isinstance(value, Constant) else inferred(value)
 
+    def given(self, number: int, what: str) -> NDArray | None:
+        """The values of an optional operand that must be a constant; None only where it is left out.
+
+        Raises: UnsupportedError.
+        """
+        return None if self.operand(number) is None else self.constant(number, what)
+
     def constant(self, number: int, what: str) -> NDArray:
         """The values of an operand that must be a constant.
 
@@ -162,13 +182,15 @@ class Node:
             value = self.constant(number, name).reshape(-1).tolist()
         return None if value is None else [int(one) for one in np.atleast_1d(np.array(value, np.int64))]
 
-    def var(self, number: int) -> Var:
-        """An operand as a MIL variable; a constant becomes a const."""
+    def var(self, number: int, *, clip: bool = False) -> Var:
+        """An operand as a MIL variable; a constant becomes a const (`clip`: as of `narrowed`)."""
         value = self.operand(number)
         if value is None:
             raise UnsupportedError(f"operand {number} is missing")
         if isinstance(value, Var):
             return value
+        if clip and not value.weight:
+            value = Constant(narrowed(value.array, clip=True))
         return self.scope.const(value, self.proto.input[number])
 
     def is_weight(self, number: int) -> bool:
@@ -235,6 +257,16 @@ def size(x: Var, axis: int) -> Any:
     if not is_symbolic(dim):
         return np.array([dim], np.int32)
     return mb.gather(x=mb.shape(x=x), indices=np.array([axis % x.rank], np.int32), axis=0)
+
+
+def broadcast_shape(*shapes: Sequence[Dim]) -> tuple[Dim, ...]:
+    """The shape that values of these shapes have together; a size that is known wins over one that is not."""
+    rank = max(map(len, shapes))
+    aligned = [(1,) * (rank - len(each)) + tuple(each) for each in shapes]
+    return tuple(
+        next((dim for dim in sorted(dims, key=is_symbolic) if is_symbolic(dim) or dim != 1), 1)
+        for dims in zip(*aligned, strict=True)
+    )
 
 
 def reshape(x: Var, dims: Sequence[Dim], name: str | None = None) -> Var:

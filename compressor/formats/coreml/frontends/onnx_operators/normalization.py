@@ -83,8 +83,8 @@ def _layer_norm(node: Node) -> Var:
     x, axis = node.var(0), node.attribute("axis", -1) % node.var(0).rank
     axes, normalized = list(range(axis, x.rank)), shape(x)[axis:]
     epsilon = like(x, node.attribute("epsilon", 1e-5))
-    found = [node.known(1), node.known(2)]
-    if found[0] is not None and all(one is None or one.shape == normalized for one in found):
+    given = [node.known(number) for number in (1, 2) if node.operand(number) is not None]
+    if all(one is not None and one.shape == normalized for one in given):
         return mb.layer_norm(
             x=x, axes=axes, gamma=node.var(1), beta=node.optional(2), epsilon=epsilon, name=node.output()
         )
@@ -116,9 +116,12 @@ def _local_response(node: Node) -> Var:
 
 
 def _lp_norm(node: Node) -> Var:
+    """Zeros stay zeros."""
     x, axis = node.var(0), node.attribute("axis", -1)
     norm = {1: mb.reduce_l1_norm, 2: mb.reduce_l2_norm}[node.attribute("p", 2)]
-    return mb.real_div(x=x, y=norm(x=x, axes=[axis], keep_dims=True), name=node.output())
+    found = norm(x=x, axes=[axis], keep_dims=True)
+    divisor = mb.select(cond=mb.equal(x=found, y=like(x, 0)), a=mb.add(x=found, y=like(x, 1)), b=found)
+    return mb.real_div(x=x, y=divisor, name=node.output())
 
 
 def _mean_variance(node: Node) -> Var:

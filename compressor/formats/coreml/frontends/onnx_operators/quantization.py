@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import coremltools as ct
@@ -12,7 +13,7 @@ import numpy as np
 from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - see node.py
 from coremltools.converters.mil.mil import Var
 
-from compressor.arrays import DType, NDArray
+from compressor.arrays import DType
 from compressor.formats.coreml.frontends.onnx_operators.node import (
     Constant,
     Node,
@@ -20,7 +21,9 @@ from compressor.formats.coreml.frontends.onnx_operators.node import (
     UnsupportedError,
     is_float,
     like,
+    shape,
     spelled_dtype,
+    static,
 )
 from compressor.formats.onnx.dtypes import DTYPES
 
@@ -37,14 +40,14 @@ def _quantize(node: Node) -> Any:
     if scale.ndim > 1 or node.attribute("block_size", 0):
         raise UnsupportedError("activations quantized in blocks")
     if kind in _BYTES and node.scope.version >= ct.target.iOS17:
-        return mb.quantize(input=x, **_grid(node, kind, x), output_dtype=_BYTES[kind], name=node.output())
+        return mb.quantize(input=x, **_grid(node, kind), output_dtype=_BYTES[kind], name=node.output())
     node.scope.notes["activations"] = WIDTH if node.scope.version >= ct.target.iOS17 else DROPPED
     return _clipped(node, x, kind)
 
 
 def _clipped(node: Node, x: Var, kind: DType) -> Var:
     """The value within what the codes can hold: a quantizer leaves out a ReLU that its range makes up for."""
-    scale, zero_point = node.constant(1, "the scale"), node.known(2)
+    scale, zero_point = node.constant(1, "the scale"), node.given(2, "the zero point")
     zero = np.int64(0) if zero_point is None else zero_point.astype(np.int64)
     info = ml_dtypes.iinfo(kind)  # type: ignore[no-untyped-call]
     low, high = ((np.int64(end) - zero) * scale.astype(np.float64) for end in (info.min, info.max))
@@ -62,58 +65,99 @@ def _dequantize(node: Node) -> Any:
     if is_float(x):
         return x
     if kind in _BYTES and spelled_dtype(x) == _BYTES[kind]:
-        return mb.dequantize(input=x, **_grid(node, kind, x.op.input), name=node.output())
-    scale, zero_point = node.constant(1, "the scale"), node.known(2)
-    if scale.ndim > 1 or node.attribute("block_size", 0):
+        return mb.dequantize(input=x, **_grid(node, kind), name=node.output())
+    scale, zero_point = node.var(1), node.optional(2)
+    if scale.rank > 1 or node.attribute("block_size", 0):
         raise UnsupportedError("activations quantized in blocks")
+    codes = mb.cast(x=x, dtype="int32")
+    if zero_point is not None:
+        codes = mb.sub(x=codes, y=_along(node, mb.cast(x=zero_point, dtype="int32"), x))
+    values = mb.cast(x=codes, dtype=spelled_dtype(scale))
+    return mb.mul(x=values, y=_along(node, scale, x), name=node.output())
+
+
+def _along(node: Node, parameter: Var, x: Var) -> Var:
+    """A scale or a zero point for all of `x`, or for each place along the axis."""
+    count = static(shape(parameter), "a scale")
+    if math.prod(count) == 1:
+        return mb.squeeze(x=parameter) if parameter.rank else parameter
     dims = [1] * x.rank
-    if scale.size > 1:
-        dims[node.attribute("axis", 1)] = -1
-    zero = np.zeros(1, np.int32) if zero_point is None else zero_point.astype(np.int32)
-    centred = mb.cast(x=mb.sub(x=x, y=zero.reshape(dims if x.rank else ())), dtype="fp32")
-    return mb.mul(x=centred, y=scale.astype(np.float32).reshape(dims if x.rank else ()), name=node.output())
+    dims[node.attribute("axis", 1)] = -1
+    return mb.reshape(x=parameter, shape=dims)
 
 
 def _kind(node: Node) -> DType:
     """The type of the codes."""
-    zero_point, declared = node.known(2), node.attribute("output_dtype", 0)
-    if zero_point is not None:
-        return zero_point.dtype
+    zero_point, declared = node.operand(2), node.attribute("output_dtype", 0)
+    if isinstance(zero_point, Constant):
+        return zero_point.array.dtype
     return DTYPES[declared] if declared in DTYPES else np.dtype(np.uint8)
 
 
-def _grid(node: Node, kind: DType, x: Var) -> dict[str, Any]:
+def _grid(node: Node, kind: DType) -> dict[str, Any]:
     """Scale, zero point and axis as MIL takes them: a scale of one element is a scalar without an axis."""
     scale = node.constant(1, "the scale")
-    zero_point = node.known(2)
+    zero_point = node.given(2, "the zero point")
     zero_point = np.zeros(scale.shape, kind) if zero_point is None else zero_point
-    number = type(like(x, 0))
+    number = np.float16 if scale.dtype == np.float16 else np.float32
     if scale.size == 1:
         return {"scale": number(scale.item()), "zero_point": kind.type(zero_point.item())}
     return {"scale": scale.astype(number), "zero_point": zero_point, "axis": np.int32(node.attribute("axis", 1))}
 
 
+_PRODUCTS = frozenset({"MatMulInteger", "ConvInteger"})
+"""Operators that subtract the zero points from codes and multiply what is left."""
+
+
 def _dynamic(node: Node) -> list[Any]:
-    """The value itself with scale 1 and zero point 0: what reads them computes in float."""
-    node.scope.notes["activations"] = DYNAMIC
-    x = node.operand(0)
-    return [x, Constant(np.array(1, np.float32)), Constant(np.array(0, np.uint8))][: len(node.proto.output)]
+    """Where only products read the codes, the value itself with scale 1 and zero point 0: they compute in float."""
+    if node.readers(0) | node.readers(2) <= _PRODUCTS and node.readers(1) <= {"Mul"}:
+        node.scope.notes["activations"] = DYNAMIC
+        found = [node.operand(0), Constant(np.array(1, np.float32)), Constant(np.array(0, np.uint8))]
+        return found[: len(node.proto.output)]
+    x = node.var(0)
+    axes, most = list(range(x.rank)), like(x, 255)
+    low, high = (
+        emit(x=reduce(x=x, axes=axes, keep_dims=False), y=like(x, 0))
+        for emit, reduce in ((mb.minimum, mb.reduce_min), (mb.maximum, mb.reduce_max))
+    )
+    span = mb.sub(x=high, y=low)
+    one = mb.cast(x=mb.equal(x=span, y=like(x, 0)), dtype=spelled_dtype(x))  # the scale of nothing but zeros is 1
+    scale = mb.add(x=mb.real_div(x=span, y=most), y=one)
+    zero = mb.round(x=mb.real_div(x=mb.sub(x=like(x, 0), y=low), y=scale))
+    codes = mb.add(x=mb.round(x=mb.real_div(x=x, y=scale)), y=zero)
+    clipped = mb.minimum(x=mb.maximum(x=codes, y=like(x, 0)), y=most)
+    made = [(clipped, "int32"), (scale, spelled_dtype(x)), (zero, "int32")]
+    return [
+        mb.cast(x=value, dtype=dtype, name=node.output(number)) if node.reads(number) else None
+        for number, (value, dtype) in enumerate(made[: len(node.proto.output)])
+    ]
 
 
 def _mat_mul_integer(node: Node) -> Var:
-    """The product in float of what is left of the codes when their zero points are subtracted."""
-    x = _centred(node.var(0), node.known(2))
-    codes, zero = node.constant(1, "the codes of the matrix"), node.known(3)
+    """The product of what is left of the codes when their zero points are subtracted: of codes in integers."""
+    x, codes = node.var(0), node.known(1)
+    if not is_float(x):
+        columns = mb.cast(x=_centred(node, 3, node.var(1), [-1]), dtype="int32")
+        return mb.matmul(x=_centred(node, 2, x, [-1, 1]), y=columns, name=node.output())
+    if codes is None:
+        columns = mb.cast(x=_centred(node, 3, node.var(1), [-1]), dtype=spelled_dtype(x))
+        return mb.matmul(x=x, y=columns, name=node.output())
     if codes.ndim != 2:
         raise UnsupportedError("codes that are no matrix")
+    zero = node.given(3, "the zero point of the matrix")
     matrix = codes.astype(np.float32) - (np.float32(0) if zero is None else zero.astype(np.float32))
     weight = node.scope.const(Constant(np.ascontiguousarray(matrix.T)), f"{node.proto.input[1]}.centred")
     return mb.linear(x=x, weight=weight, name=node.output())
 
 
-def _centred(x: Var, zero: NDArray | None) -> Var:
-    x = x if is_float(x) else mb.cast(x=x, dtype="fp32")
-    return x if zero is None or not zero.any() else mb.sub(x=x, y=zero.astype(np.float32))
+def _centred(node: Node, number: int, codes: Var, dims: list[int]) -> Var:
+    """Codes without their zero point, operand `number`: one for all, one for each row, or for each column."""
+    zero = node.optional(number)
+    if zero is None:
+        return codes
+    zero = zero if zero.rank != 1 or zero.shape[0] == 1 else mb.reshape(x=zero, shape=dims)
+    return mb.sub(x=codes, y=zero)
 
 
 OPERATORS: Operators = {

@@ -13,6 +13,7 @@ from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - see nod
 from coremltools.converters.mil.mil import Var
 from coremltools.converters.mil.mil.types.symbolic import any_symbolic, is_symbolic
 
+from compressor.arrays import NDArray
 from compressor.formats.coreml.frontends.onnx_operators.node import (
     Constant,
     Dim,
@@ -29,6 +30,8 @@ from compressor.formats.coreml.frontends.onnx_operators.node import (
 )
 
 _PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate"}
+_NUMPY_MODES: dict[str, Any] = {"constant": "edge", "reflect": "reflect", "edge": "edge"}
+"""Where the elements of a padded axis come from; those of constant pads are then replaced."""
 
 
 def targets(node: Node, number: int) -> list[Dim] | None:
@@ -96,7 +99,7 @@ def _concat(node: Node) -> Var:
     return mb.concat(values=parts, axis=node.attribute("axis"), name=node.output())
 
 
-def _split(node: Node) -> list[Var]:
+def _split(node: Node) -> list[Var | None]:
     x, axis, count = node.var(0), node.attribute("axis", 0), len(node.proto.output)
     sizes = node.integers(1, "split")
     if sizes is None:
@@ -106,7 +109,9 @@ def _split(node: Node) -> list[Var]:
     if count == 1:
         return [mb.identity(x=x, name=node.output())]
     found = mb.split(x=x, split_sizes=sizes, axis=axis)
-    return [mb.identity(x=one, name=node.output(number)) for number, one in enumerate(found) if node.reads(number)]
+    return [
+        mb.identity(x=one, name=node.output(number)) if node.reads(number) else None for number, one in enumerate(found)
+    ]
 
 
 def _pad(node: Node) -> Var:
@@ -115,7 +120,7 @@ def _pad(node: Node) -> Var:
     if mode not in _PAD_MODES:
         raise UnsupportedError(f"mode {mode!r}")
     pads = node.constant(1, "pads").reshape(2, -1).astype(np.int64)
-    axes = node.known(3)
+    axes = node.given(3, "axes")
     both = np.zeros((2, x.rank), np.int64)
     both[:, range(x.rank) if axes is None else axes.reshape(-1)] = pads
     if both.min(initial=0) < 0:
@@ -124,15 +129,33 @@ def _pad(node: Node) -> Var:
         both = np.maximum(both, 0)
     if not both.any():
         return mb.identity(x=x, name=name)
-    given = node.known(2)
-    value = 0.0 if given is None or given.size == 0 else float(given.item())
-    source = x if is_float(x) else mb.cast(x=x, dtype="fp32")
+    if not is_float(x):
+        return _integers_padded(node, x, both, mode)
     first = int(np.flatnonzero(both.any(axis=0))[0])
-    padded = mb.pad(
-        x=source, pad=both.T[first:].reshape(-1).tolist(), mode=_PAD_MODES[mode], constant_val=like(source, value),
-        **({"name": name} if source is x else {}),
-    )  # fmt: skip
-    return padded if source is x else mb.cast(x=padded, dtype=spelled_dtype(x), name=name)
+    pads = both.T[first:].reshape(-1).tolist()
+    value = node.known(2)
+    if value is None and node.operand(2) is not None:  # a value that arrives when the model runs goes beside a frame
+        inside = mb.cast(x=mb.pad(x=mb.fill_like(ref_tensor=x, value=like(x, 1)), pad=pads), dtype="bool")
+        return mb.select(cond=inside, a=mb.pad(x=x, pad=pads), b=node.var(2), name=name)
+    number = 0.0 if value is None or value.size == 0 else float(value.item())
+    return mb.pad(x=x, pad=pads, mode=_PAD_MODES[mode], constant_val=like(x, number), name=name)
+
+
+def _integers_padded(node: Node, x: Var, both: NDArray, mode: str) -> Var:
+    """By taking elements along each axis: MIL pads floats alone, which do not hold every integer."""
+    whole = mb.cast(x=x, dtype="int32") if is_bool(x) else x
+    value: Any = None
+    if mode == "constant":
+        value = mb.cast(x=node.var(2), dtype="int32") if node.operand(2) is not None else np.int32(0)
+    for axis in np.flatnonzero(both.any(axis=0)).tolist():
+        count = static([shape(x)[axis]], "an axis of integers that is padded")[0]
+        places = np.pad(np.arange(count, dtype=np.int32), both[:, axis], _NUMPY_MODES[mode])
+        whole = mb.gather(x=whole, indices=places, axis=axis)
+        if value is not None:
+            kept = np.pad(np.ones(count, np.bool_), both[:, axis])
+            kept = kept.reshape([-1 if place == axis else 1 for place in range(x.rank)])
+            whole = mb.select(cond=kept, a=whole, b=value)
+    return mb.cast(x=whole, dtype=spelled_dtype(x), name=node.output())
 
 
 def _expand(node: Node) -> Var:
