@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TypeVar
 
 from compressor import encodings, publish, sources, targets
 from compressor.arrays import ArraySpec
-from compressor.detection import Detection, Finding, Settings, find
+from compressor.detection import Detection, Finding, Settings
 from compressor.encodings import Dense, Encoding
 from compressor.errors import CompressorError
 from compressor.manifest import FileFacts, Manifest, WeightFacts
 from compressor.model import Model, Weight
-from compressor.passes import InexactError, run, stream
+from compressor.passes import InexactError, failures, run
 from compressor.passes.encode import encode
 from compressor.passes.legalize import legalize
 from compressor.passes.pack import pack
 from compressor.passes.verify import Allowed, verify
-from compressor.pipelines import PassPipeline
 from compressor.pipelines import get as get_pipeline
-from compressor.plan import Choice, Plan, choose, plan
-from compressor.schemes import Candidate, linear_quantize, palettize
+from compressor.plan import Choice, Plan, plan
+from compressor.planning import Prepared, Progress, Request, look, matching, mended, planned, prepare, watched
 from compressor.sessions import HAS_CORE_ML
 from compressor.targets import Target
 
@@ -34,14 +32,6 @@ MANIFEST = "manifest.json"
 
 _TARGET, _PIPELINE, _VERSION = "compressor.target", "compressor.pipeline", "compressor.version"
 """What an artefact says about itself."""
-
-_LITTLE = 1.01
-"""A table that takes so much more than a scale is not worth rounding the scale."""
-
-T = TypeVar("T")
-
-Progress = Callable[[str, int, int], None]
-"""(phase: `detect`, `compress` or `verify`; dense bytes done; dense bytes in all)."""
 
 
 def detect(
@@ -55,7 +45,7 @@ def detect(
     Raises:
         CompressorError: the model cannot be read.
     """
-    return Detection(settings, tuple(_findings(_model(model), settings, progress, sampled=False)))
+    return Detection(settings, tuple(look(_model(model), settings, progress, sampled=False)))
 
 
 def dry_run(
@@ -73,14 +63,11 @@ def dry_run(
         UsageError: no such target or pipeline.
         CompressorError: the model cannot be read, or `detection` is of another one.
     """
-    settings = detection.settings if detection else settings
-    asked = _Request(_target(target), get_pipeline(pipeline), settings, progress)
-    model = _model(model)
-    if detection is None:
-        detection = detect(model, settings, progress=progress)
+    model, asked = _model(model), _request(target, pipeline, detection, settings, progress)
+    findings = _findings(model, detection, asked, sampled=False)
     if not model.graphs:  # weights alone: what the target would make of them in a graph is not known
-        return plan(_matching(detection.findings, model), asked.target, asked.pipeline)
-    return _planned(model, _matching(detection.findings, model), asked, sampled=False)[1]
+        return plan(findings, asked.target, asked.pipeline)
+    return planned(prepare(model, findings, asked, sampled=False), asked)
 
 
 def compress(
@@ -99,17 +86,13 @@ def compress(
         UsageError: no such target or pipeline, or `out` holds what this package has not written.
         CompressorError: the model cannot be read, a weight read back differs, or the disk is full.
     """
-    model, asked = _whole(model), _Request(_target(target), get_pipeline(pipeline), settings, progress)
+    model, asked = _whole(model), _request(target, pipeline, detection, settings, progress)
     publish.check_directory(Path(out), (model.path, *model.stamps))
-    if detection is None:
-        # Every weight is compared with its source before anything is published, so a sample of each is enough to plan
-        # by; where it missed a value, which the comparison shows, the weights are looked at as a whole.
-        try:
-            findings = _findings(model, settings, progress, sampled=True)
-            return _publish(*_planned(model, findings, asked, sampled=True), asked, Path(out))
-        except InexactError:
-            detection = detect(model, settings, progress=progress)
-    return _publish(*_planned(model, _matching(detection.findings, model), asked, sampled=False), asked, Path(out))
+    # Every weight is compared with its source before anything is published, so a sample of each is enough to plan by;
+    # where it missed a value, which the comparison shows, the weight is looked at as a whole.
+    sampled = detection is None
+    findings = _findings(model, detection, asked, sampled=sampled)
+    return _publish(prepare(model, findings, asked, sampled=sampled), asked, Path(out))
 
 
 def write_baseline(model: Model | Path | str, out: Path | str, *, target: str | Target = "onnxruntime") -> None:
@@ -176,76 +159,47 @@ def inspect(path: Path | str) -> Manifest:
     )
 
 
-def _findings(model: Model, settings: Settings, progress: Progress | None, *, sampled: bool) -> Iterator[Finding]:
-    # A look at a sample is many short calls that hold the interpreter's lock: threads would wait for each other.
-    executor = map if sampled else stream
-    findings = executor(lambda weight: find(weight, settings, sampled=sampled), model.weights)
-    return _watched(findings, model.weights, "detect", progress)
+def _request(
+    target: str | Target, pipeline: str, detection: Detection | None, settings: Settings, progress: Progress | None
+) -> Request:
+    settings = detection.settings if detection else settings
+    return Request(_target(target), get_pipeline(pipeline), settings, progress, detection is not None)
 
 
-@dataclass(frozen=True)
-class _Request:
-    """What is asked of a model."""
-
-    target: Target
-    pipeline: PassPipeline
-    settings: Settings
-    progress: Progress | None
+def _findings(model: Model, detection: Detection | None, asked: Request, *, sampled: bool) -> Iterator[Finding]:
+    """What is known of the weights: by a detection that was given, or by a look at them."""
+    if detection is not None:
+        return matching(detection.findings, model)
+    return look(model, asked.settings, asked.progress, sampled=sampled)
 
 
-def _planned(model: Model, findings: Iterable[Finding], asked: _Request, *, sampled: bool) -> tuple[Model, Plan]:
-    """The model as the target has it, and what its weights become.
+class _FailedError(CompressorError):
+    """Some weights are not stored as they were planned to be. failures: one for each."""
 
-    A target that rounds weights gets the codes of those that lie on a grid, which rounded values do not show, and what
-    it has made of the weights is looked at anew.
+    def __init__(self, failures: Sequence[InexactError]) -> None:
+        super().__init__(f"{failures[0]}. Nothing was published.")
+        self.failures = failures
+
+
+def _publish(prepared: Prepared, asked: Request, out: Path) -> Manifest:
+    """Writes, reads back and compares; a form that fails costs its weight that form. Then the directory takes its name.
+
+    It ends: each time some weight is looked at as a whole for the first time, or has a form less.
     """
-    target = asked.target
-    if not target.precision:
-        return target.prepare(model, lambda _: 0), plan(findings, target, asked.pipeline)
-
-    def smallest(weight: Weight) -> int:
-        return encodings.nbytes(choose(find(weight, asked.settings, sampled=True), target, asked.pipeline).legal)
-
-    recovered: dict[str, str] = {}
-    if linear_quantize.NAME in asked.pipeline.schemes:
-        pairs = [(weight, _grid(weight, finding)) for weight, finding in zip(model.weights, findings, strict=True)]
-        recovered = {weight.name: grid.evidence for weight, grid in pairs if grid is not None}
-        weights = [weight if grid is None else _with_codes(weight, grid) for weight, grid in pairs]
-        model = replace(model, weights=weights)
-    prepared = target.prepare(model, smallest)
-    again = _findings(prepared, asked.settings, asked.progress, sampled=sampled)
-    planned = plan(again, target, asked.pipeline)
-    notes = {weight.name: weight.note for weight in prepared.weights}
-    choices = (
-        replace(choice, evidence=recovered[choice.name]) if choice.declared and choice.name in recovered else choice
-        for choice in planned.choices
-    )
-    told = (replace(one, evidence="; ".join(filter(None, (one.evidence, notes[one.name])))) for one in choices)
-    return prepared, replace(planned, choices=tuple(told))
+    while True:
+        chosen = planned(prepared, asked)
+        try:
+            return _written(prepared.model, chosen, asked, out)
+        except _FailedError as error:
+            prepared = mended(prepared, chosen, error.failures, asked)
 
 
-def _grid(weight: Weight, finding: Finding) -> Candidate | None:
-    """The grid that a dense weight lies on, unless a palette, which rounds to itself, takes no more."""
-    exact = [one for one in finding.candidates if not one.max_error]
-    grids = [one for one in exact if one.schemes == (linear_quantize.NAME,)]
-    tables = [encodings.nbytes(one.spec) for one in exact if one.schemes == (palettize.NAME,)]
-    if not grids or not isinstance(weight.encoding, Dense):
-        return None
-    grid = min(grids, key=lambda one: encodings.nbytes(one.spec))
-    return None if any(table <= encodings.nbytes(grid.spec) * _LITTLE for table in tables) else grid
-
-
-def _with_codes(weight: Weight, grid: Candidate) -> Weight:
-    """A weight as the codes that it was trained with.
+def _written(model: Model, chosen: Plan, asked: Request, out: Path) -> Manifest:
+    """Writes, reads back, compares; the files' digests are computed meanwhile. Then the directory takes its name.
 
     Raises:
-        InexactError: it does not lie on the grid.
+        _FailedError: some weights cannot be stored so, or are not read back as they were.
     """
-    return encode({weight.name: grid.spec}, {}, {})(weight)
-
-
-def _publish(model: Model, chosen: Plan, asked: _Request, out: Path) -> Manifest:
-    """Writes, reads back, compares; the files' digests are computed meanwhile. Then the directory takes its name."""
     target, progress = asked.target, asked.progress
     with publish.directory(out) as directory, ThreadPoolExecutor(1) as executor:
         said = {_TARGET: chosen.target, _PIPELINE: chosen.pipeline, _VERSION: version("compressor")}
@@ -267,26 +221,39 @@ def _write(
     progress: Progress | None,
     metadata: Mapping[str, str],
 ) -> None:
-    """Encodes the weights and writes them, one after the other."""
+    """Encodes the weights and writes them, one after the other.
+
+    Raises:
+        _FailedError: some are not what they were planned to be.
+    """
     specs = {choice.name: choice.spec for choice in choices}
     thresholds = {choice.name: choice.threshold for choice in choices}
     max_errors = {choice.name: choice.max_error for choice in choices}
     legal = {choice.name: choice.legal for choice in choices}
-    encoded = run([encode(specs, thresholds, max_errors), legalize(target.legalize), pack], model.weights)
-    target.write(model, legal, _watched(encoded, model.weights, "compress", progress), directory, metadata)
+    passes = [encode(specs, thresholds, max_errors), legalize(target.legalize), pack]
+    encoded = run(passes, model.weights)
+    try:
+        target.write(model, legal, watched(encoded, model.weights, "compress", progress), directory, metadata)
+    except InexactError as error:
+        # The other weights are tried too: however many fail, all is written only once more.
+        raise _FailedError([*filter(None, failures(passes, model.weights))] or [error]) from error
 
 
 def _verify(
     model: Model, target: Target, choices: Sequence[Choice], directory: Path, progress: Progress | None
 ) -> None:
-    """Reads every weight back from the files and compares it with its source."""
+    """Reads every weight back from the files and compares it with its source.
+
+    Raises:
+        _FailedError: some are not as they were.
+    """
     stored = {weight.name: weight.encoding for weight in target.read(directory).weights}
     if missing := [weight.name for weight in model.weights if weight.name not in stored]:
         raise CompressorError(f"{len(missing)} weights are missing from the artefact, the first one is {missing[0]}")
     allowed = {choice.name: Allowed(choice.threshold, choice.changed, choice.max_error) for choice in choices}
-    compared = run([verify(stored, allowed)], model.weights)
-    for _ in _watched(compared, model.weights, "verify", progress):
-        pass
+    compared = failures([verify(stored, allowed)], model.weights)
+    if failed := [*filter(None, watched(compared, model.weights, "verify", progress))]:
+        raise _FailedError(failed)
 
 
 def _opened(model: Model, target: Target, directory: Path, out: Path) -> tuple[str, ...]:
@@ -327,21 +294,6 @@ def _whole(model: Model | Path | str) -> Model:
     return model
 
 
-def _matching(findings: Sequence[Finding], model: Model) -> Iterator[Finding]:
-    """The findings in the model's order, each of a weight that has the name, shape and dtype that was looked at."""
-    by_name = {finding.name: finding for finding in findings}
-    for weight in model.weights:
-        finding = by_name.get(weight.name)
-        have = (encodings.dtype(weight.encoding).name, encodings.shape(weight.encoding))
-        if finding is None or (finding.dtype, finding.shape) != have:
-            found = "nothing" if finding is None else f"{finding.dtype}{list(finding.shape)}"
-            raise CompressorError(
-                f"the detection is of another model: weight {weight.name} is {have[0]}{list(have[1])}, "
-                f"the detection has {found}. Run `compressor detect` again."
-            )
-        yield finding
-
-
 def _dense_nbytes(model: Model, target: Target) -> int:
     """The bytes of the baseline's files."""
     choices = [_dense(weight) for weight in model.weights]
@@ -355,17 +307,6 @@ def _dense(weight: Weight) -> Choice:
     if weight.pinned:
         spec = encodings.spec(weight.encoding)
     return Choice(weight.name, shape, dtype.name, spec, spec, 0.0, "", encodings.nbytes(spec), 0, ())
-
-
-def _watched(items: Iterable[T], weights: Sequence[Weight], phase: str, progress: Progress | None) -> Iterator[T]:
-    """The items, one for each weight, with the dense bytes behind them reported on the way."""
-    sizes = [encodings.nbytes(weight.encoding) for weight in weights]
-    done, total = 0, sum(sizes)
-    for item, size in zip(items, sizes, strict=True):
-        yield item
-        done += size
-        if progress is not None:
-            progress(phase, done, total)
 
 
 def _manifest(model: Model, chosen: Plan, files: tuple[FileFacts, ...], dense: int, notes: tuple[str, ...]) -> Manifest:

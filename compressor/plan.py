@@ -82,14 +82,21 @@ class Plan:
         return sum(choice.dense_nbytes for choice in self.choices)
 
 
-def plan(findings: Iterable[Finding], target: Target, pipeline: PassPipeline) -> Plan:
+def plan(
+    findings: Iterable[Finding],
+    target: Target,
+    pipeline: PassPipeline,
+    failed: Mapping[str, Mapping[Encoding, str]] = MappingProxyType({}),
+) -> Plan:
     """The smallest legal form of every weight among those that the pipeline's schemes propose.
 
     A form must save more than its decoding adds to the artefact: the weight's own nodes, and what weights share.
+
+    failed: by the name of a weight, the forms that did not hold it when they were tried, with the reason.
     """
     findings = tuple(findings)
-    choices = {finding.name: choose(finding, target, pipeline) for finding in findings}
-    refused: dict[str, dict[Encoding, str]] = {}
+    refused = {name_: dict(forms) for name_, forms in failed.items()}
+    choices = {finding.name: choose(finding, target, pipeline, refused.get(finding.name, {})) for finding in findings}
     while unworthy := _unworthy(choices.values(), target):
         for name_, reason in unworthy.items():
             refused.setdefault(name_, {})[choices[name_].spec] = reason
@@ -103,7 +110,7 @@ def choose(
 ) -> Choice:
     """The smallest legal form of one weight. Of equally small ones the source's own wins, then the simplest.
 
-    refused: forms that were chosen before and are not worth their decoding, with the reason.
+    refused: forms that were chosen before and failed, or are not worth their decoding, with the reason.
     """
     dense = Candidate((), Dense(ArraySpec(finding.shape, _DTYPES[finding.dtype])), finding.evidence)
     legal: list[tuple[int, Candidate, Encoding]] = []

@@ -13,7 +13,7 @@ from functools import partial, reduce
 from typing import TypeVar
 
 from compressor.arrays import ArraySpec
-from compressor.encodings import DamageError, dtype, shape
+from compressor.encodings import DamageError, Encoding, dtype, shape
 from compressor.errors import CompressorError
 from compressor.model import Weight
 
@@ -25,7 +25,14 @@ IN_FLIGHT = 64 << 20
 
 
 class InexactError(CompressorError):
-    """A weight is not what its spec says, or is not read back as it was: the plan does not fit the model."""
+    """A weight is not what its spec says, or is not read back as it was: the plan does not fit the model.
+
+    name: the weight's; reason: what is wrong with its form.
+    """
+
+    def __init__(self, name: str, spec: Encoding, reason: str) -> None:
+        super().__init__(f"weight {name} {dtype(spec)}{list(shape(spec))}: {reason}")
+        self.name, self.reason = name, reason
 
 
 def run(
@@ -43,6 +50,19 @@ def run(
 
 def _through(passes: tuple[Pass, ...], weight: Weight) -> Weight:
     return reduce(lambda value, step: step(value), passes, weight)
+
+
+def failures(passes: Sequence[Pass], weights: Iterable[Weight]) -> Iterator[InexactError | None]:
+    """For every weight: why it does not come through the passes, None if it does."""
+    return stream(partial(_failure, tuple(passes)), weights)
+
+
+def _failure(passes: tuple[Pass, ...], weight: Weight) -> InexactError | None:
+    try:
+        _through(passes, weight)
+    except InexactError as error:
+        return error
+    return None
 
 
 def stream(function: Callable[[Weight], T], weights: Iterable[Weight]) -> Iterator[T]:

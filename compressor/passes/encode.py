@@ -12,16 +12,15 @@ import numpy as np
 
 from compressor.arrays import NDArray
 from compressor.encodings import (
+    DamageError,
     Dense,
     Encoding,
     LinearQuantized,
     Palettized,
     Sparse,
     decode,
-    dtype,
     name,
     nbytes,
-    shape,
 )
 from compressor.encodings import spec as spec_of
 from compressor.model import Weight
@@ -40,7 +39,7 @@ def encode(
     max_errors: by name, how far values may move to be what the spec says; 0.0 for a weight that has none.
 
     Raises (the pass):
-        InexactError: a weight is not what its spec says: the detection is of another model.
+        InexactError: a weight is not what its spec says.
     """
     # A proxy does not pickle, and a pool of processes may run the pass.
     return partial(_run, specs, thresholds, dict(max_errors))
@@ -57,11 +56,10 @@ def _run(
         encoded = _encoded(source, spec, thresholds.get(weight.name, 0.0))
         if spec_of(encoded) != spec:
             raise ValueError(f"it takes {nbytes(encoded):,} bytes, {nbytes(spec):,} were planned")
+    except DamageError:  # of the source
+        raise
     except ValueError as error:
-        raise InexactError(
-            f"weight {weight.name} {dtype(spec)}{list(shape(spec))}: cannot be stored as {name(spec)}: {error}. "
-            "Was another model detected? Run `detect` again."
-        ) from error
+        raise InexactError(weight.name, spec, f"cannot be stored as {name(spec)}: {error}") from error
     return replace(weight, encoding=encoded)
 
 

@@ -8,13 +8,21 @@ from functools import partial
 
 from compressor.encodings import Encoding
 from compressor.model import Weight
-from compressor.passes import Pass
+from compressor.passes import InexactError, Pass
+from compressor.targets import Illegal
 
 
 def legalize(target: Callable[[Encoding], Encoding]) -> Pass:
-    """The pass that applies a target's `legalize` to the data."""
+    """The pass that applies a target's `legalize` to the data.
+
+    Raises (the pass):
+        InexactError: the target refuses the encoding, whose spec it took.
+    """
     return partial(_run, target)
 
 
 def _run(target: Callable[[Encoding], Encoding], weight: Weight) -> Weight:
-    return replace(weight, encoding=target(weight.encoding))
+    try:
+        return replace(weight, encoding=target(weight.encoding))
+    except Illegal as refusal:
+        raise InexactError(weight.name, weight.encoding, refusal.reason) from refusal

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from compressor.arrays import NDArray, blocks
-from compressor.encodings import Encoding, decode, dtype, name, shape
+from compressor.encodings import DamageError, Encoding, decode, dtype, name, shape
 from compressor.model import Weight
 from compressor.passes import InexactError, Pass
 from compressor.scan import above, patterns
@@ -40,26 +40,21 @@ def verify(read_back: Mapping[str, Encoding], allowed: Mapping[str, Allowed]) ->
 
 
 def _run(read_back: Mapping[str, Encoding], allowed: Mapping[str, Allowed], weight: Weight) -> Weight:
-    stored, (threshold, planned, max_error) = read_back[weight.name], allowed[weight.name]
-    expected, got = (dtype(weight.encoding), shape(weight.encoding)), (dtype(stored), shape(stored))
+    source, stored, (threshold, planned, max_error) = weight.encoding, read_back[weight.name], allowed[weight.name]
+    expected, got = (dtype(source), shape(source)), (dtype(stored), shape(stored))
     if expected != got:
-        raise InexactError(
-            f"weight {weight.name}: read back as {got[0]}{list(got[1])} from {name(stored)}, "
-            f"expected {expected[0]}{list(expected[1])}"
-        )
-    source, read = decode(weight.encoding), decode(stored)
-    different, changed = differences(source, read, threshold, max_error, signed=bool(weight.signed))
+        raise InexactError(weight.name, source, f"read back as {got[0]}{list(got[1])} from {name(stored)}")
+    values = decode(source)
+    try:
+        different, changed = differences(values, decode(stored), threshold, max_error, signed=bool(weight.signed))
+    except DamageError as error:
+        raise InexactError(weight.name, source, f"{name(stored)} cannot be read back: {error}") from error
     if different:
-        raise InexactError(
-            f"weight {weight.name} {expected[0]}{list(expected[1])}: {different:,} values read back from "
-            f"{name(stored)} differ from the source. Nothing was published."
-        )
+        reason = f"{different:,} values read back from {name(stored)} differ from the source"
+        raise InexactError(weight.name, source, reason)
     if changed != planned:
         how = f"moved by up to {max_error:g}" if max_error else f"up to {threshold:g} became zero"
-        raise InexactError(
-            f"weight {weight.name} {expected[0]}{list(expected[1])}: {changed:,} values {how}, {planned:,} were "
-            "planned. Was another model detected? Run `detect` again."
-        )
+        raise InexactError(weight.name, source, f"{changed:,} values {how}, {planned:,} were planned")
     return weight
 
 

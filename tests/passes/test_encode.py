@@ -25,6 +25,12 @@ def encoded(values: NDArray | Encoding, spec: Encoding, threshold: float = 0.0) 
     return encode({"w": spec}, {"w": threshold})(Weight("w", source)).encoding
 
 
+def test_a_damaged_source_is_no_plan_that_fails() -> None:
+    damaged = Palettized(np.array([[0, 2]], np.uint8), np.array([[[[3], [7]]]], np.float32))
+    with pytest.raises(encodings.DamageError, match="indices into 2 entries, got 2"):
+        encoded(damaged, Dense(ArraySpec((1, 2), F32)))
+
+
 def test_a_weight_that_is_what_it_shall_be_is_not_touched() -> None:
     source = Dense(np.zeros((4, 4), np.float32))
     assert encoded(source, encodings.spec(source)) is source
@@ -62,7 +68,7 @@ BLOCKS = Sparse(ArraySpec((2, 1), np.dtype(bool)), Dense(ArraySpec((2,), F32)), 
     ],
 )
 def test_a_plan_of_another_weight_is_refused(values: list[list[float]], spec: Encoding, message: str) -> None:
-    with pytest.raises(CompressorError, match=rf"weight w float32\[2, 2\]: {message}.*Was another model detected"):
+    with pytest.raises(CompressorError, match=rf"^weight w float32\[2, 2\]: {message}$"):
         encoded(np.array(values, np.float32), spec)
 
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from compressor import encodings
 from compressor.encodings import Dense, Encoding
 from compressor.model import Weight
+from compressor.passes import InexactError
 from compressor.passes.legalize import legalize
+from compressor.targets import Illegal
 
 
 def halved(encoding: Encoding) -> Encoding:
     return encodings.map_arrays(lambda array: np.asarray(array) / 2, encoding)
+
+
+def refused(_: Encoding) -> Encoding:
+    raise Illegal("no such tables")
 
 
 def test_the_encoding_is_the_targets_and_all_else_is_kept() -> None:
@@ -19,3 +26,8 @@ def test_the_encoding_is_the_targets_and_all_else_is_kept() -> None:
     legal = legalize(halved)(weight)
     assert encodings.decode(legal.encoding).tolist() == [[1, 2]]
     assert (legal.name, legal.uses, legal.pinned) == ("w", ("MatMul",), "an input")
+
+
+def test_data_that_the_target_refuses_is_a_form_that_fails() -> None:
+    with pytest.raises(InexactError, match=r"weight w float32\[1, 1\]: no such tables"):
+        legalize(refused)(Weight("w", Dense(np.ones((1, 1), np.float32))))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compressor.arrays import BLOCK, FLOAT_DTYPES, DType, NDArray
-from compressor.encodings import Dense
+from compressor.encodings import Dense, Palettized
 from compressor.errors import CompressorError
 from compressor.model import Weight
 from compressor.passes.verify import Allowed, differences, verify
@@ -92,14 +92,21 @@ def test_just_as_many_values_become_zero_as_were_planned(planned: int) -> None:
     ("stored", "message"),
     [
         (of(1, 3), r"weight w float32\[2\]: 1 values read back from dense differ from the source"),
-        (of(1, 2, 3), r"weight w: read back as float32\[3\] from dense, expected float32\[2\]"),
-        (np.array([1, 2], np.float16), r"weight w: read back as float16\[2\] from dense, expected float32\[2\]"),
-        (of(1, 2).reshape(2, 1), r"read back as float32\[2, 1\] from dense, expected float32\[2\]"),
+        (of(1, 2, 3), r"weight w float32\[2\]: read back as float32\[3\] from dense"),
+        (np.array([1, 2], np.float16), r"weight w float32\[2\]: read back as float16\[2\] from dense"),
+        (of(1, 2).reshape(2, 1), r"weight w float32\[2\]: read back as float32\[2, 1\] from dense"),
     ],
 )
 def test_a_weight_that_is_another_one_is_refused(stored: NDArray, message: str) -> None:
     with pytest.raises(CompressorError, match=message):
         check(of(1, 2), stored)
+
+
+def test_what_cannot_be_decoded_is_refused() -> None:
+    stored = Palettized(np.array([0, 2], np.uint8), np.array([[[1], [2]]], np.float32))
+    compare = verify({"w": stored}, {"w": Allowed()})
+    with pytest.raises(CompressorError, match="palettized1 cannot be read back: indices into 2 entries, got 2"):
+        compare(Weight("w", Dense(of(1, 2))))
 
 
 @pytest.mark.parametrize(
