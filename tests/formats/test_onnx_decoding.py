@@ -10,7 +10,7 @@ import pytest
 from compressor.arrays import CODE_DTYPES, ArraySpec, MappedArray, pack
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, nbytes
 from compressor.formats.onnx.decoding import lower, needs_opset, why_not
-from compressor.formats.onnx.functions import byte_table, run_tables
+from compressor.formats.onnx.functions import BODIES, function, straddling
 from compressor.formats.onnx.quantized import is_linear
 
 F32, U8, BOOL = np.dtype(np.float32), np.dtype(np.uint8), np.dtype(np.bool_)
@@ -59,16 +59,21 @@ def test_a_run_that_is_not_full_is_stored_whole() -> None:
 
 
 @pytest.mark.parametrize("width", [3, 5, 6, 7])
-def test_run_tables_take_packed_codes_apart(width: int) -> None:
-    tables = run_tables(width)
-    codes = np.random.default_rng(width).integers(0, 1 << width, (tables.shape[2],)).astype(np.uint8)
-    found = np.bitwise_or.reduce([table[byte] for table, byte in zip(tables, pack(codes, width), strict=True)])
+def test_a_code_lies_in_the_bytes_in_which_it_begins_and_ends(width: int) -> None:
+    (first, last), (right, left) = straddling(width)
+    codes = np.random.default_rng(width).integers(0, 1 << width, len(first)).astype(np.uint8)
+    run = pack(codes, width)
+    found = (run[first] >> np.array(right, np.uint8) | run[last] << np.array(left, np.uint8)) & ((1 << width) - 1)
     np.testing.assert_array_equal(found, codes)
+    assert all(0 <= shift < 8 for shift in (*right, *left))
 
 
-def test_byte_tables_have_low_bits_first() -> None:
-    assert byte_table(4, np.dtype(np.int8))[0x7F].tolist() == [-1, 7]
-    assert byte_table(2, U8)[0b11_10_01_00].tolist() == [0, 1, 2, 3]
+def test_what_decodes_is_small() -> None:
+    sizes = {name: function(name, 18).ByteSize() for name in BODIES if not name.startswith("group")}
+    assert {name: size for name, size in sizes.items() if size > 850} == {
+        "gather_lut_groups_vectors": 879,
+        "places_of_blocks": 1037,
+    }
 
 
 def test_packed_codes_of_a_file_are_copied_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from compressor.formats.onnx.dtypes import DATA_TYPES
 if TYPE_CHECKING:
     import onnx
 
-BOOL, INT32, INT64 = np.dtype(np.bool_), np.dtype(np.int32), np.dtype(np.int64)
+BOOL, INT32 = np.dtype(np.bool_), np.dtype(np.int32)
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Body:
         made = onnx.helper.make_node(
             op_type,
             inputs,
-            [f"{op_type}_{len(self.nodes)}"],
+            [f"v{len(self.nodes)}"],
             **{key: value for key, value in attributes.items() if not isinstance(value, Caller)},
         )
         for key, value in attributes.items():
@@ -49,10 +50,18 @@ class Body:
         self.nodes.append(made)
         return str(made.output[0])
 
-    def constant(self, values: Any, dtype: DType = INT64) -> str:
+    def constant(self, values: Any, dtype: DType) -> str:
         import onnx
 
         return self.node("Constant", value=onnx.numpy_helper.from_array(np.asarray(values, dtype)))
+
+    def integer(self, value: int) -> str:
+        """An int64 scalar."""
+        return self.node("Constant", value_int=value)
+
+    def integers(self, values: Sequence[int]) -> str:
+        """An int64 vector."""
+        return self.node("Constant", value_ints=values)
 
     def ints(self, name: str) -> str:
         """The attribute `name` of the calling node: int64 `[n]`."""
@@ -65,7 +74,7 @@ class Body:
         return self.node("Reshape", value, self.ints(name))
 
     def flat(self, value: str) -> str:
-        return self.node("Reshape", value, self.constant([-1]))
+        return self.node("Reshape", value, self.integers([-1]))
 
     def spread(self, value: str, what: str) -> str:
         """A parameter by block, repeated: `grid` has a 1 after every axis, `spread` a block, `shape` both in one."""
@@ -75,7 +84,7 @@ class Body:
     def first(self, value: str, size: str) -> str:
         """The elements of a flat value up to `size`, the product of an attribute."""
         count = self.node("ReduceProd", self.ints(size), keepdims=1)
-        return self.node("Slice", value, self.constant([0]), count)
+        return self.node("Slice", value, self.integers([0]), count)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 A function's name says all about its body; shapes are attributes of the node that calls it. What a body costs at load is
 the memory that it touches, since ONNX Runtime keeps every intermediate value until the last weight is decoded. So codes
-stay bytes as long as they can, and one operator looks up what several would compute.
+stay bytes as long as they can, and one operator looks up what several would compute. A body is part of every artefact:
+tables are computed, not stored.
 
 Source: ONNX IR specification, "Functions"; ONNX Runtime, core/optimizer/constant_folding.cc.
 """
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressor.arrays import FLOAT_DTYPES, INT8, UINT8, DType, NDArray
+from compressor.arrays import FLOAT_DTYPES, INT8, UINT8, DType
 from compressor.formats.onnx.body import BOOL, INT32, Body, Caller
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def function(name: str, opset: int) -> onnx.FunctionProto:
     import onnx
 
     body = Body()
-    _BODIES[name](body)
+    BODIES[name](body)
     return onnx.FunctionProto(
         domain=DOMAIN,
         name=name,
@@ -48,7 +49,7 @@ def is_own(made: onnx.FunctionProto) -> bool:
 
     Its body may be that of another version of this package.
     """
-    if made.name not in _BODIES:
+    if made.name not in BODIES:
         return False
     ours = function(made.name, 0)
     return (list(made.input), sorted(made.attribute)) == (list(ours.input), sorted(ours.attribute))
@@ -59,37 +60,47 @@ def _unpack(body: Body, width: int, dtype: DType, *, part: bool) -> None:
 
     packed: uint8 `[bytes]`, low bits first. Gives uint8 or int8 `shape`; `part`: the last byte is not full.
     """
-    rows = body.node("Gather", body.constant(byte_table(width, dtype), dtype), body.cast(body.input("packed"), INT32))
+    rows = body.node("Gather", _byte_table(body, width, dtype), body.cast(body.input("packed"), INT32))
     body.reshape(body.first(body.flat(rows), "shape") if part else rows, "shape")
 
 
 def _unpack_straddling(body: Body, width: int, *, part: bool) -> None:
-    """Codes of 3, 5, 6 or 7 bits, some of which lie in two bytes: each byte of a run gives its bits of all its codes.
+    """Codes of 3, 5, 6 or 7 bits: the end of the byte in which one begins, and the beginning of the next.
 
     packed: uint8 `[runs, bytes]`, low bits first. Gives uint8 `shape`; `part`: the last run is not full.
     """
-    columns, codes = body.node("Transpose", body.input("packed"), perm=[1, 0]), ""
-    for place, table in enumerate(run_tables(width)):
-        column = body.cast(body.node("Gather", columns, body.constant(place)), INT32)
-        own = body.node("Gather", body.constant(table, UINT8), column)
-        codes = body.node("BitwiseOr", codes, own) if codes else own
-    body.reshape(body.first(body.flat(codes), "shape") if part else codes, "shape")
+    columns = body.node("Transpose", body.input("packed"), perm=[1, 0])
+    bytes_, shifts = straddling(width)
+    ends, beginnings = (body.node("Gather", columns, body.integers(places)) for places in bytes_)
+    right, left = (body.constant(np.array(shift)[:, None], UINT8) for shift in shifts)
+    low = body.node("BitShift", ends, right, direction="RIGHT")
+    high = body.node("BitShift", beginnings, left, direction="LEFT")
+    mask = body.constant((1 << width) - 1, UINT8)
+    codes = body.node("BitwiseAnd", body.node("BitwiseOr", low, high), mask)
+    runs = body.node("Transpose", codes, perm=[1, 0])
+    body.reshape(body.first(body.flat(runs), "shape") if part else runs, "shape")
 
 
-def run_tables(width: int) -> NDArray:
-    """What each byte of a run has of each code in it: `[bytes, 256, codes]`."""
-    codes = np.arange(8 // math.gcd(width, 8)) * width
-    starts = np.arange(width // math.gcd(width, 8)) * 8
-    whole = np.arange(256)[None, :, None] << starts[:, None, None]
-    return (whole >> codes[None, None, :] & ((1 << width) - 1)).astype(np.uint8)
+def straddling(width: int) -> tuple[tuple[list[int], list[int]], tuple[list[int], list[int]]]:
+    """Of each code in a run: the bytes in which it begins and ends, and the shifts of the former and of the latter.
+
+    A code that ends where it begins gets that byte twice, the second time shifted out of the code's bits.
+    """
+    starts = [place * width for place in range(8 // math.gcd(width, 8))]
+    first, right = [start // 8 for start in starts], [start % 8 for start in starts]
+    last = [(start + width - 1) // 8 for start in starts]
+    left = [8 - shift if shift else 7 for shift in right]
+    return (first, last), (right, left)
 
 
-def byte_table(width: int, dtype: DType) -> NDArray:
-    """The codes in each byte: `[256, 8 / width]`, signed ones with their sign."""
-    codes = np.arange(256)[:, None] >> np.arange(0, 8, width) & ((1 << width) - 1)
-    if dtype == INT8:
-        codes = (codes ^ (1 << (width - 1))) - (1 << (width - 1))
-    return codes.astype(dtype)
+def _byte_table(body: Body, width: int, dtype: DType) -> str:
+    """The codes in each byte, signed ones with their sign: `[256, 8 / width]`."""
+    every = body.node("Range", body.integer(0), body.integer(256), body.integer(1))
+    column = body.node("Reshape", every, body.integers([-1, 1]))
+    codes = body.node("Div", column, body.integers([1 << shift for shift in range(0, 8, width)]))
+    half = body.integer(1 << (width - 1)) if dtype == INT8 else ""
+    codes = body.node("Mod", body.node("Add", codes, half) if half else codes, body.integer(1 << width))
+    return body.cast(body.node("Sub", codes, half) if half else codes, dtype)
 
 
 def _counter(body: Body) -> None:
@@ -111,7 +122,7 @@ def _places(body: Body, *, blocks: bool) -> None:
     mask: uint8 `[bytes]`, one bit an element or a block, low bits first. counter: int32, as long as any weight.
     """
     mask, counter = body.input("mask"), body.input("counter")
-    bits = body.node("Gather", body.constant(byte_table(1, BOOL), BOOL), body.cast(mask, INT32))
+    bits = body.node("Gather", _byte_table(body, 1, BOOL), body.cast(mask, INT32))
     flat = body.flat(bits)
     if blocks:
         flat = body.flat(body.spread(body.first(flat, "mask_grid"), "mask"))
@@ -143,7 +154,7 @@ def _gather_lut(body: Body, *, groups: bool, vectors: bool) -> None:
     rows, lut = body.cast(body.input("codes"), INT32), body.input("lut")
     if groups:
         count = body.node("ReduceProd", body.ints("groups_grid"), keepdims=0)
-        number = body.node("Range", body.constant(0), count, body.constant(1))
+        number = body.node("Range", body.integer(0), count, body.integer(1))
         first = body.cast(body.node("Mul", number, body.ints("entries")), INT32)
         rows = body.node("Add", rows, body.spread(first, "groups"))
     entries = body.reshape(lut, "vectors") if vectors else body.flat(lut)
@@ -289,4 +300,4 @@ def _dequantizing() -> dict[str, Callable[[Body], None]]:
     return bodies
 
 
-_BODIES = {**_unpacking(), **_looking_up(), **_scattering(), **_dequantizing()}
+BODIES = {**_unpacking(), **_looking_up(), **_scattering(), **_dequantizing()}
