@@ -207,7 +207,7 @@ def _written(model: Model, chosen: Plan, asked: Request, out: Path) -> Manifest:
         written = sorted(path for path in directory.rglob("*") if path.is_file())
         files = executor.submit(lambda: tuple(_file(file, directory) for file in written))
         _verify(model, target, chosen.choices, directory, progress)
-        notes = _opened(model, target, directory, out)
+        notes = (*chosen.notes, *_opened(model, target, directory, out))
         manifest = _manifest(model, chosen, files.result(), _dense_nbytes(model, target), notes)
         publish.text(directory / MANIFEST, manifest.to_json())
     return manifest

@@ -58,6 +58,7 @@ class Model:
         and shape without data, read as a plain tensor: whatever decoding the source had is in `Weight.encoding`.
         `torch`: the path of the same module, traced, whose parameters have no values. `coreml`: a `Skeleton`.
     metadata: what this package wrote about itself when it wrote the file; keys begin with `compressor.`.
+    notes: what there is to say of the model as a whole: what was translated in another way than one expects.
     files: those that the model consists of, in the order in which they are read: `path` alone if none are given.
     stamps: every file that is read for it, `files` among them, as they were before; none for what lies in memory.
     """
@@ -68,6 +69,7 @@ class Model:
     metadata: Mapping[str, str] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     stamps: Stamps = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.files:

@@ -65,11 +65,13 @@ class Plan:
 
     target, pipeline: as they are spelled canonically.
     choices: one for each weight, in the model's order.
+    notes: what there is to say of the model as a whole.
     """
 
     target: str
     pipeline: str
     choices: tuple[Choice, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:

@@ -106,7 +106,7 @@ def planned(prepared: Prepared, asked: Request) -> Plan:
         for choice in made.choices
     )
     told = (replace(one, evidence="; ".join(filter(None, (one.evidence, notes[one.name])))) for one in choices)
-    return replace(made, choices=tuple(told))
+    return replace(made, choices=tuple(told), notes=prepared.model.notes)
 
 
 def _grid(weight: Weight, finding: Finding) -> Candidate | None:

@@ -147,5 +147,6 @@ def plan_document(planned: Plan) -> dict[str, object]:
         "pipeline": planned.pipeline,
         "weights_nbytes": planned.nbytes,
         "weights_dense_nbytes": planned.dense_nbytes,
+        "notes": list(planned.notes),
         "weights": [dataclasses.asdict(weight) for weight in report.facts(planned)],
     }

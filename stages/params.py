@@ -128,10 +128,12 @@ class CoreML(Group):
     precision: Literal["float16", "float32"] = Field(
         default="float16", description="Of weights and activations: `float16` or `float32`."
     )
-    axes: dict[str, Axis | Range] = Field(
+    axes: dict[str, Axis | Range | dict[Axis, Axis | Range]] = Field(
         default={},
         description="The size of each axis that `export.inputs` names as dynamic, or its least and its largest one: "
-        "`{batch: 1, sequence: [1, 128]}`. A first axis has 1 if none is given.",
+        "`{batch: 1, sequence: [1, 128]}`. An axis without a name is called by its input and its place: "
+        "`{state: {1: 4}}` or `{state.1: 4}`. A first axis has 1 if none is given; names that a model lacks are left "
+        "out, with a note.",
     )
     images: dict[str, Image] = Field(default={}, description="The inputs that take images, by name.")
     classes: str = Field(
@@ -223,7 +225,14 @@ def target(params: MadeParams) -> targets.Target:
     """
     asked = params.coreml
     classes = tuple(files.read_text(Path(asked.classes)).splitlines()) if asked.classes else ()
-    return targets.get(params.target, {**asked.model_dump(), "classes": classes})
+    axes = {
+        key: size
+        for name, found in asked.axes.items()
+        for key, size in (
+            {f"{name}.{place}": one for place, one in found.items()} if isinstance(found, dict) else {name: found}
+        ).items()
+    }
+    return targets.get(params.target, {**asked.model_dump(), "axes": axes, "classes": classes})
 
 
 P = TypeVar("P", bound=Group)

@@ -117,6 +117,7 @@ def plan(planned: Plan) -> RenderableType:
         Text(),
         Text(_outcome(planned.target, planned.pipeline, planned.dense_nbytes, planned.nbytes, "weights"), "bold"),
         *_changed(rows, threshold),
+        *(Text(note, "yellow") for note in planned.notes),
     )
 
 

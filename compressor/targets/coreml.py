@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,7 +37,8 @@ class Options:
     """What a user may ask of a conversion (the `coreml` group of params.yaml).
 
     precision: of weights and activations, `float16` or `float32`.
-    axes: by the name of a dynamic axis, its size, or its least and largest one.
+    axes: by the name of a dynamic axis, or by its input and place (`state.1`), its size, or its least and largest one;
+        names that a model lacks are of another model.
     images: by the name of an input that takes images, how a pixel becomes numbers: `color`, `scale`, `bias`.
     classes: the names of the classes, in the order of the first output's scores; empty: no classifier.
     """
@@ -67,11 +68,13 @@ class CoreML:
     def prepare(self, model: Model, smallest: Callable[[Weight], int]) -> Model:
         found = model.graphs.get("coreml")
         if found is not None:
-            return replace(model, graphs={**model.graphs, "coreml": _upgraded(model, found, self)})
+            made = {**model.graphs, "coreml": _upgraded(model, found, self)}
+            return replace(model, graphs=made, notes=_unused(self.options))
         if "onnx" not in model.graphs:
             raise CompressorError(f"{model.path}: has weights and no graph: export it first, `compressor export`.")
         made = _module("preparation").prepare(model, self._request(model), smallest)
-        return replace(model, weights=made.weights, graphs={**model.graphs, "coreml": made.skeleton})
+        graphs, notes = {**model.graphs, "coreml": made.skeleton}, (*_lacking(model, self.options), *made.notes)
+        return replace(model, weights=made.weights, graphs=graphs, notes=notes)
 
     def restored(self, model: Model, artefact: Model) -> Iterator[tuple[str, NDArray]]:
         found: Iterator[tuple[str, NDArray]] = _module("preparation").restored(model, self._request(model), artefact)
@@ -165,48 +168,84 @@ def _upgraded(model: Model, skeleton: Skeleton, target: CoreML) -> Skeleton:
     return replace(skeleton, model=made)
 
 
+def _unused(options: Options) -> tuple[str, ...]:
+    """What is asked of a conversion in vain, since a package is one already."""
+    asked = [
+        f"coreml.{each.name}"
+        for each in fields(options)
+        if getattr(options, each.name) != getattr(Options(), each.name)
+    ]
+    return (f"the model is a package already, so {', '.join(asked)} change nothing in it",) if asked else ()
+
+
+def _given(model: Model) -> list[Any]:
+    """The inputs of the graph, which are no weights."""
+    proto = model.graphs["onnx"].graph
+    weights = {initializer.name for initializer in proto.initializer}
+    return [value for value in proto.input if value.name not in weights]
+
+
+def _keys(value: Any, place: int) -> tuple[str, ...]:
+    """What an axis of an input is called in `coreml.axes`: by its place, and by its name if it has one."""
+    name = value.type.tensor_type.shape.dim[place].dim_param
+    return (f"{value.name}.{place}", name) if name else (f"{value.name}.{place}",)
+
+
+def _lacking(model: Model, options: Options) -> tuple[str, ...]:
+    """What is said of axes that this model lacks, and another one may have."""
+    keys = [
+        _keys(value, place)
+        for value in _given(model)
+        for place, dim in enumerate(value.type.tensor_type.shape.dim)
+        if not dim.HasField("dim_value")
+    ]
+    lacking = sorted(options.axes.keys() - {key for each in keys for key in each})
+    known = ", ".join(dict.fromkeys(each[-1] for each in keys)) or "none"
+    told = f"coreml.axes has {', '.join(lacking)}, which this model lacks; its dynamic axes are: {known}"
+    return (told,) if lacking else ()
+
+
 def _inputs(model: Model, options: Options) -> tuple[Input, ...]:
     """The inputs of the graph with the sizes that are asked for.
 
     Raises:
-        UsageError: a dynamic axis has no size, or an axis is named that there is not.
+        UsageError: a dynamic axis has no size, or an input is named that there is not.
+        CompressorError: an input is of a type that Core ML has not.
     """
-    proto = model.graphs["onnx"].graph
-    weights = {initializer.name for initializer in proto.initializer}
-    dynamic: set[str] = set()
     made = []
-    for value in proto.input:
-        if value.name in weights:
-            continue
+    for value in _given(model):
         tensor = value.type.tensor_type
-        sizes: list[int | tuple[int, int]] = []
-        for place, dim in enumerate(tensor.shape.dim):
-            if dim.HasField("dim_value"):
-                sizes.append(int(dim.dim_value))
-                continue
-            dynamic.add(dim.dim_param)
-            size = options.axes.get(dim.dim_param, 1 if place == 0 else None)
-            if size is None:
-                raise UsageError(
-                    f"{model.path}: axis {place} ({dim.dim_param or 'unnamed'}) of the input {value.name} has no fixed "
-                    f"size, which Core ML needs: set coreml.axes.{dim.dim_param or 'NAME'} to a size, or to the least "
-                    "and the largest one."
-                )
-            sizes.append(size)
-        image = Image(**options.images[value.name]) if value.name in options.images else None
         if tensor.elem_type not in _DTYPES:
             raise CompressorError(
                 f"{model.path}: the input {value.name} is of ONNX's type {tensor.elem_type}, which Core ML has not: "
                 "expected numbers or truth values. Choose the target onnxruntime."
             )
-        made.append(Input(value.name, tuple(sizes), _DTYPES[tensor.elem_type], image))
-    if unknown := sorted(options.axes.keys() - dynamic):
-        known = ", ".join(sorted(filter(None, dynamic))) or "none"
-        raise UsageError(f"coreml.axes names {', '.join(unknown)}: the dynamic axes of {model.path} are: {known}.")
+        sizes = tuple(
+            int(dim.dim_value) if dim.HasField("dim_value") else _size(model, value, place, options)
+            for place, dim in enumerate(tensor.shape.dim)
+        )
+        image = Image(**options.images[value.name]) if value.name in options.images else None
+        made.append(Input(value.name, sizes, _DTYPES[tensor.elem_type], image))
     if unknown := sorted(options.images.keys() - {one.name for one in made}):
         inputs = ", ".join(one.name for one in made)
         raise UsageError(f"coreml.images names {', '.join(unknown)}: the inputs of {model.path} are: {inputs}.")
     return tuple(made)
+
+
+def _size(model: Model, value: Any, place: int, options: Options) -> int | tuple[int, int]:
+    """The size of an axis that has none in the graph, or its least and largest one; 1 for a first axis."""
+    keys = _keys(value, place)
+    found = next((options.axes[key] for key in keys if key in options.axes), 1 if place == 0 else None)
+    if found is None:
+        called = keys[-1] if len(keys) > 1 else "unnamed"
+        raise UsageError(
+            f"{model.path}: axis {place} ({called}) of the input {value.name} has no fixed size, which Core ML needs: "
+            f"set coreml.axes.{keys[-1]} to a size, or to the least and the largest one."
+        )
+    least, most = found if isinstance(found, tuple) else (found, found)
+    if least > most:
+        raise UsageError(f"coreml.axes.{keys[-1]}: the least size, {least}, is larger than the largest one, {most}.")
+    return found
 
 
 _DTYPES = {

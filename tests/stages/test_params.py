@@ -18,6 +18,7 @@ from compressor.stages.params import (
     Settings,
     core_settings,
     load,
+    target,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -174,3 +175,11 @@ def test_the_committed_reference_is_that_of_the_schema() -> None:
 
 def test_the_reference_has_every_group() -> None:
     assert set(Settings.model_fields) == {"target", *(name for name, _ in params_reference.GROUPS)}
+
+
+@pytest.mark.parametrize("text", ["state: {1: [1, 4]}", "state.1: [1, 4]"])
+def test_axes_of_core_ml_by_input_and_place(file: Path, text: str) -> None:
+    file.write_text(f"target: iOS17\ncoreml: {{axes: {{batch: 2, {text}}}}}")
+    asked = load(CompressParams, Given(file, ("coreml.axes.state.0=3",) if "{" in text else (), {}))
+    expected = {"batch": 2, "state.1": (1, 4)} | ({"state.0": 3} if "{" in text else {})
+    assert target(asked).options.axes == expected  # type: ignore[attr-defined]

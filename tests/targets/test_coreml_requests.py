@@ -73,7 +73,7 @@ def test_axes_of_a_fixed_size_and_of_any(described: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"axes": {"lenght": 3}}, r"coreml.axes names lenght: the dynamic axes of .* are: batch\."),
+        ({"axes": {"batch": (8, 2)}}, r"coreml.axes.batch: the least size, 8, is larger than the largest one, 2\."),
         ({"images": {"x": {}}}, r"coreml.images names x: the inputs of .* are: input\."),
     ],
 )
@@ -83,6 +83,42 @@ def test_options_that_name_what_there_is_not(
     with pytest.raises(UsageError, match=says):
         compressor.compress(scores.folder, tmp_path / "out", target=targets.get("iOS17", options))
     assert not (tmp_path / "out").exists()
+
+
+def test_axes_of_other_models_are_told_of(scores: Exported, tmp_path: Path) -> None:
+    """So that one params file serves several models."""
+    made = compressor.compress(
+        scores.folder, tmp_path / "out", target=targets.get("iOS17", {"axes": {"lenght": 3, "batch": 2}})
+    )
+    assert made.notes == ("coreml.axes has lenght, which this model lacks; its dynamic axes are: batch",)
+
+
+def test_axes_without_a_name_are_called_by_their_input_and_place(tmp_path: Path) -> None:
+    file = graph(tmp_path / "m.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"])], [None, None, 64])
+    with pytest.raises(UsageError, match=r"axis 1 \(unnamed\) of the input x .*: set coreml.axes.x.1 to a size"):
+        compressor.compress(file, tmp_path / "out", target="iOS17")
+    made = targets.get("iOS17", {"axes": {"x.0": (1, 4), "x.1": 12}})
+    (given,) = written(file, tmp_path / "out", made).model.graphs["coreml"].model.description.input
+    sizes = given.type.multiArrayType.shapeRange.sizeRanges
+    assert [(each.lowerBound, each.upperBound) for each in sizes] == [(1, 4), (12, 12), (64, 64)]
+
+
+def test_what_becomes_of_inputs_and_outputs_is_told(tmp_path: Path) -> None:
+    given = helper.make_tensor_value_info("ids", TensorProto.INT64, [3])
+    result = helper.make_tensor_value_info("y/out", TensorProto.FLOAT, None)
+    table = numpy_helper.from_array(np.zeros((9, 4), np.float32), "w")
+    made = helper.make_graph([helper.make_node("Gather", ["w", "ids"], ["y/out"])], "g", [given], [result], [table])
+    opsets = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(made, opset_imports=opsets, ir_version=8), tmp_path / "m.onnx")
+    says = ("input ids: int64 became int32", "output y/out: called 'y_out'")
+    assert compressor.dry_run(tmp_path / "m.onnx", target="iOS17").notes == says
+    assert compressor.compress(tmp_path / "m.onnx", tmp_path / "out", target="iOS17").notes == says
+    again = compressor.compress(
+        tmp_path / "out" / "model.mlpackage",
+        tmp_path / "again",
+        target=targets.get("iOS18", {"axes": {"x.0": 1}, "classes": ("a",)}),
+    )
+    assert again.notes == ("the model is a package already, so coreml.axes, coreml.classes change nothing in it",)
 
 
 def graph(path: Path, nodes: list[Any], shape: list[Any]) -> Path:

@@ -47,10 +47,12 @@ class Prepared:
     """A model as a version of Core ML has it.
 
     skeleton: without the weights. weights: in its order, rounded to the precision that the program has them in.
+    notes: what there is to say of the model as a whole.
     """
 
     skeleton: Skeleton
     weights: tuple[Weight, ...]
+    notes: tuple[str, ...]
 
 
 def prepare(model: Model, request: Request, smallest: Smallest) -> Prepared:
@@ -184,7 +186,15 @@ def _prepared(skeleton: Skeleton, found: _Slotted, model: Model, kept: Mapping[s
         note, scaled = "; ".join(filter(None, told)), slot.factor is not None
         shown = signed.get(slot.name, "")
         weights.append(Weight(slot.name, encoding, slot.uses, note=note, scaled=scaled, signed=shown))
-    return Prepared(skeleton, tuple(weights))
+    return Prepared(skeleton, tuple(weights), tuple(_told(model.graphs["onnx"].graph, found.notes)))
+
+
+def _told(graph: Any, notes: Mapping[str, str]) -> Iterator[str]:
+    """What differs from the graph on its outside, and how activations are computed."""
+    for kind, values in (("input", graph.input), ("output", graph.output)):
+        yield from (f"{kind} {value.name}: {notes[value.name]}" for value in values if value.name in notes)
+    if ACTIVATIONS in notes:
+        yield notes[ACTIVATIONS]
 
 
 def _rounded(slot: Slot, sources: Mapping[str, Encoding], to: DType) -> tuple[Encoding, str]:

@@ -71,7 +71,8 @@ def program(
                 notes[each.name] = "a scalar became an array of one element"
             scope.values[each.name] = mb.cast(x=found, dtype="bool") if element == _T.BOOL else found
             if element not in _AS_THEY_ARE:
-                notes[each.name] = f"{_T.DataType.Name(element).lower()} became {each.dtype}"
+                called = f"{notes[each.name]}, " if each.name in notes else ""
+                notes[each.name] = f"{called}{_T.DataType.Name(element).lower()} became {each.dtype}"
         outputs = _lowered(graph, scope, values, failures)
         if failures:
             raise CompressorError(_unsupported(failures, [each for each in inputs if _varies(each)]))
@@ -89,16 +90,14 @@ def _varies(declared: Input) -> bool:
 
 def _dims(inputs: Iterable[Input], declared: Mapping[str, Any]) -> dict[str, tuple[Dim, ...]]:
     """The sizes of each input; axes that vary are symbols, one for each name that the graph gives them."""
-    symbols: dict[str, Any] = {}
+    symbols: dict[tuple[str, tuple[int, int]], Any] = {}
 
     def dim(each: Input, axis: int) -> Dim:
         size = each.shape[axis]
         if isinstance(size, int):
             return size
         name = declared[each.name].shape.dim[axis].dim_param or f"{each.name}.{axis}"
-        if name not in symbols:
-            symbols[name] = get_new_symbol()
-        return symbols[name]
+        return symbols.setdefault((name, size), get_new_symbol())
 
     return {each.name: tuple(dim(each, axis) for axis in range(len(each.shape))) for each in inputs}
 
