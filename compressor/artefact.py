@@ -163,7 +163,8 @@ def _request(
     target: str | Target, pipeline: str, detection: Detection | None, settings: Settings, progress: Progress | None
 ) -> Request:
     settings = detection.settings if detection else settings
-    return Request(_target(target), get_pipeline(pipeline), settings, progress, detection is not None)
+    chosen = get_pipeline(pipeline, settings.threshold)
+    return Request(_target(target), chosen, settings, progress, detection is not None)
 
 
 def _findings(model: Model, detection: Detection | None, asked: Request, *, sampled: bool) -> Iterator[Finding]:

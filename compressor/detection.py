@@ -32,15 +32,21 @@ class Settings:
     """When a weight is worth encoding, and what counts as zero (the `detect` group of params.yaml).
 
     min_elements: weights of fewer elements stay dense.
-    threshold: values up to this magnitude count as zero ...
+    threshold: values up to this magnitude count as zero; None: up to 1e-3 for the pipeline `default_pruning` and
+        not at all for any other ...
     max_thresholded: ... where they are at most this share of the values that survive; elsewhere only exact zeros do.
     tolerance: how far a value may be moved to one that can be stored, relative to the weight's largest magnitude.
     """
 
     min_elements: int = 2048
-    threshold: float = 1e-3
+    threshold: float | None = None
     max_thresholded: float = 0.01
     tolerance: float = 0.0
+
+    @property
+    def looked_for(self) -> float:
+        """The threshold by which forms are looked for; which of them may be taken is the pipeline's to say."""
+        return sparsify.THRESHOLD if self.threshold is None else self.threshold
 
 
 @dataclass(frozen=True)
@@ -75,9 +81,9 @@ class Finding:
     candidates: tuple[Candidate, ...]
 
     @property
-    def compressible(self) -> bool:
-        """Whether some form is smaller than the values themselves."""
-        return any(encodings.nbytes(candidate.spec) < self.nbytes for candidate in self.candidates)
+    def source_nbytes(self) -> int:
+        """The bytes of the form that the source has."""
+        return next((encodings.nbytes(one.spec) for one in self.candidates if not one.schemes), self.nbytes)
 
     @property
     def evidence(self) -> str:
@@ -94,6 +100,18 @@ class Detection:
     settings: Settings
     findings: tuple[Finding, ...]
 
+    @property
+    def compressible(self) -> int:
+        """How many weights have a form that takes fewer bytes than the source's own; a target may not hold it."""
+        allowed = self.settings.threshold or 0.0
+        return sum(
+            any(
+                one.threshold <= allowed and encodings.nbytes(one.spec) < finding.source_nbytes
+                for one in finding.candidates
+            )
+            for finding in self.findings
+        )
+
     def to_json(self) -> str:
         """The text of `detection.json`."""
         findings = [
@@ -101,8 +119,7 @@ class Detection:
             for finding in self.findings
         ]
         # DVC shows the numbers of a metrics file that lie in no list: how much of the model can be stored smaller.
-        compressible = sum(finding.compressible for finding in self.findings)
-        document = {"compressible": compressible, "settings": [vars(self.settings)], "findings": findings}
+        document = {"compressible": self.compressible, "settings": [vars(self.settings)], "findings": findings}
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -150,8 +167,10 @@ def find(weight: Weight, settings: Settings, *, sampled: bool = False) -> Findin
         return Finding(**{**facts, "candidates": declared})
     values, scanned, candidates = _candidates(encoding, settings, sampled=sampled)
     if not sampled:
-        facts["near_misses"] += tuple(near_misses(values, scanned, candidates, settings.threshold))
-    return Finding(**{**facts, **_facts(scanned, candidates), "candidates": (*declared, *candidates)})
+        source = encodings.nbytes(encoding)
+        facts["near_misses"] += tuple(near_misses(values, scanned, candidates, source, settings.threshold))
+    facts |= _facts(scanned, candidates, settings.threshold or 0.0)
+    return Finding(**{**facts, "candidates": (*declared, *candidates)})
 
 
 def _skipped(weight: Weight, shape: Shape, size: int, settings: Settings) -> str:
@@ -183,7 +202,7 @@ def _candidates(encoding: Encoding, settings: Settings, *, sampled: bool) -> tup
     if isinstance(encoding, LinearQuantized):
         return _code_candidates(encoding)
     values = np.asarray(encoding.values) if isinstance(encoding, Dense) else encodings.decode(encoding)
-    facts = scan(values, settings.threshold, sampled=sampled)
+    facts = scan(values, settings.looked_for, sampled=sampled)
     if isinstance(encoding, Sparse) and isinstance(encoding.values, LinearQuantized):
         return values, facts, []
     plain = Candidate((), Dense(ArraySpec(values.shape, values.dtype)), "")
@@ -192,7 +211,7 @@ def _candidates(encoding: Encoding, settings: Settings, *, sampled: bool) -> tup
     for scheme in DESCRIBING:
         best = min(sparse_nbytes, *(encodings.nbytes(candidate.spec) for candidate in (plain, *described)))
         described += scheme.detect(values, facts, best)
-    sparse = sparsify.detect(values, facts, [plain, *described], settings.max_thresholded, settings.threshold)
+    sparse = sparsify.detect(values, facts, [plain, *described], settings.max_thresholded, settings.looked_for)
     near = _near_candidates(values, settings.tolerance) if settings.tolerance and is_float(values.dtype) else ()
     return values, facts, [*described, *sparse, *near]
 
@@ -230,12 +249,13 @@ def _code_candidates(encoding: LinearQuantized) -> tuple[NDArray, Scan, list[Can
     return centred, facts, [*inner[1:], *sparsify.detect(centred, facts, inner, 0.0, 0.0)]
 
 
-def _facts(scanned: Scan, candidates: list[Candidate]) -> dict[str, Any]:
-    """The fields of a finding that follow from what was found."""
+def _facts(scanned: Scan, candidates: list[Candidate], threshold: float) -> dict[str, Any]:
+    """The fields of a finding that follow from what was found; the structure is that of the zeros by the threshold."""
     exact = [candidate for candidate in candidates if not candidate.max_error]
     palettes = [c for c in exact if c.schemes == (palettize.NAME,)]
     grids = [c for c in exact if c.schemes == (linear_quantize.NAME,)]
-    sparse = [c for c in exact if c.schemes[:1] == (sparsify.NAME,)]
+    sparse = [c for c in exact if c.schemes[:1] == (sparsify.NAME,) and c.threshold <= threshold]
+    sparse.sort(key=lambda c: -c.threshold)
     count = None if scanned.table is None else scanned.table.entries.size
     return {
         "sparsity": scanned.zeros / scanned.size,

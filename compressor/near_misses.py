@@ -23,18 +23,27 @@ _OUTLIERS = 2
 """So few clusters are a weight with a value far away from all others."""
 
 
-def near_misses(values: NDArray, scan: Scan, candidates: Sequence[Candidate], threshold: float) -> Iterator[str]:
-    """What would make the weight smaller than its smallest form, most telling first."""
-    exact = [candidate for candidate in candidates if not candidate.max_error]
-    best = min((nbytes(candidate.spec) for candidate in exact), default=scan.size * values.dtype.itemsize)
+def near_misses(
+    values: NDArray, scan: Scan, candidates: Sequence[Candidate], source: int, threshold: float | None
+) -> Iterator[str]:
+    """What would make the weight smaller than its smallest form, most telling first.
+
+    source: the bytes of the form that the source has.
+    threshold: values up to this magnitude were asked to count as zero; None if nothing was asked.
+    """
+    exact = [one for one in candidates if not one.max_error and one.threshold <= (threshold or 0.0)]
+    best = min((source, *(nbytes(candidate.spec) for candidate in exact)))
     yield from _about_distinct_values(scan)
     if is_float(values.dtype):
         factors = list(_about_factors(values, exact))
         yield from factors
-        if not factors and len(exact) == len(candidates):  # nothing within a tolerance that was asked for
+        if not factors and not any(
+            one.max_error for one in candidates
+        ):  # nothing within a tolerance that was asked for
             yield from _about_noise(values, scan, exact)
         yield from _about_types(values, best)
-    yield from _about_zeros(values, scan, exact, threshold)
+    yield from _about_zeros(values, scan, exact, source)
+    yield from _about_small_values(scan, candidates, best, threshold)
 
 
 def _about_distinct_values(scan: Scan) -> Iterator[str]:
@@ -130,11 +139,27 @@ def _fits(values: NDArray, narrow: DType) -> bool:
         )
 
 
-def _about_zeros(values: NDArray, scan: Scan, exact: Sequence[Candidate], threshold: float) -> Iterator[str]:
+def _about_zeros(values: NDArray, scan: Scan, exact: Sequence[Candidate], source: int) -> Iterator[str]:
     sparse = [candidate for candidate in exact if candidate.schemes[:1] == (sparsify.NAME,)]
-    if scan.zeros > _FEW * scan.size and sparse and sparse[0].structure == "unstructured":
+    if scan.zeros <= _FEW * scan.size or not sparse:
+        return
+    if sparse[0].structure == "unstructured":
         yield from sparsify.almost(values)
-    if scan.zeros > _FEW * scan.size and sparse and nbytes(sparse[0].spec) >= values.nbytes:
+    if min(nbytes(candidate.spec) for candidate in sparse) >= source:
         yield f"{scan.zeros / scan.size:.1%} zeros: a mask costs more than it saves"
-    if scan.small > _FEW * scan.size and not any(candidate.changed for candidate in sparse):
+
+
+def _about_small_values(
+    scan: Scan, candidates: Sequence[Candidate], best: int, threshold: float | None
+) -> Iterator[str]:
+    """What a threshold would save, or why the one that was asked for does nothing."""
+    lossy = [candidate for candidate in candidates if candidate.changed and not candidate.max_error]
+    if threshold and scan.zeros and scan.small > _FEW * scan.size and not lossy:
         yield f"{scan.small:,} values up to {threshold:g} are not zero: too many to be taken for noise"
+    if threshold is None and lossy:
+        smallest = min(lossy, key=lambda candidate: nbytes(candidate.spec))
+        if (saved := best - nbytes(smallest.spec)) > 0:
+            yield (
+                f"{smallest.changed:,} values up to {smallest.threshold:g} are not zero; "
+                f"`detect.threshold: {smallest.threshold:g}` would make them so and save {saved:,} bytes"
+            )

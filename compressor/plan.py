@@ -124,6 +124,11 @@ def choose(
         reason = refused.get(candidate.spec, "")
         if not pipeline.schemes.issuperset(candidate.schemes):
             reason = f"not part of the pipeline {pipeline.name}"
+        elif candidate.threshold > pipeline.threshold:
+            changed, threshold = candidate.changed, candidate.threshold
+            reason = (
+                f"{changed:,} values up to {threshold:g} would become zero: detect.threshold={threshold:g} allows it"
+            )
         try:
             spec = target.legalize(candidate.spec)
         except Illegal as refusal:

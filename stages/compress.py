@@ -96,7 +96,9 @@ class _Asked:
     @property
     def threshold(self) -> float:
         """The magnitude up to which values counted as zero."""
-        return (self.detection.settings if self.detection else self.settings).threshold
+        from compressor.pipelines import get
+
+        return get(self.pipeline, (self.detection.settings if self.detection else self.settings).threshold).threshold
 
     def arguments(self) -> dict[str, Any]:
         """What `compressor.compress` and `compressor.dry_run` take."""

@@ -27,7 +27,8 @@ def detect(
     Pruned, palettized, quantized, or a combination of these, with the evidence and what it almost is.
     """
     import compressor
-    from compressor import publish
+    from compressor import pipelines, publish, targets
+    from compressor.plan import plan
     from compressor.stages import files, graph, progress, report, toolchain
     from compressor.stages.params import DetectAlone, DetectParams, Given, core_settings, load
 
@@ -49,4 +50,5 @@ def detect(
     if as_json:
         report.show_json(text)
     else:
-        report.show(report.detection(found))
+        planned = plan(found.findings, targets.get("onnxruntime"), pipelines.get("auto", found.settings.threshold))
+        report.show(report.detection(found, planned))

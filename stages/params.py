@@ -85,8 +85,12 @@ class Detect(Group):
     """When a weight is worth encoding, and what counts as zero."""
 
     min_elements: int = Field(default=2048, ge=0, description="Weights of fewer elements stay dense.")
-    threshold: float = Field(
-        default=1e-3, ge=0, allow_inf_nan=False, description="Values up to this magnitude count as zero ..."
+    threshold: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="Values up to this magnitude count as zero; none: up to 0.001 for `default_pruning`, and no value "
+        "changes with any other pipeline ...",
     )
     max_thresholded: float = Field(
         default=0.01,

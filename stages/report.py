@@ -78,18 +78,22 @@ def pairs(first: str, second: str, rows: Iterable[tuple[str, str]]) -> Sheet:
     return Sheet((first, second), tuple(Row(row) for row in rows), numbers=2)
 
 
-def detection(found: Detection) -> RenderableType:
-    """What each weight is; those that were not looked at by reason."""
+def detection(found: Detection, planned: Plan) -> RenderableType:
+    """What each weight is; those that were not looked at by reason.
+
+    planned: what the weights would become, and where.
+    """
     looked_at = [finding for finding in found.findings if not finding.skipped]
     rows = [_finding(finding) for finding in looked_at]
     for reason, skipped in _grouped(found.findings, lambda finding: finding.skipped):
         if reason:
-            total = size(sum(finding.nbytes for finding in skipped))
+            total = size(sum(finding.source_nbytes for finding in skipped))
             rows.append(Row((_names(skipped), _shape(skipped), _dtype(skipped), total, "", ""), reason, style="dim"))
     sheet = _sheet(("shape", "dtype", "bytes", "zeros", "values"), rows, numbers=3)
-    recognised = sum(finding.compressible for finding in found.findings)
-    total = size(sum(finding.nbytes for finding in found.findings))
-    summary = f"{recognised} of {len(found.findings)} weights can be stored smaller; {total} in all."
+    pairs = zip(found.findings, planned.choices, strict=True)
+    smaller = sum(nbytes(choice.legal) < finding.source_nbytes for finding, choice in pairs)
+    total = size(sum(finding.source_nbytes for finding in found.findings))
+    summary = f"{smaller} of {len(found.findings)} weights can be stored smaller for {planned.target}; {total} in all."
     return Group(sheet, Text(), Text(summary, "bold"))
 
 
@@ -100,7 +104,7 @@ def _finding(finding: Finding) -> Row:
         finding.name,
         _shape([finding]),
         _dtype([finding]),
-        size(finding.nbytes),
+        size(finding.source_nbytes),
         f"{finding.sparsity:.1%}",
         "> 256" if finding.distinct is None else str(finding.distinct),
     )

@@ -47,21 +47,31 @@ def model(path: Path, weights: dict[str, NDArray]) -> Path:
     return path
 
 
-def test_exact_says_what_was_counted(tmp_path: Path, weights: dict[str, NDArray]) -> None:
-    made = compressor.compress(model(tmp_path / "m.onnx", weights), tmp_path / "out")
-    facts = {weight.name: (weight.encoding, weight.exact, weight.changed) for weight in made.weights}
-    assert facts == {
-        "pruned": ("sparse", True, 0),
-        "noisy": ("sparse", False, 7),
-        "palette": ("palettized4", True, 0),
-    }
-    assert "7 of them values up to 0.001" in made.weights[1].evidence
-
-
-def test_without_a_threshold_every_value_is_kept(tmp_path: Path, weights: dict[str, NDArray]) -> None:
-    source = model(tmp_path / "m.onnx", weights)
-    made = compressor.compress(source, tmp_path / "out", settings=Settings(threshold=0.0))
-    assert [(weight.exact, weight.changed) for weight in made.weights] == [(True, 0)] * 3
+@pytest.mark.parametrize(
+    ("pipeline", "threshold", "changed"),
+    [
+        ("auto", None, 0),
+        ("auto", 0.0, 0),
+        ("auto", 1e-3, 7),
+        ("default_pruning", None, 7),
+        ("default_pruning", 0.0, 0),
+        ("default_palettization", None, 0),
+    ],
+)
+@pytest.mark.parametrize("detected", [False, True])
+def test_values_become_zero_only_where_that_is_asked_for(
+    tmp_path: Path, weights: dict[str, NDArray], pipeline: str, threshold: float | None, changed: int, *, detected: bool
+) -> None:
+    source, settings = model(tmp_path / "m.onnx", weights), Settings(threshold=threshold)
+    asked = {"detection": compressor.detect(source, settings)} if detected else {"settings": settings}
+    made = compressor.compress(source, tmp_path / "out", pipeline=pipeline, **asked)
+    assert [(weight.exact, weight.changed) for weight in made.weights] == [(True, 0), (not changed, changed), (True, 0)]
+    assert ("7 of them values up to 0.001" in made.weights[1].evidence) == bool(changed)
+    (stored,) = (one for one in compressor.inspect(tmp_path / "out").weights if one.name == "noisy")
+    assert stored.encoding == ("dense" if pipeline == "default_palettization" else "sparse")
+    # Beside a mask of a bit a weight, 4 bytes for each value that is left.
+    left = int(np.count_nonzero(weights["noisy"])) - changed
+    assert stored.nbytes == (SIZE * SIZE * 4 if stored.encoding == "dense" else SIZE * SIZE // 8 + 4 * left)
 
 
 def test_the_manifest_adds_up(tmp_path: Path, weights: dict[str, NDArray]) -> None:
@@ -113,7 +123,7 @@ def test_nothing_of_a_user_is_deleted(tmp_path: Path, weights: dict[str, NDArray
 
 def test_a_detection_that_miscounts_is_refused(tmp_path: Path, weights: dict[str, NDArray]) -> None:
     source = model(tmp_path / "m.onnx", weights)
-    found = compressor.detect(source)
+    found = compressor.detect(source, Settings(threshold=1e-3))
     lying = Detection(
         found.settings,
         tuple(

@@ -152,7 +152,7 @@ def test_n_of_m_is_named_with_its_axis(shape: Shape, axis: int, n: int, m: int, 
     finding = find(weight(values), EVERY)
     assert finding.structure == f"{n}:{m} along axis {axis}"
     assert finding.sparsity == pytest.approx(1 - n / m)
-    assert chosen(finding) == "sparse" if dtype == "float32" or n / m < 15 / 16 else "dense"
+    assert chosen(finding) == ("sparse" if dtype == "float32" or n / m < 15 / 16 else "dense")
 
 
 def blocked(shape: Shape, lengths: Shape, rate: float = 0.6) -> NDArray:
@@ -367,13 +367,41 @@ def test_joint_compression(make: Callable[[], NDArray], structure: str, evidence
         (lambda: normal((6,))[PLACES_64 % 6], "6 distinct values; 4 would save 33%"),
         (lambda: np.where(PLACES_64 % 50 == 0, 0, normal((64, 64))), "2.0% zeros: a mask costs more than it saves"),
         (
-            lambda: np.where(PLACES_64 % 9 == 0, 5e-4, normal((64, 64))),
-            "456 values up to 0.001 are not zero: too many to be taken for noise",
+            lambda: small_between_zeros(7),
+            "7 values up to 0.001 are not zero; `detect.threshold: 0.001` would make them so and save 28 bytes",
         ),
     ],
 )
 def test_near_misses_are_named(make: Callable[[], NDArray], near_miss: str) -> None:
     assert near_miss in find(weight(make().astype(np.float32)), EVERY).near_misses
+
+
+def small_between_zeros(count: int) -> NDArray:
+    """75 % zeros, and some values that are almost."""
+    values = np.where(rng(count).random((64, 64)) < 0.75, 0, normal((64, 64)))
+    values.reshape(-1)[np.flatnonzero(values)[:count]] = 5e-4
+    return values
+
+
+@pytest.mark.parametrize(
+    ("threshold", "small", "said"),
+    [
+        (None, 200, ""),
+        (1e-3, 200, "200 values up to 0.001 are not zero: too many to be taken for noise"),
+        (0.0, 200, ""),
+        (0.0, 7, ""),
+        (1e-3, 7, ""),
+    ],
+)
+def test_small_values_are_mentioned_where_that_helps(threshold: float | None, small: int, said: str) -> None:
+    finding = find(weight(small_between_zeros(small).astype(np.float32)), Settings(0, threshold))
+    assert finding.near_misses == ((said,) if said else ())
+
+
+@pytest.mark.parametrize("scale", [1, 0.05, 1e-3])
+def test_small_values_of_a_weight_without_zeros_are_no_near_miss(scale: float) -> None:
+    values = rng(scale).normal(0, scale, (64, 64)).astype(np.float32)
+    assert find(weight(values), EVERY).near_misses == ()
 
 
 @pytest.mark.parametrize(
@@ -437,7 +465,7 @@ def test_thresholding_can_be_turned_off(threshold: float, max_thresholded: float
     values = normal((64, 64)) * (rng(5).random((64, 64)) > 0.5)
     values.reshape(-1)[:3] = 1e-5
     finding = find(weight(values.astype(np.float32)), Settings(0, threshold, max_thresholded))
-    assert [candidate.changed for candidate in finding.candidates] == [changed]
+    assert [candidate.changed for candidate in finding.candidates] == ([0, changed] if changed else [0])
 
 
 @given(strategies.weights())
@@ -461,6 +489,23 @@ def test_every_candidate_of_any_source_is_exact(encoding: Encoding) -> None:
         assert encodings.spec(encoded) == candidate.spec
         allowed = (0, candidate.changed)
         assert differences(encodings.decode(encoding), encodings.decode(encoded), candidate.threshold) == allowed
+
+
+def test_what_can_be_stored_smaller_is_smaller_than_the_source_stores_it() -> None:
+    codes = np.random.default_rng(0).integers(-128, 128, (64, 64)).astype(np.int8)
+    kinds = {
+        "dense": Dense(normal((64, 64))),
+        "a value would change": Dense(np.where(np.arange(4096).reshape(64, 64) == 7, 5e-4, normal((64, 64)))),
+        "int8": quantized(codes, 0.01),
+        "int8 of 16 values": quantized((codes // 16).astype(np.int8), 0.01),
+        "pruned": Dense(np.where(codes % 4, np.float32(0), normal((64, 64)))),
+    }
+    findings = {name: find(Weight(name, source), EVERY) for name, source in kinds.items()}
+    sizes = {"dense": 16384, "a value would change": 16384, "int8": 4100, "int8 of 16 values": 4100, "pruned": 16384}
+    assert {name: finding.source_nbytes for name, finding in findings.items()} == sizes
+    one_by_one = {name: Detection(EVERY, (finding,)).compressible for name, finding in findings.items()}
+    assert [name for name, count in one_by_one.items() if count] == ["int8 of 16 values", "pruned"]
+    assert Detection(EVERY, tuple(findings.values())).compressible == 2
 
 
 def quantized(codes: NDArray, scale: Any, zero_point: int | None = None) -> LinearQuantized:

@@ -126,10 +126,28 @@ def test_joint_forms_need_every_scheme_of_theirs() -> None:
 
 
 def test_a_choice_says_what_the_threshold_changes() -> None:
-    choice = choose(finding(sparse(100, changed=3)), Fake(), get("auto"))
+    choice = choose(finding(sparse(100, changed=3)), Fake(), get("default_pruning"))
     assert (choice.threshold, choice.changed) == (1e-3, 3)
-    dense = choose(finding(sparse(4000, changed=3)), Fake(), get("auto"))
+    dense = choose(finding(sparse(4000, changed=3)), Fake(), get("default_pruning"))
     assert (dense.threshold, dense.changed) == (0.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "asked", "changed"),
+    [
+        ("auto", None, 0),
+        ("auto", 1e-3, 3),
+        ("auto", 9e-4, 0),
+        ("auto", 0.0, 0),
+        ("default_pruning", None, 3),
+        ("default_pruning", 0.0, 0),
+    ],
+)
+def test_values_become_zero_only_where_that_is_asked_for(pipeline: str, asked: float | None, changed: int) -> None:
+    choice = choose(finding(sparse(103), sparse(100, changed=3)), Fake(), get(pipeline, asked))
+    assert (choice.changed, encodings.nbytes(choice.legal)) == (changed, 912 if changed else 924)
+    reason = "3 values up to 0.001 would become zero: detect.threshold=0.001 allows it"
+    assert [rejected.reason for rejected in choice.rejected].count(reason) == (0 if changed else 1)
 
 
 def test_a_skipped_weight_stays_dense_with_its_reason() -> None:

@@ -19,6 +19,9 @@ from compressor.schemes import Candidate, Values, palettize
 
 NAME = "sparsify"
 
+THRESHOLD = 1e-3
+"""Values up to this magnitude are noise in a pruned weight: what Core ML Tools' guide takes."""
+
 EncodeInner = Callable[[NDArray, Values, NDArray], Values]
 
 _BOOL = np.dtype(np.bool_)
@@ -41,39 +44,47 @@ _FEWEST_BLOCKS, _LONG_BLOCK = 8, 64
 def detect(
     values: NDArray, scan: Scan, inner: Sequence[Candidate], max_thresholded: float, threshold: float
 ) -> Iterator[Candidate]:
-    """The sparse form of every `inner` candidate (the plain values among them), if there are zeros.
+    """The sparse forms of every `inner` candidate (the plain values among them): exact ones, if there are zeros.
 
-    Magnitudes up to `threshold` count as zeros where they are at most `max_thresholded` of the values that survive.
+    Then those in which magnitudes up to `threshold` become zero too, if there are any and they are at most
+    `max_thresholded` of the values that survive.
     """
-    survivors = scan.size - scan.zeros - scan.small
-    rule = scan.small > 0 and scan.small <= max_thresholded * survivors
-    if not rule and not scan.zeros:
-        return
-    blocks, structure = mask_structure(values, 0.0) if scan.zeros else ((1,) * values.ndim, "unstructured")
-    used, changed = 0.0, 0
+    blocks: Shape = (1,) * values.ndim
+    if scan.zeros:
+        blocks, structure = mask_structure(values, 0.0)
+        if max(blocks) == 1:
+            yield from _covered(values, inner)
+        yield from _masked(values, scan, inner, (blocks, structure), 0.0)
     # Exact zeros in blocks are the work of training; small survivors between them are then no noise.
-    if rule and max(blocks) == 1:
-        used, changed = threshold, scan.small
-        blocks, structure = mask_structure(values, used)
-    if max(blocks) == 1 and scan.zeros:
-        yield from _covered(values, inner)
+    survivors = scan.size - scan.zeros - scan.small
+    if 0 < scan.small <= max_thresholded * survivors and max(blocks) == 1:
+        yield from _masked(values, scan, inner, mask_structure(values, threshold), threshold)
+
+
+def _masked(
+    values: NDArray, scan: Scan, inner: Sequence[Candidate], mask: tuple[Shape, str], threshold: float
+) -> Iterator[Candidate]:
+    """The sparse form of every `inner` candidate by a mask of these blocks, magnitudes up to `threshold` left out."""
+    blocks, structure = mask
+    changed = scan.small if threshold else 0
     count = scan.size - scan.zeros - changed
     counts = tuple(dim // block for dim, block in zip(values.shape, blocks, strict=True))
     share = f"{1 - count / scan.size:.1%} zeros, {structure}"
     if changed:
-        share += f", {changed:,} of them values up to {used:g}"
-    mask = ArraySpec(counts, _BOOL)
+        share += f", {changed:,} of them values up to {threshold:g}"
+    stored = ArraySpec(counts, _BOOL)
     for candidate in inner:
-        if (nonzeros := _nonzeros(values, candidate.spec, count, used, scan)) is not None:
+        if (nonzeros := _nonzeros(values, candidate.spec, count, threshold, scan)) is not None:
             evidence = "; ".join(filter(None, (share, _without_zero(candidate, nonzeros))))
-            spec = Sparse(mask, nonzeros, values.shape)
-            yield Candidate((NAME, *candidate.schemes), spec, evidence, used, changed, structure)
+            spec = Sparse(stored, nonzeros, values.shape)
+            yield Candidate((NAME, *candidate.schemes), spec, evidence, threshold, changed, structure)
     if scan.table is not None and scan.table.entries.size > ENTRIES:
-        entries = int(np.count_nonzero(above(scan.table.entries, used)))
+        entries = int(np.count_nonzero(above(scan.table.entries, threshold)))
         if entries <= ENTRIES:  # zero, or what the threshold makes zero, was too much for a palette
             one = palettize.spec((count,), values.dtype, (1,) * values.ndim, entries)
             evidence = f"{share}; {palettize.plural(entries, 'distinct non-zero value')}"
-            yield Candidate((NAME, palettize.NAME), Sparse(mask, one, values.shape), evidence, used, changed, structure)
+            spec = Sparse(stored, one, values.shape)
+            yield Candidate((NAME, palettize.NAME), spec, evidence, threshold, changed, structure)
 
 
 def mask(values: NDArray, spec: Sparse, threshold: float) -> tuple[NDArray, NDArray]:

@@ -7,8 +7,10 @@ import math
 import pytest
 from rich.console import Console, RenderableType
 
+from compressor import pipelines, targets
 from compressor.detection import Detection, Finding, Settings
 from compressor.manifest import FileFacts, Manifest, WeightFacts
+from compressor.plan import plan
 from compressor.stages import report
 from compressor.stages.sheet import Row, Sheet, elided
 
@@ -86,7 +88,8 @@ def test_long_names_lose_their_middle_and_only_where_they_must() -> None:
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_detection_says_what_each_weight_is(width: int) -> None:
-    text = "\n".join(printed(report.detection(DETECTION), width))
+    planned = plan(DETECTION.findings, targets.get("onnxruntime"), pipelines.get("auto"))
+    text = "\n".join(printed(report.detection(DETECTION, planned), width))
     for part in ("75.0%", "2:4 along axis 1", "near miss: 17 values", "7 distinct values", "one dimension", "> 256"):
         assert part in text
 
