@@ -18,9 +18,9 @@ class WeightFacts:
     encoding: as `encodings.name` spells it: `dense`, `sparse(palettized4)`, ...
     nbytes, dense_nbytes: stored, and uncompressed on the same target.
     evidence: what it was recognised by, or why it stays dense.
-    exact: whether it equals the source bit for bit.
+    exact: whether every value is the source's: its bits, but that -0.0 may be 0.0 where no reader tells them apart.
     changed: how many values up to the threshold became zero, or moved within the tolerance; counted when the artefact
-        was compared with its source.
+        was compared with its source. A -0.0 that became 0.0 is none of them.
     rejected: (encoding, reason) of the forms that were not chosen.
     max_error: how far a value that moved is from the source's at most.
     """

@@ -39,7 +39,7 @@ class Choice:
     threshold: magnitudes up to this become zero; 0.0 where only exact zeros are left out.
     evidence: what the weight was recognised by ("16 distinct values"), or why it stays dense.
     dense_nbytes: the bytes of the weight uncompressed on the same target.
-    changed: how many values are not the source's: zero by the threshold, or moved within the tolerance.
+    changed: how many values are not the source's, -0.0 aside: zero by the threshold, or moved within the tolerance.
     rejected: the other forms, with reasons.
     declared: whether it is the form that the source has, or dense.
     max_error: how far a value may be from the source's; 0.0 where every value that the threshold leaves is exact.
