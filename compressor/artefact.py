@@ -16,7 +16,7 @@ from compressor.detection import Detection, Finding, Settings
 from compressor.encodings import Dense, Encoding
 from compressor.errors import CompressorError
 from compressor.manifest import FileFacts, Manifest, WeightFacts
-from compressor.model import Model, Weight
+from compressor.model import Model, Weight, unchanged
 from compressor.passes import InexactError, failures, run
 from compressor.passes.encode import encode
 from compressor.passes.legalize import legalize
@@ -45,7 +45,9 @@ def detect(
     Raises:
         CompressorError: the model cannot be read.
     """
-    return Detection(settings, tuple(look(_model(model), settings, progress, sampled=False)))
+    model = _model(model)
+    with unchanged(model.stamps):
+        return Detection(settings, tuple(look(model, settings, progress, sampled=False)))
 
 
 def dry_run(
@@ -64,10 +66,11 @@ def dry_run(
         CompressorError: the model cannot be read, or `detection` is of another one.
     """
     model, asked = _model(model), _request(target, pipeline, detection, settings, progress)
-    findings = _findings(model, detection, asked, sampled=False)
-    if not model.graphs:  # weights alone: what the target would make of them in a graph is not known
-        return plan(findings, asked.target, asked.pipeline)
-    return planned(prepare(model, findings, asked, sampled=False), asked)
+    with unchanged(model.stamps):
+        findings = _findings(model, detection, asked, sampled=False)
+        if not model.graphs:  # weights alone: what the target would make of them in a graph is not known
+            return plan(findings, asked.target, asked.pipeline)
+        return planned(prepare(model, findings, asked, sampled=False), asked)
 
 
 def compress(
@@ -91,8 +94,9 @@ def compress(
     # Every weight is compared with its source before anything is published, so a sample of each is enough to plan by;
     # where it missed a value, which the comparison shows, the weight is looked at as a whole.
     sampled = detection is None
-    findings = _findings(model, detection, asked, sampled=sampled)
-    return _publish(prepare(model, findings, asked, sampled=sampled), asked, Path(out))
+    with publish.directory(Path(out)) as directory, unchanged(model.stamps):
+        findings = _findings(model, detection, asked, sampled=sampled)
+        return _settled(prepare(model, findings, asked, sampled=sampled), asked, directory)
 
 
 def write_baseline(model: Model | Path | str, out: Path | str, *, target: str | Target = "onnxruntime") -> None:
@@ -104,8 +108,8 @@ def write_baseline(model: Model | Path | str, out: Path | str, *, target: str | 
     """
     model, chosen = _whole(model), _target(target)
     publish.check_directory(Path(out), (model.path, *model.stamps))
-    model = chosen.prepare(model, lambda _: 0)
-    with publish.directory(Path(out)) as directory:
+    with publish.directory(Path(out)) as directory, unchanged(model.stamps):
+        model = chosen.prepare(model, lambda _: 0)
         choices = [_dense(weight) for weight in model.weights]
         _write(model, chosen, choices, directory, None, {})
         _verify(model, chosen, choices, directory, None)
@@ -182,35 +186,36 @@ class _FailedError(CompressorError):
         self.failures = failures
 
 
-def _publish(prepared: Prepared, asked: Request, out: Path) -> Manifest:
-    """Writes, reads back and compares; a form that fails costs its weight that form. Then the directory takes its name.
+def _settled(prepared: Prepared, asked: Request, directory: Path) -> Manifest:
+    """Writes, reads back and compares; a form that fails costs its weight that form, and all is written again.
 
     It ends: each time some weight is looked at as a whole for the first time, or has a form less.
     """
     while True:
         chosen = planned(prepared, asked)
         try:
-            return _written(prepared.model, chosen, asked, out)
+            return _written(prepared.model, chosen, asked, directory)
         except _FailedError as error:
+            publish.empty(directory)
             prepared = mended(prepared, chosen, error.failures, asked)
 
 
-def _written(model: Model, chosen: Plan, asked: Request, out: Path) -> Manifest:
-    """Writes, reads back, compares; the files' digests are computed meanwhile. Then the directory takes its name.
+def _written(model: Model, chosen: Plan, asked: Request, directory: Path) -> Manifest:
+    """Writes, reads back, compares; the files' digests are computed meanwhile.
 
     Raises:
         _FailedError: some weights cannot be stored so, or are not read back as they were.
     """
     target, progress = asked.target, asked.progress
-    with publish.directory(out) as directory, ThreadPoolExecutor(1) as executor:
+    with ThreadPoolExecutor(1) as executor:
         said = {_TARGET: chosen.target, _PIPELINE: chosen.pipeline, _VERSION: version("compressor")}
         _write(model, target, chosen.choices, directory, progress, said)
         written = sorted(path for path in directory.rglob("*") if path.is_file())
         files = executor.submit(lambda: tuple(_file(file, directory) for file in written))
         _verify(model, target, chosen.choices, directory, progress)
-        notes = (*chosen.notes, *_opened(model, target, directory, out))
+        notes = (*chosen.notes, *_opened(model, target, directory))
         manifest = _manifest(model, chosen, files.result(), _dense_nbytes(model, target), notes)
-        publish.text(directory / MANIFEST, manifest.to_json())
+        (directory / MANIFEST).write_text(manifest.to_json(), encoding="utf-8", newline="\n")
     return manifest
 
 
@@ -257,7 +262,7 @@ def _verify(
         raise _FailedError(failed)
 
 
-def _opened(model: Model, target: Target, directory: Path, out: Path) -> tuple[str, ...]:
+def _opened(model: Model, target: Target, directory: Path) -> tuple[str, ...]:
     """Opens an artefact in the target's runtime; what there is to say where neither it nor its source opens.
 
     Raises:
@@ -266,7 +271,7 @@ def _opened(model: Model, target: Target, directory: Path, out: Path) -> tuple[s
     reason = target.refusal(directory)
     if reason and not target.refusal(model.path):
         raise CompressorError(
-            f"{out}: the artefact of {model.path} would not open: {reason}. Nothing was published. Leave out what "
+            f"the artefact of {model.path} would not open: {reason}. Nothing was published. Leave out what "
             "caused it, by another --pipeline for example, and report it."
         )
     return (f"neither the artefact nor its source opens here: {reason}",) if reason else ()

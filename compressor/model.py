@@ -116,6 +116,6 @@ def _compare(found: Stamps, cause: Exception | None) -> None:
         if now != before:
             happened = "is gone" if now is None else "was replaced" if now[:2] != before[:2] else "was written to"
             raise CompressorError(
-                f"{file}: {happened} while it was read, so nothing was published. Wait until it is complete, and run "
-                "the command again."
+                f"{file}: {happened} while it was read: what was made of it is discarded. Wait until it is complete, "
+                "and run the command again."
             ) from cause

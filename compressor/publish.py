@@ -5,6 +5,7 @@ Files are written beside their destination and renamed, so that a full disk or a
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from compressor import locks, renaming
 from compressor.errors import CompressorError, UsageError
 
 WRITTEN = {"model.onnx": False, "model.onnx.data": False, "model.traced.pt": False, "manifest.json": False} | {
@@ -60,15 +62,22 @@ def check_directory(out: Path, sources: Collection[Path]) -> None:
 
 
 def check_files(outputs: Iterable[Path | None], sources: Iterable[Path]) -> None:
-    """Refuses files to write that are read for what is written, or are the same one twice.
+    """Refuses files to write that are read for what is written, are the same one twice, or could not be written.
 
     Raises:
         UsageError: one is.
+        CompressorError: its folder may not be written to.
     """
     read = [*sources]
     for output in outputs:
         if output is None:
             continue
+        if output.is_dir():
+            raise UsageError(f"{output}: is a directory, expected the name of a file.")
+        folder = next(folder for folder in output.absolute().parents if folder.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            why = "is not a directory" if not folder.is_dir() else "may not be written to"
+            raise CompressorError(f"{output}: cannot be written: {folder} {why}; name another.")
         for source in read:
             if output.resolve() == source.resolve() or (
                 output.exists() and source.exists() and output.samefile(source)
@@ -81,85 +90,117 @@ def check_files(outputs: Iterable[Path | None], sources: Iterable[Path]) -> None
 def directory(path: Path) -> Iterator[Path]:
     """A new directory beside `path` that takes its place when the block ends; an error removes it.
 
-    An existing directory is replaced as a whole: it is moved aside, and back if the new one cannot take its place. A
-    link stays, and where it leads to is replaced.
+    An existing directory is replaced as a whole, in one step where the file system can. A link stays, and where it
+    leads to is replaced. What can stand in the way of the end is found out at the beginning.
 
     Raises:
-        CompressorError: `path` is a file, or cannot be written.
+        CompressorError: `path` is a file, cannot be written, or is being written by another process.
+        UsageError: `path` is a mount point, which cannot be replaced.
     """
     path = Path(path)
     place = Path(os.path.realpath(path)) if path.is_symlink() else path
     if place.exists() and not place.is_dir():
         raise CompressorError(f"{path}: is a file, expected a directory to write; remove it or name another")
-    temporary = None
-    try:
-        _make_parent(place)
-        _sweep(place)
+    with _reported(path, " Nothing was changed."), _parent(place), locks.held(_lock(place), path) as alone:
+        if alone:
+            _sweep(place)
         temporary = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{place.name}-", dir=place.parent))
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        _replace(temporary, place)
-    except OSError as error:
-        raise CompressorError(f"{path}: cannot be written: {error.strerror or error}. Nothing was changed.") from error
-    finally:
-        if temporary is not None:
+        try:
+            _check_replaceable(path, place, temporary)
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())
+            renaming.replace(temporary, place)
+        finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def empty(directory: Path) -> None:
+    """Removes all that lies in a directory."""
+    for entry in directory.iterdir():
+        _remove(entry)
+
+
 def text(path: Path, content: str) -> None:
-    """Writes a text file, lines ending in LF, whole or not at all.
+    """Writes a text file, lines ending in LF, whole or not at all. A link is replaced, not what it leads to.
 
     Raises:
         CompressorError: it cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f"{_PREFIX}{path.name}-{os.getpid()}")
+    with _reported(path), _parent(path), locks.held(_lock(path), path, wait=True) as alone:
+        if alone:
+            _sweep(path)
+        number, name = tempfile.mkstemp(prefix=f"{_PREFIX}{path.name}-", dir=path.parent)
+        try:
+            with os.fdopen(number, "w", encoding="utf-8", newline="\n") as file:
+                file.write(content)
+            Path(name).chmod(0o666 & ~_umask())
+            Path(name).replace(path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _reported(path: Path, consequence: str = "") -> Iterator[None]:
+    """A block whose errors of the system are told with the path that the user named."""
     try:
-        _make_parent(path)
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(content)
-        temporary.replace(path)
+        yield
     except OSError as error:
-        raise CompressorError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):  # it is gone where it was renamed
-            temporary.unlink()
+        raise CompressorError(f"{path}: cannot be written: {error.strerror or error}.{consequence}") from error
 
 
-def _make_parent(path: Path) -> None:
+@contextmanager
+def _parent(path: Path) -> Iterator[None]:
+    """A block in which the folder of `path` is there; folders that were made for a block that fails go with it."""
     for folder in path.parents:
         if folder.exists() and not folder.is_dir():
             raise CompressorError(f"{path}: cannot be written: {folder} is a file, expected a directory; name another")
-    path.parent.mkdir(parents=True, exist_ok=True)
-
-
-def _replace(temporary: Path, path: Path) -> None:
-    """Renames a directory over another one: POSIX wants the other one empty, so the old one steps aside."""
-    if not path.exists():
-        temporary.rename(path)
-        return
-    aside = temporary.with_name(temporary.name + "-old")
+    missing = [folder for folder in path.parents if not folder.exists()]
     try:
-        path.rename(aside)
-        temporary.rename(path)
-    finally:  # of an interruption too
-        if path.exists():
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            aside.rename(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with suppress(OSError):  # another one writes there too
+            for folder in missing:
+                folder.rmdir()
+        raise
+
+
+def _lock(path: Path) -> Path:
+    return path.with_name(f"{_PREFIX}{path.name}.lock")
+
+
+def _check_replaceable(path: Path, place: Path, temporary: Path) -> None:
+    try:
+        renaming.check_replaceable(place, temporary)
+    except OSError as error:
+        if error.errno not in {errno.EBUSY, errno.EXDEV}:
+            raise
+        raise UsageError(
+            f"{path}: a mount point, or part of a container's image, cannot be replaced as a whole "
+            f"({error.strerror}). Name a directory inside of it: {path / 'model'}."
+        ) from error
 
 
 def _sweep(path: Path) -> None:
     """What a killed run left: a directory that had stepped aside goes back, half-written ones are removed.
 
-    Only what `mkdtemp` named for this very path: `out-int8` may be written at this moment while `out` is.
+    Only what was made for this very path: `out-int8` may be written at this moment while `out` is. Nobody lives in
+    what is found, since whoever writes `path` holds its lock.
     """
     ours = re.compile(re.escape(f"{_PREFIX}{path.name}-") + "[a-z0-9_]{8}(-old)?")
     for left in sorted(other for other in path.parent.iterdir() if ours.fullmatch(other.name)):
         if left.name.endswith("-old") and not path.exists():
             left.rename(path)
         else:
-            shutil.rmtree(left, ignore_errors=True)
+            _remove(left)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _identity(path: Path) -> tuple[int, int]:

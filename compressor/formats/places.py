@@ -24,7 +24,7 @@ def why_not(name: str, folder: Path, root: Path, what: str) -> str:
     if not parts or "\0" in name or "\\" in name:
         return "is not a file name"
     if PurePosixPath(name).is_absolute():
-        return f"is an absolute path, which leads out of {what}"
+        return "is an absolute path"
     if ".." in parts:
         return f"leads out of {what}"
     path = folder / name

@@ -2,57 +2,63 @@
 
 from __future__ import annotations
 
-import errno
+import math
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from compressor.formats.onnx import writing
+from compressor.encodings import Dense
 from tests.faults.commands import chain, check_refusal, done, encodings, refused, snapshot, weights
+from tests.faults.disks import disk_of
+from tests.formats import coreml_models
 
+ALL = os.environ.get("COMPRESSOR_TESTS") == "all"
 MAIN = "from compressor.stages.app import main; main()"
 
 # Runs `compress`, and when STEP is reached says so and waits to be stopped.
 PAUSED = """
 import signal, sys, time
-from compressor import artefact, publish
-from compressor.formats.onnx import writing
+from contextlib import contextmanager
+from pathlib import Path
+from compressor import renaming
+from compressor.stages import progress
 from compressor.stages.app import main
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts the tests in the background has it ignored
+step, exchange, rename = sys.argv.pop(1), renaming.exchange, Path.rename
 
 def pause():
     print("ready", flush=True)
     time.sleep(60)
 
-step = sys.argv.pop(1)
-if step == "detecting":
-    artefact._findings = lambda *_, **__: pause()
-elif step == "writing":
-    original = writing._write_payload
-    def _write_payload(file, tensor):
-        original(file, tensor)
-        file.flush()
+@contextmanager
+def shown():
+    yield lambda phase, done, total: pause() if phase == step else None
+
+def paused_exchange(one, other):
+    if step == "between the renames":  # of a file system that cannot exchange two directories
+        Path.rename = paused_rename
+        return False
+    done = exchange(one, other)
+    if step == "exchanged":
         pause()
-    writing._write_payload = _write_payload
-elif step == "verifying":
-    artefact._verify = lambda *_: pause()
-elif step == "replacing":
-    rename = publish.Path.rename
-    def between(self, target):
-        rename(self, target)
-        publish.Path.rename = rename
-        pause()
-    publish.Path.rename = between
+    return done
+
+def paused_rename(self, target):
+    rename(self, target)
+    Path.rename = rename
+    pause()
+
+progress.shown, renaming.exchange = shown, paused_exchange
 main()
 """
 
@@ -98,19 +104,82 @@ def test_a_disk_that_is_really_full(small_disk: Path) -> None:
     assert encodings(out)["palette"] == "palettized4"
 
 
-@pytest.mark.parametrize("call", range(4))
-def test_a_disk_that_fills_up_at_any_write(call: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, calls = writing._write_payload, []
+@pytest.fixture(params=["onnxruntime", "iOS18"])
+def family(request: pytest.FixtureRequest) -> list[str]:
+    """A model, another one, and the target of each family; `out` is an artefact of the other one."""
+    models = ["m.onnx", "other.onnx"]
+    chain(Path("other.onnx"), weights(seed=1))
+    if request.param == "iOS18":
+        shutil.rmtree("out")
+        models = ["m.mlpackage", "other.mlpackage"]
+        for seed, package in enumerate(models):
+            coreml_models.save(Path(package), 9, {name: Dense(array) for name, array in weights(seed).items()})
+        done("compress", models[1], "out", "--target", "iOS18")
+    return [*models, request.param]
 
-    def full(file: Any, tensor: Any) -> None:
-        calls.append(tensor)
-        if len(calls) > call:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        original(file, tensor)
 
-    monkeypatch.setattr(writing, "_write_payload", full)
-    says = "error: out: cannot be written: No space left on device. Nothing was changed."
-    refused("compress", "m.onnx", "out", status=1, says=says)
+def test_a_disk_that_fills_up_at_any_write(family: list[str]) -> None:
+    command = ["compress", family[0], "out", "--target", family[2]]
+    with disk_of(math.inf) as endless:
+        shutil.copytree("out", "earlier")
+        done(*command)
+    shutil.rmtree("out")
+    Path("earlier").rename("out")
+    rooms = [*range(len(endless.writes))]
+    assert len(rooms) > 20
+    for room in rooms if ALL else np.random.default_rng(0).choice(rooms, 8, replace=False):
+        before = snapshot(Path())
+        with disk_of(room):
+            says = "error: out: cannot be written: No space left on device. Nothing was changed."
+            refused(*command, status=1, says=says)
+        assert snapshot(Path()) == before
+
+
+# Forks a run after the other, each of another model, and kills it at a random moment. What is there afterwards is
+# whole: the bytes of one of the two artefacts, beside what the next run sweeps.
+KILLS = """
+import os, random, signal, sys, time
+from pathlib import Path
+import compressor
+
+models, target, count = sys.argv[1:3], sys.argv[3], int(sys.argv[4])
+chance, out = random.Random(0), Path("out")
+
+def state(folder):
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+whole, longest = [], 0.0
+for model in models:
+    for _ in range(2):  # the second one imports nothing
+        started = time.perf_counter()
+        compressor.compress(model, out, target=target)
+        longest = max(longest, time.perf_counter() - started) if _ else longest
+    whole.append(state(out))
+assert whole[0] != whole[1]
+killed = 0
+for number in range(count):
+    child = os.fork()
+    if not child:
+        compressor.compress(models[number % 2], out, target=target)
+        os._exit(0)
+    time.sleep(chance.uniform(0, longest * 1.1))
+    os.kill(child, signal.SIGKILL)
+    killed += os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert state(out) in whole, f"run {number}: {sorted(state(out))}"
+compressor.compress(models[0], out, target=target)
+assert state(out) == whole[0]
+assert sorted(path.name for path in Path().iterdir() if path.name.startswith(".compressor")) == []
+print(killed)
+"""
+
+
+def test_kills_at_random_moments(family: list[str]) -> None:
+    """There is an artefact at every moment, the old one or the new one, whole."""
+    count = 200 if ALL else 8
+    command = [sys.executable, "-c", KILLS, *family, str(count)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert int(ended.stdout) > count // 2
 
 
 def stopped(step: str, number: int) -> tuple[int, str]:
@@ -125,7 +194,7 @@ def stopped(step: str, number: int) -> tuple[int, str]:
         return process.wait(30), said
 
 
-STEPS = ["detecting", "writing", "verifying"]
+STEPS = ["detect", "compress", "verify"]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -144,16 +213,23 @@ def test_a_killed_run_leaves_the_old_output_and_the_next_one_cleans_up(step: str
     assert stopped(step, signal.SIGKILL)[0] == -signal.SIGKILL
     after = snapshot(Path())
     assert {name: after[name] for name in before} == before
-    assert all(name.startswith(".compressor-out-") for name in after.keys() - before.keys())
+    assert all(name.startswith(".compressor-out") for name in after.keys() - before.keys())
     done("compress", "m.onnx", "out")
     assert sorted(path.name for path in Path().iterdir()) == ["m.onnx", "out"]
     assert encodings(Path("out")) == {"palette": "palettized4", "pruned": "sparse", "plain": "dense"}
 
 
+def test_a_kill_after_the_exchange_leaves_the_new_output() -> None:
+    assert stopped("exchanged", signal.SIGKILL)[0] == -signal.SIGKILL
+    assert encodings(Path("out"))["palette"] == "palettized4"
+    done("compress", "m.onnx", "out")
+    assert sorted(path.name for path in Path().iterdir()) == ["m.onnx", "out"]
+
+
 def test_a_kill_between_the_two_renames_is_mended_by_the_next_run() -> None:
     """The old output has stepped aside, the new one has not come: the next run, even one that fails, puts it back."""
     before = snapshot(Path())
-    assert stopped("replacing", signal.SIGKILL)[0] == -signal.SIGKILL
+    assert stopped("between the renames", signal.SIGKILL)[0] == -signal.SIGKILL
     assert not Path("out").exists()
     values = weights()
     values["palette"] = values["plain"]
@@ -170,13 +246,5 @@ def test_a_kill_between_the_two_renames_is_mended_by_the_next_run() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped_between_the_two_renames_puts_the_old_output_back(number: int) -> None:
     before = snapshot(Path())
-    stopped("replacing", number)
+    stopped("between the renames", number)
     assert snapshot(Path()) == before
-
-
-def test_progress_of_a_failing_disk_names_no_temporary_place() -> None:
-    """What a user reads is the name that the user gave."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writing, "_write_payload", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "I/O error")))
-        said = refused("compress", "m.onnx", "out", status=1, says="out: cannot be written: I/O error")
-    assert ".compressor-" not in said
