@@ -237,7 +237,7 @@ def test_a_kill_between_the_two_renames_is_mended_by_the_next_run() -> None:
     chain(Path("other.onnx"), values)
     arguments = ["compress", "other.onnx", "out", "--detection", "detection.json"]
     ended = subprocess.run([sys.executable, "-c", MAIN, *arguments], capture_output=True, text=True)
-    check_refusal(ended.returncode, ended.stdout, ended.stderr, status=1, says="Run `detect` again")
+    check_refusal(ended.returncode, ended.stdout, ended.stderr, status=1, says="Run `compressor detect` again")
     after = snapshot(Path())
     assert {name: after[name] for name in before} == before
     assert after.keys() - before.keys() == {"detection.json", "other.onnx"}

@@ -211,7 +211,7 @@ def test_findings_of_other_values_under_the_same_names() -> None:
     values["palette"], values["plain"] = values["plain"], values["palette"]
     chain(Path("m.onnx"), values)
     says = "weight palette float32[64, 64]: cannot be stored as palettized4: "
-    assert "Run `detect` again" in refused(
+    assert "Run `compressor detect` again" in refused(
         "compress", "m.onnx", "out", "--detection", "detection.json", status=1, says=says
     )
 
