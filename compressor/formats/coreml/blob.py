@@ -122,7 +122,7 @@ class Writer:
         self._path = path
         self._layout = Layout()
         self._file: IO[bytes] = path.open("wb")
-        self._file.write(bytes(ALIGNMENT))
+        self._file.seek(ALIGNMENT)  # the header comes last: a full disk must not be found out before the block begins
 
     def append(self, stored: Stored) -> int:
         end = self._layout.nbytes
