@@ -40,6 +40,9 @@ class Target(Protocol):
     def precision(self) -> str:
         """The dtype that weights are rounded to; empty for a runtime that takes any."""
 
+    def fitted(self, model: Model) -> Target:
+        """The target with what the graph of `model` has no room for refused too; itself where that is nothing."""
+
     def prepare(self, model: Model, smallest: Callable[[Weight], int]) -> Model:
         """The model as the runtime has it, weights moved, folded and rounded; `model` itself where nothing changes.
 

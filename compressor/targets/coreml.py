@@ -65,6 +65,9 @@ class CoreML:
     def precision(self) -> str:
         return self.options.precision
 
+    def fitted(self, model: Model) -> CoreML:  # noqa: ARG002 - its graph is another one
+        return self
+
     def prepare(self, model: Model, smallest: Callable[[Weight], int]) -> Model:
         found = model.graphs.get("coreml")
         if found is not None:

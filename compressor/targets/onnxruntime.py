@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
+import importlib.util
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,36 +24,13 @@ from compressor.targets import Illegal
 if TYPE_CHECKING:
     import onnx
 
-TARGETS: Mapping[str, int | None] = {"onnxruntime": None, "onnx-opset18": 18, "onnx-opset21": 21, "onnx-opset25": 25}
-"""The newest opset that a model for the target may have; None: that of the installed onnxruntime."""
-
-RUNS_OPSET: Mapping[tuple[int, int], int] = {
-    (1, 14): 18,
-    (1, 15): 19,
-    (1, 17): 20,
-    (1, 18): 21,
-    (1, 21): 22,
-    (1, 22): 23,
-    (1, 24): 24,
-    (1, 25): 25,
-    (1, 27): 26,
+TARGETS: Mapping[str, tuple[int, str] | None] = {
+    "onnxruntime": None,
+    "onnx-opset18": (18, "1.14"),
+    "onnx-opset21": (21, "1.18"),
+    "onnx-opset25": (25, "1.25"),
 }
-"""The newest opset that ONNX Runtime of a version, and of later ones, runs."""
-
-DISTRIBUTIONS = (
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "onnxruntime-directml",
-    "onnxruntime-openvino",
-    "onnxruntime-qnn",
-    "onnxruntime-rocm",
-    "onnxruntime-migraphx",
-    "onnxruntime-training",
-    "onnxruntime-cann",
-    "ort-nightly",
-    "ort-nightly-gpu",
-)
-"""The packages that bring the module `onnxruntime`, each with the same version numbers."""
+"""The newest opset that a model for the target may have, and the ONNX Runtime that first ran it; None: what is here."""
 
 FUNCTIONS_OPSET = 18
 """The opset for which the bytes of decoding are estimated: the form with the most functions."""
@@ -67,20 +45,33 @@ FEWEST_IN_BLOCK = 16
 """`MatMulNBits` takes blocks of a power of two from here on. Source: ONNX Runtime, ContribOperators.md."""
 
 
+def _anywhere(_: int) -> str:
+    return ""
+
+
 @dataclass(frozen=True)
 class OnnxRuntime:
-    """ONNX Runtime with models of up to an opset. opset: None for the newest that the installed one runs."""
+    """ONNX Runtime with models of up to an opset.
+
+    opset: None for the newest that the installed one runs. since: the version of ONNX Runtime that first ran it.
+    unreachable: why a model has no such opset; empty if it has, or can be converted.
+    """
 
     name: str
     opset: int | None
+    since: str = ""
+    unreachable: Callable[[int], str] = _anywhere
     precision: str = ""
 
     @property
     def summary(self) -> str:
         if self.opset is None:
             return f"the ONNX Runtime that is installed here, opset {self.newest()}"
-        major, minor = min(version for version, opset in RUNS_OPSET.items() if opset >= self.opset)
-        return f"ONNX Runtime {major}.{minor} and later, opset {self.opset}"
+        return f"ONNX Runtime {self.since} and later, opset {self.opset}"
+
+    def fitted(self, model: Model) -> OnnxRuntime:
+        proto = model.graphs.get("onnx")
+        return self if proto is None else replace(self, unreachable=functools.cache(partial(_unreachable, proto)))
 
     def prepare(self, model: Model, smallest: Callable[[Weight], int]) -> Model:  # noqa: ARG002 - it folds nothing
         if "onnx" not in model.graphs:
@@ -97,7 +88,7 @@ class OnnxRuntime:
             if since > newest:
                 raise Illegal(f"{array.dtype} needs opset {since}, {self.name} has {newest}")
         oldest = decoding.needs_opset(encoding)
-        reason = decoding.why_not(encoding)
+        reason = decoding.why_not(encoding) or self.unreachable(oldest)
         if oldest > newest:
             reason = f"decoding needs opset {oldest}, {self.name} has {newest}"
         if reason:
@@ -141,7 +132,7 @@ class OnnxRuntime:
 
 def get(name: str, options: Mapping[str, object] = {}) -> OnnxRuntime:  # noqa: ARG001 - it has none
     """The target of that canonical name."""
-    return OnnxRuntime(name, TARGETS[name])
+    return OnnxRuntime(name, *(TARGETS[name] or (None,)))
 
 
 @functools.cache
@@ -151,15 +142,29 @@ def _function_nbytes(name: str, opset: int) -> int:
 
 @functools.cache
 def installed_opset() -> int:
-    """The newest opset that the installed onnxruntime runs; of the newest known one if none is installed."""
-    for distribution in DISTRIBUTIONS:
-        try:
-            version = importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        major, minor = (int(number) for number in version.split(".")[:2])
-        return max((opset for since, opset in RUNS_OPSET.items() if since <= (major, minor)), default=13)
-    return max(RUNS_OPSET.values())
+    """The newest opset of which the installed onnxruntime opens a model; the newest of onnx if none is installed."""
+    import onnx
+
+    newest = int(onnx.defs.onnx_opset_version())
+    if importlib.util.find_spec("onnxruntime") is None:
+        return newest
+    return next(opset for opset in range(newest, 0, -1) if _opens(opset))
+
+
+def _opens(opset: int) -> bool:
+    import onnx
+    import onnxruntime
+
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([], "nothing", [value], [value])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception:  # noqa: BLE001 - whatever it raises says no
+        return False
+    return True
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,24 +209,38 @@ def _assembled(
     return _Assembled(proto, copied, [part for one in lowered for part in one.parts], opset, forms, prefixes)
 
 
+def _unreachable(proto: onnx.ModelProto, opset: int) -> str:
+    """Why a model does not have that opset, nor can be converted to it; empty if it can."""
+    import onnx
+
+    if opset <= assembly.opset(proto):
+        return ""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    try:
+        assembly.convert(copy, opset)
+    except CompressorError as error:
+        return str(error)
+    return ""
+
+
 def _raised(proto: onnx.ModelProto, target: OnnxRuntime, specs: Mapping[str, Encoding]) -> int:
     """The opset of the model, which is converted to a later one where an encoding needs that.
 
     Raises:
         CompressorError: the model is newer than the target, or cannot be converted.
     """
-    entry = next(entry for entry in proto.opset_import if entry.domain in {"", "ai.onnx"})
     newest = target.newest()
-    if entry.version > newest:
+    newer = assembly.restamp(proto, newest)
+    if newer:
         raise CompressorError(
-            f"the model has opset {entry.version}, {target.name} takes up to {newest}: "
-            f"export it with `export.opset: {newest}`, or choose another target."
+            f"the model has opset {assembly.opset(proto)}, {target.name} takes up to {newest}, where {', '.join(newer)} "
+            f"meant something else: export it with `export.opset: {newest}`, or choose another target."
         )
-    oldest = max((decoding.needs_opset(one) for one in specs.values()), default=entry.version)
-    if oldest <= entry.version:
-        return int(entry.version)
-    assembly.convert(proto, int(entry.version), oldest)
-    return oldest
+    oldest = max((decoding.needs_opset(one) for one in specs.values()), default=0)
+    if oldest > assembly.opset(proto):
+        assembly.convert(proto, oldest)
+    return assembly.opset(proto)
 
 
 def _forms(graph: onnx.GraphProto, specs: Mapping[str, Encoding], opset: int) -> dict[str, Form]:

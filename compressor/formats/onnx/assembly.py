@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from compressor.errors import CompressorError
 from compressor.formats.onnx import functions, reading
-from compressor.formats.onnx.graphs import walk
+from compressor.formats.onnx.graphs import inside, is_standard, walk
 from compressor.formats.onnx.lowered import Lowered, Part, shared
 from compressor.formats.onnx.wire import EXTERNAL
 
@@ -59,8 +59,34 @@ def prefixes(graph: onnx.GraphProto, weights: Iterable[str]) -> dict[str, str]:
     return {name: prefix(name, taken) for name in weights}
 
 
-def convert(model: onnx.ModelProto, opset: int, to: int) -> None:
-    """Bring the model to opset `to`; its weights, of which it has the types only, become inputs meanwhile.
+def opset(model: onnx.ModelProto) -> int:
+    """The opset of ONNX's own operators that the model imports."""
+    return next(int(entry.version) for entry in model.opset_import if not entry.domain)
+
+
+def restamp(model: onnx.ModelProto, newest: int) -> list[str]:
+    """Let a model that imports a later opset than `newest` import that; where operators differ, their names instead."""
+    import onnx
+
+    imports = [entry for one in (model, *model.functions) for entry in one.opset_import if not entry.domain]
+    nodes = [node for body in (model.graph, *model.functions) for node in inside(body.node) if is_standard(node)]
+    newer = [entry for entry in imports if entry.version > newest]
+    later = max((entry.version for entry in newer), default=newest)
+    changed = {
+        operator
+        for operator in {node.op_type for node in nodes}
+        if later > newest
+        and not (
+            onnx.defs.has(operator, later) and onnx.defs.get_schema(operator, later).since_version <= newest
+        )
+    }
+    for entry in newer if not changed else ():
+        entry.version = newest
+    return sorted(changed)
+
+
+def convert(model: onnx.ModelProto, to: int) -> None:
+    """Bring the model to opset `to`; what it has no data of, its weights, and sparse tensors are inputs meanwhile.
 
     Raises:
         CompressorError: an operator of the model has no later form.
@@ -68,25 +94,34 @@ def convert(model: onnx.ModelProto, opset: int, to: int) -> None:
     import onnx
     from onnx import inliner
 
-    stubs = [tensor for tensor in model.graph.initializer if not _has_data(tensor)]
+    graph = model.graph
+    stubs = [tensor for tensor in graph.initializer if not _has_data(tensor)]
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
-    del bare.graph.initializer[:]
-    bare.graph.initializer.extend(tensor for tensor in model.graph.initializer if _has_data(tensor))
-    bare.graph.input.extend(onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in stubs)
+    del bare.graph.initializer[:], bare.graph.sparse_initializer[:]
+    bare.graph.initializer.extend(tensor for tensor in graph.initializer if _has_data(tensor))
+    given = [(one.name, one.data_type, one.dims) for one in stubs]
+    given += [(one.values.name, one.values.data_type, one.dims) for one in graph.sparse_initializer]
+    inputs = {value.name for value in graph.input}
+    bare.graph.input.extend(onnx.helper.make_tensor_value_info(*one) for one in given if one[0] not in inputs)
     try:
         # The converter drops the model's own functions, so their bodies come first into the graph.
         converted = onnx.version_converter.convert_version(inliner.inline_local_functions(bare), to)
-    except RuntimeError as error:
+    except Exception as error:  # the converter raises whatever it stumbles over
+        reason = " ".join(str(error).split())
         raise CompressorError(
-            f"the model has opset {opset}, its weights need {to}, and it cannot be converted: {error}. "
-            f"Export it with `export.opset: {to}`."
+            f"the model has opset {opset(model)}, decoding needs {to}, and it cannot be converted: {reason}"
         ) from error
-    names = {tensor.name for tensor in stubs}
-    kept = [value for value in converted.graph.input if value.name not in names]
-    del converted.graph.input[:]
-    converted.graph.input.extend(kept)
-    converted.graph.initializer.extend(stubs)
+    kept = onnx.GraphProto(
+        input=graph.input,
+        output=graph.output,
+        initializer=stubs,
+        sparse_initializer=graph.sparse_initializer,
+        quantization_annotation=graph.quantization_annotation,
+    )
+    for field in ("input", "output", "sparse_initializer", "quantization_annotation"):
+        converted.graph.ClearField(field)
+    converted.graph.MergeFrom(kept)
     model.CopyFrom(converted)
 
 

@@ -72,7 +72,9 @@ def lower(name: str, encoding: Encoding, opset: int, form: Form = "folded", pref
 
 
 def needs_opset(encoding: Encoding, form: Form = "folded") -> int:
-    """The oldest opset that `lower` works with, 13 for most."""
+    """The oldest opset that `lower` works with, 13 for most; any for what is not decoded."""
+    if isinstance(encoding, Dense):
+        return 1
     oldest = 13
     palette = _palette(encoding)
     if palette is not None and index_bits(palette.lut) in {3, 5, 6, 7}:
