@@ -65,7 +65,8 @@ def dry_run(
         UsageError: no such target or pipeline.
         CompressorError: the model cannot be read, or `detection` is of another one.
     """
-    model, asked = _model(model), _request(target, pipeline, detection, settings, progress)
+    model = _model(model)
+    asked = _request(_target(target).fitted(model), pipeline, detection, settings, progress)
     with unchanged(model.stamps):
         findings = _findings(model, detection, asked, sampled=False)
         if not model.graphs:  # weights alone: what the target would make of them in a graph is not known
@@ -89,7 +90,8 @@ def compress(
         UsageError: no such target or pipeline, or `out` holds what this package has not written.
         CompressorError: the model cannot be read, a weight read back differs, or the disk is full.
     """
-    model, asked = _whole(model), _request(target, pipeline, detection, settings, progress)
+    model = _whole(model)
+    asked = _request(_target(target).fitted(model), pipeline, detection, settings, progress)
     publish.check_directory(Path(out), (model.path, *model.stamps))
     # Every weight is compared with its source before anything is published, so a sample of each is enough to plan by;
     # where it missed a value, which the comparison shows, the weight is looked at as a whole.
@@ -164,11 +166,11 @@ def inspect(path: Path | str) -> Manifest:
 
 
 def _request(
-    target: str | Target, pipeline: str, detection: Detection | None, settings: Settings, progress: Progress | None
+    target: Target, pipeline: str, detection: Detection | None, settings: Settings, progress: Progress | None
 ) -> Request:
     settings = detection.settings if detection else settings
     chosen = get_pipeline(pipeline, settings.threshold)
-    return Request(_target(target), chosen, settings, progress, detection is not None)
+    return Request(target, chosen, settings, progress, detection is not None)
 
 
 def _findings(model: Model, detection: Detection | None, asked: Request, *, sampled: bool) -> Iterator[Finding]:

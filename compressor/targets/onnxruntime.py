@@ -234,8 +234,8 @@ def _raised(proto: onnx.ModelProto, target: OnnxRuntime, specs: Mapping[str, Enc
     newer = assembly.restamp(proto, newest)
     if newer:
         raise CompressorError(
-            f"the model has opset {assembly.opset(proto)}, {target.name} takes up to {newest}, where {', '.join(newer)} "
-            f"meant something else: export it with `export.opset: {newest}`, or choose another target."
+            f"the model has opset {assembly.opset(proto)}, {target.name} takes up to {newest}, which has other forms "
+            f"of {', '.join(newer)}: export it with `export.opset: {newest}`, or choose another target."
         )
     oldest = max((decoding.needs_opset(one) for one in specs.values()), default=0)
     if oldest > assembly.opset(proto):

@@ -88,15 +88,11 @@ def test_a_weight_that_is_not_what_it_declares(change: dict[str, object], says: 
     refused("compress", "m.onnx", "out", status=1, says=says)
 
 
-@pytest.mark.parametrize(
-    ("opset", "says"),
-    [(7, "opset 7, expected 13 or later: export the model again"), (99, "opset 99; the installed onnx")],
-)
-def test_an_opset_that_nobody_knows(opset: int, says: str) -> None:
+def test_an_opset_that_nobody_knows() -> None:
     model = onnx.load(chain(Path("m.onnx")))
-    model.opset_import[0].version = opset
+    model.opset_import[0].version = 99
     onnx.save(model, "m.onnx")
-    refused("compress", "m.onnx", "out", status=1, says=says)
+    refused("compress", "m.onnx", "out", status=1, says="opset 99; the installed onnx")
 
 
 def test_external_data_that_are_missing() -> None:

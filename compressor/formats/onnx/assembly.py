@@ -76,9 +76,7 @@ def restamp(model: onnx.ModelProto, newest: int) -> list[str]:
         operator
         for operator in {node.op_type for node in nodes}
         if later > newest
-        and not (
-            onnx.defs.has(operator, later) and onnx.defs.get_schema(operator, later).since_version <= newest
-        )
+        and not (onnx.defs.has(operator, later) and onnx.defs.get_schema(operator, later).since_version <= newest)
     }
     for entry in newer if not changed else ():
         entry.version = newest
@@ -126,6 +124,8 @@ def convert(model: onnx.ModelProto, to: int) -> None:
 
 
 def _has_data(tensor: onnx.TensorProto) -> bool:
+    if tensor.data_location == EXTERNAL:
+        return False
     fields = {descriptor.name for descriptor, _ in tensor.ListFields()}
     return bool(fields - {"name", "data_type", "dims", "doc_string", "metadata_props"}) or 0 in tensor.dims
 

@@ -66,7 +66,7 @@ def load(path: Path) -> onnx.ModelProto:
 def _merge(imports: Any) -> None:
     """Import each domain once; ONNX's own has two names. ONNX Runtime takes the last of several."""
     merged = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in imports}
-    if len(merged) < len(imports):
+    if len(merged) < len(imports) or any(entry.domain not in merged for entry in imports):
         last = [type(imports[0])(domain=domain, version=version) for domain, version in merged.items()]
         del imports[:]
         imports.extend(last)

@@ -11,18 +11,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from compressor.errors import CompressorError
+from compressor.formats.onnx.graphs import inside, is_standard
 from compressor.formats.places import leads_to_cache
 from compressor.model import Model
+
+if TYPE_CHECKING:
+    import onnx
 
 SUFFIXES = (".onnx",)
 
 TRACED = "model.traced.pt"
 """The same module, traced by torch, where it was exported from there."""
 
-OLDEST_OPSET = 13
-"""From here on, `DequantizeLinear` has an axis, and axes of `Squeeze` and the like are inputs."""
+_OWN_OPSET = 13
+"""What a model imports of ONNX's own operators that has none: it may need some when its weights are decoded."""
 
 
 def files(path: Path) -> tuple[Path, ...]:
@@ -59,7 +64,7 @@ def read(path: Path, *, as_written: bool = False) -> Model:
 
     path = _place(path)
     model = load(path)
-    _check_version(path, model.ir_version, {entry.domain: entry.version for entry in model.opset_import})
+    _check_versions(path, model)
     metadata = {entry.key: entry.value for entry in model.metadata_props if str(entry.key).startswith(f"{DOMAIN}.")}
     try:
         read = files(model, path)
@@ -80,18 +85,22 @@ def _place(path: Path) -> Path:
     return path.resolve() if path.is_symlink() and not leads_to_cache(path) else path
 
 
-def _check_version(path: Path, ir_version: int, opsets: dict[str, int]) -> None:
+def _check_versions(path: Path, model: onnx.ModelProto) -> None:
     import onnx
 
     newest = onnx.defs.onnx_opset_version()
-    opset = opsets.get("", opsets.get("ai.onnx", 0))
-    if ir_version > onnx.IR_VERSION or opset > newest:
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    if model.ir_version > onnx.IR_VERSION or opsets.get("", 0) > newest:
         raise CompressorError(
-            f"{path}: IR version {ir_version}, opset {opset}; "
+            f"{path}: IR version {model.ir_version}, opset {opsets.get('', 0)}; "
             f"the installed onnx {onnx.__version__} knows IR version {onnx.IR_VERSION} and opset {newest}: upgrade it."
         )
-    if opset < OLDEST_OPSET:
+    if "" in opsets:
+        return
+    node = next(filter(is_standard, inside(model.graph.node)), None)
+    if node is not None:
         raise CompressorError(
-            f"{path}: opset {opset}, expected {OLDEST_OPSET} or later: export the model again with a later one, "
-            f"or convert it with onnx.version_converter.convert_version(model, 18)."
+            f"{path}: imports no opset of ONNX's own operators, of which {node.op_type} is one, only those of "
+            f"{', '.join(sorted(opsets))}: say which opset it is, or export the model again."
         )
+    model.opset_import.add(version=_OWN_OPSET)

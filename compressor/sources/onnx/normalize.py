@@ -14,7 +14,7 @@ from compressor.formats.onnx.wire import EXTERNAL
 from compressor.model import Weight
 from compressor.sources.onnx import lifting, operators
 from compressor.sources.onnx.lifting import Lift
-from compressor.sources.onnx.order import keep_last, sort
+from compressor.sources.onnx.order import drop_repeated, sort
 from compressor.sources.onnx.scopes import Index, check_names, index, make_names_unique, operand
 from compressor.sources.onnx.signs import shown_zeros
 from compressor.sources.onnx.stubs import bring_back, densify, stub
@@ -37,7 +37,7 @@ def normalize(model: onnx.ModelProto, directory: Path) -> tuple[Weight, ...]:
         _keep_true_inputs(graph)
         model.ir_version = _OPTIONAL_INITIALIZER_INPUTS
     check_names(graph)
-    keep_last(graph)
+    drop_repeated(graph)
     make_names_unique(graph)
     sort(graph)
     _drop_identities(index(graph, directory))
@@ -189,7 +189,7 @@ def _drop_stale(model: onnx.ModelProto, encodings: Container[str]) -> None:
     _keep(model.functions, [found.domain != DOMAIN or (DOMAIN, found.name) in called for found in model.functions])
     _keep(model.metadata_props, [not str(entry.key).startswith(f"{DOMAIN}.") for entry in model.metadata_props])
     domains = {domain for domain, _ in called} | {node.domain for made in model.functions for node in made.node}
-    _keep(model.opset_import, [entry.domain in domains | {"", "ai.onnx"} for entry in model.opset_import])
+    _keep(model.opset_import, [entry.domain in domains | {""} for entry in model.opset_import])
 
 
 def _keep(values: MutableSequence[Any], kept: Sequence[bool]) -> None:

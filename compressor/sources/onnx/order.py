@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from compressor.errors import CompressorError
-from compressor.formats.onnx.graphs import is_standard, subgraphs
+from compressor.formats.onnx.graphs import attribute, is_standard, subgraphs
 
 if TYPE_CHECKING:
     import onnx
@@ -26,22 +26,29 @@ def sort(graph: onnx.GraphProto) -> None:
         raise CompressorError(f"graph {graph.name!r}: {reader} {name!r}, which nothing defines.")
 
 
-def keep_last(graph: onnx.GraphProto) -> None:
-    """Of several constants of one name keep the last in place, as ONNX Runtime does: `Constant` nodes come last."""
-    seen: set[str] = set()
-    for place in reversed(range(len(graph.node))):
-        node = graph.node[place]
-        if node.op_type == "Constant" and is_standard(node) and len(node.output) == 1:
-            if node.output[0] in seen:
-                del graph.node[place]
-            seen.add(node.output[0])
+def drop_repeated(graph: onnx.GraphProto) -> None:
+    """Of constants that are there twice, under one name and with one value, keep one.
+
+    ONNX Runtime takes one of them, also where they differ: which one depends on their size.
+    """
+    constants = [(graph.initializer, place, tensor.name, tensor) for place, tensor in enumerate(graph.initializer)]
+    constants += [
+        (graph.node, place, node.output[0], value.t)
+        for place, node in enumerate(graph.node)
+        if node.op_type == "Constant" and is_standard(node) and (value := attribute(node, "value")) and node.output
+    ]
+    counts = Counter(name for _, _, name, _ in constants)
+    seen = set()
+    for values, place, name, tensor in reversed([constant for constant in constants if counts[constant[2]] > 1]):
+        content = type(tensor)()
+        content.CopyFrom(tensor)
+        content.ClearField("name")
+        if (same := (name, content.SerializeToString(deterministic=True))) in seen:
+            del values[place]
+        seen.add(same)
+    for node in graph.node:
         for inner in subgraphs(node):
-            keep_last(inner)
-    for place in reversed(range(len(graph.initializer))):
-        if graph.initializer[place].name in seen:
-            del graph.initializer[place]
-        else:
-            seen.add(graph.initializer[place].name)
+            drop_repeated(inner)
 
 
 def _sort(graph: onnx.GraphProto) -> dict[str, str]:

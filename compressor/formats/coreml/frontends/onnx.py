@@ -34,7 +34,11 @@ from compressor.formats.coreml.frontends.onnx_operators.node import (
     Value,
     narrowed,
 )
+from compressor.formats.onnx import assembly
 from compressor.formats.onnx.graphs import is_standard, walk
+
+_OLDEST = 13
+"""The opset from which on axes of `Squeeze` and the like are operands, and `Softmax` knows an axis alone."""
 
 _T = onnx.TensorProto
 _AS_THEY_ARE = {_T.FLOAT, _T.FLOAT16, _T.INT32}
@@ -54,16 +58,16 @@ def program(
     Raises:
         CompressorError: nodes that Core ML has no form for, all of them.
     """
+    proto = _recent(proto)
     graph = proto.graph
     declared = {value.name: value.type.tensor_type for value in graph.input}
     spelled = _spelled([*(each.name for each in inputs), *(value.name for value in graph.output)])
     notes = {name: f"called {plain!r}" for name, plain in spelled.items() if name != plain}
     dims = _dims(inputs, declared)
     placeholders = {spelled[each.name]: mb.placeholder(dims[each.name] or (1,), _NUMPY[each.dtype]) for each in inputs}
-    opset = next((entry.version for entry in proto.opset_import if entry.domain in {"", "ai.onnx"}), 0)
     failures: dict[str, list[str]] = {}
     with Function(placeholders, opset_version=version) as function:
-        scope = Scope(version, opset, {}, spelled, _read(graph), directory, notes)
+        scope = Scope(version, assembly.opset(proto), {}, spelled, _read(graph), directory, notes)
         for each in inputs:
             found, element = function.inputs[spelled[each.name]], declared[each.name].elem_type
             if not dims[each.name]:  # Core ML's arrays have one axis at least
@@ -82,6 +86,20 @@ def program(
     result = Program()
     result.add_function("main", function)
     return result, notes
+
+
+def _recent(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in the operators that are lowered, those of `_OLDEST` and later.
+
+    Raises:
+        CompressorError: it is older, and cannot be converted.
+    """
+    if assembly.opset(proto) >= _OLDEST:
+        return proto
+    converted = onnx.ModelProto()
+    converted.CopyFrom(proto)
+    assembly.convert(converted, _OLDEST)
+    return converted
 
 
 def _varies(declared: Input) -> bool:
