@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import helper
 from safetensors.numpy import save
 
 from tests.faults.commands import chain, done, encodings, refused, snapshot, weights
@@ -234,10 +234,10 @@ def test_a_newer_model_than_the_target() -> None:
     chain(Path("m.onnx"))
     newer = onnx.load("m.onnx")
     newer.opset_import[0].version = 21
-    newer.graph.node.append(helper.make_node("Cast", ["x"], ["narrow"], to=TensorProto.INT4))
+    newer.graph.node.append(helper.make_node("Flatten", ["x"], ["flat"]))
     newer.ir_version = 10
     onnx.save(newer, "m.onnx")
-    says = "opset 21, onnx-opset18 takes up to 18, which has other forms of Cast: export it with `export.opset: 18`"
+    says = "opset 21, onnx-opset18 takes up to 18, which has other forms of Flatten: export it with `export.opset: 18`"
     refused("compress", "m.onnx", "out", "--target", "onnx-opset18", status=1, says=says)
 
 
