@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec, Shape
+from compressor.cheapest import Cost, smallest
 from compressor.detection import Finding
 from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse, name, nbytes
 from compressor.pipelines import PassPipeline
@@ -90,32 +90,50 @@ def plan(
     pipeline: PassPipeline,
     failed: Mapping[str, Mapping[Encoding, str]] = MappingProxyType({}),
 ) -> Plan:
-    """The smallest legal form of every weight among those that the pipeline's schemes propose.
+    """The legal forms, among those that the pipeline's schemes propose, that together make the smallest artefact.
 
-    A form must save more than its decoding adds to the artefact: the weight's own nodes, and what weights share.
+    A form takes its bytes, what decoding it adds of its own, and what weights share to be decoded.
 
     failed: by the name of a weight, the forms that did not hold it when they were tried, with the reason.
     """
     findings = tuple(findings)
-    refused = {name_: dict(forms) for name_, forms in failed.items()}
-    choices = {finding.name: choose(finding, target, pipeline, refused.get(finding.name, {})) for finding in findings}
-    while unworthy := _unworthy(choices.values(), target):
-        for name_, reason in unworthy.items():
-            refused.setdefault(name_, {})[choices[name_].spec] = reason
-        again = (finding for finding in findings if finding.name in unworthy)
-        choices |= {finding.name: choose(finding, target, pipeline, refused[finding.name]) for finding in again}
-    return Plan(target.name, pipeline.name, tuple(choices.values()))
+    options = {one.name: _options(one, target, pipeline, failed.get(one.name, {})) for one in findings}
+    costs = {name_: [_cost(name_, form, one, target) for form in one.legal] for name_, one in options.items()}
+    picked, shared = smallest(costs)
+    choices = (_choice(one, options[one.name], costs[one.name], picked[one.name], shared) for one in findings)
+    return Plan(target.name, pipeline.name, tuple(choices))
 
 
 def choose(
     finding: Finding, target: Target, pipeline: PassPipeline, refused: Mapping[Encoding, str] = MappingProxyType({})
 ) -> Choice:
-    """The smallest legal form of one weight. Of equally small ones the source's own wins, then the simplest.
+    """The smallest legal form of one weight by itself. Of equally small ones the source's own wins, then the simplest.
 
-    refused: forms that were chosen before and failed, or are not worth their decoding, with the reason.
+    refused: forms that were tried before and failed, with the reason.
     """
+    options = _options(finding, target, pipeline, refused)
+    costs = [Cost(form.nbytes) for form in options.legal]
+    return _choice(finding, options, costs, min(range(len(costs)), key=lambda place: costs[place].own), {})
+
+
+@dataclass(frozen=True)
+class _Form:
+    candidate: Candidate
+    spec: Encoding
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class _Options:
+    """The legal forms of a weight, the first of equal ones first, and the others."""
+
+    legal: tuple[_Form, ...]
+    rejected: tuple[Rejected, ...]
+
+
+def _options(finding: Finding, target: Target, pipeline: PassPipeline, refused: Mapping[Encoding, str]) -> _Options:
     dense = Candidate((), Dense(ArraySpec(finding.shape, _DTYPES[finding.dtype])), finding.evidence)
-    legal: list[tuple[int, Candidate, Encoding]] = []
+    legal: list[_Form] = []
     rejected: list[Rejected] = []
     # The first of the smallest wins, so a form must be smaller than dense to be chosen.
     for candidate in sorted(
@@ -136,60 +154,66 @@ def choose(
         if reason:
             rejected.append(Rejected(name(candidate.spec), reason))
         else:
-            legal.append((nbytes(spec), candidate, spec))
+            legal.append(_Form(candidate, spec, nbytes(spec)))
     # A quantized source keeps every code, also where a scale for few of them makes that larger.
-    kept = [form for form in legal if form[1] is not dense] if _quantized(finding) else []
-    size, chosen, spec = min(kept or legal, key=lambda form: form[0])
-    rejected += [
-        Rejected(name(other), f"{other_size:,} bytes, {name(spec)} takes {size:,}")
-        for other_size, candidate, other in legal
-        if candidate is not chosen
-    ]
+    kept = [form for form in legal if form.candidate is not dense] if _quantized(finding) else []
+    if kept:
+        told = f"it is stored as {name(kept[0].spec)} by the source, which keeps every code"
+        rejected += [Rejected(name(form.spec), told) for form in legal if form.candidate is dense]
+    return _Options(tuple(kept or legal), tuple(rejected))
+
+
+def _cost(weight: str, form: _Form, options: _Options, target: Target) -> Cost:
+    """What a form takes; decoding is not asked for where there is no choice."""
+    if len(options.legal) == 1:
+        return Cost(form.nbytes)
+    overhead = dict(target.overhead(weight, form.spec))
+    return Cost(form.nbytes + overhead.pop(weight, 0), overhead)
+
+
+def _choice(
+    finding: Finding, options: _Options, costs: Sequence[Cost], place: int, shared: Mapping[str, tuple[int, int]]
+) -> Choice:
+    """The choice of the form at `place`, with a reason for every other one.
+
+    shared: of what would decode several weights and was not worth it, what it would save and what it takes.
+    """
+    chosen = options.legal[place]
+    others = (
+        Rejected(name(form.spec), _reason(form, cost, chosen, costs[place], shared))
+        for form, cost in zip(options.legal, costs, strict=True)
+        if form is not chosen
+    )
     return Choice(
         finding.name,
         finding.shape,
         finding.dtype,
+        chosen.candidate.spec,
         chosen.spec,
-        spec,
-        chosen.threshold,
-        chosen.evidence,
+        chosen.candidate.threshold,
+        chosen.candidate.evidence,
         finding.nbytes,
-        chosen.changed,
-        tuple(rejected),
-        declared=not chosen.schemes,
-        max_error=chosen.max_error,
+        chosen.candidate.changed,
+        (*options.rejected, *others),
+        declared=not chosen.candidate.schemes,
+        max_error=chosen.candidate.max_error,
     )
+
+
+def _reason(form: _Form, cost: Cost, chosen: _Form, best: Cost, shared: Mapping[str, tuple[int, int]]) -> str:
+    saving = chosen.nbytes - form.nbytes
+    if saving <= 0:
+        return f"{form.nbytes:,} bytes, {name(chosen.spec)} takes {chosen.nbytes:,}"
+    if cost.own >= best.own:
+        return f"saves {saving:,} bytes, decoding it takes {saving + cost.own - best.own:,}"
+    part = next((part for part in cost.shared if part in shared), None)
+    if part is None:
+        return f"saves {saving:,} bytes, {' and '.join(cost.shared)} to decode it take {sum(cost.shared.values()):,}"
+    saved, size = shared[part]
+    return f"saves {saved:,} bytes with others of its kind, {part} to decode them takes {size:,}"
 
 
 def _quantized(finding: Finding) -> bool:
     """Whether the source stores codes; its own form is then the first candidate."""
     declared = next((candidate.spec for candidate in finding.candidates if not candidate.schemes), None)
     return isinstance(declared.values if isinstance(declared, Sparse) else declared, LinearQuantized)
-
-
-def _unworthy(choices: Iterable[Choice], target: Target) -> dict[str, str]:
-    """The weights whose form saves no more than its decoding takes, with the reason.
-
-    What the source declared stays: a quantized source keeps every code, whatever it costs.
-    """
-    saved: dict[str, int] = {}
-    shared: dict[str, int] = {}
-    users: dict[str, list[str]] = defaultdict(list)
-    reasons: dict[str, str] = {}
-    for choice in choices:
-        if choice.declared:
-            continue
-        overhead = dict(target.overhead(choice.name, choice.legal))
-        saving, own = choice.dense_nbytes - nbytes(choice.legal), overhead.pop(choice.name, 0)
-        if saving <= own:
-            reasons[choice.name] = f"saves {saving:,} bytes, decoding it takes {own:,}"
-            continue
-        saved[choice.name] = saving - own
-        shared |= overhead
-        for part in overhead:
-            users[part].append(choice.name)
-    for part, size in shared.items():
-        if (saving := sum(saved[user] for user in users[part])) <= size:
-            for user in users[part]:
-                reasons[user] = f"saves {saving:,} bytes with others of its kind, {part} to decode them takes {size:,}"
-    return reasons

@@ -40,7 +40,7 @@ class Fake:
         return encoding
 
     def overhead(self, name: str, encoding: Encoding) -> dict[str, int]:
-        return {name: self.own, **dict.fromkeys(["decoder"] if isinstance(encoding, Sparse) else [], self.shared)}
+        return {name: self.own, "decoder": self.shared} if isinstance(encoding, Sparse) else {}
 
     def write(self, *_: Any) -> None:
         raise AssertionError("no plan writes")

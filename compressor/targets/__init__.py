@@ -63,7 +63,10 @@ class Target(Protocol):
         """The encoding as the target holds it, of the same value; on specs and on data alike. Raises `Illegal`."""
 
     def overhead(self, name: str, encoding: Encoding) -> Mapping[str, int]:
-        """The bytes that decoding the weight `name` adds to an artefact: its own by its name, shared ones by theirs."""
+        """The bytes that a form of the weight `name` adds to an artefact beside those that it takes itself.
+
+        Those of its own, more than a dense one adds, by the weight's name; what weights share, by names of its own.
+        """
 
     def size(self, model: Model, specs: Mapping[str, Encoding], metadata: Mapping[str, str] = {}) -> int:
         """The bytes of all files that `write` writes for these specs, known without the data of any weight."""

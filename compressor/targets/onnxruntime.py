@@ -16,7 +16,7 @@ from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse, array
 from compressor.errors import CompressorError
 from compressor.formats.onnx import assembly, decoding, dtypes, functions, opening, writing
 from compressor.formats.onnx.graphs import walk
-from compressor.formats.onnx.lowered import Part
+from compressor.formats.onnx.lowered import Part, shared
 from compressor.formats.onnx.quantized import Form, is_linear
 from compressor.model import Model, Weight
 from compressor.targets import Illegal
@@ -99,8 +99,11 @@ class OnnxRuntime:
         opset = max(FUNCTIONS_OPSET, decoding.needs_opset(encoding))
         lowered = decoding.lower(name, spec(encoding), opset)
         own = sum(node.ByteSize() for node in lowered.nodes) + sum(value.ByteSize() for value in lowered.values)
-        own += sum(len(part.name) + HEADER_NBYTES for part in lowered.parts)
-        return {name: own, **{function: _function_nbytes(function, opset) for function in lowered.functions}}
+        own += sum(len(part.name) + HEADER_NBYTES for part in lowered.parts) - len(name) - HEADER_NBYTES
+        common = shared([lowered])
+        called = lowered.functions | common.functions
+        parts = {function: _function_nbytes(function, opset) for function in sorted(called)}
+        return {name: own, **parts, **{node.output[0]: node.ByteSize() for node in common.nodes}}
 
     def newest(self) -> int:
         """The newest opset that a model for this target may have."""

@@ -77,8 +77,16 @@ def index(graph: onnx.GraphProto, directory: Path, weights: Container[str] = ())
                 made.producers[name] = number
             value = attribute(node, "value") if node.op_type == "Constant" and node.output else None
             if value is not None:
-                value.t.name = name = node.output[0]
-                made.tensors[name], made.owner[name] = value.t, place
+                name = node.output[0]
+                made.tensors[name], made.owner[name] = _named(value.t, name), place
+    return made
+
+
+def _named(value: onnx.TensorProto, name: str) -> onnx.TensorProto:
+    """The value of a `Constant` node under its output's name; in the graph it keeps the name that it has or lacks."""
+    made = type(value)()
+    made.CopyFrom(value)
+    made.name = name
     return made
 
 
