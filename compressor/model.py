@@ -34,6 +34,7 @@ class Weight:
     uses: the operator types that read it (`Conv`, `MatMul`, ...), sorted.
     pinned: why it must stay stored as it is; empty for a weight that may be encoded.
     note: what its source says about it, for a reader: a declaration that did not hold, codes that were not kept, ...
+    linear: whether its source decodes it by `DequantizeLinear`, so that a runtime may compute with its codes.
     scaled: whether its values are products of those that were trained: what is small there says nothing about training.
     signed: what tells -0.0 from 0.0 where the weight is read (a division, an output, ...): then it keeps both. Empty
         where every reader is linear in it and the like: then 0.0 may stand for -0.0.
@@ -44,6 +45,7 @@ class Weight:
     uses: tuple[str, ...] = ()
     pinned: str = ""
     note: str = ""
+    linear: bool = False
     scaled: bool = False
     signed: str = ""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -38,8 +38,8 @@ FUNCTIONS_OPSET = 18
 HEADER_NBYTES = 32
 """About what an initializer takes beside its name and its data."""
 
-INTEGER_KERNELS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-"""Operators that compute with codes where weight and data both come from `DequantizeLinear`."""
+QUANTIZERS = {"QuantizeLinear", "DynamicQuantizeLinear"}
+"""Operators that quantize activations."""
 
 FEWEST_IN_BLOCK = 16
 """`MatMulNBits` takes blocks of a power of two from here on. Source: ONNX Runtime, ContribOperators.md."""
@@ -202,7 +202,7 @@ def _assembled(
     proto = onnx.ModelProto()
     proto.CopyFrom(model.graphs["onnx"])
     opset = _raised(proto, target, specs)
-    forms = _forms(proto.graph, specs, opset)
+    forms = _forms(proto.graph, specs, {weight.name for weight in model.weights if weight.linear}, opset)
     prefixes = assembly.prefixes(proto.graph, specs)
     lowered = [decoding.lower(name, one, opset, forms[name], prefixes[name]) for name, one in specs.items()]
     copied = assembly.elsewhere(proto.graph, specs, model.path.parent)
@@ -246,28 +246,38 @@ def _raised(proto: onnx.ModelProto, target: OnnxRuntime, specs: Mapping[str, Enc
     return assembly.opset(proto)
 
 
-def _forms(graph: onnx.GraphProto, specs: Mapping[str, Encoding], opset: int) -> dict[str, Form]:
-    """`linear` for codes that ONNX Runtime can compute with, everything else is folded."""
+def _forms(
+    graph: onnx.GraphProto, specs: Mapping[str, Encoding], linear: Collection[str], opset: int
+) -> dict[str, Form]:
+    """`linear` for codes that ONNX Runtime may compute with in the source, everything else is folded.
+
+    In a model that quantizes activations that is any code: quantization moves through what stands between a product and
+    `DequantizeLinear`, and weights that are floats would be quantized anew, one scale for all.
+
+    linear: the weights that the source decodes by `DequantizeLinear`. Whatever else lies on a grid was trained to be
+    multiplied as floats.
+
+    Source: ONNX Runtime, qdq_propagation.cc, weight_bias_quantization.cc.
+    """
     nodes = [node for inner in walk(graph) for node in inner.node]
-    producers = {name: node.op_type for node in nodes for name in node.output}
+    in_codes = any(node.op_type in QUANTIZERS for node in nodes)
     readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
     for node in nodes:
         for name in node.input:
             readers[name].append(node)
     return {
         name: "linear"
-        if is_linear(one, opset)
+        if name in linear
+        and is_linear(one, opset)
         and readers[name]
-        and all(_computes_with_codes(node, name, one, producers) for node in readers[name])
+        and (in_codes or (_is_n_bits(one) and all(_multiplies_by(node, name) for node in readers[name])))
         else "folded"
         for name, one in specs.items()
     }
 
 
-def _computes_with_codes(node: onnx.NodeProto, name: str, one: Encoding, producers: Mapping[str, str]) -> bool:
-    if node.op_type not in INTEGER_KERNELS or len(node.input) < 2 or node.input[1] != name or node.input[0] == name:
-        return False
-    return producers.get(node.input[0]) == "DequantizeLinear" or (node.op_type == "MatMul" and _is_n_bits(one))
+def _multiplies_by(node: onnx.NodeProto, name: str) -> bool:
+    return node.op_type == "MatMul" and node.input[1] == name != node.input[0]
 
 
 def _is_n_bits(one: Encoding) -> bool:

@@ -62,6 +62,17 @@ def run(model: onnx.ModelProto | Path, feeds: dict[str, np.ndarray]) -> list[np.
     return outputs
 
 
+def loaded(path: Path, *, in_floats: bool, optimized: Path | None = None) -> onnxruntime.InferenceSession:
+    """A session. in_floats: without integer kernels, whose int8 codes saturate on processors without VNNI."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if in_floats:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
 def decoded(model: Model) -> onnx.ModelProto:
     """The normal form with every weight put in, as one model in memory."""
     proto = onnx.ModelProto()

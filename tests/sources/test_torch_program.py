@@ -14,11 +14,13 @@ import pytest
 import torch
 from torch import nn
 
+import compressor
 from compressor import sources
 from compressor.encodings import LinearQuantized
 from compressor.sources.torch import InputSpec, export
 from compressor.sources.torch import operators as ours
 from compressor.sources.torch.lower import lower
+from tests.sources.onnx_models import loaded
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 OPS = torch.ops.quantized_decomposed
@@ -119,10 +121,12 @@ def test_programs(torchao, tmp_path: Path, name: str):
     operators = {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
     assert {case.operator, "DequantizeLinear"} <= operators
     assert "Cast" not in operators
-    session = ort.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-    found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
-    np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(expected).max())
-    assert (found.argmax(1) == expected.argmax(1)).mean() > 0.9
+    compressor.compress(tmp_path / "model.onnx", tmp_path / "out")
+    for path, in_floats in ((tmp_path / "model.onnx", True), (tmp_path / "out" / "model.onnx", False)):
+        session = loaded(path, in_floats=in_floats)
+        found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+        np.testing.assert_allclose(found, expected, atol=0.02 * np.abs(expected).max())
+        assert (found.argmax(1) == expected.argmax(1)).mean() > 0.9
 
 
 def test_a_graph_in_memory(torchao):

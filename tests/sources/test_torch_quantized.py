@@ -8,14 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
 from onnx import numpy_helper
 
+import compressor
 from compressor.errors import CompressorError
 from compressor.sources.torch import InputSpec, export
 from compressor.sources.torch.lower import lower
+from tests.sources.onnx_models import loaded
 
 HERE = Path(__file__).parent
 BATCH = {0: "batch"}
@@ -59,13 +60,20 @@ class Written:
             scale, zero = scale.reshape(shape), zero.reshape(shape)
         return (codes.astype(np.float32) - zero.astype(np.float32)) * scale
 
-    def run(self, x: torch.Tensor) -> tuple[np.ndarray, Counter[str]]:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.optimized_model_filepath = str(self.path.parent / "optimized.onnx")
-        session = ort.InferenceSession(self.path, options, providers=["CPUExecutionProvider"])
-        graph = onnx.load(options.optimized_model_filepath, load_external_data=False).graph
-        return session.run(None, {session.get_inputs()[0].name: x.numpy()})[0], Counter(n.op_type for n in graph.node)
+    def check(self, x: torch.Tensor, expected: torch.Tensor, atol: float) -> Counter[str]:
+        """Compare what the file computes in floats, and its artefact by default; the operators that run the file."""
+        optimized = self.path.parent / "optimized.onnx"
+        loaded(self.path, in_floats=False, optimized=optimized)
+        graph = onnx.load(optimized, load_external_data=False).graph
+        compressor.compress(self.path, self.path.parent / "out")
+        sessions = [
+            loaded(self.path, in_floats=True),
+            loaded(self.path.parent / "out" / "model.onnx", in_floats=False),
+        ]
+        for session in sessions:
+            (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+            np.testing.assert_allclose(y, expected.detach().numpy(), atol=atol)
+        return Counter(node.op_type for node in graph.node)
 
 
 INPUT = {
@@ -98,12 +106,12 @@ def test_a_model_of_float_and_quantized_parts(networks, tmp_path: Path, qconfig:
     assert written.domains == {""}
 
     x = torch.rand(32, 1, 14, 14)
-    y, operators = written.run(x)
-    assert {"QLinearConv": 2, "QGemm": 1, "QLinearAdd": 1}.items() <= operators.items()
+    expected = model(x)
     # One step of the last quantized layer, through the float layer that follows.
     step = model.fc1.scale * model.fc2.weight.detach().abs().sum(1).max().item()
-    np.testing.assert_allclose(y, model(x).detach().numpy(), atol=step)
-    assert np.abs(y).max() > 10 * step
+    operators = written.check(x, expected, step)
+    assert {"QLinearConv": 2, "QGemm": 1, "QLinearAdd": 1}.items() <= operators.items()
+    assert expected.abs().max() > 10 * step
 
 
 @pytest.mark.parametrize(
@@ -119,9 +127,9 @@ def test_static_modules(networks, tmp_path: Path, name: str, shape: tuple[int, .
         written = Written(saved(model, tmp_path), tmp_path, name, InputSpec((2, *shape), dynamic=BATCH))
         x = torch.randn(5, *shape)
         step = model.cat.scale if name == "arithmetic" else model.module(model.quant(x)).q_scale()
-        y, _ = written.run(x)
-        np.testing.assert_allclose(y, model(x).detach().numpy(), atol=1.01 * step)
-        assert np.abs(y).max() > 10 * step
+        expected = model(x)
+        written.check(x, expected, 1.01 * step)
+        assert expected.abs().max() > 10 * step
     finally:
         torch.backends.quantized.engine = before
     for key, module in model.named_modules():
@@ -141,11 +149,10 @@ def test_dynamic_linear(networks, tmp_path: Path, shape: tuple[int, ...]):
             written.dequantized(f"{index}.weight"), model[index].weight().dequantize().numpy()
         )
     x = torch.randn(5, *shape)
-    y, operators = written.run(x)
+    expected = model(x)
+    operators = written.check(x, expected, 0.05 * expected.abs().max().item())
     assert operators["DynamicQuantizeMatMul"] == 2
     assert not operators["DequantizeLinear"]
-    expected = model(x).detach().numpy()
-    np.testing.assert_allclose(y, expected, atol=0.05 * np.abs(expected).max())
 
 
 def test_dynamic_float16_linear(networks, tmp_path: Path):
@@ -153,7 +160,7 @@ def test_dynamic_float16_linear(networks, tmp_path: Path):
     written = Written(saved(model, tmp_path), tmp_path, "dynamic", InputSpec((2, 64), dynamic=BATCH), dtype="float16")
     np.testing.assert_array_equal(written.weights["0.weight"], model[0].weight().numpy(), strict=True)
     x = torch.randn(5, 64)
-    np.testing.assert_allclose(written.run(x)[0], model(x).detach().numpy(), atol=1e-5)
+    written.check(x, model(x), 1e-5)
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -166,8 +173,7 @@ def test_embedding(networks, tmp_path: Path, bits: int):
     np.testing.assert_allclose(dense, model[0].weight().dequantize().numpy(), atol=1e-6)
     # Not torch's own result: at 4 bits its eager module reads them as bytes.
     ids = torch.randint(0, 50, (5, 7))
-    expected = model[1](model[0].weight().dequantize()[ids]).detach().numpy()
-    np.testing.assert_allclose(written.run(ids)[0], expected, atol=1e-6)
+    written.check(ids, model[1](model[0].weight().dequantize()[ids]), 1e-6)
 
 
 def test_a_quantized_exported_program(networks, tmp_path: Path):

@@ -39,7 +39,16 @@ def sparse(code: str, counts: Shape, *, zero_point: bool = False) -> Sparse:
     return Sparse(mask, quantized(code, (int(mask.sum()),), counts, zero_point=zero_point), (64, 32))
 
 
-def build(nodes: list[onnx.NodeProto], encoding: Encoding, data: Shape, opset: int, constants: Any = ()) -> Model:
+def build(
+    nodes: list[onnx.NodeProto],
+    encoding: Encoding,
+    data: Shape,
+    opset: int,
+    constants: Any = (),
+    *,
+    linear: bool = True,
+) -> Model:
+    """linear: as a source that decodes the weight by `DequantizeLinear`."""
     rank = len(data)
     graph = helper.make_graph(
         nodes,
@@ -49,7 +58,7 @@ def build(nodes: list[onnx.NodeProto], encoding: Encoding, data: Shape, opset: i
         [*constants, TensorProto(name="w", data_type=TensorProto.FLOAT, dims=shape(encoding))],
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    return Model(Path("one.onnx"), [Weight("w", encoding)], {"onnx": proto})
+    return Model(Path("one.onnx"), [Weight("w", encoding, linear=linear)], {"onnx": proto})
 
 
 def one(operator: str, encoding: Encoding, opset: int = 21, data: Shape = (3, 64)) -> Model:

@@ -23,6 +23,7 @@ from compressor.formats.onnx.palettes import palettized
 from compressor.formats.onnx.quantized import (
     BLOCKED_SINCE,
     Form,
+    for_kernels,
     linear,
     linear_axis,
     linear_node,
@@ -102,11 +103,12 @@ def _sparse(made: Lowered, encoding: Sparse, name: str, prefix: str, opset: int,
     places = _places(made, prefix, mask, whole)
     made.declare(places, INT32, count)
     if form == "linear" and isinstance(values, LinearQuantized):
+        values, origin = for_kernels(values, whole)
         codes = store_data(made, values.data, prefix, opset)
         narrow = dtype(values.data)
         if bits(narrow) < 8 and codes in {part.name for part in made.parts}:
             codes = widened(made, codes, narrow)
-        return _sparse_linear(made, values, codes, places, whole, name, prefix, opset)
+        return _sparse_linear(made, values, codes, places, whole, name, prefix, opset, origin)
     inner = f"{prefix}.values"
     match values:
         case Dense(array):
@@ -119,11 +121,19 @@ def _sparse(made: Lowered, encoding: Sparse, name: str, prefix: str, opset: int,
 
 
 def _sparse_linear(
-    made: Lowered, values: LinearQuantized, codes: str, places: str, whole: Shape, name: str, prefix: str, opset: int
+    made: Lowered,
+    values: LinearQuantized,
+    codes: str,
+    places: str,
+    whole: Shape,
+    name: str,
+    prefix: str,
+    opset: int,
+    origin: str,
 ) -> str:
     """Codes scattered into zero points, then dequantized: the integer kernels want codes."""
     kind = wide(dtype(values.data))
-    linear_node(made, values, f"{prefix}.scattered", whole, name, prefix, opset)
+    linear_node(made, values, f"{prefix}.scattered", whole, name, prefix, opset, origin)
     last = made.nodes.pop()
     if values.zero_point is None:
         fill = _zeros(made, kind, math.prod(whole))

@@ -288,7 +288,8 @@ def _dequantizing() -> dict[str, Callable[[Body], None]]:
         bodies[f"widen_{dtype.name}"] = partial(_widen, dtype=dtype)
     for axis, name in ((False, ""), (True, "_axis")):
         linear = partial(_dequantize_linear, axis=axis)
-        bodies[f"dequantize_linear{name}_zero_point"] = partial(linear, zero=None)
+        for origin in ("", "_from_int8"):  # what the reader makes of the codes is all that differs
+            bodies[f"dequantize_linear{name}{origin}_zero_point"] = partial(linear, zero=None)
         bodies |= {f"dequantize_linear{name}_{zero.name}": partial(linear, zero=zero) for zero in (INT8, UINT8)}
     for zero_point, middle in ((False, ""), (True, "_zero_point")):
         bodies[f"dequantize_linear_blocks{middle}"] = partial(_dequantize_blocks, zero_point=zero_point)

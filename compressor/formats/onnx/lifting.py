@@ -13,6 +13,7 @@ from compressor.arrays import CODE_DTYPES, UINT8, Array, DType, MappedArray, Sha
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, index_bits, shape
 from compressor.errors import CompressorError
 from compressor.formats.onnx.functions import DOMAIN
+from compressor.formats.onnx.signs import signed
 
 if TYPE_CHECKING:
     import onnx
@@ -98,9 +99,10 @@ class _Reader:
         scale = self.constant(node.input[1])
         counts = self.counts(node, tuple(scale.shape), to)
         zero_point = self.codes(node.input[2]) if node.op_type.endswith("zero_point") else None
-        return LinearQuantized(
+        found = LinearQuantized(
             data, reshaped(scale, counts), None if zero_point is None else reshaped(zero_point, counts)
         )
+        return signed(found) if "_from_int8" in node.op_type else found
 
     def counts(self, node: onnx.NodeProto, stored: Shape, whole: Shape) -> Shape:
         """The shape of a scale at the weight's rank."""

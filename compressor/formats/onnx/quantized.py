@@ -10,6 +10,7 @@ from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, S
 from compressor.formats.onnx.codes import group_of_places, spread, store_codes
 from compressor.formats.onnx.lowered import Lowered
 from compressor.formats.onnx.palettes import palettized
+from compressor.formats.onnx.signs import unsigned
 
 Form = Literal["folded", "linear"]
 """`folded`: nothing of the decoding is left when the model runs; `linear`: `DequantizeLinear`, for integer kernels."""
@@ -97,12 +98,20 @@ def is_linear(encoding: Encoding, opset: int) -> bool:
 
 
 def _dequantize_linear(made: Lowered, encoding: LinearQuantized, name: str, prefix: str, opset: int) -> str:
+    encoding, kind = for_kernels(encoding)
     codes = store_data(made, encoding.data, prefix, opset)
     # ONNX Runtime pairs codes of 4 bits with integer kernels only in `MatMul` by blocks.
     narrow = dtype(encoding.data) if linear_axis(encoding) != "blocks" else INT8
     if bits(narrow) < 8 and codes in {part.name for part in made.parts}:
         codes = widened(made, codes, narrow)
-    return linear_node(made, encoding, codes, shape(encoding), name, prefix, opset)
+    return linear_node(made, encoding, codes, shape(encoding), name, prefix, opset, kind)
+
+
+def for_kernels(encoding: LinearQuantized, whole: Shape = ()) -> tuple[LinearQuantized, str]:
+    """The encoding as integer kernels get it, and what the function that computes it says of that."""
+    if dtype(encoding.data) != INT8 or linear_axis(encoding, whole) == "blocks":
+        return encoding, ""
+    return unsigned(encoding), "_from_int8"
 
 
 def widened(made: Lowered, codes: str, narrow: DType) -> str:
@@ -116,9 +125,9 @@ def wide(codes: DType) -> DType:
 
 
 def linear_node(
-    made: Lowered, encoding: LinearQuantized, codes: str, whole: Shape, name: str, prefix: str, opset: int
+    made: Lowered, encoding: LinearQuantized, codes: str, whole: Shape, name: str, prefix: str, opset: int, origin: str
 ) -> str:
-    """The value `name`: `codes`, of the shape `whole`, through `DequantizeLinear`."""
+    """The value `name`: `codes`, of the shape `whole`, through `DequantizeLinear`. origin: see `for_kernels`."""
     kind = linear_axis(encoding, whole)
     counts = tuple(encoding.scale.shape)
     dims: Shape = {"tensor": (), "axis": (max(counts, default=1),), "blocks": counts}[kind or "blocks"]
@@ -128,7 +137,7 @@ def linear_node(
         narrow = encoding.zero_point.dtype
         stored = zero in {part.name for part in made.parts}
         inputs.append(widened(made, zero, narrow) if bits(narrow) < 8 and stored and kind != "blocks" else zero)
-    suffix = "_zero_point"
+    suffix = f"{origin}_zero_point"
     if encoding.zero_point is None:
         suffix = "" if kind == "blocks" else f"_{wide(dtype(encoding.data)).name}"
     attributes: dict[str, Any] = {}

@@ -36,6 +36,7 @@ class Lift:
     encoding: what the weight is.
     nodes: the numbers of the nodes that decode it, outermost first.
     value: the decoded value, which the weight replaces; empty where the node itself is to be replaced.
+    linear: whether `DequantizeLinear` decodes it.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Lift:
     encoding: Encoding
     nodes: tuple[int, ...]
     value: str
+    linear: bool = False
 
 
 def lifts(index: Index) -> tuple[list[Lift], dict[str, str]]:
@@ -88,7 +90,7 @@ def _own(index: Index) -> Iterator[Lift]:
                 nodes = _reached(index, number)
                 parts = {name for n in nodes for name in index.nodes[n].input if name in index.tensors}
                 first = next(name for name in index.tensors if name in parts)
-                yield Lift(value, first, encoding, nodes, value)
+                yield Lift(value, first, encoding, nodes, value, node.op_type.startswith("dequantize_linear"))
 
 
 def _reached(index: Index, number: int) -> tuple[int, ...]:
@@ -109,7 +111,8 @@ def _lifts(index: Index, refused: dict[str, str]) -> Iterator[Lift]:
             if is_standard(node) and node.op_type in _DECODERS and len(node.output) == 1:
                 found = expressions.read(index, node.output[0])
                 if found is not None:
-                    yield Lift(found.leaf, found.leaf, found.encoding, found.nodes, node.output[0])
+                    linear = node.op_type == "DequantizeLinear"
+                    yield Lift(found.leaf, found.leaf, found.encoding, found.nodes, node.output[0], linear)
             elif node.op_type == "MatMulNBits" and node.domain == operators.MICROSOFT and node.output:
                 weight = operators.mat_mul_nbits(index, node)
                 if weight is not None:

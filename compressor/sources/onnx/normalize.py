@@ -43,6 +43,7 @@ def normalize(model: onnx.ModelProto, directory: Path) -> tuple[Weight, ...]:
     _drop_identities(index(graph, directory))
     found = index(graph, directory)
     lifted, refused = lifting.lifts(found)
+    linear = {lift.name for lift in lifted if lift.linear}
     _apply(found, lifted)
     encodings = {lift.name: lift.encoding for lift in lifted}
     _write_stubs(found, {lift.leaf: (lift.name, lift.encoding) for lift in lifted})
@@ -62,6 +63,7 @@ def normalize(model: onnx.ModelProto, directory: Path) -> tuple[Weight, ...]:
             _uses(found, tensor.name),
             pinned.get(tensor.name, ""),
             signed=shown_zeros(found, tensor.name, encodings),
+            linear=tensor.name in linear,
         )
         for inner in found.graphs
         for tensor in inner.initializer

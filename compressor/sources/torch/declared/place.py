@@ -14,7 +14,11 @@ from compressor.formats.onnx import decoding, functions
 from compressor.formats.onnx.assembly import prefix
 from compressor.formats.onnx.dtypes import DATA_TYPES
 from compressor.formats.onnx.lowered import Lowered, Part, shared
+from compressor.formats.onnx.quantized import Form, is_linear
 from compressor.sources.torch.declared import Declared
+
+INTEGER_KERNELS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+"""Operators for which runtimes have kernels that multiply codes."""
 
 NOTE = f"{functions.DOMAIN}.note."
 """Keys of the model's metadata: what was declared about the weight of this name and is not kept."""
@@ -31,7 +35,13 @@ def place(model: ir.Model, declared: Declared, stored: Mapping[str, str], opset:
         return
     taken = {value.name for node in graph.all_nodes() for value in node.outputs if value.name}
     taken.update(name for name in (*graph.initializers, *(value.name for value in graph.inputs)) if name)
-    lowered = [decoding.lower(name, one, opset, prefix=prefix(name, taken)) for name, one in encodings.items()]
+    quantizes = any(node.op_type == "QuantizeLinear" for node in graph.all_nodes())
+    lowered = [
+        decoding.lower(
+            name, one, opset, _form(graph.initializers[name], one, opset, quantizes=quantizes), prefix(name, taken)
+        )
+        for name, one in encodings.items()
+    ]
     every = [shared(lowered), *lowered]
     values: dict[str, ir.Value] = {}
     for one in every:
@@ -59,6 +69,13 @@ def _fits(graph: ir.Graph, name: str, encoding: Encoding, opset: int) -> bool:
     if value is None or not len(graph):
         return False
     return decoding.needs_opset(encoding) <= opset and not decoding.why_not(encoding)
+
+
+def _form(value: ir.Value, encoding: Encoding, opset: int, *, quantizes: bool) -> Form:
+    """`linear` for a weight that is multiplied where activations are quantized too, as in training."""
+    uses = value.uses()
+    multiplied = bool(uses) and all(index == 1 and node.op_type in INTEGER_KERNELS for node, index in uses)
+    return "linear" if quantizes and multiplied and is_linear(encoding, opset) else "folded"
 
 
 def _tensor(part: Part) -> ir.TensorProtocol:

@@ -1,0 +1,132 @@
+"""ONNX Runtime: an artefact computes with codes where its source does, and what it computes no processor changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import compressor
+from compressor import sources
+from compressor.arrays import NDArray
+from compressor.encodings import LinearQuantized, name
+from tests.conformance import operators
+from tests.sources.onnx_models import loaded, save, value
+
+EXTREMES = np.array([-128, -127, -1, 1, 127], np.int8)
+"""Pairs of products of the largest of them and of activations of 255 do not fit 16 bits."""
+
+
+def constants(**values: Any) -> list[onnx.TensorProto]:
+    return [numpy_helper.from_array(np.asarray(one), key) for key, one in values.items()]
+
+
+def between_quantizers(
+    path: Path, *middle: onnx.NodeProto, stored: list[onnx.TensorProto], data: tuple[int, ...]
+) -> Path:
+    """`middle` computes `product` from `xd`; activations are steps of 1, results of 1,024."""
+    grids = constants(xs=np.float32(1), xz=np.uint8(0), ys=np.float32(1024), yz=np.uint8(128))
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "xs", "xz"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "xs", "xz"], ["xd"]),
+        *middle,
+        helper.make_node("QuantizeLinear", ["product", "ys", "yz"], ["yq"]),
+        helper.make_node("DequantizeLinear", ["yq", "ys", "yz"], ["y"]),
+    ]
+    rank = [f"d{axis}" for axis in range(len(data))]
+    return save(path, nodes, [*grids, *stored], inputs=[value("x", data)], outputs=[value("y", rank)])
+
+
+def run(path: Path, data: NDArray, optimized: Path) -> NDArray:
+    (found,) = loaded(path, in_floats=False, optimized=optimized).run(None, {"x": data})
+    return np.asarray(found)
+
+
+def codes(path: Path) -> list[onnx.TensorProto]:
+    """The stored matrices of bytes."""
+    return [one for one in onnx.load(path).graph.initializer if len(one.dims) > 1 and one.data_type in {2, 3}]
+
+
+@pytest.mark.parametrize(
+    ("operator", "kernel", "by_column"),
+    [
+        ("MatMul", "QLinearMatMul", False),
+        ("MatMul", "QLinearMatMul", True),
+        ("Gemm", "QGemm", False),
+        ("Gemm", "QGemm", True),
+        ("Conv", "QLinearConv", False),
+        ("Conv", "QLinearConv", True),
+    ],
+)
+def test_products_of_codes_are_exact(operator: str, kernel: str, tmp_path: Path, *, by_column: bool) -> None:
+    """uint8 codes with a zero point of 128 in the place of int8 ones: no processor adds their products in 16 bits."""
+    rng = np.random.default_rng(0)
+    inner, channels, axis = 96, 32, 0 if operator == "Conv" else 1
+    shape = (channels, inner, 1, 1) if operator == "Conv" else (inner, channels)
+    weight = np.where(rng.random(shape) < 0.9, rng.choice(EXTREMES, shape), rng.integers(-128, 128, shape, np.int8))
+    data = rng.choice(np.array([0, 1, 254, 255], np.float32), (2, inner, 3, 3) if operator == "Conv" else (5, inner))
+    scale = np.full(channels if by_column else (), 0.5, np.float32)
+    path = between_quantizers(
+        tmp_path / "m.onnx",
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["wd"], axis=axis),
+        helper.make_node(operator, ["xd", "wd"], ["product"]),
+        stored=constants(w=weight, s=scale, z=np.zeros(scale.shape, np.int8)),
+        data=data.shape,
+    )
+    compressor.compress(path, tmp_path / "out")
+    artefact = tmp_path / "out" / "model.onnx"
+    wide = weight.astype(np.int64)
+    exact = np.einsum("nihw,oi->nohw", data, wide[:, :, 0, 0]) if operator == "Conv" else data @ wide
+    expected = (np.clip(np.round(exact * 0.5 / 1024) + 128, 0, 255) - 128) * 1024
+    np.testing.assert_array_equal(run(artefact, data, tmp_path / "o.onnx"), expected)
+    assert operators(tmp_path / "o.onnx")[kernel] == 1
+    assert {one.data_type for one in codes(tmp_path / "o.onnx")} == {TensorProto.UINT8}
+    (read,) = [one.encoding for one in sources.read(artefact).weights if one.name == "w"]
+    assert isinstance(read, LinearQuantized)
+    assert name(read) == "int8"
+    assert read.zero_point is None
+    np.testing.assert_array_equal(np.asarray(read.data.values), weight, strict=True)
+
+
+def test_codes_stay_codes_where_quantization_moves_through_an_operator(tmp_path: Path) -> None:
+    """ONNX Runtime quantizes floats there anew, with one scale for all channels: rows of 0.01 would be lost."""
+    rng = np.random.default_rng(0)
+    weight = rng.integers(-128, 128, (8, 4, 3, 3)).astype(np.int8)
+    scale = np.geomspace(1e-2, 10, 8).astype(np.float32)
+    path = between_quantizers(
+        tmp_path / "m.onnx",
+        helper.make_node("MaxPool", ["xd"], ["pooled"], kernel_shape=[2, 2]),
+        helper.make_node("DequantizeLinear", ["w", "s"], ["wd"], axis=0),
+        helper.make_node("Conv", ["pooled", "wd"], ["product"]),
+        stored=constants(w=weight, s=scale),
+        data=(2, 4, 9, 9),
+    )
+    compressor.compress(path, tmp_path / "out")
+    data = rng.integers(0, 256, (2, 4, 9, 9)).astype(np.float32)
+    found = run(tmp_path / "out" / "model.onnx", data, tmp_path / "o.onnx")
+    exact = loaded(path, in_floats=True).run(None, {"x": data})[0]
+    assert operators(tmp_path / "o.onnx")["QLinearConv"] == 1
+    np.testing.assert_array_equal(found, exact)
+
+
+def test_floats_that_lie_on_a_grid_stay_floats(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.integers(-128, 128, (64, 64)).astype(np.float32) * np.float32(0.03)
+    path = between_quantizers(
+        tmp_path / "m.onnx",
+        helper.make_node("MatMul", ["xd", "w"], ["product"]),
+        stored=constants(w=weight),
+        data=(3, 64),
+    )
+    for place in ("out", "again"):
+        manifest = compressor.compress(path, tmp_path / place)
+        path = tmp_path / place / "model.onnx"
+        assert {one.name: one.encoding for one in manifest.weights} == {"w": "int8"}
+        data = rng.integers(0, 256, (3, 64)).astype(np.float32)
+        exact = np.clip(np.round(data.astype(np.float64) @ weight / 1024) + 128, 0, 255) - 128
+        np.testing.assert_allclose(run(path, data, tmp_path / "o.onnx"), exact * 1024, atol=1024)
+        assert operators(tmp_path / "o.onnx") == {"QuantizeLinear": 2, "DequantizeLinear": 2, "MatMul": 1}
