@@ -161,7 +161,17 @@ def inspect(path: Path | str) -> Manifest:
     whole = total - stored + dense if made_for is None else _dense_nbytes(model, made_for)
     versions = {"compressor": said[_VERSION]} if _VERSION in said else {}
     return Manifest(
-        said.get(_TARGET, ""), said.get(_PIPELINE, ""), versions, files, total, whole, 0, stored, dense, (), weights
+        said.get(_TARGET, ""),
+        said.get(_PIPELINE, ""),
+        versions,
+        files,
+        total,
+        whole,
+        0,
+        stored,
+        dense,
+        model.notes,
+        weights,
     )
 
 

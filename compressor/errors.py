@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class CompressorError(Exception):
@@ -20,6 +21,11 @@ class UsageError(CompressorError):
     """The request is wrong: an unknown name, a value of the wrong kind, options that exclude each other."""
 
     exit_status = 2
+
+
+def located(path: Path, error: CompressorError) -> CompressorError:
+    """The error with the path in front of what it says, unless it names that path already."""
+    return CompressorError(str(error) if str(path) in str(error) else f"{path}: {error}")
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> UsageError:

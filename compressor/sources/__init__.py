@@ -20,7 +20,8 @@ from compressor.model import Model, stamps, unchanged
 class Source(Protocol):
     """A module that reads files. SUFFIXES: of these files, in lower case.
 
-    One that reads folders too has `is_folder(path)`, which says of which.
+    One that reads folders too has `is_folder(path)`, which says of which; one whose format has relatives that it does
+    not read has `UNREADABLE`, by their suffix what to do.
     """
 
     SUFFIXES: tuple[str, ...]
@@ -126,6 +127,9 @@ def _found(path: Path) -> tuple[Source, Path]:
             file = path / f"model{suffix}" if path.is_dir() else path
             if file.suffix.lower() == suffix and (file.exists() or not path.is_dir()):
                 return source, file
+    for module in _modules("UNREADABLE"):
+        if path.suffix.lower() in module.UNREADABLE:
+            raise CompressorError(f"{path}: {module.UNREADABLE[path.suffix.lower()]}")
     if exporter(path) is not None:
         raise CompressorError(f"{path}: has no ONNX graph yet; first run `compressor export {path} DIRECTORY`.")
     if path.is_dir():

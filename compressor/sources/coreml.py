@@ -5,12 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from compressor.errors import CompressorError
+from compressor.errors import CompressorError, located
 from compressor.formats.coreml import package, skeleton
 from compressor.formats.coreml.lifting import lift
 from compressor.model import Model
 
 SUFFIXES = (".mlpackage",)
+
+_INSTEAD = (
+    "Give what it was converted from, ONNX or torch, or convert that again with Core ML Tools "
+    "(convert_to='mlprogram') into an .mlpackage."
+)
+
+UNREADABLE = {
+    ".mlmodel": f"a Core ML model without a package, expected an .mlpackage of an ML Program. {_INSTEAD}",
+    ".mlmodelc": "a Core ML model that was compiled for a device: give the .mlpackage that it was compiled from.",
+    ".aimodel": f"a model of Core AI, whose format is not read here, expected an .mlpackage. {_INSTEAD}",
+}
+"""What to do with other files of Apple's, by their suffix."""
 
 
 def is_folder(path: Path) -> bool:
@@ -31,20 +43,18 @@ def read(path: Path) -> Model:
     """
     found = package.read(path)
     if found.model.WhichOneof("Type") != "mlProgram":
-        raise CompressorError(
-            f"{path}: a {found.model.WhichOneof('Type')}, expected an mlProgram. Convert the model again with "
-            "convert_to='mlprogram'."
-        )
+        raise CompressorError(f"{path}: a {found.model.WhichOneof('Type')}, expected an mlProgram. {_INSTEAD}")
     try:
         lifted = lift(found.model.mlProgram, found)
     except CompressorError as error:
-        raise CompressorError(f"{path}: {error}") from error
+        raise located(path, error) from error
     said = {key: text for key, text in found.model.description.metadata.userDefined.items() if _is_ours(key)}
     names = _names(said.pop(skeleton.NAMES, "[]"), path)
     weights = tuple(replace(weight, name=names.get(weight.name, weight.name)) for weight in lifted.weights)
     sites = [lifted.sites[weight.name] for weight in lifted.weights]
     bones = skeleton.of_package(found, [weight.name for weight in weights], sites)
-    return Model(path, weights, {"coreml": bones}, said, found.files)
+    notes = tuple(f"{name}: stays stored as it is: {reason}" for name, reason in lifted.opaque.items())
+    return Model(path, weights, {"coreml": bones}, said, found.files, notes=notes)
 
 
 def _is_ours(key: str) -> bool:

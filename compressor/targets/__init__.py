@@ -110,6 +110,9 @@ def get(name: str, options: Mapping[str, Any] = {}) -> Target:
     for module in _modules():
         if name.lower() in {too_old.lower() for too_old in getattr(module, "TOO_OLD", ())}:
             raise UsageError(f"target {name!r} has no compressed weights. The targets that have: {', '.join(names())}.")
+        for newer, advice in getattr(module, "TOO_NEW", {}).items():
+            if name.lower() == newer.lower():
+                raise UsageError(f"target {name!r} is none yet. {advice}.")
     raise unknown("target", name, names())
 
 

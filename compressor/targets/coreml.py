@@ -14,7 +14,7 @@ from typing import Any
 
 from compressor.arrays import ArraySpec, NDArray
 from compressor.encodings import Dense, Encoding, dtype, nbytes, shape, spec
-from compressor.errors import CompressorError, UsageError
+from compressor.errors import CompressorError, UsageError, located
 from compressor.formats.coreml import blob, legality, lowering, opening, opsets, package
 from compressor.formats.coreml.frontends import Image, Input, Request
 from compressor.formats.coreml.importing import coremltools, messages
@@ -28,6 +28,12 @@ TARGETS: Mapping[str, int] = opsets.TARGETS
 
 TOO_OLD = tuple(opsets.KNOWN.keys() - opsets.TARGETS.keys())
 """Deployment targets without compressed storage."""
+
+TOO_NEW = {
+    f"{system}27": f"Core AI's format, .aimodel, is not written yet; its systems run packages, too: choose {system}26"
+    for system in ("iOS", "macOS", "watchOS", "tvOS", "visionOS")
+}
+"""Systems whose format is another one, and what to do."""
 
 PACKAGE = "model.mlpackage"
 
@@ -72,7 +78,7 @@ class CoreML:
         found = model.graphs.get("coreml")
         if found is not None:
             made = {**model.graphs, "coreml": _upgraded(model, found, self)}
-            return replace(model, graphs=made, notes=_unused(self.options))
+            return replace(model, graphs=made, notes=(*model.notes, *_unused(self.options)))
         if "onnx" not in model.graphs:
             raise CompressorError(f"{model.path}: has weights and no graph: export it first, `compressor export`.")
         made = _module("preparation").prepare(model, self._request(model), smallest)
@@ -167,7 +173,7 @@ def _upgraded(model: Model, skeleton: Skeleton, target: CoreML) -> Skeleton:
     try:
         upgrade(made, target.version)
     except CompressorError as error:
-        raise CompressorError(f"{model.path}: {error}") from error
+        raise located(model.path, error) from error
     return replace(skeleton, model=made)
 
 

@@ -161,6 +161,18 @@ def cut(content: bytearray) -> None:
     del content[-1:]
 
 
+def test_a_word_that_older_writers_left_as_it_was(tmp_path: Path) -> None:
+    """The count of unused bits came with types of less than a byte."""
+    store = tmp_path / "weight.bin"
+    with Writer(store) as writer:
+        offset = writer.append(whole("float16", np.arange(12, dtype=np.float16)))
+    content = bytearray(store.read_bytes())
+    put(offset + 24, "<Q", 0xDEADBEEFDEADBEEF)(content)
+    store.write_bytes(content)
+    found = blob.open_file(store).read(offset, TYPES["float16"], (12,))
+    np.testing.assert_array_equal(np.asarray(found), np.arange(12))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import compressor
 from compressor.encodings import decode, name, nbytes
 from compressor.formats.coreml import package
 from compressor.formats.coreml.importing import coremltools
@@ -128,3 +129,5 @@ def test_palettes_that_are_scaled_by_channel_stay_as_they_are(dense: dict[str, A
     lifted = read(tmp_path / "m.mlpackage")
     assert list(lifted.opaque.values()) == ["its floats are scaled"]
     assert not lifted.opaque.keys() & lifted.sites.keys()
+    (note,) = compressor.inspect(tmp_path / "m.mlpackage").notes
+    assert note.endswith(": stays stored as it is: its floats are scaled")

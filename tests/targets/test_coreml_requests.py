@@ -194,7 +194,7 @@ def a_neural_network(path: Path) -> None:
         (without_manifest, "Manifest.json: the package's manifest cannot be read: No such file"),
         (
             a_neural_network,
-            "a neuralNetwork, expected an mlProgram. Convert the model again with convert_to=",
+            "a neuralNetwork, expected an mlProgram. Give what it was converted from, ONNX or torch, or",
         ),
     ],
 )
@@ -203,9 +203,30 @@ def test_packages_that_are_not_whole(damage: Callable[[Path], None], says: str, 
     shutil.copytree(whole, path)
     damage(path)
     for use in (compressor.inspect, lambda each: compressor.compress(each, tmp_path / "out", target="iOS18")):
-        with pytest.raises(CompressorError, match=says):
+        with pytest.raises(CompressorError, match=says) as error:
             use(path)
+        assert str(error.value).count(str(path)) == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("m.mlmodel", "expected an .mlpackage of an ML Program. Give what it was converted from, ONNX or torch"),
+        ("m.mlmodelc", "give the .mlpackage that it was compiled from"),
+        ("m.aimodel", "a model of Core AI, whose format is not read here"),
+    ],
+)
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch])
+def test_other_files_of_apple_s(name: str, says: str, make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / name)
+    with pytest.raises(CompressorError, match=says):
+        compressor.inspect(tmp_path / name)
+
+
+def test_systems_of_another_format() -> None:
+    with pytest.raises(UsageError, match=r"target 'ios27' is none yet\. Core AI's format, .* choose iOS26\."):
+        targets.get("ios27")
 
 
 @pytest.mark.parametrize("call", range(2))

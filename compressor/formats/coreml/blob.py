@@ -174,6 +174,8 @@ class BlobFile:
             raise CompressorError(f"{where}: the model declares {type_.name}, the blob has {got}.")
         expected = packed_nbytes(ArraySpec(shape, type_.dtype).size, type_.bits)
         padding = expected * 8 - ArraySpec(shape, type_.dtype).size * type_.bits
+        # Before there were types of less than a byte, nothing was written there: anything may stand in its place.
+        unused = unused if type_.bits < 8 else padding
         if (nbytes, unused) != (expected, padding):
             raise CompressorError(
                 f"{where}: {type_.name}{list(shape)} takes {expected} bytes and leaves {padding} bits unused, "
