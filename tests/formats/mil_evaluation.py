@@ -30,8 +30,12 @@ def evaluate_package(path, feeds):
     spec = ct.utils.load_spec(str(path))
     program = load(spec, spec.specificationVersion, str(path / "Data/com.apple.CoreML/weights"))
     inputs = program.functions["main"].inputs
-    given = zip(inputs.items(), feeds, strict=True)
-    return evaluate(program, {name: np.asarray(x).astype(types.nptype_from_builtin(v.dtype)) for (name, v), x in given})
+    return evaluate(program, {name: as_given(x, var) for (name, var), x in zip(inputs.items(), feeds, strict=True)})
+
+
+def as_given(value, var):
+    """A value in the type of an input."""
+    return np.asarray(value).astype(types.nptype_from_builtin(var.dtype))
 
 
 def _run(block, known):
@@ -39,7 +43,7 @@ def _run(block, known):
         if op.op_type == "const":
             continue
         if op.op_type.startswith("constexpr_"):
-            known[op.outputs[0]] = np.asarray(op.materialized_val_inference())
+            known[op.outputs[0]] = _materialized(op.outputs[0])
             continue
         given = {name: _value(var, known) for name, var in op.inputs.items() if var is not None and name not in _BLOCKS}
         if op.op_type in {"while_loop", "cond"}:
@@ -66,7 +70,20 @@ def _value(var, known):
     if isinstance(var, (list, tuple)):
         return [_value(one, known) for one in var]
     found = known.get(var, var.val)
-    return bool(found) if isinstance(found, np.bool_) else found  # Core ML Tools takes no other scalar
+    return bool(found) if isinstance(found, np.bool_) else found
+
+
+def _materialized(var):
+    """The value of a constant expression: each operation's own `decompress`, from the inside."""
+    if var.val is not None:
+        return np.asarray(var.val)
+    if not hasattr(type(var.op), "decompress"):  # a cast
+        return np.asarray(var.op.materialized_val_inference())
+    inputs = {key: None if each is None else _materialized(each) for key, each in var.op.inputs.items()}
+    decompress = type(var.op).decompress
+    names = decompress.__code__.co_varnames[: decompress.__code__.co_argcount]
+    result = decompress(*(inputs.get(name) for name in names))
+    return np.asarray(result[var.op.outputs.index(var)] if isinstance(result, tuple) else result)
 
 
 def _while(op, given, known):
