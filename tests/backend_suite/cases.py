@@ -74,7 +74,9 @@ def _folders(kind: str) -> Iterator[Case]:
         if (folder / "model.onnx").is_file():
             model = onnx.load(folder / "model.onnx")
             feeds = _saved(folder / "test_data_set_0", "input", inputs(model))
-            yield Case(folder.name, kind, model, feeds, _saved(folder / "test_data_set_0", "output", model.graph.output))
+            yield Case(
+                folder.name, kind, model, feeds, _saved(folder / "test_data_set_0", "output", model.graph.output)
+            )
 
 
 def _saved(folder: Path, what: str, values: Any) -> tuple[Any, ...]:

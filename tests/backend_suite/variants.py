@@ -86,4 +86,9 @@ def _weights(graph: onnx.GraphProto) -> list[TensorProto]:
 
 
 def _is_weight(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype == np.float32 and value.size > 1 and bool(np.isfinite(value).all())
+    return (
+        isinstance(value, np.ndarray)
+        and value.dtype == np.float32
+        and value.size > 1
+        and bool(np.isfinite(value).all())
+    )

@@ -375,6 +375,45 @@ def _dequantize(input, scale, zero_point, axis=None):  # noqa: A002 - the operat
     return (input.astype(np.float32) - zero_point) * scale
 
 
+def _overlaps(boxes, one):
+    """The intersection of each `[x, y, width, height]` with one of them over their union."""
+    low, high = boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2
+    sides = np.clip(np.minimum(high, high[one]) - np.maximum(low, low[one]), 0, None)
+    both, areas = sides.prod(-1), boxes[:, 2:].prod(-1)
+    with np.errstate(all="ignore"):
+        return np.nan_to_num(both / (areas + areas[one] - both))
+
+
+def _chosen(boxes, scores, iou_threshold, least):
+    left, kept = np.argsort(-scores, kind="stable"), []
+    left = left[scores[left] >= least]
+    while len(left):
+        kept.append(left[0])
+        left = left[1:][_overlaps(boxes, left[0])[left[1:]] <= iou_threshold]
+    return kept
+
+
+def _non_maximum_suppression(
+    boxes, scores, iou_threshold, max_boxes, score_threshold=None, per_class_suppression=False
+):
+    """Without a threshold of scores the boxes are the last axis (iOS17), and nothing counts those that are kept."""
+    newer = score_threshold is None
+    boxes, scores = (one.swapaxes(1, 2) if newer else one for one in (boxes, scores))
+    assert scores.shape[2] == 1
+    found = [
+        _chosen(one, score[:, 0], iou_threshold, -np.inf if newer else score_threshold)[: int(max_boxes)]
+        for one, score in zip(boxes, scores, strict=True)
+    ]
+    padding = -1 if newer else 0
+    indices = np.array([[*kept, *[padding] * (int(max_boxes) - len(kept))] for kept in found], np.int32)
+    chosen, points = (
+        np.take_along_axis(one, indices[..., None] * (indices[..., None] >= 0), 1) for one in (boxes, scores)
+    )
+    if newer:
+        return chosen.swapaxes(1, 2), points.swapaxes(1, 2), indices
+    return chosen, points, indices, np.array([len(kept) for kept in found], np.int32)
+
+
 def _slice_by_size(x, begin, size):
     return x[tuple(slice(b, None if s == -1 else b + s) for b, s in zip(begin, size, strict=True))]
 
@@ -399,6 +438,7 @@ _OPERATORS = {
     "local_response_norm": _local_response_norm,
     "lstm": _lstm,
     "max_pool": _max_pool,
+    "non_maximum_suppression": _non_maximum_suppression,
     "one_hot": _one_hot,
     "pixel_unshuffle": lambda x, downscale_factor: functional.pixel_unshuffle(_t(x), int(downscale_factor)).numpy(),
     "pixel_shuffle": lambda x, upscale_factor: functional.pixel_shuffle(_t(x), int(upscale_factor)).numpy(),
@@ -411,6 +451,7 @@ _OPERATORS = {
     "silu": lambda x: x * _sigmoid(x),
     "slice_by_size": _slice_by_size,
     "space_to_depth": _space_to_depth,
+    "squeeze": lambda x, axes=None: np.squeeze(x, None if axes is None else tuple(int(axis) for axis in axes)),
     "topk": _topk,
     "upsample_nearest_neighbor": _upsample,
 }

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from compressor.formats.coreml.frontends.onnx_operators import (
     activation,
     attention,
+    boxes,
     control,
     einsum,
     elementwise,
@@ -23,7 +24,7 @@ from compressor.formats.coreml.frontends.onnx_operators import (
 from compressor.formats.coreml.frontends.onnx_operators.node import Operator
 
 _FAMILIES = (
-    activation, attention, control, einsum, elementwise, indexing, linear, normalization, quantization, recurrent,
+    activation, attention, boxes, control, einsum, elementwise, indexing, linear, normalization, quantization, recurrent,
     reduction, resize, tensor, window,
 )  # fmt: skip
 
