@@ -34,8 +34,9 @@ def evaluate_package(path, feeds):
 
 
 def as_given(value, var):
-    """A value in the type of an input."""
-    return np.asarray(value).astype(types.nptype_from_builtin(var.dtype))
+    """A value in the type of an input; a scalar as an array of one element, where that is what the program takes."""
+    array = np.asarray(value).astype(types.nptype_from_builtin(var.dtype))
+    return array if array.ndim == len(var.shape) else array.reshape(1)
 
 
 def _run(block, known):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from coremltools.converters.mil.mil import Function, Program, Var, get_new_symbo
 
 from compressor.arrays import NDArray
 from compressor.errors import CompressorError
-from compressor.formats.coreml.frontends import Input
+from compressor.formats.coreml.frontends import Input, functions
 from compressor.formats.coreml.frontends.onnx_operators import OPERATORS
 from compressor.formats.coreml.frontends.onnx_operators.folding import fold, known
 from compressor.formats.coreml.frontends.onnx_operators.node import (
@@ -166,7 +167,7 @@ def _lowered(
         found: Sequence[Any] = [None] * len(proto.output)
         try:
             if not broken:
-                found = _outputs(Node(proto, operands, scope, inner))
+                found = _outputs(Node(proto, operands, scope, inner), weights)
             elif proto.op_type not in OPERATORS:
                 raise UnsupportedError
         except UnsupportedError as error:
@@ -183,8 +184,8 @@ def _initializer(tensor: onnx.TensorProto, scope: Scope, weights: Mapping[str, N
     return Constant(np.asarray(weights[tensor.name]).astype(wanted, copy=False), tensor.name)
 
 
-def _outputs(node: Node) -> list[Any]:
-    """The outputs of a node, folded or lowered.
+def _outputs(node: Node, weights: Mapping[str, NDArray]) -> list[Any]:
+    """The outputs of a node: folded, lowered, or those of the function that defines its operator.
 
     Raises:
         UnsupportedError: it has no form.
@@ -192,16 +193,41 @@ def _outputs(node: Node) -> list[Any]:
     folded = fold(node)
     if folded is not None:
         return list(folded)
+    try:
+        found = _own(node)
+    except UnsupportedError as error:
+        found = _by_function(node, weights, error)
+    return [known(value) for value in (found if isinstance(found, list | tuple) else [found])]
+
+
+def _own(node: Node) -> Any:
     lower = OPERATORS.get(node.operator) if is_standard(node.proto) else None
     if lower is None:
         raise UnsupportedError
     try:
-        found = lower(node)
+        return lower(node)
     except UnsupportedError:
         raise
     except Exception as error:  # Core ML Tools refuses what it is given by any exception
         raise UnsupportedError(" ".join(f"{type(error).__name__}: {error}".split())) from error
-    return [known(value) for value in (found if isinstance(found, list | tuple) else [found])]
+
+
+def _by_function(node: Node, weights: Mapping[str, NDArray], error: UnsupportedError) -> list[Any]:
+    """The outputs by the function that defines the operator.
+
+    Raises:
+        UnsupportedError: there is none, or a node of it has no form either.
+    """
+    graph = functions.body(node)
+    if graph is None:
+        raise error
+    failures: dict[str, list[str]] = {}
+    scope = replace(node.scope.inner(), read={**_read(graph), **node.scope.read})
+    found = dict(zip((one.name for one in graph.output), _lowered(graph, scope, weights, failures), strict=True))
+    if failures:
+        reason = str(error) or f"made of {_listed(failures)}"
+        raise UnsupportedError(reason) from error
+    return [found.get(name) for name in node.proto.output]
 
 
 def _operator(proto: onnx.NodeProto) -> str:
@@ -210,8 +236,7 @@ def _operator(proto: onnx.NodeProto) -> str:
 
 def _unsupported(failures: Mapping[str, Sequence[str]], varying: Sequence[Input]) -> str:
     """All nodes that have no form, by operator."""
-    listed = "; ".join(f"{operator}: {', '.join(nodes)}" for operator, nodes in sorted(failures.items()))
-    message = f"Core ML has no form for {sum(map(len, failures.values()))} nodes: {listed}."
+    message = f"Core ML has no form for {sum(map(len, failures.values()))} nodes: {_listed(failures)}."
     if not varying:
         return f"{message} Export the model with other operators, or choose the target onnxruntime."
     names = ", ".join(f"{each.name} {list(each.shape)}" for each in varying)
@@ -219,6 +244,10 @@ def _unsupported(failures: Mapping[str, Sequence[str]], varying: Sequence[Input]
         f"{message} Axes that vary may be the reason: give them one size each, in coreml.axes or in "
         f"export.inputs.NAME.dynamic ({names}). Else choose the target onnxruntime."
     )
+
+
+def _listed(failures: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"{operator}: {', '.join(nodes)}" for operator, nodes in sorted(failures.items()))
 
 
 def _named(graph: onnx.GraphProto, outputs: Sequence[Value], spelled: Mapping[str, str]) -> list[Var]:

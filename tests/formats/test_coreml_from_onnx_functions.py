@@ -1,0 +1,106 @@
+"""Operators that are made of others: by the functions that define them, step by step, or by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from compressor.errors import CompressorError
+from compressor.formats.coreml.importing import coremltools
+from tests.formats.test_coreml_from_onnx import build, check, f, ints, one, translate
+
+ct = coremltools()
+
+Q = [f(2, 4, 3, 8), f(2, 2, 3, 8), f(2, 2, 3, 8)]
+PAST = [None, f(2, 2, 5, 8), f(2, 2, 5, 8)]
+BOXES = np.array([[[0, 0, 1, 1], [0, 0.1, 1, 1.1], [0, -0.1, 1, 0.9], [1, 11, 0, 10], [0, 10.1, 1, 11.1]]], np.float32)
+SCORES = np.array([[[0.9, 0.75, 0.6, 0.95, 0.5], [0.1, 0.8, 0.7, 0.3, 0.2]]], np.float32)
+
+CASES = {
+    "Attention behind past keys": one("Attention", Q, PAST, 3, opset=23, is_causal=1),
+    "Attention with its scores": one("Attention", Q, [], 4, opset=23),
+    "NonMaxSuppression": one("NonMaxSuppression", [BOXES, SCORES], [ints(3), np.float32([0.5]), np.float32([0.4])]),
+    "NonMaxSuppression, all scores": one("NonMaxSuppression", [BOXES, SCORES], [ints(2), np.float32([0.5])]),
+    "RotaryEmbedding": one(
+        "RotaryEmbedding", [f(2, 4, 3, 8)], [f(9, 4), f(9, 4), ints([0, 3, 8], [2, 2, 1])], opset=23
+    ),
+    "RotaryEmbedding, interleaved": one(
+        "RotaryEmbedding", [f(2, 3, 32)], [f(2, 3, 2), f(2, 3, 2)], opset=23, num_heads=4, interleaved=1,
+        rotary_embedding_dim=4,
+    ),
+    "SoftmaxCrossEntropyLoss": one("SoftmaxCrossEntropyLoss", [f(3, 5)], [ints(1, 0, 4), f(5)], 2, ignore_index=0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("version", [ct.target.iOS16, ct.target.iOS18], ids=["iOS16", "iOS18"])
+@pytest.mark.parametrize(("model", "feeds"), CASES.values(), ids=CASES)
+def test_computes_what_onnx_runtime_does(model, feeds, version):
+    check(model, feeds, version)
+
+
+def body(nodes, inputs, outputs, tensors=()):
+    """A graph inside of a node; inputs are (name, type, shape)."""
+    given = [helper.make_tensor_value_info(*one) for one in inputs]
+    return helper.make_graph(nodes, "body", given, [onnx.ValueInfoProto(name=name) for name in outputs], tensors)
+
+
+def loop(count, condition="c"):
+    """`x` becomes `x * w + step`; the squares of each are collected."""
+    nodes = [
+        helper.make_node("Mul", ["h", "w"], ["m"]),
+        helper.make_node("Cast", ["i"], ["s"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["m", "s"], ["n"]),
+        helper.make_node("Mul", ["n", "n"], ["q"]),
+        helper.make_node("Identity", [condition], ["c_out"]),
+    ]
+    inputs = [("i", TensorProto.INT64, []), ("c", TensorProto.BOOL, []), ("h", TensorProto.FLOAT, [2, 3])]
+    step = body(nodes, inputs, ["c_out", "n", "q"])
+    tensors = [numpy_helper.from_array(value, name) for name, value in count.items()]
+    tensors.append(numpy_helper.from_array(f(2, 3), "w"))
+    return [helper.make_node("Loop", ["count", "", "x"], ["y", "z"], body=step)], tensors
+
+
+def test_a_loop_of_known_length_becomes_its_steps():
+    nodes, tensors = loop({"count": np.array(4, np.int64)})
+    x = f(2, 3)
+    found = check(
+        build(nodes, [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])], ["y", "z"], tensors), [x]
+    )
+    assert [op.op_type for op in found.functions["main"].operations].count("mul") == 8
+
+
+def test_a_scan_goes_along_any_axis_and_backwards():
+    nodes = [helper.make_node("Add", ["h", "s"], ["n"]), helper.make_node("Mul", ["n", "s"], ["q"])]
+    step = body(nodes, [("h", TensorProto.FLOAT, [2]), ("s", TensorProto.FLOAT, [2])], ["n", "q"])
+    scan = helper.make_node(
+        "Scan", ["h0", "x"], ["y", "z"], body=step, num_scan_inputs=1, scan_input_axes=[1], scan_input_directions=[1],
+        scan_output_axes=[1],
+    )  # fmt: skip
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("h0", [2]), ("x", [2, 5]))
+    ]
+    check(build([scan], inputs, ["y", "z"]), [f(2), f(2, 5)])
+
+
+def test_a_loop_whose_length_is_found_at_run_time_is_refused():
+    nodes, tensors = loop({})
+    inputs = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3]),
+        helper.make_tensor_value_info("count", TensorProto.INT64, []),
+    ]
+    with pytest.raises(CompressorError, match=r"1 nodes: Loop: number 0 \(the number of steps must be a constant\)"):
+        translate(build(nodes, inputs, ["y", "z"], tensors))
+
+
+def test_a_function_whose_nodes_have_no_form_names_them():
+    # The most boxes of a class are not known: no box can be selected.
+    model, _ = one("NonMaxSuppression", [BOXES, SCORES, ints(3)], [np.float32([0.5])])
+    with pytest.raises(
+        CompressorError, match=r"NonMaxSuppression: number 0 \(the most boxes of a class must be a const"
+    ):
+        translate(model)
+    model, _ = one("Bernoulli", [f(3, 4)], opset=22)
+    with pytest.raises(CompressorError, match=r"Bernoulli: number 0 \(made of RandomUniformLike: number 0\)"):
+        translate(model)
