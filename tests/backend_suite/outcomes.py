@@ -117,7 +117,7 @@ def _same_bits(expected: Any, actual: Any) -> bool:
 
 
 def on_core_ml(case: Case, target: str, folder: Path) -> Outcome:
-    """That the package, read back and evaluated, gives what the suite expects, or ONNX Runtime where that is unknown."""
+    """That the package, read back and evaluated, gives what the suite expects (or ONNX Runtime gives)."""
     source = folder / "model.onnx"
     onnx.save(_sized(case), source)
     try:
