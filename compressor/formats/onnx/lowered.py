@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -98,13 +98,23 @@ class Lowered:
         import onnx
 
         made = onnx.helper.make_node(function, inputs, [output], name=f"{output}/{function}", domain=DOMAIN)
+        self._append(made, attributes)
+        self.functions.add(function)
+        return output
+
+    def standard(self, operator: str, inputs: list[str], output: str, **attributes: int) -> str:
+        """An operator of ONNX itself."""
+        import onnx
+
+        self._append(onnx.helper.make_node(operator, inputs, [output]), attributes)
+        return output
+
+    def _append(self, made: onnx.NodeProto, attributes: Mapping[str, Any]) -> None:
         for key, value in attributes.items():
             ints = [] if isinstance(value, int) else [int(dim) for dim in value]
             one = {"i": value, "type": 2} if isinstance(value, int) else {"ints": ints, "type": 7}
             made.attribute.add(name=key, **one)
         self.nodes.append(made)
-        self.functions.add(function)
-        return output
 
 
 def shared(lowered: Sequence[Lowered]) -> Lowered:

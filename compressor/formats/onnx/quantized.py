@@ -10,7 +10,7 @@ from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, S
 from compressor.formats.onnx.codes import group_of_places, spread, store_codes
 from compressor.formats.onnx.lowered import Lowered
 from compressor.formats.onnx.palettes import palettized
-from compressor.formats.onnx.signs import unsigned
+from compressor.formats.onnx.signs import unsigned, zeros
 
 Form = Literal["folded", "linear"]
 """`folded`: nothing of the decoding is left when the model runs; `linear`: `DequantizeLinear`, for integer kernels."""
@@ -63,9 +63,10 @@ def store_data(
     places: str = "",
     whole: Shape = (),
     dims: Shape | None = None,
+    suffix: str = ".codes",
 ) -> str:
     """The codes of a quantized weight, in the shape `dims` if given."""
-    name = f"{prefix}.codes"
+    name = prefix + suffix
     if not isinstance(data, Palettized):
         return store_codes(made, name, data.values, opset, dims)
     codes = palettized(made, data, name, prefix, opset, places, whole)
@@ -98,17 +99,17 @@ def is_linear(encoding: Encoding, opset: int) -> bool:
 
 
 def _dequantize_linear(made: Lowered, encoding: LinearQuantized, name: str, prefix: str, opset: int) -> str:
-    encoding, kind = for_kernels(encoding)
-    codes = store_data(made, encoding.data, prefix, opset)
+    encoding, origin = for_kernels(encoding)
+    codes = store_data(made, encoding.data, prefix, opset, suffix=".int8" if origin else ".codes")
     # ONNX Runtime pairs codes of 4 bits with integer kernels only in `MatMul` by blocks.
     narrow = dtype(encoding.data) if linear_axis(encoding) != "blocks" else INT8
     if bits(narrow) < 8 and codes in {part.name for part in made.parts}:
         codes = widened(made, codes, narrow)
-    return linear_node(made, encoding, codes, shape(encoding), name, prefix, opset, kind)
+    return linear_node(made, encoding, codes, shape(encoding), name, prefix, opset, origin)
 
 
 def for_kernels(encoding: LinearQuantized, whole: Shape = ()) -> tuple[LinearQuantized, str]:
-    """The encoding as integer kernels get it, and what the function that computes it says of that."""
+    """The encoding as integer kernels get it, and what the names of its parts and functions say of that."""
     if dtype(encoding.data) != INT8 or linear_axis(encoding, whole) == "blocks":
         return encoding, ""
     return unsigned(encoding), "_from_int8"
@@ -127,7 +128,11 @@ def wide(codes: DType) -> DType:
 def linear_node(
     made: Lowered, encoding: LinearQuantized, codes: str, whole: Shape, name: str, prefix: str, opset: int, origin: str
 ) -> str:
-    """The value `name`: `codes`, of the shape `whole`, through `DequantizeLinear`. origin: see `for_kernels`."""
+    """The value `name`: `codes`, of the shape `whole`, through `DequantizeLinear`. origin: see `for_kernels`.
+
+    Over stored codes that is the node itself, which takes fewer bytes than a call of a function; a zero point that is
+    zero is stored for it, since `QGemm` is not chosen without one.
+    """
     kind = linear_axis(encoding, whole)
     counts = tuple(encoding.scale.shape)
     dims: Shape = {"tensor": (), "axis": (max(counts, default=1),), "blocks": counts}[kind or "blocks"]
@@ -137,6 +142,8 @@ def linear_node(
         narrow = encoding.zero_point.dtype
         stored = zero in {part.name for part in made.parts}
         inputs.append(widened(made, zero, narrow) if bits(narrow) < 8 and stored and kind != "blocks" else zero)
+    elif codes in (part.name for part in made.parts) and kind != "blocks":
+        inputs.append(made.store(f"{prefix}.zero_point", zeros(encoding.scale, dtype(encoding.data)), dims))
     suffix = f"{origin}_zero_point"
     if encoding.zero_point is None:
         suffix = "" if kind == "blocks" else f"_{wide(dtype(encoding.data)).name}"
@@ -146,5 +153,7 @@ def linear_node(
     if kind == "blocks":
         axis = next(axis for axis, (count, dim) in enumerate(zip(counts, whole, strict=True)) if count != dim)
         attributes |= {"axis": axis, "block_size": whole[axis] // counts[axis]}
+    if set(inputs) <= {part.name for part in made.parts}:
+        return made.standard("DequantizeLinear", inputs, name, **attributes)
     which = {"tensor": "", "axis": "_axis", "blocks": "_blocks"}[kind or "blocks"]
     return made.call(f"dequantize_linear{which}{suffix}", inputs, name, **attributes)

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from compressor.arrays import INT8, UINT8, Array, ArraySpec, ComputedArray, NDArray
+from compressor.arrays import INT8, UINT8, Array, ArraySpec, ComputedArray, DType, NDArray
 from compressor.encodings import Dense, LinearQuantized, Palettized
 
 
@@ -33,6 +33,11 @@ def signed(encoding: LinearQuantized) -> LinearQuantized:
     zero_point = None if encoding.zero_point is None else np.asarray(_moved(encoding.zero_point))
     kept = zero_point if zero_point is not None and zero_point.any() else None
     return LinearQuantized(_codes(encoding.data), encoding.scale, kept)
+
+
+def zeros(scale: Array, codes: DType) -> Array:
+    """Zero points of that type for a scale, zero everywhere."""
+    return ArraySpec(scale.shape, codes) if isinstance(scale, ArraySpec) else np.zeros(scale.shape, codes)
 
 
 def _codes(data: Dense | Palettized) -> Dense | Palettized:

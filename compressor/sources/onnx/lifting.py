@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressor.arrays import CODE_DTYPES, is_float
-from compressor.encodings import Encoding, arrays, dtype, shape
+from compressor.arrays import CODE_DTYPES, UINT8, is_float
+from compressor.encodings import Encoding, LinearQuantized, arrays, dtype, shape
 from compressor.formats.onnx import reading
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.formats.onnx.functions import DOMAIN
 from compressor.formats.onnx.graphs import is_standard
 from compressor.formats.onnx.lifting import lift as decoded
+from compressor.formats.onnx.signs import signed
 from compressor.formats.onnx.wire import KEPT_BELOW
 from compressor.sources.onnx import expressions, operators
-from compressor.sources.onnx.expressions import UnliftableError
+from compressor.sources.onnx.expressions import Expression, UnliftableError
 from compressor.sources.onnx.scopes import Index, operand
 
 if TYPE_CHECKING:
@@ -111,14 +112,29 @@ def _lifts(index: Index, refused: dict[str, str]) -> Iterator[Lift]:
             if is_standard(node) and node.op_type in _DECODERS and len(node.output) == 1:
                 found = expressions.read(index, node.output[0])
                 if found is not None:
+                    name, encoding = _named(found, node.output[0])
                     linear = node.op_type == "DequantizeLinear"
-                    yield Lift(found.leaf, found.leaf, found.encoding, found.nodes, node.output[0], linear)
+                    yield Lift(name, found.leaf, encoding, found.nodes, node.output[0], linear)
             elif node.op_type == "MatMulNBits" and node.domain == operators.MICROSOFT and node.output:
                 weight = operators.mat_mul_nbits(index, node)
                 if weight is not None:
                     yield Lift(operand(node, 1), operand(node, 1), weight, (number,), "")
         except UnliftableError as error:
             refused.setdefault(error.leaf, error.reason)
+
+
+def _named(found: Expression, value: str) -> tuple[str, Encoding]:
+    """The name of what nodes decode to `value`, and what it is: in an artefact its stored codes are called after it.
+
+    `linear_node` stores int8 codes as uint8 ones, and calls them `.int8`.
+    """
+    stem, _, kind = found.leaf.rpartition(".")
+    encoding = found.encoding
+    if stem.rstrip("_") != value.rstrip("_") or not isinstance(encoding, LinearQuantized):
+        return found.leaf, encoding
+    if kind == "int8" and dtype(encoding.data) == UINT8:
+        return value, signed(encoding)
+    return (value if kind == "codes" else found.leaf), encoding
 
 
 def _outermost(lifts: list[Lift]) -> Iterator[Lift]:
