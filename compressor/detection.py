@@ -180,6 +180,8 @@ def _skipped(weight: Weight, shape: Shape, size: int, settings: Settings) -> str
         return weight.pinned
     if not is_float(dtype) and dtype not in CODE_DTYPES.values():
         return f"{dtype.name} is no type that is compressed"
+    if weight.n_bits is not None:
+        return "MatMulNBits multiplies by its codes: they stay as they are"
     if len(shape) < 2:
         return "a scalar" if not shape else "one dimension: a bias or a scale"
     if size < max(1, settings.min_elements):

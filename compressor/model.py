@@ -35,6 +35,7 @@ class Weight:
     pinned: why it must stay stored as it is; empty for a weight that may be encoded.
     note: what its source says about it, for a reader: a declaration that did not hold, codes that were not kept, ...
     linear: whether its source decodes it by `DequantizeLinear`, so that a runtime may compute with its codes.
+    n_bits: the `accuracy_level` of the `MatMulNBits` that multiplies by its codes in the source; None where none does.
     scaled: whether its values are products of those that were trained: what is small there says nothing about training.
     signed: what tells -0.0 from 0.0 where the weight is read (a division, an output, ...): then it keeps both. Empty
         where every reader is linear in it and the like: then 0.0 may stand for -0.0.
@@ -46,6 +47,7 @@ class Weight:
     pinned: str = ""
     note: str = ""
     linear: bool = False
+    n_bits: int | None = None
     scaled: bool = False
     signed: str = ""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from compressor.arrays import NDArray
 from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse, arrays, shape, spec
 from compressor.errors import CompressorError
-from compressor.formats.onnx import assembly, decoding, dtypes, functions, opening, writing
+from compressor.formats.onnx import assembly, decoding, dtypes, functions, n_bits, opening, writing
 from compressor.formats.onnx.graphs import walk
 from compressor.formats.onnx.lowered import Part, shared
 from compressor.formats.onnx.quantized import Form, is_linear
@@ -203,9 +203,12 @@ def _assembled(
     proto.CopyFrom(model.graphs["onnx"])
     opset = _raised(proto, target, specs)
     forms = _forms(proto.graph, specs, {weight.name for weight in model.weights if weight.linear}, opset)
+    levels = {one.name: one.n_bits for one in model.weights if one.n_bits is not None and n_bits.fits(specs[one.name])}
+    forms |= dict.fromkeys(levels, "n_bits")
     prefixes = assembly.prefixes(proto.graph, specs)
     lowered = [decoding.lower(name, one, opset, forms[name], prefixes[name]) for name, one in specs.items()]
     copied = assembly.elsewhere(proto.graph, specs, model.path.parent)
+    n_bits.restore(proto, levels, specs, prefixes)
     assembly.insert(proto, lowered, specs, opset)
     for key in sorted(metadata):
         proto.metadata_props.add(key=key, value=metadata[key])

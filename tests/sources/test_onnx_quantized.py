@@ -335,9 +335,9 @@ def test_mat_mul_nbits(tmp_path: Path, *, bits: int, symmetric: bool, bias: bool
     path = nbits(tmp_path / "m.onnx", columns, bits=bits, symmetric=symmetric, bias=bias)
     found = check_same(path, {"x": floats(4, columns)}, exact=False)
     encoding = found["w"].encoding
-    assert (name(encoding), found["w"].uses) == (f"uint{bits}", ("MatMul",))
+    assert (name(encoding), found["w"].uses) == (f"{'int' if symmetric else 'uint'}{bits}", ("MatMul",))
     assert isinstance(encoding, LinearQuantized)
-    assert encoding.scale.shape == (columns // 16, 24)
+    assert (encoding.scale.shape, encoding.zero_point is None) == ((columns // 16, 24), symmetric)
     assert set(found) == ({"w", "bias"} if bias else {"w"})
     model: Model = sources.read(path)
     assert [node.op_type for node in model.graphs["onnx"].graph.node] == ["MatMul", "Add"][: 2 if bias else 1]

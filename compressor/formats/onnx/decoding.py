@@ -15,6 +15,7 @@ import math
 
 from compressor.arrays import Array, DType, Shape, bits, packed_nbytes
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, dtype, index_bits, shape
+from compressor.formats.onnx import n_bits
 from compressor.formats.onnx.body import INT32
 from compressor.formats.onnx.codes import spread
 from compressor.formats.onnx.functions import MOST_GROUPED_AXES
@@ -63,6 +64,8 @@ def lower(name: str, encoding: Encoding, opset: int, form: Form = "folded", pref
     match encoding:
         case Dense(values):
             made.store(name, values)
+        case LinearQuantized() if form == "n_bits":
+            n_bits.store(made, encoding, name, prefix)
         case LinearQuantized():
             linear(made, encoding, name, prefix, opset, form)
         case Palettized():

@@ -12,8 +12,9 @@ from compressor.formats.onnx.lowered import Lowered
 from compressor.formats.onnx.palettes import palettized
 from compressor.formats.onnx.signs import unsigned, zeros
 
-Form = Literal["folded", "linear"]
-"""`folded`: nothing of the decoding is left when the model runs; `linear`: `DequantizeLinear`, for integer kernels."""
+Form = Literal["folded", "linear", "n_bits"]
+"""`folded`: nothing of the decoding is left when the model runs; `linear`: `DequantizeLinear`, for integer kernels;
+`n_bits`: the inputs of `MatMulNBits`."""
 
 BLOCKED_SINCE = 21
 """The opset whose `DequantizeLinear` has blocks."""

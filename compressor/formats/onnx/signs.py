@@ -8,23 +8,41 @@ Source: ONNX Runtime, onnxruntime_session_options_config_keys.h, "session.x64qua
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from compressor.arrays import INT8, UINT8, Array, ArraySpec, ComputedArray, DType, NDArray
-from compressor.encodings import Dense, LinearQuantized, Palettized
+from compressor.arrays import (
+    INT2,
+    INT4,
+    INT8,
+    UINT2,
+    UINT4,
+    UINT8,
+    Array,
+    ArraySpec,
+    ComputedArray,
+    DType,
+    NDArray,
+    bits,
+)
+from compressor.encodings import Dense, LinearQuantized, Palettized, dtype
+
+_OTHERS: Mapping[DType, DType] = {INT8: UINT8, INT4: UINT4, INT2: UINT2, UINT8: INT8, UINT4: INT4, UINT2: INT2}
+"""The type of as many bits that has a sign where a type has none, and has none where it has one."""
 
 
 def unsigned(encoding: LinearQuantized) -> LinearQuantized:
-    """The same values with uint8 codes in the place of int8 ones."""
+    """The same values with uint8 codes in the place of int8 ones, or likewise of 2 and 4 bits."""
     zero_point: Array
     if encoding.zero_point is not None:
         zero_point = _moved(encoding.zero_point)
     elif isinstance(encoding.scale, ArraySpec):
-        zero_point = ArraySpec(encoding.scale.shape, UINT8)
+        zero_point = ArraySpec(encoding.scale.shape, _OTHERS[dtype(encoding.data)])
     else:
-        zero_point = np.full(encoding.scale.shape, 128, UINT8)
+        to = _OTHERS[dtype(encoding.data)]
+        zero_point = np.full(encoding.scale.shape, _half(to), UINT8).view(to)
     return LinearQuantized(_codes(encoding.data), encoding.scale, zero_point)
 
 
@@ -40,18 +58,23 @@ def zeros(scale: Array, codes: DType) -> Array:
     return ArraySpec(scale.shape, codes) if isinstance(scale, ArraySpec) else np.zeros(scale.shape, codes)
 
 
+def _half(codes: DType) -> np.uint8:
+    """What the codes of a type without a sign are higher by, as a byte with its highest used bit set."""
+    return np.uint8(1 << (bits(codes) - 1))
+
+
 def _codes(data: Dense | Palettized) -> Dense | Palettized:
     return Dense(_moved(data.values)) if isinstance(data, Dense) else replace(data, lut=_moved(data.lut))
 
 
 def _moved(codes: Array) -> Array:
-    """Either type's codes as the other's: the highest bit of a byte is the other way round."""
-    to = UINT8 if codes.dtype == INT8 else INT8
+    """Either type's codes as the other's: the highest bit of a code is the other way round."""
+    to = _OTHERS[codes.dtype]
     if isinstance(codes, ArraySpec):
         return ArraySpec(codes.shape, to)
 
     def compute() -> NDArray:
-        moved: NDArray = np.asarray(codes).view(UINT8) ^ np.uint8(128)
+        moved: NDArray = np.asarray(codes).view(UINT8) ^ _half(to)
         return moved.view(to)
 
     return ComputedArray(tuple(codes.shape), to, compute)

@@ -14,7 +14,7 @@ from compressor.encodings import Encoding, LinearQuantized, arrays, dtype, shape
 from compressor.formats.onnx import reading
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.formats.onnx.functions import DOMAIN
-from compressor.formats.onnx.graphs import is_standard
+from compressor.formats.onnx.graphs import MICROSOFT, is_standard
 from compressor.formats.onnx.lifting import lift as decoded
 from compressor.formats.onnx.signs import signed
 from compressor.formats.onnx.wire import KEPT_BELOW
@@ -38,6 +38,7 @@ class Lift:
     nodes: the numbers of the nodes that decode it, outermost first.
     value: the decoded value, which the weight replaces; empty where the node itself is to be replaced.
     linear: whether `DequantizeLinear` decodes it.
+    n_bits: the `accuracy_level` of the `MatMulNBits` that decodes it.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Lift:
     nodes: tuple[int, ...]
     value: str
     linear: bool = False
+    n_bits: int | None = None
 
 
 def lifts(index: Index) -> tuple[list[Lift], dict[str, str]]:
@@ -115,10 +117,11 @@ def _lifts(index: Index, refused: dict[str, str]) -> Iterator[Lift]:
                     name, encoding = _named(found, node.output[0])
                     linear = node.op_type == "DequantizeLinear"
                     yield Lift(name, found.leaf, encoding, found.nodes, node.output[0], linear)
-            elif node.op_type == "MatMulNBits" and node.domain == operators.MICROSOFT and node.output:
+            elif node.op_type == "MatMulNBits" and node.domain == MICROSOFT and node.output:
                 weight = operators.mat_mul_nbits(index, node)
                 if weight is not None:
-                    yield Lift(operand(node, 1), operand(node, 1), weight, (number,), "")
+                    level = operators.accuracy_level(index, node)
+                    yield Lift(operand(node, 1), operand(node, 1), weight, (number,), "", n_bits=level)
         except UnliftableError as error:
             refused.setdefault(error.leaf, error.reason)
 
@@ -154,7 +157,7 @@ def _refusal(index: Index, leaf: str, group: list[Lift]) -> str:
     if inside & index.outputs or any(lift.value in index.outputs for lift in group):
         return "it is an output of the graph"
     first = group[0].encoding
-    if any(not _same(first, lift.encoding) for lift in group[1:]):
+    if any(not _same(first, lift.encoding) or lift.n_bits != group[0].n_bits for lift in group[1:]):
         return "its codes are decoded in several ways"
     if not is_float(dtype(first)) and not all(_reads_codes(index, lift.value) for lift in group):
         return f"it decodes to {dtype(first)}"

@@ -44,6 +44,7 @@ def normalize(model: onnx.ModelProto, directory: Path) -> tuple[Weight, ...]:
     found = index(graph, directory)
     lifted, refused = lifting.lifts(found)
     linear = {lift.name for lift in lifted if lift.linear}
+    n_bits = {lift.name: lift.n_bits for lift in lifted}
     _apply(found, lifted)
     encodings = {lift.name: lift.encoding for lift in lifted}
     _write_stubs(found, {lift.leaf: (lift.name, lift.encoding) for lift in lifted})
@@ -64,6 +65,7 @@ def normalize(model: onnx.ModelProto, directory: Path) -> tuple[Weight, ...]:
             pinned.get(tensor.name, ""),
             signed=shown_zeros(found, tensor.name, encodings),
             linear=tensor.name in linear,
+            n_bits=n_bits.get(tensor.name),
         )
         for inner in found.graphs
         for tensor in inner.initializer

@@ -14,13 +14,13 @@ import numpy as np
 from compressor.arrays import UINT2, UINT4, UINT8, Array, DType, MappedArray, NDArray, from_bytes, to_bytes, unpack
 from compressor.encodings import Dense, LinearQuantized
 from compressor.errors import CompressorError
+from compressor.formats.onnx.dtypes import DTYPES
+from compressor.formats.onnx.signs import signed
 from compressor.sources.onnx.expressions import UnliftableError
 from compressor.sources.onnx.scopes import Index, integer, operand
 
 if TYPE_CHECKING:
     import onnx
-
-MICROSOFT = "com.microsoft"
 
 CODE_INPUTS: Mapping[str, tuple[int, ...]] = {
     "ConvInteger": (1,),
@@ -64,6 +64,7 @@ def mat_mul_nbits(index: Index, node: onnx.NodeProto) -> LinearQuantized | None:
 
     B: uint8 `[N, K / block_size, block_size * bits / 8]`: row-major codes `[N, K]`, packed.
     scales: float `[N, K / block_size]`. zero_points: absent for `2 ** (bits - 1)`, packed in rows, or floats.
+    Codes under zero points that are absent get a sign and lose `2 ** (bits - 1)`: the same values without any.
 
     Raises:
         UnliftableError: the codes are in an order, a width or blocks that no standard operator reads.
@@ -91,7 +92,15 @@ def mat_mul_nbits(index: Index, node: onnx.NodeProto) -> LinearQuantized | None:
         raise UnliftableError(leaf, "the scales of MatMulNBits are no constant")
     codes = _transposed(leaf, packed, (rows, columns), _NBITS_CODES[width])
     scale = _transposed(operand(node, _SCALES), scale, (rows, columns // block), scale.dtype)
-    return LinearQuantized(Dense(codes), scale, zero_point)
+    found = LinearQuantized(Dense(codes), scale, zero_point)
+    return found if operand(node, _ZERO_POINTS) else signed(found)
+
+
+def accuracy_level(index: Index, node: onnx.NodeProto) -> int | None:
+    """How a `MatMulNBits` node multiplies by codes; None for one that does not, since its zero points are floats."""
+    zero_point = index.tensors.get(operand(node, _ZERO_POINTS))
+    codes = zero_point is None or DTYPES.get(zero_point.data_type) == UINT8
+    return integer(node, "accuracy_level", 0) if codes else None
 
 
 def mat_mul(node: onnx.NodeProto, weight: str) -> list[onnx.NodeProto]:

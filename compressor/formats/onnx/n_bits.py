@@ -1,0 +1,111 @@
+"""`MatMulNBits`: products with codes of 2, 4 or 8 bits in blocks, written as the source has them.
+
+The codes keep a weight small while a model runs, and `accuracy_level` says how they are multiplied: by floats at 0 and
+1, by activations of 8 bits at 4. `MatMul` over decoded weights could say neither.
+
+Source: ONNX Runtime, ContribOperators.md (domain com.microsoft).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from compressor.arrays import UINT8, Array, ArraySpec, ComputedArray, NDArray, Shape, bits
+from compressor.encodings import Dense, Encoding, LinearQuantized, dtype, shape
+from compressor.formats.onnx.graphs import MICROSOFT, walk
+from compressor.formats.onnx.lowered import Lowered
+from compressor.formats.onnx.signs import unsigned
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def fits(encoding: Encoding) -> bool:
+    """Whether the node can hold a weight `[K, N]`: stored codes without a sign, or with one and no zero point."""
+    if not isinstance(encoding, LinearQuantized) or not isinstance(encoding.data, Dense) or len(shape(encoding)) != 2:
+        return False
+    by_column = encoding.scale.shape[1] == shape(encoding)[1]
+    return by_column and (encoding.zero_point is None) == encoding.data.values.dtype.name.startswith("int")
+
+
+def store(made: Lowered, encoding: LinearQuantized, name: str, prefix: str) -> None:
+    """The inputs of the node: codes `[N, blocks, bytes]`, scales `[N, blocks]` and zero points `[N, bytes]`, if any."""
+    (rows, columns), blocks = shape(encoding), encoding.scale.shape[0]
+    zero_point = encoding.zero_point
+    codes = encoding if zero_point is not None else unsigned(encoding)
+    assert isinstance(codes.data, Dense)
+    width = bits(codes.data.values.dtype)
+    made.store(name, _turned(codes.data.values), (columns, blocks, rows // blocks * width // 8), width)
+    made.store(f"{prefix}.scale", _turned(encoding.scale), (columns, blocks))
+    if zero_point is not None:
+        step = 8 // width
+        made.store(f"{prefix}.zero_point", _turned(zero_point, step), (columns, -(-blocks // step)), width)
+
+
+def _turned(array: Array, step: int = 1) -> Array:
+    """A matrix transposed, codes as bytes; its rows filled up to a multiple of `step`."""
+    rows, columns = array.shape
+    to: Shape = (columns, math.ceil(rows / step) * step)
+    of = array.dtype if bits(array.dtype) > 8 else UINT8
+    if isinstance(array, ArraySpec):
+        return ArraySpec(to, of)
+
+    def compute() -> NDArray:
+        turned = np.zeros(to, of)
+        turned[:, :rows] = np.asarray(array).view(of).T
+        return turned
+
+    return ComputedArray(to, of, compute)
+
+
+def restore(
+    model: onnx.ModelProto, levels: Mapping[str, int], specs: Mapping[str, Encoding], prefixes: Mapping[str, str]
+) -> None:
+    """Make nodes of the products with weights that are stored by `store`. levels: their `accuracy_level` by name."""
+    for graph in walk(model.graph):
+        readers = {name: node for node in graph.node for name in node.input}
+        biases = []
+        for node in graph.node:
+            name = node.input[1] if node.op_type == "MatMul" else ""
+            encoding = specs.get(name)
+            if name not in levels or not isinstance(encoding, LinearQuantized):
+                continue
+            add = readers.get(node.output[0])
+            # What `operators.mat_mul` of the source calls a product whose bias is the node's own.
+            biased = add is not None and add.op_type == "Add" and node.output[0] == f"{add.output[0]}.product"
+            if add is not None and biased:
+                biases.append(add)
+            node.CopyFrom(_node(node, encoding, prefixes[name], levels[name], add if biased else None))
+        for add in biases:
+            graph.node.remove(add)
+    if levels and all(entry.domain != MICROSOFT for entry in model.opset_import):
+        model.opset_import.add(domain=MICROSOFT, version=1)
+
+
+def _node(
+    product: onnx.NodeProto, encoding: LinearQuantized, prefix: str, level: int, add: onnx.NodeProto | None
+) -> onnx.NodeProto:
+    """The node in the place of a product, and of what adds its bias."""
+    import onnx
+
+    zero_point = "" if encoding.zero_point is None else f"{prefix}.zero_point"
+    inputs = [*product.input, f"{prefix}.scale", zero_point, "", "" if add is None else add.input[1]]
+    while not inputs[-1]:
+        inputs.pop()
+    (rows, columns), blocks = shape(encoding), encoding.scale.shape[0]
+    return onnx.helper.make_node(
+        "MatMulNBits",
+        inputs,
+        [(add or product).output[0]],
+        name=product.name,
+        domain=MICROSOFT,
+        K=rows,
+        N=columns,
+        bits=bits(dtype(encoding.data)),
+        block_size=rows // blocks,
+        accuracy_level=level or None,  # no attribute
+    )
