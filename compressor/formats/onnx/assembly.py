@@ -120,7 +120,16 @@ def convert(model: onnx.ModelProto, to: int) -> None:
     for field in ("input", "output", "sparse_initializer", "quantization_annotation"):
         converted.graph.ClearField(field)
     converted.graph.MergeFrom(kept)
+    _forget_shapes(converted.graph, {value.name for inner in walk(graph) for value in inner.value_info})
     model.CopyFrom(converted)
+
+
+def _forget_shapes(graph: onnx.GraphProto, declared: Collection[str]) -> None:
+    """Leaves out the shapes that the converter infers: only those that the model `declared` are worth their bytes."""
+    for inner in walk(graph):
+        kept = [value for value in inner.value_info if value.name in declared]
+        del inner.value_info[:]
+        inner.value_info.extend(kept)
 
 
 def _has_data(tensor: onnx.TensorProto) -> bool:
