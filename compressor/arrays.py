@@ -1,4 +1,4 @@
-"""Arrays as values: a specification, a slice of a mapped file, and the packing of n-bit codes.
+"""Arrays as values: a specification, a slice of a file, and the packing of n-bit codes.
 
 This is the only place that knows byte layouts. Packing is row-major, least significant bit first, and codes whose width
 does not divide 8 straddle bytes: the layout of ONNX's 2- and 4-bit tensors and of Core ML's sub-byte tensors.
@@ -7,9 +7,9 @@ does not divide 8 straddle bytes: the layout of ONNX's 2- and 4-bit tensors and 
 from __future__ import annotations
 
 import math
-import mmap
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class MappedArray:
-    """A slice of a file, mapped when it is read: holding or pickling one costs a few bytes.
+    """A slice of a file, read when its elements are asked for: holding or pickling one costs a few bytes.
 
     path: the file.
     offset: where the elements begin, in bytes.
@@ -111,7 +111,9 @@ class MappedArray:
         return packed_nbytes(self.size, self.width or bits(self.dtype))
 
     def raw(self) -> NDArray:
-        """The bytes as they lie in the file: a read-only view uint8 `[nbytes]` of the mapped file.
+        """The bytes as they lie in the file: read-only uint8 `[nbytes]`.
+
+        They are read, not mapped: a file that is cut short meanwhile is an error then, and would end the process.
 
         Raises:
             CompressorError: the file is missing or ends before the slice does.
@@ -119,17 +121,24 @@ class MappedArray:
         if self.nbytes == 0:
             return np.empty(0, np.uint8)
         end = self.offset + self.nbytes
-        start = self.offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
         try:
-            # numpy.memmap does the same, ten times slower: it parses paths and writes headers.
             with self.path.open("rb", buffering=0) as file:
-                mapped = mmap.mmap(file.fileno(), end - start, access=mmap.ACCESS_READ, offset=start)
-        except (OSError, ValueError, OverflowError) as error:
+                if end > os.fstat(file.fileno()).st_size:  # before memory is asked for
+                    raise EOFError("the file ends before")
+                file.seek(self.offset)
+                content = np.empty(self.nbytes, np.uint8)
+                rest = memoryview(content)
+                while rest:
+                    if not (count := file.readinto(rest)):
+                        raise EOFError("the file was cut short while it was read")
+                    rest = rest[count:]
+        except (OSError, EOFError, ValueError, OverflowError) as error:
             raise CompressorError(f"{self.path}: cannot read bytes {self.offset} to {end}: {error}") from error
-        return np.frombuffer(mapped, np.uint8, self.nbytes, self.offset - start)
+        content.flags.writeable = False
+        return content
 
     def __array__(self, dtype: DType | None = None, copy: bool | None = None) -> NDArray:  # noqa: FBT001 - numpy's
-        """The elements: a read-only view of the mapped file, or unpacked where they take less than 8 bits.
+        """The elements, read-only, or unpacked where they take less than 8 bits.
 
         Raises:
             CompressorError: the file is missing or ends before the slice does.
@@ -210,6 +219,13 @@ def stored_nbytes(array: Array) -> int:
 def spec_of(array: Array) -> ArraySpec:
     """What `array` is, without its data."""
     return ArraySpec(tuple(array.shape), array.dtype)
+
+
+def leading(array: Array, count: int) -> Array:
+    """The first `count` rows of an array, of which no more is read where it lies in a file as it is."""
+    if type(array) is MappedArray and array.shape and (array.width or bits(array.dtype)) >= 8:
+        return replace(array, shape=(min(count, array.shape[0]), *array.shape[1:]))
+    return np.asarray(array)[:count]
 
 
 def blocks(size: int, block: int = BLOCK) -> Iterator[slice]:

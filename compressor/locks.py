@@ -28,7 +28,7 @@ def held(lock: Path, what: Path, *, wait: bool = False) -> Iterator[bool]:
         CompressorError: another process holds it.
         OSError: the file cannot be made.
     """
-    number = None
+    number: int | None = None
     while number is None:
         number = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:

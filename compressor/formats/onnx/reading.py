@@ -1,6 +1,6 @@
 """ONNX files read without their tensors: a model of any size costs what its graph costs.
 
-A scan of the protobuf wire format over the mapped file cuts the data of large tensors out before protobuf parses the
+A scan of the protobuf wire format over the file cuts the data of large tensors out before protobuf parses the
 rest. Such a tensor becomes one with external data, whose location is the model file itself.
 
 Source: onnx.proto (TensorProto), ONNX's ExternalData.md.
@@ -9,7 +9,6 @@ Source: onnx.proto (TensorProto), ONNX's ExternalData.md.
 from __future__ import annotations
 
 import math
-import mmap
 import os
 import stat
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from compressor.errors import CompressorError
 from compressor.formats import places
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.formats.onnx.graphs import tensors
-from compressor.formats.onnx.wire import EXTERNAL, WireError, without_data
+from compressor.formats.onnx.wire import EXTERNAL, Window, WireError, without_data
 
 if TYPE_CHECKING:
     import onnx
@@ -49,8 +48,7 @@ def load(path: Path) -> onnx.ModelProto:
                 raise CompressorError(f"{path}: not a file, expected an ONNX model.")
             if os.fstat(file.fileno()).st_size == 0:
                 raise CompressorError(f"{path}: the file is empty, expected an ONNX model.")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                model.ParseFromString(without_data(data, path.name))
+            model.ParseFromString(without_data(Window(file.fileno()), path.name))
     except OSError as error:
         raise CompressorError(f"{path}: cannot be read: {error.strerror}.") from error
     except (DecodeError, WireError) as error:

@@ -9,8 +9,9 @@ Source: https://protobuf.dev/programming-guides/encoding; onnx.proto (field numb
 
 from __future__ import annotations
 
-import mmap
+import os
 from collections.abc import Mapping
+from typing import overload
 
 KEPT_BELOW = 1024
 """The bytes of data from which a tensor's data are cut out."""
@@ -37,11 +38,52 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_DEPTH = 100  # protobuf's own limit: it refuses what lies deeper
 
 
+_AHEAD = 4096  # bytes, of which a scan looks at a few before it jumps over a tensor
+
+
 class WireError(Exception):
     """The bytes are no protobuf message."""
 
 
-def without_data(data: mmap.mmap, location: str) -> bytes:
+class Window:
+    """The bytes of an open file, read where they are asked for.
+
+    Not a mapping: that of a file which is cut short meanwhile would end the process.
+
+    Raises:
+        WireError: the file has become shorter than it was.
+        OSError: it cannot be read.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number, self._nbytes = number, os.fstat(number).st_size
+        self._start, self._held = 0, b""
+
+    def __len__(self) -> int:
+        return self._nbytes
+
+    @overload
+    def __getitem__(self, place: int) -> int: ...
+    @overload
+    def __getitem__(self, place: slice) -> bytes: ...
+    def __getitem__(self, place: int | slice) -> int | bytes:
+        if isinstance(place, slice):
+            return self._read(place.start, place.stop - place.start)
+        if not self._start <= place < self._start + len(self._held):
+            self._start, self._held = place, self._read(place, min(_AHEAD, self._nbytes - place))
+        return self._held[place - self._start]
+
+    def _read(self, start: int, count: int) -> bytes:
+        parts = []
+        while count:
+            parts.append(os.pread(self._number, count, start))
+            if not parts[-1]:
+                raise WireError(f"it was cut short to {start} bytes while it was read")
+            start, count = start + len(parts[-1]), count - len(parts[-1])
+        return b"".join(parts)
+
+
+def without_data(data: Window, location: str) -> bytes:
     """The serialized ModelProto `data`, where large tensors have external data at their place in the file `location`.
 
     Raises:
@@ -50,7 +92,7 @@ def without_data(data: mmap.mmap, location: str) -> bytes:
     return bytes(_message(data, 0, len(data), _MODEL, location=location, depth=0))
 
 
-def _message(data: mmap.mmap, start: int, end: int, kind: int, *, location: str, depth: int) -> bytearray:
+def _message(data: Window, start: int, end: int, kind: int, *, location: str, depth: int) -> bytearray:
     inside = _INSIDE[kind] if depth < _MAX_DEPTH else {}
     kept, copied, at = bytearray(), start, start
     while at < end:
@@ -69,7 +111,7 @@ def _message(data: mmap.mmap, start: int, end: int, kind: int, *, location: str,
     return kept + data[copied:end]
 
 
-def _tensor(data: mmap.mmap, start: int, end: int, location: str) -> bytes:
+def _tensor(data: Window, start: int, end: int, location: str) -> bytes:
     """A TensorProto whose data, if they are one large run of bytes, are external."""
     at, data_type, found = start, 0, []
     while at < end:
@@ -95,7 +137,7 @@ def _tensor(data: mmap.mmap, start: int, end: int, location: str) -> bytes:
     return data[start:end]
 
 
-def _field(data: mmap.mmap, at: int, end: int) -> tuple[int, int | None, int, int]:
+def _field(data: Window, at: int, end: int) -> tuple[int, int | None, int, int]:
     """The field that begins at `at`: its number, its value if that is a varint, where its content begins and ends."""
     first, at = _varint(data, at, end)
     kind, value, content = first & 7, None, at
@@ -113,7 +155,7 @@ def _field(data: mmap.mmap, at: int, end: int) -> tuple[int, int | None, int, in
     return first >> 3, value, content, at
 
 
-def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
+def _varint(data: Window, at: int, end: int) -> tuple[int, int]:
     """The number at `at`, seven bits a byte, lowest first, and where it ends."""
     number = 0
     for shift in range(0, 70, 7):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressor.arrays import NDArray, is_float
+from compressor.arrays import Array, NDArray, is_float, leading
 from compressor.encodings import Dense
 from compressor.formats.onnx.graphs import walk
 from compressor.model import Weight
@@ -58,29 +58,32 @@ def _copies(graph: onnx.GraphProto, weights: Sequence[Weight]) -> Iterator[tuple
             continue
         if not is_float(encoding.values.dtype) or encoding.values.size <= SMALLEST:
             continue
-        values = np.asarray(encoding.values)
         found = next(
             (
                 (other.name, turned)
-                for turned in ((False, True) if values.ndim == 2 else (False,))
-                for other in seen.get(_corner(values.T if turned else values), ())
-                if _same(values.T if turned else values, np.asarray(other.encoding.values))  # type: ignore[union-attr]
+                for turned in ((False, True) if len(encoding.values.shape) == 2 else (False,))
+                for other in seen.get(_corner(encoding.values, turned=turned), ())
+                if _same(np.asarray(encoding.values), np.asarray(other.encoding.values), turned=turned)  # type: ignore[union-attr]
             ),
             None,
         )
         if found is None:
-            seen.setdefault(_corner(values), []).append(weight)
+            seen.setdefault(_corner(encoding.values), []).append(weight)
         else:
             yield weight.name, found
 
 
-def _corner(values: NDArray) -> tuple[object, ...]:
-    corner = np.ascontiguousarray(values[(slice(_CORNER),) * min(values.ndim, 2)])
-    return values.shape, values.dtype, corner[..., :_CORNER].tobytes()
+def _corner(values: Array, *, turned: bool = False) -> tuple[object, ...]:
+    """What copies have in common, read from the first rows; `turned`: of the transposed weight."""
+    rows = np.asarray(leading(values, _CORNER))
+    corner = np.ascontiguousarray(rows[(slice(None), slice(_CORNER))[: rows.ndim]])[..., :_CORNER]
+    shape = tuple(values.shape)
+    return (shape[::-1], values.dtype, corner.T.tobytes()) if turned else (shape, values.dtype, corner.tobytes())
 
 
-def _same(values: NDArray, others: NDArray) -> bool:
-    """Whether two weights of one shape have the same bits, some rows at a time."""
+def _same(values: NDArray, others: NDArray, *, turned: bool) -> bool:
+    """Whether two weights have the same bits, some rows at a time; `turned`: the first one transposed."""
+    values = values.T if turned else values
     return all(
         np.array_equal(patterns(values[start : start + _ROWS]), patterns(others[start : start + _ROWS]))
         for start in range(0, len(values), _ROWS)
