@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from compressor import encodings, publish, sources, targets
 from compressor.arrays import ArraySpec
@@ -24,7 +26,18 @@ from compressor.passes.pack import pack
 from compressor.passes.verify import Allowed, verify
 from compressor.pipelines import get as get_pipeline
 from compressor.plan import Choice, Plan, plan
-from compressor.planning import Prepared, Progress, Request, look, matching, mended, planned, prepare, watched
+from compressor.planning import (
+    Prepared,
+    Progress,
+    Request,
+    as_it_was,
+    look,
+    matching,
+    mended,
+    planned,
+    prepare,
+    watched,
+)
 from compressor.sessions import HAS_CORE_ML
 from compressor.targets import Target
 
@@ -222,13 +235,36 @@ def _written(model: Model, chosen: Plan, asked: Request, directory: Path) -> Man
     with ThreadPoolExecutor(1) as executor:
         said = {_TARGET: chosen.target, _PIPELINE: chosen.pipeline, _VERSION: version("compressor")}
         _write(model, target, chosen.choices, directory, progress, said)
-        written = sorted(path for path in directory.rglob("*") if path.is_file())
+        chosen = _as_it_was(model, target, chosen, directory) or chosen
+        written = _files(directory)
         files = executor.submit(lambda: tuple(_file(file, directory) for file in written))
         _verify(model, target, chosen.choices, directory, progress)
         notes = (*chosen.notes, *_opened(model, target, directory))
         manifest = _manifest(model, chosen, files.result(), _dense_nbytes(model, target), notes)
         (directory / MANIFEST).write_text(manifest.to_json(), encoding="utf-8", newline="\n")
     return manifest
+
+
+def _as_it_was(model: Model, target: Target, chosen: Plan, directory: Path) -> Plan | None:
+    """Puts the source's files in the place of an artefact that is larger; the plan that they are."""
+    source, made = _nbytes(model.files), _nbytes(_files(directory))
+    if made <= source:
+        return None
+    untrue = _TARGET if model.metadata.get(_TARGET, target.name) != target.name else ""
+    with TemporaryDirectory(prefix=".", dir=directory) as name:
+        folder = Path(name)
+        if not target.copy(model, folder, untrue) or (copied := _nbytes(_files(folder))) >= made:
+            return None
+        for old in (entry for entry in directory.iterdir() if entry != folder):
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        for new in folder.iterdir():
+            new.rename(directory / new.name)
+    told = f"the smallest artefact that was found takes {made:,} bytes, the source {copied:,}"
+    return as_it_was(model, chosen, told)
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.rglob("*") if path.is_file())
 
 
 def _write(

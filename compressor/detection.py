@@ -14,7 +14,7 @@ import numpy as np
 
 from compressor import encodings
 from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec, NDArray, Shape, is_float
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse
+from compressor.encodings import PLACES, Dense, Encoding, LinearQuantized, Palettized, Sparse
 from compressor.errors import CompressorError
 from compressor.model import Weight
 from compressor.near_misses import near_misses
@@ -294,7 +294,7 @@ def _spec_from_json(value: Any) -> Any:
     return _checked(_NODES[value["node"]], fields)
 
 
-_DTYPES = {**CODE_DTYPES, **FLOAT_DTYPES, "bool": np.dtype(np.bool_)}
+_DTYPES = {**CODE_DTYPES, **FLOAT_DTYPES, "bool": np.dtype(np.bool_), PLACES.name: PLACES}
 
 
 def _finding_from_json(plain: dict[str, Any]) -> Finding:

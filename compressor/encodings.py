@@ -42,6 +42,9 @@ from compressor.arrays import (
     unpack,
 )
 
+PLACES = np.dtype(np.int32)
+"""The type of places in a weight."""
+
 
 class DamageError(ValueError):
     """What an encoding stores contradicts itself, which shows only when it is read."""
@@ -117,7 +120,8 @@ class LinearQuantized:
 class Sparse:
     """Non-zeros and where they are: values scattered where the mask is set, zero elsewhere, in row-major order.
 
-    mask: bool; each dimension divides the weight's: one bit a block (`shape // mask.shape`), 1 for unstructured.
+    mask: bool; each dimension divides the weight's: one bit a block (`shape // mask.shape`), 1 for unstructured. Or,
+        for few values, their places: int32 `[D]`, ascending in row-major order.
     values: an encoding of the `[D]` values under the set mask bits.
     shape: the weight's.
 
@@ -130,8 +134,12 @@ class Sparse:
     shape: Shape
 
     def __post_init__(self) -> None:
+        if self.mask.dtype == PLACES:
+            if len(self.mask.shape) != 1 or math.prod(self.shape) > 1 << 31:
+                raise ValueError(f"places int32 [D] below 2**31, got {list(self.mask.shape)} in {list(self.shape)}")
+            return
         if self.mask.dtype != np.bool_:
-            raise ValueError(f"a bool mask, got {self.mask.dtype}")
+            raise ValueError(f"a bool mask or int32 places, got {self.mask.dtype}")
         if len(self.mask.shape) != len(self.shape):
             raise ValueError(f"a mask of rank {len(self.shape)}, got {list(self.mask.shape)}")
         _check_blocks("mask", self.mask.shape, self.shape)
@@ -203,7 +211,7 @@ def nbytes(encoding: Encoding) -> int:
         case Palettized(indices, lut):
             return packed_nbytes(indices.size, index_bits(lut)) + stored_nbytes(lut)
         case Sparse(mask, values):
-            return packed_nbytes(mask.size, 1) + nbytes(values)
+            return (mask.size * PLACES.itemsize if is_places(mask) else packed_nbytes(mask.size, 1)) + nbytes(values)
 
 
 def arrays(encoding: Encoding) -> Iterator[Array]:
@@ -244,7 +252,7 @@ def packed(encoding: Encoding) -> Encoding:
             return Palettized(_packed(indices, index_bits(lut)), lut, axis)
         case Sparse(mask, values, shape):
             inner = cast("Dense | LinearQuantized | Palettized", packed(values))
-            return Sparse(_packed(mask, 1), inner, shape)
+            return Sparse(mask if is_places(mask) else _packed(mask, 1), inner, shape)
 
 
 def _packed(array: Array, width: int) -> Array:
@@ -261,11 +269,33 @@ def decode(encoding: Encoding) -> NDArray:
     """
     if not isinstance(encoding, Sparse):
         return _decode(encoding, None)
-    mask = expand(np.asarray(encoding.mask), encoding.shape)
+    mask = full_mask(encoding)
     values = _decode(encoding.values, mask)
     if values.size != np.count_nonzero(mask):
         raise DamageError(f"a mask of {np.count_nonzero(mask)} set bits for {values.size} values")
     return _scatter(mask, values)
+
+
+def is_places(mask: Array) -> bool:
+    """Whether a mask is the places of the values."""
+    return bool(mask.dtype == PLACES)
+
+
+def full_mask(encoding: Sparse) -> NDArray:
+    """Where the values are: bool, the weight's shape.
+
+    Raises:
+        DamageError: places are not ascending, or lie outside of the weight.
+    """
+    stored = np.asarray(encoding.mask)
+    if not is_places(stored):
+        return expand(stored, encoding.shape)
+    size = math.prod(encoding.shape)
+    if stored.size and (stored[0] < 0 or stored[-1] >= size or (stored[1:] <= stored[:-1]).any()):
+        raise DamageError(f"ascending places below {size:,}")
+    mask = np.zeros(size, np.bool_)
+    mask[stored] = True
+    return mask.reshape(encoding.shape)
 
 
 def _scatter(mask: NDArray, values: NDArray) -> NDArray:

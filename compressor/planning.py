@@ -14,7 +14,7 @@ from compressor.model import Model, Weight
 from compressor.passes import InexactError, stream
 from compressor.passes.encode import encode
 from compressor.pipelines import PassPipeline
-from compressor.plan import Plan, choose, plan
+from compressor.plan import Choice, Plan, Rejected, choose, plan
 from compressor.schemes import Candidate, linear_quantize, palettize
 from compressor.targets import Target
 
@@ -165,6 +165,23 @@ def mended(prepared: Prepared, chosen: Plan, failures: Iterable[InexactError], a
             raise CompressorError(f"{failure}. Nothing was published.") from failure
         failed[name] = {**failed.get(name, {}), specs[name]: failure.reason}
     return replace(prepared, findings=findings, unsure=frozenset(unsure), failed=failed)
+
+
+def as_it_was(model: Model, chosen: Plan, why: str) -> Plan:
+    """The plan of a source that is written as it was, and `why`."""
+    choices = (_kept(weight, choice, why) for weight, choice in zip(model.weights, chosen.choices, strict=True))
+    return replace(chosen, choices=tuple(choices), notes=(*chosen.notes, f"written as it was: {why}"))
+
+
+def _kept(weight: Weight, choice: Choice, why: str) -> Choice:
+    """A weight in the form that its source has."""
+    spec = encodings.spec(weight.encoding)
+    if choice.legal == spec:
+        return choice
+    form, own = encodings.name(choice.legal), encodings.name(spec)
+    rejected = (*(one for one in choice.rejected if one.encoding != own), Rejected(form, why))
+    evidence = f"stored as {own} by the source; not {form}: {why}"
+    return Choice(choice.name, choice.shape, choice.dtype, spec, spec, 0.0, evidence, choice.dense_nbytes, 0, rejected)
 
 
 def matching(findings: Sequence[Finding], model: Model) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, DType, NDArray, Shape
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, dtype, shape
+from compressor.encodings import PLACES, Dense, Encoding, LinearQuantized, Palettized, Sparse, dtype, is_places, shape
 from compressor.formats.onnx.dtypes import DATA_TYPES
 from compressor.model import Model, Weight
 
@@ -107,8 +107,9 @@ def quantizations(rng: np.random.Generator) -> Iterator[Case]:
 
 
 def masks(rng: np.random.Generator) -> Iterator[tuple[str, tuple[NDArray, Shape]]]:
-    """Element and block masks: random, full and empty ones."""
+    """Element and block masks: random, full and empty ones; and places."""
     for to in SHAPES:
+        yield f"{to} places", (np.flatnonzero(rng.random(to) < 0.2).astype(PLACES), to)
         for counts in dict.fromkeys((to, *parameters(to))):
             for density in (0.0, 0.3, 1.0) if counts == to else (0.4,):
                 yield f"{to} mask {counts} {density}", (rng.random(counts) < density, to)
@@ -117,7 +118,7 @@ def masks(rng: np.random.Generator) -> Iterator[tuple[str, tuple[NDArray, Shape]
 def under(rng: np.random.Generator, name: str, mask: tuple[NDArray, Shape]) -> Iterator[Case]:
     """Everything that can stand under a mask."""
     bits, to = mask
-    count = (int(np.count_nonzero(bits)) * math.prod(to) // bits.size,)
+    count = (bits.size if is_places(bits) else int(np.count_nonzero(bits)) * math.prod(to) // bits.size,)
     for of in FLOATS:
         yield f"sparse {of} {name}", Sparse(bits, Dense(floats(rng, count, of)), to)
     for entries, groups in ((5, None), (16, None), (3, list(parameters(to))[-1])):

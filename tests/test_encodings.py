@@ -290,7 +290,7 @@ def test_names_and_bytes_follow_from_specs(encoding: Encoding, name: str, nbytes
         (LinearQuantized, (INT8_DATA, of_shape(F32, 4)), "a scale of rank 2"),
         (LinearQuantized, (INT8_DATA, of_shape(F32, 4, 1), of_shape(np.uint8, 4, 1)), r"a zero point int8\[4, 1\]"),
         (LinearQuantized, (INT8_DATA, of_shape(F32, 4, 1), of_shape(np.int8, 1, 1)), r"got int8\[1, 1\]"),
-        (Sparse, (of_shape(np.uint8, 4, 6), Dense(of_shape(F32, 5)), (4, 6)), "a bool mask, got uint8"),
+        (Sparse, (of_shape(np.uint8, 4, 6), Dense(of_shape(F32, 5)), (4, 6)), "a bool mask or int32 places, got uint8"),
         (Sparse, (of_shape(BOOL, 24), Dense(of_shape(F32, 5)), (4, 6)), r"a mask of rank 2, got \[24\]"),
         (Sparse, (of_shape(BOOL, 4, 5), Dense(of_shape(F32, 5)), (4, 6)), r"a mask whose shape divides \[4, 6\]"),
     ],

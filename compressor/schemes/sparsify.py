@@ -12,8 +12,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from compressor.arrays import ArraySpec, NDArray, Shape
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, expand, nbytes, shape
+from compressor.arrays import ArraySpec, NDArray, Shape, packed_nbytes
+from compressor.encodings import (
+    PLACES,
+    Dense,
+    Encoding,
+    LinearQuantized,
+    Palettized,
+    Sparse,
+    expand,
+    is_places,
+    nbytes,
+    shape,
+)
 from compressor.scan import ENTRIES, Scan, above
 from compressor.schemes import Candidate, Values, palettize
 
@@ -73,6 +84,8 @@ def _masked(
     if changed:
         share += f", {changed:,} of them values up to {threshold:g}"
     stored = ArraySpec(counts, _BOOL)
+    if count * PLACES.itemsize < packed_nbytes(stored.size, 1):
+        stored = ArraySpec((count,), PLACES)
     for candidate in inner:
         if (nonzeros := _nonzeros(values, candidate.spec, count, threshold, scan)) is not None:
             evidence = "; ".join(filter(None, (share, _without_zero(candidate, nonzeros))))
@@ -88,12 +101,17 @@ def _masked(
 
 
 def mask(values: NDArray, spec: Sparse, threshold: float) -> tuple[NDArray, NDArray]:
-    """The stored mask, and the same one at full size: a block with any non-zero is kept as a whole.
+    """The stored mask or places, and the mask at full size: a block with any non-zero is kept as a whole.
 
     Raises:
         ValueError: it does not keep as many values as `spec` has.
     """
     full = above(values, threshold)
+    if is_places(spec.mask):
+        places = np.flatnonzero(full).astype(PLACES)
+        if places.size != spec.mask.size:
+            raise ValueError(f"{spec.mask.size:,} values, got {places.size:,}")
+        return places, full
     lengths = tuple(dim // count for dim, count in zip(values.shape, spec.mask.shape, strict=True))
     stored = full if max(lengths, default=1) == 1 else _kept(full, lengths)
     full = np.ascontiguousarray(expand(stored, full.shape))

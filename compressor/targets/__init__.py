@@ -87,6 +87,12 @@ class Target(Protocol):
     def read(self, directory: Path) -> Model:
         """The model that `write` wrote."""
 
+    def copy(self, model: Model, directory: Path, untrue: str = "") -> bool:
+        """Write the files of the source of `model` as they are; False where the target cannot take them so.
+
+        untrue: the key of what they say about themselves and would not hold of the copy.
+        """
+
     def refusal(self, path: Path) -> str:
         """Why the runtime does not open what `write` wrote to `path`, or a source of the same format; empty if it does.
 

@@ -6,6 +6,7 @@ A model is converted by Core ML Tools with stubs for its weights; what the weigh
 from __future__ import annotations
 
 import importlib
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -124,6 +125,14 @@ class CoreML:
         from compressor.sources import coreml as source
 
         return source.read(directory / PACKAGE)
+
+    def copy(self, model: Model, directory: Path, untrue: str = "") -> bool:
+        if not model.path.is_dir() or untrue:
+            return False
+        if int(package.read(model.path).model.specificationVersion) != self.version:
+            return False
+        shutil.copytree(model.path, directory / PACKAGE, copy_function=shutil.copyfile)
+        return True
 
     def refusal(self, path: Path) -> str:
         found = path if path.suffix.lower() == ".mlpackage" else path / PACKAGE

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from compressor.arrays import NDArray
 from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse, arrays, shape, spec
 from compressor.errors import CompressorError
-from compressor.formats.onnx import assembly, decoding, dtypes, functions, n_bits, opening, writing
+from compressor.formats.onnx import assembly, copying, decoding, dtypes, functions, n_bits, opening, writing
 from compressor.formats.onnx.graphs import walk
 from compressor.formats.onnx.lowered import Part, shared
 from compressor.formats.onnx.quantized import Form, is_linear
@@ -33,7 +33,7 @@ TARGETS: Mapping[str, tuple[int, str] | None] = {
 """The newest opset that a model for the target may have, and the ONNX Runtime that first ran it; None: what is here."""
 
 FUNCTIONS_OPSET = 18
-"""The opset for which the bytes of decoding are estimated: the form with the most functions."""
+"""The opset for which the bytes of decoding are estimated where there is no model: the one with the most functions."""
 
 HEADER_NBYTES = 32
 """About what an initializer takes beside its name and its data."""
@@ -55,12 +55,14 @@ class OnnxRuntime:
 
     opset: None for the newest that the installed one runs. since: the version of ONNX Runtime that first ran it.
     unreachable: why a model has no such opset; empty if it has, or can be converted.
+    model_opset: the one that it has.
     """
 
     name: str
     opset: int | None
     since: str = ""
     unreachable: Callable[[int], str] = _anywhere
+    model_opset: int = FUNCTIONS_OPSET
     precision: str = ""
 
     @property
@@ -71,7 +73,10 @@ class OnnxRuntime:
 
     def fitted(self, model: Model) -> OnnxRuntime:
         proto = model.graphs.get("onnx")
-        return self if proto is None else replace(self, unreachable=functools.cache(partial(_unreachable, proto)))
+        if proto is None:
+            return self
+        reached = functools.cache(partial(_unreachable, proto))
+        return replace(self, unreachable=reached, model_opset=assembly.opset(proto))
 
     def prepare(self, model: Model, smallest: Callable[[Weight], int]) -> Model:  # noqa: ARG002 - it folds nothing
         if "onnx" not in model.graphs:
@@ -96,7 +101,7 @@ class OnnxRuntime:
         return encoding
 
     def overhead(self, name: str, encoding: Encoding) -> Mapping[str, int]:
-        opset = max(FUNCTIONS_OPSET, decoding.needs_opset(encoding))
+        opset = max(self.model_opset, decoding.needs_opset(encoding))
         lowered = decoding.lower(name, spec(encoding), opset)
         own = sum(node.ByteSize() for node in lowered.nodes) + sum(value.ByteSize() for value in lowered.values)
         own += sum(len(part.name) + HEADER_NBYTES for part in lowered.parts) - len(name) - HEADER_NBYTES
@@ -128,6 +133,10 @@ class OnnxRuntime:
         from compressor.sources import onnx as source
 
         return source.read(directory / writing.MODEL, as_written=True)
+
+    def copy(self, model: Model, directory: Path, untrue: str = "") -> bool:
+        copying.copy(model.path, directory, untrue)
+        return True
 
     def refusal(self, path: Path) -> str:
         return opening.refusal(path / writing.MODEL if path.is_dir() else path)

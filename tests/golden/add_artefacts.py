@@ -53,6 +53,8 @@ def forms() -> Mapping[str, Encoding]:
     found["int8-palettized4"] = quantized(
         rng, palette(rng, SHAPE, CODE_DTYPES["int8"], 16), F32, (12, 1), zero_point=False
     )
+    places = np.array([3, 40, 41, 150], np.int32)
+    found["sparse-by-places"] = Sparse(places, Dense(floats(rng, (4,), F32)), SHAPE)
     return found
 
 

@@ -49,7 +49,9 @@ from compressor.encodings import (
     dequantize,
     dtype,
     expand,
+    full_mask,
     index_bits,
+    is_places,
     nbytes,
     shape,
     spec,
@@ -79,7 +81,11 @@ def legalize(encoding: Encoding, version: int) -> Encoding:
     """
     if not isinstance(encoding, Sparse):
         return _smallest(encoding, lambda inner: inner, shape(encoding), version, masked=False)
-    mask = _repeated(encoding.mask, encoding.shape)
+    if is_places(encoding.mask):  # there is no such form
+        known = isinstance(encoding.mask, ArraySpec)
+        mask: Array = ArraySpec(encoding.shape, np.dtype(np.bool_)) if known else full_mask(encoding)
+    else:
+        mask = _repeated(encoding.mask, encoding.shape)
     scattered = partial(_scattered, spec_of(mask), encoding.shape)
     inner = _smallest(encoding.values, scattered, encoding.shape, version, masked=True)
     return Sparse(mask, inner, encoding.shape)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from compressor.arrays import Array, ComputedArray, DType, NDArray
-from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse, decode, expand, shape
+from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse, decode, expand, full_mask, shape
 
 
 def rounded(
@@ -58,7 +58,7 @@ def as_codes(encoding: Encoding) -> LinearQuantized | None:
         np.zeros((), kept.dtype) if inner.zero_point is None else expand(np.asarray(inner.zero_point), encoding.shape)
     )
     codes = np.array(np.broadcast_to(zero, encoding.shape))
-    codes[expand(np.asarray(encoding.mask), encoding.shape)] = kept
+    codes[full_mask(encoding)] = kept
     return LinearQuantized(Dense(codes), inner.scale, inner.zero_point)
 
 

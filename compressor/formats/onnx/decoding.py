@@ -14,7 +14,17 @@ from __future__ import annotations
 import math
 
 from compressor.arrays import Array, DType, Shape, bits, packed_nbytes
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, dtype, index_bits, shape
+from compressor.encodings import (
+    Dense,
+    Encoding,
+    LinearQuantized,
+    Palettized,
+    Sparse,
+    dtype,
+    index_bits,
+    is_places,
+    shape,
+)
 from compressor.formats.onnx import n_bits
 from compressor.formats.onnx.body import INT32
 from compressor.formats.onnx.codes import spread
@@ -103,8 +113,7 @@ def _palette(encoding: Encoding) -> Palettized | None:
 def _sparse(made: Lowered, encoding: Sparse, name: str, prefix: str, opset: int, form: Form) -> str:
     whole, mask, values = encoding.shape, encoding.mask, encoding.values
     size, count = math.prod(whole), math.prod(shape(values))
-    places = _places(made, prefix, mask, whole)
-    made.declare(places, INT32, count)
+    places = _places(made, prefix, mask, whole, count)
     if form == "linear" and isinstance(values, LinearQuantized):
         values, origin = for_kernels(values, whole)
         codes = store_data(made, values.data, prefix, opset)
@@ -150,10 +159,13 @@ def _sparse_linear(
     return name
 
 
-def _places(made: Lowered, prefix: str, mask: Array, whole: Shape) -> str:
+def _places(made: Lowered, prefix: str, mask: Array, whole: Shape, count: int) -> str:
+    if is_places(mask):
+        return made.store(f"{prefix}.places", mask)
     packed = made.store(f"{prefix}.mask", mask, (packed_nbytes(mask.size, 1),), 1)
     made.counter = max(made.counter, -(-math.prod(whole) // 8) * 8)
     name = f"{prefix}.places"
+    made.declare(name, INT32, count)
     if tuple(mask.shape) == whole:
         return made.call("places", [packed, COUNTER], name)
     return made.call("places_of_blocks", [packed, COUNTER], name, **spread("mask", tuple(mask.shape), whole))

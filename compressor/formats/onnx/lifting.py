@@ -66,6 +66,8 @@ class _Reader:
         return Sparse(mask, values, whole)
 
     def mask(self, places: str, whole: Shape) -> tuple[Array, Shape]:
+        if self.values.producer(places) is None:
+            return self.constant(places), whole
         node = self.call(places, "places")
         blocks = _ints(node, "mask_grid")[::2]
         return _packed(self.constant(node.input[0]), blocks or whole, np.dtype(np.bool_), 1), whole

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressor.arrays import is_float
-from compressor.encodings import Dense, Encoding, Sparse, dtype, shape
+from compressor.arrays import is_float, packed_nbytes
+from compressor.encodings import PLACES, Dense, Encoding, Sparse, dtype, shape
 from compressor.errors import CompressorError
 from compressor.formats.onnx import reading
 from compressor.formats.onnx.dtypes import DATA_TYPES, DTYPES
@@ -89,6 +89,8 @@ def _scattered(tensor: onnx.SparseTensorProto, directory: Path) -> Sparse:
         indices = indices @ np.array(strides, np.int64)
     if count and (indices[0] < 0 or indices[-1] >= size or (np.diff(indices) <= 0).any()):
         raise CompressorError(f"sparse tensor {name!r} {list(dims)}: expected ascending indices inside of it.")
+    if count * PLACES.itemsize < packed_nbytes(size, 1) and size <= 1 << 31:
+        return Sparse(indices.astype(PLACES), Dense(values), dims)
     mask = np.zeros(size, np.bool_)
     mask[indices] = True
     return Sparse(mask.reshape(dims), Dense(values), dims)
