@@ -127,7 +127,7 @@ class MappedArray:
                     raise EOFError("the file ends before")
                 file.seek(self.offset)
                 content = np.empty(self.nbytes, np.uint8)
-                rest = memoryview(content)
+                rest = memoryview(content.data)
                 while rest:
                     if not (count := file.readinto(rest)):
                         raise EOFError("the file was cut short while it was read")

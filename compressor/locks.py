@@ -28,23 +28,7 @@ def held(lock: Path, what: Path, *, wait: bool = False) -> Iterator[bool]:
         CompressorError: another process holds it.
         OSError: the file cannot be made.
     """
-    number: int | None = None
-    while number is None:
-        number = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-        try:
-            alone = _take(number, wait=wait)
-            if not _is(number, lock):  # its last holder has removed it meanwhile
-                os.close(number)
-                number = None
-        except BlockingIOError:
-            holder = os.pread(number, 300, 0).decode(errors="replace").strip() or "another process"
-            os.close(number)
-            raise CompressorError(
-                f"{what}: {holder} is writing it at this moment. Wait until it has ended, or name another place."
-            ) from None
-        except BaseException:
-            os.close(number)
-            raise
+    number, alone = _open(lock, what, wait=wait)
     try:
         if alone:
             os.truncate(number, 0)
@@ -56,6 +40,26 @@ def held(lock: Path, what: Path, *, wait: bool = False) -> Iterator[bool]:
         with suppress(OSError):
             lock.unlink()
         os.close(number)
+
+
+def _open(lock: Path, what: Path, *, wait: bool) -> tuple[int, bool]:
+    """The number of the file `lock`, open, and whether it is locked. Raises as `held` does."""
+    while True:
+        number = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        try:
+            alone = _take(number, wait=wait)
+            if _is(number, lock):
+                return number, alone
+            os.close(number)  # its last holder has removed it meanwhile
+        except BlockingIOError:
+            holder = os.pread(number, 300, 0).decode(errors="replace").strip() or "another process"
+            os.close(number)
+            raise CompressorError(
+                f"{what}: {holder} is writing it at this moment. Wait until it has ended, or name another place."
+            ) from None
+        except BaseException:
+            os.close(number)
+            raise
 
 
 def _take(number: int, *, wait: bool) -> bool:

@@ -1,7 +1,8 @@
 """The command `compressor`: one typer application, and the ways in which a command may end.
 
 exit status    0  done                    1  could not be done       2  wrong request
-             130  interrupted           141  nobody reads stdout    70  a defect of this package
+             129, 130, 143  hung up, interrupted, terminated       141  nobody reads stdout
+              70  a defect of this package
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import ParamSpec
 import typer
 
 from compressor.errors import CompressorError
+from compressor.stages import streams
 from compressor.stages.check import check
 from compressor.stages.compress import compress
 from compressor.stages.detect import detect
@@ -29,7 +31,7 @@ from compressor.stages.toolchain import toolchain
 A = ParamSpec("A")
 
 DEBUG = "COMPRESSOR_DEBUG"
-DEFECT, INTERRUPTED, NO_READER, TERMINATED = 70, 130, 141, 143
+DEFECT, INTERRUPTED = 70, 130
 
 app = typer.Typer(
     name="compressor",
@@ -43,10 +45,21 @@ app = typer.Typer(
 )
 
 
+def _show_version(asked: bool) -> None:  # noqa: FBT001 - typer's protocol
+    if asked:
+        from importlib.metadata import version
+
+        print(f"compressor {version('compressor')}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     *,
     debug: bool = typer.Option(False, "--debug", help=f"Show tracebacks of defects (also {DEBUG}=1)."),
+    version: bool = typer.Option(  # noqa: ARG001 - its callback ends the command
+        False, "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
+    ),
 ) -> None:
     """Take what is said before the command."""
     if debug:
@@ -60,15 +73,10 @@ def reported(command: Callable[A, None]) -> Callable[A, None]:
     def run(*args: A.args, **kwargs: A.kwargs) -> None:
         try:
             command(*args, **kwargs)
-            sys.stdout.flush()
         except CompressorError as error:
             raise _end(str(error), error.exit_status) from None
         except KeyboardInterrupt:
             raise _end("interrupted; nothing was left half-written", INTERRUPTED) from None
-        except BrokenPipeError:
-            # The interpreter flushes stdout once more when it ends, and would complain.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(NO_READER) from None
         except MemoryError:
             raise _end("out of memory", 1) from None
         except OSError as error:
@@ -96,14 +104,18 @@ for command in (export, detect, compress, evaluate, check, inspect, targets, too
 def main() -> None:
     """Run the command line of this process."""
     # A terminated command removes what it has half written, as an interrupted one does.
-    signal.signal(signal.SIGTERM, _terminate)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # names may hold what a terminal cannot show
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup has the latter ignored
+            signal.signal(number, _terminate)
+    streams.open_all()
     # No command needs them, and each makes every command start later: linear algebra's threads, pydantic's plugins.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    app()
+    try:
+        app()
+    finally:
+        sys.stdout.flush()
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    sys.exit(TERMINATED)
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)

@@ -127,7 +127,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))  # noqa: E731
     ended = run("toolchain", "--out", str(out), preexec_fn=limit)
     assert ended.returncode == 1
-    assert ended.stderr == f"error: {out}: cannot be written: File too large\n"
+    assert ended.stderr == f"error: {out}: cannot be written: File too large.\n"
     assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("toolchain.json", "old")]
 
 
