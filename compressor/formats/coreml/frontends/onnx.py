@@ -181,7 +181,8 @@ def _initializer(tensor: onnx.TensorProto, scope: Scope, weights: Mapping[str, N
     if tensor.name not in weights:
         return Constant(scope.tensor(tensor))
     wanted = np.float16 if tensor.data_type == _T.FLOAT16 else np.float32
-    return Constant(np.asarray(weights[tensor.name]).astype(wanted, copy=False), tensor.name)
+    with np.errstate(over="ignore", invalid="ignore"):  # float64 beyond float32, signalling NaNs
+        return Constant(np.asarray(weights[tensor.name]).astype(wanted, copy=False), tensor.name)
 
 
 def _outputs(node: Node, weights: Mapping[str, NDArray]) -> list[Any]:
