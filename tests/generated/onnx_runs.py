@@ -21,7 +21,7 @@ SIGNED = "signed"
 
 
 def save(path: Path, weights: Mapping[str, NDArray], opset: int) -> Path:
-    """A model that reads rows of each weight, which nothing can fold, and gives them or, as float32, their sum with 1."""
+    """A model that reads rows of each weight, which nothing can fold, and gives them, or their sum with an input."""
     nodes, outputs, tensors = [], [], []
     inputs = [helper.make_tensor_value_info("one", TensorProto.FLOAT, [])]
     for name, values in weights.items():

@@ -31,7 +31,7 @@ def weight(seed: int, dtype: DType, ranks: tuple[int, ...] = (1, 2, 3, 4, 5)) ->
 
 
 def _shape(random: Random, rank: int) -> Shape:
-    """Few elements to some thousands, sides odd and even; once in a while more than a block of a pass, or one, or none."""
+    """Few elements to some thousands, sides odd and even; once in a while more than a block of a pass, or none."""
     if random.random() < 0.02:
         return tuple(int(side) for side in random.integers(0, 3, rank))
     size = float(2 ** random.uniform(5, 13)) if random.random() < 0.97 else 2 ** random.uniform(16, 17.5)
