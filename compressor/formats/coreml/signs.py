@@ -39,7 +39,7 @@ _CARRIES = frozenset(
 def shown_zeros(program: Any, files: Files) -> Callable[[Site], str]:
     """What tells -0.0 from 0.0 in the value of a site; empty if nothing does."""
     readers: dict[tuple[str, str, str], list[Reader]] = defaultdict(list)
-    outputs = set()
+    outputs: set[tuple[str, str, str]] = set()
     for scope in scopes(program):
         outputs.update((scope.function, scope.opset, name) for name in scope.block.outputs)
         for operation in scope.block.operations:
