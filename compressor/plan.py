@@ -150,7 +150,11 @@ def _options(finding: Finding, target: Target, pipeline: PassPipeline, refused: 
         try:
             spec = target.legalize(candidate.spec)
         except Illegal as refusal:
-            reason = reason or refusal.reason
+            if refusal.instead is None or reason:
+                reason = reason or refusal.reason
+            else:
+                rejected.append(Rejected(name(candidate.spec), refusal.reason))
+                spec = refusal.instead
         if reason:
             rejected.append(Rejected(name(candidate.spec), reason))
         else:

@@ -16,7 +16,7 @@ def legalize(target: Callable[[Encoding], Encoding]) -> Pass:
     """The pass that applies a target's `legalize` to the data.
 
     Raises (the pass):
-        InexactError: the target refuses the encoding, whose spec it took.
+        InexactError: the target refuses the encoding, whose spec it took, and has no other form of it.
     """
     return partial(_run, target)
 
@@ -25,4 +25,6 @@ def _run(target: Callable[[Encoding], Encoding], weight: Weight) -> Weight:
     try:
         return replace(weight, encoding=target(weight.encoding))
     except Illegal as refusal:
+        if refusal.instead is not None:
+            return replace(weight, encoding=refusal.instead)
         raise InexactError(weight.name, weight.encoding, refusal.reason) from refusal

@@ -19,11 +19,12 @@ from compressor.model import Model, Weight
 
 
 class Illegal(Exception):  # noqa: N818 - a refusal that plans record, not an error
-    """A target cannot hold an encoding. reason: why, for the plan."""
+    """A target cannot hold an encoding. reason: why, for the plan. instead: the same value as it could be held."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, instead: Encoding | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.instead = instead
 
 
 class Target(Protocol):

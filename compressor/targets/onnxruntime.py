@@ -92,12 +92,14 @@ class OnnxRuntime:
             since = dtypes.SINCE.get(array.dtype.name, 0)
             if since > newest:
                 raise Illegal(f"{array.dtype} needs opset {since}, {self.name} has {newest}")
-        oldest = decoding.needs_opset(encoding)
-        reason = decoding.why_not(encoding) or self.unreachable(oldest)
+        if reason := decoding.why_not(encoding):
+            raise Illegal(reason)
+        oldest, instead = decoding.needs_opset(encoding), decoding.aligned(encoding)
+        reason = self.unreachable(oldest)
         if oldest > newest:
             reason = f"decoding needs opset {oldest}, {self.name} has {newest}"
         if reason:
-            raise Illegal(reason)
+            raise Illegal(reason, instead if decoding.needs_opset(instead) < oldest else None)
         return encoding
 
     def overhead(self, name: str, encoding: Encoding) -> Mapping[str, int]:

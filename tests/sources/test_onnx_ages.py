@@ -72,9 +72,12 @@ def test_an_initializer_that_a_caller_may_override_stays(tmp_path: Path) -> None
     np.testing.assert_array_equal(run(tmp_path / "out/model.onnx", feeds)[0], run(path, feeds)[0])
 
 
-def test_a_form_that_needs_what_the_model_cannot_be_converted_to_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("entries", "encoding"), [(np.arange(7), "int4"), (np.arange(7) ** 1.5, "palettized4")])
+def test_a_form_that_needs_what_the_model_cannot_be_converted_to_is_refused(
+    tmp_path: Path, entries: np.ndarray, encoding: str
+) -> None:
     """ONNX Runtime has a LayerNormalization before ONNX has it, which no converter knows."""
-    weight = palette(7, 64, 4096)
+    weight = entries.astype(np.float32)[np.random.default_rng(0).integers(0, 7, (64, 4096))]
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["h"]),
         helper.make_node("LayerNormalization", ["h", "g"], ["y"], axis=-1),
@@ -85,7 +88,7 @@ def test_a_form_that_needs_what_the_model_cannot_be_converted_to_is_refused(tmp_
     )
     made = compressor.compress(path, tmp_path / "out")
     (found,) = (one for one in made.weights if one.name == "w")
-    assert found.encoding == "int4"
+    assert found.encoding == encoding
     refused = dict(found.rejected)["palettized3"]
     assert refused.startswith("the model has opset 13, decoding needs 18, and it cannot be converted: ")
     assert onnx.load(tmp_path / "out/model.onnx").opset_import[0].version == 13

@@ -12,8 +12,11 @@ otherwise, low bits first, so that either is a slice of the file that `arrays` c
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
-from compressor.arrays import Array, DType, Shape, bits, packed_nbytes
+import numpy as np
+
+from compressor.arrays import Array, ArraySpec, DType, Shape, bits, packed_nbytes
 from compressor.encodings import (
     Dense,
     Encoding,
@@ -44,6 +47,7 @@ from compressor.formats.onnx.quantized import (
 )
 
 _BITWISE_SINCE = 18
+_STRADDLING = {3, 5, 6, 7}
 # Source: ONNX Runtime, onnxruntime_session_options_config_keys.h, "constant_folding_max_output_size_in_bytes".
 _FOLDED_BYTES = 1 << 30
 
@@ -91,11 +95,33 @@ def needs_opset(encoding: Encoding, form: Form = "folded") -> int:
         return 1
     oldest = 13
     palette = _palette(encoding)
-    if palette is not None and index_bits(palette.lut) in {3, 5, 6, 7}:
+    if palette is not None and index_bits(palette.lut) in _STRADDLING:
         oldest = _BITWISE_SINCE
     if form == "linear" and isinstance(encoding, LinearQuantized) and linear_axis(encoding) == "blocks":
         oldest = BLOCKED_SINCE
     return oldest
+
+
+def aligned(encoding: Encoding) -> Encoding:
+    """The encoding with indices of 4 and 8 bits instead of 3, 5, 6 and 7, tables filled up with zeros: of any opset.
+
+    On specs and on data alike.
+    """
+    match encoding:
+        case Sparse(_, values) | LinearQuantized(values):
+            inner = aligned(values)
+            field = "values" if isinstance(encoding, Sparse) else "data"
+            return encoding if inner is values else replace(encoding, **{field: inner})
+        case Palettized(_, lut) if index_bits(lut) in _STRADDLING:
+            *groups, had, vector = lut.shape
+            entries = (1 << 3 if index_bits(lut) < 4 else 1 << 7) + 1  # the fewest that make the indices so wide
+            if isinstance(lut, ArraySpec):
+                return replace(encoding, lut=ArraySpec((*groups, entries, vector), lut.dtype))
+            filled = np.zeros((*groups, entries, vector), lut.dtype)
+            filled[..., :had, :] = np.asarray(lut)
+            return replace(encoding, lut=filled)
+        case _:
+            return encoding
 
 
 def _palette(encoding: Encoding) -> Palettized | None:
