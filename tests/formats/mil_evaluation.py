@@ -415,6 +415,17 @@ def _non_maximum_suppression(
     return chosen, points, indices, np.array([len(kept) for kept in found], np.int32)
 
 
+def _reverse_sequence(x, lengths, seq_axis=0, batch_axis=0):
+    y = x.copy()
+    rows, source = (
+        np.moveaxis(y, (int(batch_axis), int(seq_axis)), (0, 1)),
+        np.moveaxis(x, (int(batch_axis), int(seq_axis)), (0, 1)),
+    )
+    for row, one, length in zip(rows, source, lengths, strict=True):
+        row[: int(length)] = one[: int(length)][::-1]
+    return y
+
+
 def _slice_by_size(x, begin, size):
     return x[tuple(slice(b, None if s == -1 else b + s) for b, s in zip(begin, size, strict=True))]
 
@@ -445,6 +456,7 @@ _OPERATORS = {
     "pixel_shuffle": lambda x, upscale_factor: functional.pixel_shuffle(_t(x), int(upscale_factor)).numpy(),
     "resample": _resample,
     "resize_bilinear": _resize_bilinear,
+    "reverse_sequence": _reverse_sequence,
     "rnn": _rnn,
     "scatter": _scatter,
     "scatter_along_axis": _scatter_along_axis,

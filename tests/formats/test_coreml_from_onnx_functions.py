@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compressor.errors import CompressorError
 from compressor.formats.coreml.importing import coremltools
-from tests.formats.test_coreml_from_onnx import build, check, f, ints, one, translate
+from tests.formats.test_coreml_from_onnx import IMG, RNG, build, check, f, ints, one, translate
 
 ct = coremltools()
 
@@ -31,6 +31,37 @@ CASES = {
         rotary_embedding_dim=4,
     ),
     "SoftmaxCrossEntropyLoss": one("SoftmaxCrossEntropyLoss", [f(3, 5)], [ints(1, 0, 4), f(5)], 2, ignore_index=0),
+    "ArgMax, the last one": one("ArgMax", [np.round(f(3, 4))], axis=1, select_last_index=1),
+    "AveragePool, dilated": one(
+        "AveragePool", [IMG], kernel_shape=[2, 2], dilations=[2, 3], pads=[1, 0, 1, 1], opset=19
+    ),
+    "AveragePool, pads count, rounded up": one(
+        "AveragePool", [IMG], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 0, 1], count_include_pad=1, ceil_mode=1
+    ),
+    "Compress": one("Compress", [f(3, 4)], [np.array([False, True, True])], axis=0),
+    "EyeLike": one("EyeLike", [f(3, 4)], k=1),
+    "Hardmax": one("Hardmax", [f(3, 4)], axis=0),
+    "LayerNormalization with its mean": one("LayerNormalization", [f(3, 4)], [f(4), f(4)], 3),
+    "LpPool of three": one("LpPool", [IMG], kernel_shape=[2, 2], p=3, dilations=[1, 2], opset=18),
+    "MaxPool, dilated": one(
+        "MaxPool", [IMG], kernel_shape=[2, 3], dilations=[3, 2], pads=[1, 2, 0, 1], strides=[2, 1], ceil_mode=1
+    ),
+    "MaxPool with its indices": one("MaxPool", [IMG], [], 2, kernel_shape=[3, 2], strides=[2, 2], pads=[1, 0, 1, 1]),
+    "MaxPool of bytes": one("MaxPool", [RNG.integers(0, 255, (1, 2, 5, 6)).astype(np.uint8)], kernel_shape=[2, 2]),
+    "Resize, antialiased": one(
+        "Resize", [IMG], [None, np.array([1, 1, 0.6, 0.5], np.float32)], mode="linear", antialias=1
+    ),
+    "Resize, antialiased and cubic": one(
+        "Resize", [IMG], [None, np.array([1, 1, 0.6, 0.5], np.float32)], mode="cubic", antialias=1, exclude_outside=1
+    ),
+    "Resize of a part": one(
+        "Resize", [IMG], [np.float32([0, 0, 0.4, 0.6, 1, 1, 1.25, 1.7]), None, ints(2, 3, 5, 6)], mode="linear",
+        coordinate_transformation_mode="tf_crop_and_resize", extrapolation_value=9.0,
+    ),
+    "Resize, not larger": one(
+        "Resize", [IMG], [None, None, ints(11, 15)], mode="linear", axes=[2, 3], keep_aspect_ratio_policy="not_larger"
+    ),
+    "ReverseSequence": one("ReverseSequence", [f(4, 3, 2)], [ints(1, 4, 2)]),
 }  # fmt: skip
 
 
@@ -38,6 +69,57 @@ CASES = {
 @pytest.mark.parametrize(("model", "feeds"), CASES.values(), ids=CASES)
 def test_computes_what_onnx_runtime_does(model, feeds, version):
     check(model, feeds, version)
+
+
+CODES = RNG.integers(-127, 128, (4, 3, 3, 3)).astype(np.int8)
+
+
+def quantized(nodes, weight, opset=18):
+    """A model that quantizes an image to bytes, computes with codes, and turns the result back into values."""
+    step, zero = np.float32(0.02), np.uint8(120)
+    values = {
+        "xs": step,
+        "xz": zero,
+        "w": weight,
+        "ws": np.float32(0.01),
+        "wz": np.int8(0),
+        "ys": np.float32(0.1),
+        "yz": zero,
+    }
+    tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "xs", "xz"], ["q"]), *nodes,
+        helper.make_node("DequantizeLinear", ["c", "ys", "yz"], ["y"]),
+    ]  # fmt: skip
+    shape = [2, 3, 6, 8] if weight.ndim == 4 else [2, 3, 4]
+    return build(nodes, [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)], ["y"], tensors, opset), [
+        f(*shape)
+    ]
+
+
+INTEGER = {
+    "QLinearConv": quantized(
+        [helper.make_node("QLinearConv", "q xs xz w ws wz ys yz".split(), ["c"], pads=[1, 1, 1, 1])], CODES
+    ),
+    "QLinearMatMul": quantized(
+        [helper.make_node("QLinearMatMul", "q xs xz w ws wz ys yz".split(), ["c"])], CODES[:, :2, 0, 0]
+    ),
+}
+
+
+@pytest.mark.parametrize("version", [ct.target.iOS16, ct.target.iOS18], ids=["iOS16", "iOS18"])
+@pytest.mark.parametrize("name", INTEGER)
+def test_layers_between_codes_compute_what_they_stand_for(name, version):
+    model, feeds = INTEGER[name]
+    # A value that lies between two codes may become either; for iOS16 the input is not rounded to codes.
+    check(model, feeds, version, 0.2 if version == ct.target.iOS16 else 0.101)
+
+
+def test_codes_that_something_reads_are_integers():
+    nodes = [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]), helper.make_node("Cast", ["q"], ["y"], to=1)]
+    tensors = [numpy_helper.from_array(np.float32(0.01), "s"), numpy_helper.from_array(np.int16(-5), "z")]
+    model = build(nodes, [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3, 4])], ["y"], tensors, 21)
+    check(model, [f(3, 4)])
 
 
 def body(nodes, inputs, outputs, tensors=()):

@@ -257,6 +257,8 @@ def _named(graph: onnx.GraphProto, outputs: Sequence[Value], spelled: Mapping[st
     for output, value in zip(graph.output, outputs, strict=True):
         name = spelled[output.name]
         found = mb.const(val=narrowed(value.array)) if isinstance(value, Constant) else value
+        if found.dtype in {types.int8, types.uint8}:  # which outputs cannot be
+            found = mb.cast(x=found, dtype="int32", name=name)
         computed = found.op is not None and found.op.op_type != "const"
         if not computed or found.name != name or any(found is other for other in result):
             found = mb.identity(x=found, name=name)

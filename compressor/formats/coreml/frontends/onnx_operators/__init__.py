@@ -12,6 +12,7 @@ from compressor.formats.coreml.frontends.onnx_operators import (
     einsum,
     elementwise,
     indexing,
+    integer,
     linear,
     normalization,
     quantization,
@@ -24,8 +25,8 @@ from compressor.formats.coreml.frontends.onnx_operators import (
 from compressor.formats.coreml.frontends.onnx_operators.node import Operator
 
 _FAMILIES = (
-    activation, attention, boxes, control, einsum, elementwise, indexing, linear, normalization, quantization,
-    recurrent, reduction, resize, tensor, window,
+    activation, attention, boxes, control, einsum, elementwise, indexing, integer, linear, normalization,
+    quantization, recurrent, reduction, resize, tensor, window,
 )  # fmt: skip
 
 OPERATORS: Mapping[str, Operator] = {name: lower for family in _FAMILIES for name, lower in family.OPERATORS.items()}

@@ -182,12 +182,37 @@ def _non_zero(node: Node) -> Var:
     return mb.transpose(x=mb.non_zero(x=node.var(0)), perm=[1, 0], name=node.output())
 
 
+def _compress(node: Node) -> Var:
+    """What lies at the places where the condition is set, along an axis or of all elements."""
+    x, axis = node.var(0), node.attribute("axis")
+    if axis is None:
+        x = mb.reshape(x=x, shape=[-1])
+    known = node.known(1)
+    if known is not None:
+        places: Any = np.flatnonzero(known).astype(np.int32)
+        if not places.size:
+            raise UnsupportedError("nothing is selected")
+    else:
+        places = mb.squeeze(x=mb.non_zero(x=mb.cast(x=node.var(1), dtype="int32")), axes=[1])
+    return mb.gather(x=x, indices=places, axis=axis or 0, name=node.output())
+
+
+def _reverse_sequence(node: Node) -> Var:
+    """The first elements of each batch, as many as its length says, in the other order."""
+    x, lengths = node.var(0), node.var(1)
+    batch, time = node.attribute("batch_axis", 1), node.attribute("time_axis", 0)
+    name = node.output()
+    return mb.reverse_sequence(x=x, lengths=lengths, seq_axis=time, batch_axis=batch, name=name)
+
+
 OPERATORS: Operators = {
+    "Compress": _compress,
     "Gather": _gather,
     "GatherElements": _gather_elements,
     "GatherND": _gather_nd,
     "NonZero": _non_zero,
     "OneHot": _one_hot,
+    "ReverseSequence": _reverse_sequence,
     "ScatterElements": _scatter_elements,
     "ScatterND": _scatter_nd,
     "Slice": _slice,

@@ -41,8 +41,28 @@ def _quantize(node: Node) -> Any:
         raise UnsupportedError("activations quantized in blocks")
     if kind in _BYTES and node.scope.version >= ct.target.iOS17:
         return mb.quantize(input=x, **_grid(node, kind), output_dtype=_BYTES[kind], name=node.output())
+    if not node.readers(0) <= _DECODING:
+        return _rounded(node, x, kind)
     node.scope.notes["activations"] = WIDTH if node.scope.version >= ct.target.iOS17 else DROPPED
     return _clipped(node, x, kind)
+
+
+_DECODING = frozenset({"DequantizeLinear", "QLinearConv", "QLinearMatMul"})
+"""Operators that compute with what codes stand for."""
+
+
+def _rounded(node: Node, x: Var, kind: DType) -> Var:
+    """The codes in integers, where something reads them as such."""
+    scale, zero_point = node.constant(1, "the scale"), node.given(2, "the zero point")
+    dims = [1] * x.rank
+    if scale.size > 1:
+        dims[node.attribute("axis", 1)] = -1
+    zero = np.zeros(1, np.int32) if zero_point is None else zero_point.astype(np.int32)
+    info = ml_dtypes.iinfo(kind)  # type: ignore[no-untyped-call]
+    steps = mb.round(x=mb.real_div(x=x, y=scale.reshape(dims if x.rank else ()).astype(like(x, 0).dtype)))
+    codes = mb.add(x=mb.cast(x=steps, dtype="int32"), y=zero.reshape(dims if x.rank else ()))
+    low, high = np.int32(int(info.min)), np.int32(int(info.max))
+    return mb.minimum(x=mb.maximum(x=codes, y=low), y=high, name=node.output())
 
 
 def _clipped(node: Node, x: Var, kind: DType) -> Var:
@@ -156,6 +176,7 @@ def _centred(node: Node, number: int, codes: Var, dims: list[int]) -> Var:
     zero = node.optional(number)
     if zero is None:
         return codes
+    codes = mb.cast(x=codes, dtype="int32") if is_float(codes) else codes  # as of a weight
     zero = zero if zero.rank != 1 or zero.shape[0] == 1 else mb.reshape(x=zero, shape=dims)
     return mb.sub(x=codes, y=zero)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - see node.py
 from coremltools.converters.mil.mil import Var
 
@@ -14,9 +15,11 @@ from compressor.formats.coreml.frontends.onnx_operators.node import (
     Node,
     Operator,
     Operators,
-    UnsupportedError,
     integer,
     is_bool,
+    like,
+    shape,
+    static,
 )
 
 
@@ -40,10 +43,12 @@ def _reduce(emit: Callable[..., Var]) -> Operator:
 
 def _arg(emit: Callable[..., Var]) -> Operator:
     def lower(node: Node) -> Var:
-        if node.attribute("select_last_index", 0):
-            raise UnsupportedError("select_last_index")
-        axis, keep = node.attribute("axis", 0), bool(node.attribute("keepdims", 1))
-        return emit(x=node.var(0), axis=axis, keep_dims=keep, name=node.output())
+        x, axis, keep = node.var(0), node.attribute("axis", 0), bool(node.attribute("keepdims", 1))
+        if not node.attribute("select_last_index", 0):
+            return emit(x=x, axis=axis, keep_dims=keep, name=node.output())
+        count = static([shape(x)[axis]], "the axis of the last index")[0]
+        first = emit(x=mb.reverse(x=x, axes=[axis]), axis=axis, keep_dims=keep)
+        return mb.sub(x=np.int32(count - 1), y=first, name=node.output())
 
     return lower
 
@@ -59,6 +64,18 @@ def _top_k(node: Node) -> list[Any]:
     ]
 
 
+def _hardmax(node: Node) -> Var:
+    """1 at the first of the largest elements, else 0."""
+    x = node.var(0)
+    axis = node.attribute("axis", -1) % x.rank
+    count = static([shape(x)[axis]], "the axis of the maximum")[0]
+    place = mb.reduce_argmax(x=x, axis=axis, keep_dims=False)
+    return mb.one_hot(
+        indices=place, one_hot_vector_size=count, axis=axis, on_value=like(x, 1), off_value=like(x, 0),
+        name=node.output(),
+    )  # fmt: skip
+
+
 def _cum_sum(node: Node) -> Var:
     axis = int(node.constant(1, "the axis").reshape(-1)[0])
     exclusive, reverse = bool(node.attribute("exclusive", 0)), bool(node.attribute("reverse", 0))
@@ -69,6 +86,7 @@ OPERATORS: Operators = {
     "ArgMax": _arg(mb.reduce_argmax),
     "ArgMin": _arg(mb.reduce_argmin),
     "CumSum": _cum_sum,
+    "Hardmax": _hardmax,
     "ReduceL1": _reduce(mb.reduce_l1_norm),
     "ReduceL2": _reduce(mb.reduce_l2_norm),
     "ReduceLogSum": _reduce(mb.reduce_log_sum),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - see node.py
-from coremltools.converters.mil.mil import Var
+from coremltools.converters.mil.mil import Var, types
 from coremltools.converters.mil.mil.types.symbolic import any_symbolic, is_symbolic
 
 from compressor.arrays import NDArray
@@ -28,6 +28,7 @@ from compressor.formats.coreml.frontends.onnx_operators.node import (
     spelled_dtype,
     static,
 )
+from compressor.formats.onnx.dtypes import DTYPES
 
 _PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate"}
 _NUMPY_MODES: dict[str, Any] = {"constant": "edge", "reflect": "reflect", "edge": "edge"}
@@ -235,6 +236,15 @@ def _space_to_depth(node: Node) -> Var:
     return mb.space_to_depth(x=x, block_size=block, name=node.output())
 
 
+def _eye_like(node: Node) -> Constant:
+    """Ones on a diagonal of a matrix whose size is known."""
+    rows, columns = static(shape(node.var(0)), "the size")
+    kind = DTYPES.get(node.attribute("dtype", 0))
+    if kind is None:
+        kind = np.dtype(types.nptype_from_builtin(node.var(0).dtype))
+    return Constant(np.eye(rows, columns, node.attribute("k", 0)).astype(kind))
+
+
 def _trilu(node: Node) -> Var:
     """A band: everything on one side of a diagonal; what is left of the whole where the band does not hold it."""
     x, name = node.var(0), node.output()
@@ -255,6 +265,7 @@ OPERATORS: Operators = {
     "ConstantOfShape": _constant_of_shape,
     "DepthToSpace": _depth_to_space,
     "Expand": _expand,
+    "EyeLike": _eye_like,
     "Flatten": _flatten,
     "Pad": _pad,
     "Range": _range,

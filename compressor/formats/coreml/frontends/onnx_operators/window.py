@@ -7,8 +7,9 @@ ONNX lists the pads of all begins and then of all ends, MIL those of each axis t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - see node.py
@@ -21,10 +22,13 @@ from compressor.formats.coreml.frontends.onnx_operators.node import (
     Operator,
     Operators,
     UnsupportedError,
+    is_float,
     like,
     shape,
+    spelled_dtype,
     static,
 )
+from compressor.formats.coreml.frontends.onnx_operators.taps import Taps, largest, total
 
 _AUTO_PAD = {"SAME_UPPER": "same", "SAME_LOWER": "same_lower"}
 
@@ -161,21 +165,56 @@ def _crops(node: Node, kernel: list[int], spatial: Sequence[Dim]) -> tuple[list[
 
 
 def _pool(emit: Callable[..., Var], *, average: bool) -> Operator:
-    def lower(node: Node) -> Var:
+    def lower(node: Node) -> Any:
         x = node.var(0)
-        if node.reads(1):
-            raise UnsupportedError("the indices of the maxima")
+        if not is_float(x):  # of 8 bits, which float16 holds
+            inner = replace(node, operands=(mb.cast(x=x, dtype="fp32"), *node.operands[1:]))
+            return mb.cast(x=lower(inner), dtype=spelled_dtype(x), name=node.output())
         window = _window(node, node.attribute("kernel_shape"), shape(x)[2:])
-        if any(dilation != 1 for dilation in window.dilations):
-            raise UnsupportedError(f"dilations {window.dilations}")
         counts_pads = average and bool(node.attribute("count_include_pad", 0))
+        rounds_up = bool(node.attribute("ceil_mode", 0))
+        if node.reads(1) or any(dilation != 1 for dilation in window.dilations) or (rounds_up and counts_pads):
+            return _averages(node, x, window) if average else _maxima(node, x, window)
         given: dict[str, Any] = {"exclude_padding_from_average": not counts_pads} if average else {}
-        if node.attribute("ceil_mode", 0):
+        if rounds_up:
             window, given["ceil_mode"] = _rounded_up(window, shape(x)[2:], exact=not counts_pads)
         given.update(window.padding())
         return emit(x=x, kernel_sizes=window.sizes, strides=window.strides, **given, name=node.output())
 
     return lower
+
+
+def _taps(node: Node, window: Window, x: Var) -> Taps:
+    dims = static(shape(x)[2:], "the size of what such a window moves over")
+    assert window.begins is not None
+    assert window.ends is not None
+    counts = []
+    for dim, stride, span, begin, end in zip(
+        dims, window.strides, window.spans, window.begins, window.ends, strict=True
+    ):
+        steps = dim + begin + end - span
+        count = (-(-steps // stride) if node.attribute("ceil_mode", 0) else steps // stride) + 1
+        counts.append(count - 1 if (count - 1) * stride >= dim + begin else count)  # a window must begin inside
+    return Taps(window.sizes, window.strides, window.dilations, window.begins, window.ends, counts)
+
+
+def _maxima(node: Node, x: Var, window: Window) -> list[Any]:
+    taps = _taps(node, window, x)
+    parts = taps.slices(x, -math.inf)
+    y = largest(parts, node.output())
+    if not node.reads(1):
+        return [y]
+    if x.rank > 4 or node.attribute("storage_order", 0):
+        raise UnsupportedError("the indices of the maxima of over two axes, or column by column")
+    best = mb.reduce_argmax(x=mb.stack(values=parts, axis=0), axis=0, keep_dims=False)
+    found = taps.indices(best, static(shape(x), "the size of what has indices"))
+    return [y, mb.identity(x=found, name=node.output(1))]
+
+
+def _averages(node: Node, x: Var, window: Window) -> Var:
+    taps = _taps(node, window, x)
+    counted = taps.within(static(shape(x)[2:], "sizes"), pads=bool(node.attribute("count_include_pad", 0)))
+    return mb.real_div(x=total(taps.slices(x, 0.0)), y=counted.astype(like(x, 0).dtype), name=node.output())
 
 
 def _rounded_up(window: Window, spatial: Sequence[Dim], *, exact: bool) -> tuple[Window, bool]:
@@ -202,15 +241,17 @@ def _global(emit: Callable[..., Var]) -> Operator:
 
 
 def _lp_pool(node: Node) -> Var:
-    if node.attribute("p", 2) != 2:
-        raise UnsupportedError(f"p = {node.attribute('p')}, expected 2")
-    if node.attribute("ceil_mode", 0):
-        raise UnsupportedError("ceil_mode")
-    x = node.var(0)
+    """`(sum |x|^p)^(1/p)`."""
+    x, p = node.var(0), node.attribute("p", 2)
     window = _window(node, node.attribute("kernel_shape"), shape(x)[2:])
-    if any(dilation != 1 for dilation in window.dilations):
-        raise UnsupportedError(f"dilations {window.dilations}")
-    return mb.l2_pool(x=x, kernel_sizes=window.sizes, strides=window.strides, **window.padding(), name=node.output())
+    if p == 2 and not node.attribute("ceil_mode", 0) and all(dilation == 1 for dilation in window.dilations):
+        sizes, strides = window.sizes, window.strides
+        return mb.l2_pool(x=x, kernel_sizes=sizes, strides=strides, **window.padding(), name=node.output())
+    parts = _taps(node, window, x).slices(mb.abs(x=x), 0.0)
+    if p == 1:
+        return total(parts, node.output())
+    powers = total([mb.pow(x=one, y=like(x, p)) for one in parts])
+    return mb.pow(x=powers, y=like(x, 1 / p), name=node.output())
 
 
 OPERATORS: Operators = {
