@@ -51,7 +51,9 @@ def _function(node: Node, values: list[onnx.ValueInfoProto]) -> onnx.FunctionPro
     if schema.has_context_dependent_function:
         given = [value.type.SerializeToString() for value in values]
         data = schema.get_context_dependent_function(node.proto.SerializeToString(), given)
-        return onnx.FunctionProto.FromString(data)
+        made = onnx.FunctionProto()
+        made.ParseFromString(data)
+        return made
     if not schema.has_function:
         return None
     made = onnx.FunctionProto()

@@ -80,8 +80,8 @@ class Taps:
             seen = first[:, None] + np.arange(self.sizes[axis]) * self.dilations[axis]
             low, high = (-self.begins[axis], dim + self.ends[axis]) if pads else (0, dim)
             axes.append(((seen >= low) & (seen < high)).sum(axis=1))
-        total = reduce(np.multiply.outer, axes)
-        return np.maximum(total, 1).astype(np.float32)[None, None]
+        counted: NDArray = reduce(np.multiply.outer, axes)
+        return np.maximum(counted, 1).astype(np.float32)[None, None]
 
     def indices(self, best: Var, dims: Sequence[int]) -> Any:
         """Where the input has what place `best` of each window sees, counted over all axes of the input: int32."""
