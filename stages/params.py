@@ -71,7 +71,9 @@ class Export(Group):
         default=None,
         description="`module:function` that builds the model a state dict belongs to, importable from here.",
     )
-    args: dict[str, Any] = Field(default={}, description="Keyword arguments of the factory.")
+    args: dict[str, Any] = Field(
+        default={}, description="Keyword arguments of the factory, or of the architecture of a Hugging Face folder."
+    )
     inputs: dict[str, Input] = Field(default={}, description="Every input of the model, by name.")
     outputs: Names = Field(default=(), description="Names of the outputs; empty: the exporter's.")
     opset: int = Field(default=18, ge=1, description="The ONNX operator set of the exported graph.")

@@ -107,8 +107,6 @@ def test_what_cannot_be_exported_is_said_before_anything_is_built(
 ) -> None:
     with pytest.raises(UsageError, match=r"export\.opset is 3: expected 18 to 25"):
         export(net, tmp_path, inputs=X, opset=3)
-    with pytest.raises(UsageError, match=r"export\.args are those of export\.factory, which is not set"):
-        export(net, tmp_path, inputs=X, args={"a": 1}, opset=21)
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(CompressorError, match=r"needs transformers\. Install it: .*not needed with export\.factory"):
         export(net, tmp_path, inputs=X, opset=21)
@@ -151,6 +149,9 @@ def test_code_in_a_folder_never_runs(transformers: Any, net: Path, tmp_path: Pat
     with pytest.raises(CompressorError, match=r"config\.json: transformers cannot build AutoModel"):
         export(net, tmp_path, inputs={}, opset=21)
     changed(net, architectures=["Own"])
+    with pytest.raises(CompressorError, match=r"cannot build Own: .* \(code that lies in the folder never runs\)"):
+        export(net, tmp_path, inputs={}, opset=21)
+    changed(net, model_type="bert", auto_map={})
     with pytest.raises(
         CompressorError, match=r"has no architecture 'Own'\. Upgrade transformers, or set export\.factory"
     ):
@@ -158,6 +159,9 @@ def test_code_in_a_folder_never_runs(transformers: Any, net: Path, tmp_path: Pat
     changed(net, architectures=["pipeline"])
     with pytest.raises(CompressorError, match=r"has no architecture 'pipeline'"):
         export(net, tmp_path, inputs={}, opset=21)
+    changed(net, architectures=["BertModel"])
+    with pytest.raises(UsageError, match=r"unknown argument of BertModel \(export\.args\) 'layers'\. .*add_pooling"):
+        export(net, tmp_path, inputs={}, args={"layers": 1}, opset=21)
     assert not (tmp_path / "ran").exists()
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -17,24 +17,26 @@ import torch
 from torch.nn import Module
 
 from compressor import encodings, references
-from compressor.arrays import BFLOAT16, Array
+from compressor.arrays import BFLOAT16, Array, DType
 from compressor.encodings import Dense, Encoding
 from compressor.errors import CompressorError, UsageError
 from compressor.formats.onnx import decoding
 from compressor.model import Weight
 from compressor.sources import InputSpec
+from compressor.sources.huggingface import pretrained
 from compressor.sources.huggingface.checkpoint import CONFIG, Checkpoint
 from compressor.sources.huggingface.weights import Content
 from compressor.sources.torch import OPSETS
 from compressor.sources.torch.declared import Declared
 from compressor.sources.torch.declared.place import place
 from compressor.sources.torch.load import build, fill
+from compressor.sources.torch.merge import unprefixed
 from compressor.sources.torch.tidy import stored_names, tidy, write
 from compressor.sources.torch.trace import quiet, trace
 
 log = logging.getLogger(__name__)
 
-DEFAULT_INPUTS = {"input_ids": InputSpec((1, 16), "int64")}
+TOKENS = InputSpec((1, 16), "int64")
 """What a model of text takes where nothing is declared."""
 
 
@@ -55,20 +57,57 @@ def export(
     _check(checkpoint, content, opset)
     with quiet(), torch.no_grad(), references.importable_here():
         dtype = _compute_dtype(content.weights)
-        model = build(factory, args).to(dtype) if factory else _architecture(checkpoint, args, dtype)
-        names = _fitting(model, content)
-        weights = tuple(weight for weight in content.weights if weight.name in names)
-        state = {weight.name: _tensor(_value(weight)) for weight in weights}
-        state |= {name: _tensor(array) for name, array in content.others.items() if name in names}
-        fill(model.eval(), state, checkpoint.path, f"export.factory {factory}" if factory else type(model).__name__)
-        del state
-        program = trace(model, inputs or _default_inputs(model), outputs, opset)
+        if factory:
+            model, owners = _filled(build(factory, args).to(dtype), checkpoint, content, dtype, factory)
+        else:
+            model, owners = _pretrained(checkpoint, content, args, dtype)
+        program = trace(model.eval(), inputs or _default_inputs(model), outputs, opset)
         stored = stored_names(model)
         tidy(program, stored)
-        for weight in weights:
-            _keep_dtype(program.model.graph, stored[weight.name], weight)
-        place(program.model, _declared(weights), stored, opset)
+        _keep_dtypes(program.model.graph, model, stored, owners, content.weights)
+        place(program.model, _declared(owners), stored, opset)
         write(program.model, directory)
+
+
+Owners = Mapping[str, Weight]
+"""The weights of a folder by the names that a module has for them; what a folder stores otherwise has none."""
+
+
+def _filled(
+    model: Module, checkpoint: Checkpoint, content: Content, dtype: torch.dtype, factory: str
+) -> tuple[Module, Owners]:
+    """A factory's module with the folder's tensors, whose names it must have, but for a prefix of all."""
+    fitting = _fitting(model, content)
+    state = {name: tensor for name, tensor in _state(content, dtype).items() if name in fitting}
+    names = {id(tensor): name for name, tensor in unprefixed(state, model.state_dict()).items()}
+    fill(model, state, checkpoint.path, f"export.factory {factory}")
+    own = model.state_dict().keys()
+    found = {names[id(state[weight.name])]: weight for weight in content.weights if weight.name in state}
+    return model, {name: weight for name, weight in found.items() if name in own}
+
+
+def _pretrained(
+    checkpoint: Checkpoint, content: Content, args: Mapping[str, object], dtype: torch.dtype
+) -> tuple[Module, Owners]:
+    """The architecture that config.json names, filled by transformers.
+
+    A parameter that lies where a tensor of the folder lies, in its shape, is that tensor, whatever both are called.
+    """
+    state = _state(content, dtype)
+    model = pretrained.load(checkpoint, state, args, dtype)
+    weights = {_place(state[weight.name]): weight for weight in content.weights}
+    places = {name: _place(tensor) for name, tensor in model.state_dict().items()}
+    return model, {name: weights[place] for name, place in places.items() if place in weights}
+
+
+def _state(content: Content, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The values of a folder by name, weights as `dtype`."""
+    state = {weight.name: _tensor(_value(weight)).to(dtype) for weight in content.weights}
+    return state | {name: _tensor(array) for name, array in content.others.items()}
+
+
+def _place(tensor: torch.Tensor) -> tuple[int, torch.dtype, tuple[int, ...], tuple[int, ...]]:
+    return tensor.data_ptr() if tensor.numel() else id(tensor), tensor.dtype, tuple(tensor.shape), tensor.stride()
 
 
 def _check(checkpoint: Checkpoint, content: Content, opset: int) -> None:
@@ -103,62 +142,36 @@ def _check(checkpoint: Checkpoint, content: Content, opset: int) -> None:
         )
 
 
-def _declared(weights: Iterable[Weight]) -> Declared:
+def _declared(owners: Owners) -> Declared:
     """What the graph stores in a form of its own, and what there is to say of others."""
     encoded: dict[str, Encoding] = {}
     notes: dict[str, str] = {}
-    for weight in weights:
+    for name, weight in owners.items():
         if weight.note:
-            notes[weight.name] = weight.note
+            notes[name] = weight.note
         if isinstance(weight.encoding, Dense):
             continue
         if reason := decoding.why_not(weight.encoding):
-            notes[weight.name] = f"{encodings.name(weight.encoding)}, kept as values: {reason}"
+            notes[name] = f"{encodings.name(weight.encoding)}, kept as values: {reason}"
         else:
-            encoded[weight.name] = weight.encoding
+            encoded[name] = weight.encoding
     return Declared(encoded, notes)
 
 
-def _architecture(checkpoint: Checkpoint, args: Mapping[str, object], dtype: torch.dtype) -> Module:
-    """The module that config.json names, of which no code lies in the folder."""
-    if args:
-        raise UsageError("export.args are those of export.factory, which is not set: the model is that of config.json.")
-    import transformers
-
-    named = checkpoint.config.get("architectures")
-    name = named[0] if isinstance(named, list) and named else "AutoModel"
-    kind: Any = getattr(transformers, str(name), None)
-    known = inspect.isclass(kind) and (name == "AutoModel" or issubclass(kind, transformers.PreTrainedModel))
-    if not known:
-        raise CompressorError(
-            f"{checkpoint.path / CONFIG}: transformers {transformers.__version__} has no architecture {name!r}. "
-            "Upgrade transformers, or set export.factory to the function that builds it."
-        )
-    try:
-        config = transformers.AutoConfig.from_pretrained(
-            str(checkpoint.path), trust_remote_code=False, local_files_only=True
-        )
-        for key in ("quantization_config", "compression_config"):
-            vars(config).pop(key, None)
-        config.use_cache = False  # a graph returns no cache
-        make = kind.from_config if name == "AutoModel" else kind._from_config  # noqa: SLF001 - the public one takes no class
-        made: Module = make(config, dtype=dtype, attn_implementation="eager")
-    except Exception as error:  # a configuration may break anything in the code of its architecture
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CompressorError(
-            f"{checkpoint.path / CONFIG}: transformers cannot build {name}: {line} Correct it, or set export.factory."
-        ) from error
-    return made
-
-
 def _default_inputs(model: Module) -> Mapping[str, InputSpec]:
+    """Tokens for a model of text, an image of the size in its configuration for one of images."""
     parameters = inspect.signature(model.forward).parameters
-    if not DEFAULT_INPUTS.keys() <= parameters.keys():
-        raise UsageError(
-            f"export.inputs is empty, and {type(model).__name__}.forward takes ({', '.join(parameters)}): declare "
-            "every input of the model, as NAME: {shape: [...], dtype: ...}."
-        )
-    return DEFAULT_INPUTS
+    if "input_ids" in parameters:
+        return {"input_ids": TOKENS}
+    config = getattr(model, "config", None)
+    channels, size = getattr(config, "num_channels", None), getattr(config, "image_size", None)
+    sizes = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, list | tuple) else ()
+    if "pixel_values" in parameters and isinstance(channels, int) and len(sizes) == 2:
+        return {"pixel_values": InputSpec((1, channels, *sizes))}
+    raise UsageError(
+        f"export.inputs is empty, and {type(model).__name__}.forward takes ({', '.join(parameters)}): declare "
+        "every input of the model, as NAME: {shape: [...], dtype: ...}."
+    )
 
 
 def _fitting(model: Module, content: Content) -> frozenset[str]:
@@ -191,20 +204,40 @@ def _value(weight: Weight) -> Array:
 
 
 def _tensor(array: Array) -> torch.Tensor:
-    values = np.ascontiguousarray(np.asarray(array))
+    values = np.asarray(np.asarray(array), order="C")
     if values.dtype == BFLOAT16:
         return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(values)
 
 
-def _keep_dtype(graph: ir.Graph, name: str, weight: Weight) -> None:
-    """A weight of another dtype than the model computes in is stored in its own, and cast."""
-    old, kept = graph.initializers.get(name), encodings.dtype(weight.encoding)
+def _keep_dtypes(
+    graph: ir.Graph, model: Module, stored: Mapping[str, str], owners: Owners, weights: Iterable[Weight]
+) -> None:
+    """What the folder has in another dtype than the model computes in is stored in its own, and cast.
+
+    What is computed of several tensors is stored in the narrowest of their dtypes that holds its values.
+    """
+    found = {encodings.dtype(weight.encoding) for weight in weights}
+    narrow = sorted(found, key=lambda each: each.itemsize)
+    for name, tensor in model.state_dict().items():
+        if stored.get(name) != name or not tensor.is_floating_point():
+            continue
+        if name in owners:
+            _keep_dtype(graph, name, encodings.dtype(owners[name].encoding), partial(_value, owners[name]))
+            continue
+        values = tensor.numpy()
+        kept = next((each for each in narrow if np.array_equal(values.astype(each).astype(values.dtype), values)), None)
+        if kept is not None:
+            _keep_dtype(graph, name, kept, partial(values.astype, kept))
+
+
+def _keep_dtype(graph: ir.Graph, name: str, kept: DType, values: Callable[[], Array]) -> None:
+    old = graph.initializers.get(name)
     if old is None or old.const_value is None or old.const_value.dtype.numpy() == kept or not len(graph):
         return
     to = old.const_value.dtype
     graph.initializers.pop(name)
-    own = ir.Value(name=name, const_value=ir.Tensor(np.asarray(_value(weight)), name=name))
+    own = ir.Value(name=name, const_value=ir.Tensor(np.asarray(values()), name=name))
     cast = ir.node("Cast", [own], {"to": to}, name=f"{name}.cast")
     cast.outputs[0].name = f"{name}.cast"
     cast.outputs[0].dtype = to

@@ -8,7 +8,7 @@ import difflib
 import pickletools
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -176,8 +176,8 @@ def fill(model: Module, state: Mapping[str, object], source: Path, builder: str)
     missing = _missing(expected, state)
     unexpected = [key for key in state if key not in expected]
     problems = [
-        _names("missing from the file", missing, unexpected),
-        _names("unknown to the model", unexpected, missing),
+        names("missing from the file", missing, unexpected),
+        names("unknown to the model", unexpected, missing),
         *_mismatches(expected, state),
     ]
     if any(problems):
@@ -209,15 +209,16 @@ def _storage(value: object) -> tuple[int, tuple[int, ...], tuple[int, ...]] | No
     return value.data_ptr(), tuple(value.shape), tuple(value.stride())
 
 
-def _names(what: str, names: list[str], others: Iterable[str]) -> str:
-    if not names:
+def names(what: str, found: Sequence[str], others: Iterable[str]) -> str:
+    """A line about the names in `found`, each with the closest of the `others`; empty where none is found."""
+    if not found:
         return ""
     pool = list(others)
     shown = []
-    for name in names[:SHOWN]:
+    for name in found[:SHOWN]:
         close = difflib.get_close_matches(name, pool, n=1)
         shown.append(f"{name} (closest: {close[0]})" if close else name)
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     return f"{what}: {', '.join(shown)}{more}"
 
 
@@ -239,8 +240,8 @@ def _mismatches(expected: Mapping[str, object], state: Mapping[str, object]) -> 
         if old.dtype != new.dtype
         and (old.is_quantized or new.is_quantized or torch.promote_types(old.dtype, new.dtype) != old.dtype)
     ]
-    yield _names("shapes differ", shapes, ())
-    yield _names("dtypes differ", lossy, ())
+    yield names("shapes differ", shapes, ())
+    yield names("dtypes differ", lossy, ())
 
 
 def _tensor_pairs(name: str, old: object, new: object) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:

@@ -29,7 +29,7 @@ DTYPES = {
     name: getattr(torch, name)
     for name in ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
 }
-CHATTER = ("torch", "onnxscript", "onnx_ir")
+CHATTER = ("torch", "onnxscript", "onnx_ir", "transformers")
 
 
 @dataclass(frozen=True)
