@@ -25,6 +25,10 @@ Stamps = Mapping[Path, Stamp]
 """The state in which each file was found."""
 
 
+UNTRACED = "compressor.untraced"
+"""The key in the metadata of why there is no traced module beside a graph that was exported from torch."""
+
+
 @dataclass(frozen=True, eq=False)
 class Weight:
     """One named constant of a graph.
@@ -65,6 +69,7 @@ class Model:
     notes: what there is to say of the model as a whole: what was translated in another way than one expects.
     files: those that the model consists of, in the order in which they are read: `path` alone if none are given.
     stamps: every file that is read for it, `files` among them, as they were before; none for what lies in memory.
+    notes: what a target says about it as a whole, for a reader: a way that was not taken, and why.
     """
 
     path: Path

@@ -52,7 +52,7 @@ class Network:
         config = getattr(transformers, self.config)(**self.settings)
         model = _kind(self.kind)(config).eval()
         with torch.no_grad():
-            for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            for name, tensor in model.state_dict().items():
                 if tensor.is_floating_point() and "running_var" not in name:
                     tensor.add_(0.05 * torch.randn(tensor.shape))
         return model

@@ -25,7 +25,7 @@ from compressor.formats.coreml.rounding import as_codes, rounded
 from compressor.formats.coreml.sharing import share
 from compressor.formats.coreml.skeleton import Skeleton, rename
 from compressor.formats.coreml.slots import Slot
-from compressor.model import Model, Weight
+from compressor.model import UNTRACED, Model, Weight
 
 LARGEST = float(np.finfo(np.float16).max)
 
@@ -110,11 +110,12 @@ def restored(model: Model, request: Request, artefact: Model) -> Iterator[tuple[
 
 @dataclass(frozen=True, eq=False)
 class _Slotted:
-    """A program, its weights, and what to say about some of them."""
+    """A program, its weights, what to say about some of them, and why it is not of the graph that comes first."""
 
     program: Any
     slots: Sequence[Slot]
     notes: Mapping[str, str]
+    instead: str = ""
 
 
 def _slotted(model: Model, request: Request, why_not: Callable[[Slot, NDArray], str]) -> _Slotted:
@@ -122,7 +123,7 @@ def _slotted(model: Model, request: Request, why_not: Callable[[Slot, NDArray], 
     conversion.forget()
     made = _translated(model, request)
     found, kept = batch_norm.fold(made.program, share(made.slots), why_not)
-    return _Slotted(made.program, found, {**made.notes, **kept})
+    return replace(made, slots=found, notes={**made.notes, **kept})
 
 
 def _translated(model: Model, request: Request) -> _Slotted:
@@ -132,7 +133,7 @@ def _translated(model: Model, request: Request) -> _Slotted:
     """
     graph, target = model.graphs["onnx"], conversion.target(request)
     values = {weight.name: _values(weight.encoding) for weight in model.weights}
-    by_torch, reason = None, ""
+    by_torch, reason = None, model.metadata.get(UNTRACED, "")
     if "torch" in model.graphs:
         from compressor.formats.coreml.frontends import torch
 
@@ -141,7 +142,7 @@ def _translated(model: Model, request: Request) -> _Slotted:
             program = torch.program(model.graphs["torch"], values, request.inputs, outputs, target)
             by_torch = _found(program, {}, values)
         except CompressorError as error:
-            reason = f"{error}; "
+            reason = str(error)
     if by_torch is not None and not _lost(by_torch, values):
         return by_torch
     from compressor.formats.coreml.frontends import onnx
@@ -152,8 +153,13 @@ def _translated(model: Model, request: Request) -> _Slotted:
     except CompressorError as error:
         if by_torch is not None:
             return by_torch
-        raise CompressorError(f"{reason}{error}") from error
-    return by_onnx if by_torch is None or _lost(by_onnx, values) < _lost(by_torch, values) else by_torch
+        raise CompressorError(f"{reason}; {error}" if reason else str(error)) from error
+    if by_torch is not None:
+        taken_apart = _lost(by_torch, values)
+        if _lost(by_onnx, values) >= taken_apart:
+            return by_torch
+        reason = f"Core ML Tools' torch frontend takes {taken_apart} weights apart"
+    return replace(by_onnx, instead=f"Converted from the ONNX graph: {reason}." if reason else "")
 
 
 def _found(program: Any, notes: Mapping[str, str], values: Mapping[str, NDArray]) -> _Slotted:
@@ -186,7 +192,8 @@ def _prepared(skeleton: Skeleton, found: _Slotted, model: Model, kept: Mapping[s
         note, scaled = "; ".join(filter(None, told)), slot.factor is not None
         shown = signed.get(slot.name, "")
         weights.append(Weight(slot.name, encoding, slot.uses, note=note, scaled=scaled, signed=shown))
-    return Prepared(skeleton, tuple(weights), tuple(_told(model.graphs["onnx"].graph, found.notes)))
+    told = tuple(_told(model.graphs["onnx"].graph, found.notes))
+    return Prepared(skeleton, tuple(weights), (*filter(None, (found.instead,)), *told))
 
 
 def _told(graph: Any, notes: Mapping[str, str]) -> Iterator[str]:

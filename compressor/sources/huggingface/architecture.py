@@ -26,12 +26,12 @@ from compressor.sources import InputSpec
 from compressor.sources.huggingface import pretrained
 from compressor.sources.huggingface.checkpoint import CONFIG, Checkpoint
 from compressor.sources.huggingface.weights import Content
-from compressor.sources.torch import OPSETS
+from compressor.sources.torch import OPSETS, traced
 from compressor.sources.torch.declared import Declared
 from compressor.sources.torch.declared.place import place
 from compressor.sources.torch.load import build, fill
 from compressor.sources.torch.merge import unprefixed
-from compressor.sources.torch.tidy import stored_names, tidy, write
+from compressor.sources.torch.tidy import stored_names, tidy
 from compressor.sources.torch.trace import quiet, trace
 
 log = logging.getLogger(__name__)
@@ -61,12 +61,14 @@ def export(
             model, owners = _filled(build(factory, args).to(dtype), checkpoint, content, dtype, factory)
         else:
             model, owners = _pretrained(checkpoint, content, args, dtype)
-        program = trace(model.eval(), inputs or _default_inputs(model), outputs, opset)
+        inputs = inputs or _default_inputs(model)
+        program = trace(model.eval(), inputs, outputs, opset)
         stored = stored_names(model)
         tidy(program, stored)
         _keep_dtypes(program.model.graph, model, stored, owners, content.weights)
-        place(program.model, _declared(owners), stored, opset)
-        write(program.model, directory)
+        declared = _declared(owners)
+        place(program.model, declared, stored, opset)
+        traced.write(program, model, inputs, declared.encodings, directory)
 
 
 Owners = Mapping[str, Weight]

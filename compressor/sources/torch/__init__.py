@@ -16,7 +16,6 @@ from pathlib import Path
 from compressor import references
 from compressor.errors import CompressorError, UsageError
 from compressor.sources import InputSpec
-from compressor.sources.onnx import TRACED
 
 SUFFIXES = (".bin", ".ckpt", ".pt", ".pt2", ".pth", ".safetensors", ".torchscript", ".ts")
 
@@ -70,7 +69,7 @@ def export(
         from compressor.sources.torch.load import load
         from compressor.sources.torch.lower import lower
         from compressor.sources.torch.program import folded
-        from compressor.sources.torch.tidy import stored_names, tidy, write
+        from compressor.sources.torch.tidy import stored_names, tidy
         from compressor.sources.torch.trace import quiet, trace
     except ModuleNotFoundError as error:
         raise CompressorError(
@@ -84,7 +83,4 @@ def export(
         program = trace(model, inputs, outputs, opset)
         tidy(program, stored_names(model))
         place(program.model, declared, stored_names(model), opset)
-        write(program.model, directory)
-        if isinstance(model, torch.nn.Module):
-            held = {*program.model.graph.initializers, *declared.encodings}
-            traced.write(model, inputs, held, directory / TRACED)
+        traced.write(program, model, inputs, declared.encodings, directory)

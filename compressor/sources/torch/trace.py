@@ -148,7 +148,7 @@ def _run(model: Module, call: Call, inputs: Mapping[str, InputSpec]) -> object:
         return model(*call.args, **call.kwargs)
     except Exception as error:  # the model is the user's code
         raise UsageError(
-            f"{type(model).__name__}.forward refused the declared inputs ({_declared(inputs)}): {_first_line(error)}. "
+            f"{type(model).__name__}.forward refused the declared inputs ({_declared(inputs)}): {first_line(error)}. "
             "Correct export.inputs.NAME.shape or .dtype."
         ) from error
 
@@ -218,13 +218,13 @@ def _explained(error: BaseException) -> str:
             "Replace it in the model's forward by operators that have one."
         )
     if any(words in text for words in ("Constraints violated", "inferred a static shape", "marked as dynamic")):
-        detail = _first_line(chain[-1])
+        detail = first_line(chain[-1])
         return (
             f"an axis declared dynamic has a fixed size in the model: {detail}. "
             "Remove it from export.inputs.NAME.dynamic, or change what fixes it in forward."
         )
     return (
-        f"torch cannot export the model{_location(text)}: {_first_line(chain[-1])}. "
+        f"torch cannot export the model{_location(text)}: {first_line(chain[-1])}. "
         "Make forward traceable (no control flow on values, no .item(), no NumPy) or export a .pt2 yourself."
     )
 
@@ -236,7 +236,7 @@ def _location(text: str) -> str:
     return own[-1] if own else ""
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The type of an error and its first line, with the second one where the first announces it."""
     lines = [line.strip("- \t") for line in str(error).splitlines() if line.strip()]
     if not lines:

@@ -5,35 +5,103 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.export import ExportedProgram
 from torch.nn import Module
+from torch.onnx import ONNXProgram
+from torch.utils._pytree import tree_leaves
 
+from compressor.model import UNTRACED
 from compressor.sources import InputSpec
-from compressor.sources.torch.trace import example_inputs
+from compressor.sources.onnx import TRACED
+from compressor.sources.torch import tidy
+from compressor.sources.torch.trace import example_inputs, first_line
+
+PROGRAM = "torch.jit traces modules, and this is an ExportedProgram"
+"""Why there is no trace of one."""
+OTHER = 3
+"""By how much a size differs when a trace is compared with its module: no usual size is a multiple of such sums."""
 
 
-def write(model: Module, inputs: Mapping[str, InputSpec], stored: Collection[str], path: Path) -> None:
-    """Trace `model` into the TorchScript file `path`; nothing is written for one that cannot be traced.
+def write(
+    program: ONNXProgram,
+    model: Module | ExportedProgram,
+    inputs: Mapping[str, InputSpec],
+    encoded: Collection[str],
+    directory: Path,
+) -> None:
+    """Write the graph of `model` to `directory`, beside it the module as torch traces it, else why there is none.
 
-    stored: the tensors that the graph beside it holds. They keep their shapes and lose their values, for good.
+    encoded: the tensors that the graph holds in a form of its own. What the graph holds keeps its shape in the module
+    and loses its values, for good.
     """
+    made, reason = _traced(model, inputs) if isinstance(model, Module) else (None, PROGRAM)
+    if reason:
+        program.model.metadata_props[UNTRACED] = reason
+    tidy.write(program.model, directory)
+    if made is None or not isinstance(model, Module):
+        return
+    held = {*program.model.graph.initializers, *encoded}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if name in stored and isinstance(tensor, torch.Tensor) and not tensor.is_quantized:
+        if name in held and isinstance(tensor, torch.Tensor) and not tensor.is_quantized:
             tensor.data = torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
-    # Of the very sizes that are declared, since what Python computes from them becomes constant.
-    examples = {
-        name: tensor[tuple(slice(size) for size in inputs[name].shape)]
-        for name, tensor in example_inputs(inputs).items()
-    }
+    torch.jit.save(made, directory / TRACED)
+
+
+def _traced(model: Module, inputs: Mapping[str, InputSpec]) -> tuple[Any, str]:
+    """`model` as a TorchScript module that returns the flattened outputs; None and the reason where there is none.
+
+    What Python computes from sizes becomes constant in it, so it must compute what the model does where axes that are
+    dynamic have other sizes.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
+    flattening = model.register_forward_hook(lambda *called: tuple(_tensors(called[2])))
+    traced: Any = torch.jit.trace
     try:
         torch.backends.mha.set_fastpath_enabled(False)  # a single operator for a layer, which nobody else knows
-        trace: Any = torch.jit.trace
-        torch.jit.save(trace(model, example_kwarg_inputs=examples, strict=False, check_trace=False), path)
-    except Exception:  # noqa: BLE001 - any code may fail under the tracer, and the graph is there all the same
-        path.unlink(missing_ok=True)
+        made = traced(model, example_kwarg_inputs=_examples(inputs), strict=False, check_trace=False)
+        reason = _difference(model, made, inputs)
+    except Exception as error:  # noqa: BLE001 - any code may fail under the tracer, and the graph is there all the same
+        return None, f"torch.jit cannot trace the module ({first_line(error)})"
     finally:
+        flattening.remove()
         torch.backends.mha.set_fastpath_enabled(fast)
+    return (None if reason else made), reason
+
+
+def _examples(inputs: Mapping[str, InputSpec], more: int = 0) -> dict[str, torch.Tensor]:
+    """Inputs of the very sizes that are declared, dynamic axes with so many more."""
+    larger = {
+        name: replace(spec, shape=tuple(size + more * (axis in spec.dynamic) for axis, size in enumerate(spec.shape)))
+        for name, spec in inputs.items()
+    }
+    return {
+        name: tensor[tuple(slice(size) for size in larger[name].shape)]
+        for name, tensor in example_inputs(larger).items()
+    }
+
+
+def _difference(model: Module, made: Any, inputs: Mapping[str, InputSpec]) -> str:
+    """Why the trace is not the model at other sizes of the axes that are dynamic; empty where it is."""
+    if not any(spec.dynamic for spec in inputs.values()):
+        return ""
+    given = _examples(inputs, OTHER)
+    what = "torch.jit makes sizes of axes that are dynamic constant"
+    expected = model(**given)
+    try:
+        found = made(**given)
+    except RuntimeError:
+        return what
+    same = all(
+        one.shape == other.shape and torch.allclose(one, other, rtol=1e-3, atol=1e-4, equal_nan=True)
+        for one, other in zip(expected, found, strict=True)
+    )
+    return "" if same else what
+
+
+def _tensors(returned: object) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(returned) if isinstance(leaf, torch.Tensor)]
