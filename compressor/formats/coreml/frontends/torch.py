@@ -16,7 +16,7 @@ from coremltools.converters.mil.mil import Program
 from compressor.arrays import NDArray
 from compressor.errors import CompressorError
 from compressor.formats.coreml.conversion import line, quiet
-from compressor.formats.coreml.frontends import Input
+from compressor.formats.coreml.frontends import Input, torch_operators
 
 
 def program(
@@ -30,6 +30,7 @@ def program(
     Raises:
         CompressorError: the file cannot be read, or the frontend cannot translate it.
     """
+    torch_operators.register()
     with quiet(), torch.no_grad():
         try:
             module = torch.jit.load(str(traced))  # type: ignore[no-untyped-call]

@@ -4,18 +4,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - see node.py
 from coremltools.converters.mil.mil import Var
-from coremltools.converters.mil.mil.types.symbolic import is_symbolic
+from coremltools.converters.mil.mil.types.symbolic import any_symbolic, is_symbolic
 
 from compressor.formats.coreml.frontends.onnx_operators.node import (
     Dim,
     Node,
     Operators,
     UnsupportedError,
+    integer,
     is_bool,
     is_float,
     shape,
@@ -105,6 +107,13 @@ def _never_negative(indices: Var) -> bool:
     }
 
 
+def _moved(move: Callable[..., Var], x: Var, name: str, **others: Any) -> Var:
+    """What an operator that moves elements makes of `x`, also where it is bool, which no such operator takes."""
+    if not is_bool(x):
+        return move(x=x, name=name, **others)
+    return mb.cast(x=move(x=mb.cast(x=x, dtype="int32"), **others), dtype="bool", name=name)
+
+
 def _gather(node: Node) -> Var:
     """An embedding, a constant matrix that is read by rows, takes its indices as they are: none counts from the end."""
     x, axis, name = node.var(0), node.attribute("axis", 0), node.output()
@@ -120,21 +129,18 @@ def _gather(node: Node) -> Var:
             x=x, begin=begin, end=end, begin_mask=others, end_mask=others, squeeze_mask=here, name=name
         )
     indices = node.var(1) if table else positive(node, 1, x, axis)
-    if is_bool(x):
-        found = mb.gather(x=mb.cast(x=x, dtype="int32"), indices=indices, axis=axis)
-        return mb.cast(x=found, dtype="bool", name=name)
-    return mb.gather(x=x, indices=indices, axis=axis, name=name)
+    return _moved(mb.gather, x, name, indices=indices, axis=axis)
 
 
 def _gather_elements(node: Node) -> Var:
     x, axis = node.var(0), node.attribute("axis", 0)
-    return mb.gather_along_axis(x=x, indices=positive(node, 1, x, axis), axis=axis, name=node.output())
+    return _moved(mb.gather_along_axis, x, node.output(), indices=positive(node, 1, x, axis), axis=axis)
 
 
 def _gather_nd(node: Node) -> Var:
     batch = node.attribute("batch_dims", 0)
     indices = _positive_tuples(node, 1, node.var(0), batch)
-    return mb.gather_nd(x=node.var(0), indices=indices, batch_dims=batch, name=node.output())
+    return _moved(mb.gather_nd, node.var(0), node.output(), indices=indices, batch_dims=batch)
 
 
 def _positive_tuples(node: Node, number: int, x: Var, batch: int = 0) -> Any:
@@ -143,22 +149,30 @@ def _positive_tuples(node: Node, number: int, x: Var, batch: int = 0) -> Any:
     if (known is not None and (known >= 0).all()) or _never_negative(indices):
         return indices
     counted = static(shape(indices)[-1:], "the length of the indices")[0]
-    counts = np.array(static(shape(x)[batch : batch + counted], "axes that are indexed"), np.int32)
-    if known is not None:
-        return np.where(known < 0, known + counts, known).astype(np.int32)
+    dims = shape(x)[batch : batch + counted]
+    if known is not None and not any_symbolic(dims):
+        return np.where(known < 0, known + np.array(dims), known).astype(np.int32)
+    sizes = [size(x, axis) for axis in range(batch, batch + counted)]
+    counts = mb.concat(values=sizes, axis=0) if any_symbolic(dims) else np.concatenate(sizes)
     return mb.select(cond=mb.less(x=indices, y=0), a=mb.add(x=indices, y=counts), b=indices)
 
 
 def _scatter_elements(node: Node) -> Var:
     x, axis = node.var(0), node.attribute("axis", 0)
-    return mb.scatter_along_axis(
-        data=x, indices=positive(node, 1, x, axis), updates=node.var(2), axis=axis, mode=_mode(node), name=node.output()
-    )
+    return _scattered(mb.scatter_along_axis, node, positive(node, 1, x, axis), axis=axis)
 
 
 def _scatter_nd(node: Node) -> Var:
-    indices = _positive_tuples(node, 1, node.var(0))
-    return mb.scatter_nd(data=node.var(0), indices=indices, updates=node.var(2), mode=_mode(node), name=node.output())
+    return _scattered(mb.scatter_nd, node, _positive_tuples(node, 1, node.var(0)))
+
+
+def _scattered(scatter: Callable[..., Var], node: Node, indices: Any, **others: Any) -> Var:
+    x, updates = node.var(0), node.var(2)
+    others |= {"indices": indices, "mode": _mode(node)}
+    if not is_bool(x):
+        return scatter(data=x, updates=updates, name=node.output(), **others)
+    found = scatter(data=integer(x), updates=integer(updates), **others)
+    return mb.cast(x=found, dtype="bool", name=node.output())
 
 
 def _mode(node: Node) -> str:
