@@ -50,6 +50,7 @@ class Network:
 
         torch.manual_seed(0)
         config = getattr(transformers, self.config)(**self.settings)
+        config._attn_implementation = "eager"  # what is exported; others differ in queries that see no key
         model = _kind(self.kind)(config).eval()
         with torch.no_grad():
             for name, tensor in model.state_dict().items():
