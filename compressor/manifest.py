@@ -57,7 +57,8 @@ class Manifest:
     source_nbytes: of the files of the model that it was made from, 0 where they are not known.
     weights_nbytes, weights_dense_nbytes: of the weights alone.
     notes: what there is to say of the artefact as a whole: that it is the source as it was, or opens no more than that,
-        what a conversion has made otherwise, and why in another way than the usual one, constants that no encoding describes.
+        what a conversion has made otherwise, in which way and why, constants that no encoding
+        describes.
     """
 
     target: str

@@ -69,7 +69,6 @@ class Model:
     notes: what there is to say of the model as a whole: what was translated in another way than one expects.
     files: those that the model consists of, in the order in which they are read: `path` alone if none are given.
     stamps: every file that is read for it, `files` among them, as they were before; none for what lies in memory.
-    notes: what a target says about it as a whole, for a reader: a way that was not taken, and why.
     """
 
     path: Path

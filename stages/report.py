@@ -120,7 +120,6 @@ def plan(planned: Plan) -> RenderableType:
         weights(rows, refusals=True),
         Text(),
         Text(_outcome(planned.target, planned.pipeline, planned.dense_nbytes, planned.nbytes, "weights"), "bold"),
-        *(Text(note, "yellow") for note in planned.notes),
         *_changed(rows, threshold),
         *(Text(note, "yellow") for note in planned.notes),
     )

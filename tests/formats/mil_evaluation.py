@@ -461,7 +461,7 @@ _OPERATORS = {
     "scatter": _scatter,
     "scatter_along_axis": _scatter_along_axis,
     "scatter_nd": _scatter_nd,
-    "select": lambda cond, a, b: np.where(cond, a, b),
+    "select": lambda cond, a, b: np.where(cond, a, b),  # noqa: PLW0108 - by name
     "silu": lambda x: x * _sigmoid(x),
     "slice_by_size": _slice_by_size,
     "space_to_depth": _space_to_depth,

@@ -192,12 +192,14 @@ def _prepared(skeleton: Skeleton, found: _Slotted, model: Model, kept: Mapping[s
         note, scaled = "; ".join(filter(None, told)), slot.factor is not None
         shown = signed.get(slot.name, "")
         weights.append(Weight(slot.name, encoding, slot.uses, note=note, scaled=scaled, signed=shown))
-    told = tuple(_told(model.graphs["onnx"].graph, found.notes))
-    return Prepared(skeleton, tuple(weights), (*filter(None, (found.instead,)), *told))
+    return Prepared(skeleton, tuple(weights), tuple(_told(model.graphs["onnx"].graph, found)))
 
 
-def _told(graph: Any, notes: Mapping[str, str]) -> Iterator[str]:
-    """What differs from the graph on its outside, and how activations are computed."""
+def _told(graph: Any, found: _Slotted) -> Iterator[str]:
+    """Why it is not of the graph that comes first, what differs on its outside, and how activations are computed."""
+    notes = found.notes
+    if found.instead:
+        yield found.instead
     for kind, values in (("input", graph.input), ("output", graph.output)):
         yield from (f"{kind} {value.name}: {notes[value.name]}" for value in values if value.name in notes)
     if ACTIVATIONS in notes:

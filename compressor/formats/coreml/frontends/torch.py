@@ -30,8 +30,7 @@ def program(
     Raises:
         CompressorError: the file cannot be read, or the frontend cannot translate it.
     """
-    torch_operators.register()
-    with quiet(), torch.no_grad():
+    with quiet(), torch.no_grad(), torch_operators.known():
         try:
             module = torch.jit.load(str(traced))  # type: ignore[no-untyped-call]
             for name, tensor in module.state_dict(keep_vars=True).items():

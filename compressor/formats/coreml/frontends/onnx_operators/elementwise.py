@@ -159,9 +159,8 @@ def _cast_like(node: Node) -> Var:
     return mb.cast(x=node.var(0), dtype=spelled_dtype(node.var(1)), name=node.output())
 
 
-def _where(node: Node) -> Var:
+def selected(condition: Var, a: Var, b: Var, name: str) -> Var:
     """`select` has the shape of its branches, so one of them is repeated where the condition is larger."""
-    condition, a, b, name = node.var(0), node.var(1), node.var(2), node.output()
     branches = broadcast_shape(shape(a), shape(b))
     if broadcast_shape(shape(condition), branches) == branches:
         return mb.select(cond=condition, a=a, b=b, name=name)
@@ -171,6 +170,10 @@ def _where(node: Node) -> Var:
     none = mb.mul(x=mb.cast(x=condition, dtype=spelled_dtype(b)), y=like(b, 0))
     ones = mb.add(x=none, y=like(b, 1))
     return mb.select(cond=condition, a=a, b=mb.mul(x=b, y=ones), name=name)
+
+
+def _where(node: Node) -> Var:
+    return selected(node.var(0), node.var(1), node.var(2), node.output())
 
 
 def _not_equal_to_itself(node: Node) -> Var:
