@@ -42,6 +42,7 @@ def program(
                 inputs=[ct.TensorType(each.name, _shape(each), np.dtype(each.dtype)) for each in inputs],
                 outputs=[ct.TensorType(name) for name in outputs],
                 minimum_deployment_target=version,
+                compute_precision=ct.precision.FLOAT32,  # else results become float16, whatever is asked for
                 pass_pipeline=ct.PassPipeline.EMPTY,
             )
         except Exception as error:  # the frontend raises whatever it stumbles over
