@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compressor.arrays import NDArray
-from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse, arrays, shape, spec
+from compressor.arrays import NDArray, bits
+from compressor.encodings import Encoding, LinearQuantized, Sparse, arrays, dtype, shape, spec
 from compressor.errors import CompressorError
 from compressor.formats.onnx import assembly, copying, decoding, dtypes, functions, n_bits, opening, writing
 from compressor.formats.onnx.graphs import walk
@@ -56,6 +56,7 @@ class OnnxRuntime:
     opset: None for the newest that the installed one runs. since: the version of ONNX Runtime that first ran it.
     unreachable: why a model has no such opset; empty if it has, or can be converted.
     model_opset: the one that it has.
+    wanted: the form of weights that it multiplies by codes, see `_wanted`.
     """
 
     name: str
@@ -63,6 +64,7 @@ class OnnxRuntime:
     since: str = ""
     unreachable: Callable[[int], str] = _anywhere
     model_opset: int = FUNCTIONS_OPSET
+    wanted: Mapping[str, Form] = field(default_factory=dict, compare=False)
     precision: str = ""
 
     @property
@@ -76,7 +78,7 @@ class OnnxRuntime:
         if proto is None:
             return self
         reached = functools.cache(partial(_unreachable, proto))
-        return replace(self, unreachable=reached, model_opset=assembly.opset(proto))
+        return replace(self, unreachable=reached, model_opset=assembly.opset(proto), wanted=_wanted(model))
 
     def prepare(self, model: Model, smallest: Callable[[Weight], int]) -> Model:  # noqa: ARG002 - it folds nothing
         if "onnx" not in model.graphs:
@@ -104,7 +106,8 @@ class OnnxRuntime:
 
     def overhead(self, name: str, encoding: Encoding) -> Mapping[str, int]:
         opset = max(self.model_opset, decoding.needs_opset(encoding))
-        lowered = decoding.lower(name, spec(encoding), opset)
+        form = _form(self.wanted.get(name, "folded"), encoding, opset)
+        lowered = decoding.lower(name, spec(encoding), opset, form)
         own = sum(node.ByteSize() for node in lowered.nodes) + sum(value.ByteSize() for value in lowered.values)
         own += sum(len(part.name) + HEADER_NBYTES for part in lowered.parts) - len(name) - HEADER_NBYTES
         common = shared([lowered])
@@ -213,9 +216,9 @@ def _assembled(
     proto = onnx.ModelProto()
     proto.CopyFrom(model.graphs["onnx"])
     opset = _raised(proto, target, specs)
-    forms = _forms(proto.graph, specs, {weight.name for weight in model.weights if weight.linear}, opset)
-    levels = {one.name: one.n_bits for one in model.weights if one.n_bits is not None and n_bits.fits(specs[one.name])}
-    forms |= dict.fromkeys(levels, "n_bits")
+    wanted = _wanted(model)
+    forms = {name: _form(wanted.get(name, "folded"), one, opset) for name, one in specs.items()}
+    levels = {one.name: one.n_bits for one in model.weights if one.n_bits is not None and forms[one.name] == "n_bits"}
     prefixes = assembly.prefixes(proto.graph, specs)
     lowered = [decoding.lower(name, one, opset, forms[name], prefixes[name]) for name, one in specs.items()]
     copied = assembly.elsewhere(proto.graph, specs, model.path.parent)
@@ -260,45 +263,58 @@ def _raised(proto: onnx.ModelProto, target: OnnxRuntime, specs: Mapping[str, Enc
     return assembly.opset(proto)
 
 
-def _forms(
-    graph: onnx.GraphProto, specs: Mapping[str, Encoding], linear: Collection[str], opset: int
-) -> dict[str, Form]:
-    """`linear` for codes that ONNX Runtime may compute with in the source, everything else is folded.
+def _wanted(model: Model) -> dict[str, Form]:
+    """By weight, the form in which ONNX Runtime computes what it does for the source, where that is not `folded`.
 
-    In a model that quantizes activations that is any code: quantization moves through what stands between a product and
-    `DequantizeLinear`, and weights that are floats would be quantized anew, one scale for all.
+    Only where the source decodes a weight by an operator that runs with its codes: whatever else lies on a grid was
+    trained to be multiplied as floats. In a model that quantizes activations that is every `DequantizeLinear`:
+    quantization moves through what stands between a product and its inputs, and floats would be quantized anew, one
+    scale for all. Elsewhere it is a product, which becomes `MatMulNBits`.
 
-    linear: the weights that the source decodes by `DequantizeLinear`. Whatever else lies on a grid was trained to be
-    multiplied as floats.
-
-    Source: ONNX Runtime, qdq_propagation.cc, weight_bias_quantization.cc.
+    Source: ONNX Runtime, qdq_propagation.cc, weight_bias_quantization.cc, qdq_selectors.cc.
     """
-    nodes = [node for inner in walk(graph) for node in inner.node]
+    nodes = [node for inner in walk(model.graphs["onnx"].graph) for node in inner.node]
     in_codes = any(node.op_type in QUANTIZERS for node in nodes)
     readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
     for node in nodes:
         for name in node.input:
             readers[name].append(node)
-    return {
-        name: "linear"
-        if name in linear
-        and is_linear(one, opset)
-        and readers[name]
-        and (in_codes or (_is_n_bits(one) and all(_multiplies_by(node, name) for node in readers[name])))
-        else "folded"
-        for name, one in specs.items()
+    wanted: dict[str, Form] = {one.name: "n_bits" for one in model.weights if one.n_bits is not None}
+    for name in (one.name for one in model.weights if one.linear and readers[one.name]):
+        if in_codes:
+            wanted[name] = "linear"
+        elif all(_multiplies_by(node, name) for node in readers[name]):
+            wanted[name] = "weights"
+    return wanted
+
+
+def _form(wanted: Form, one: Encoding, opset: int) -> Form:
+    """The form that is wanted, where it can hold the encoding."""
+    held = {
+        "folded": True,
+        "linear": is_linear(one, opset),
+        "weights": is_linear(one, opset) and _by_column(one),
+        "n_bits": n_bits.fits(one),
     }
+    return wanted if held[wanted] else "folded"
 
 
 def _multiplies_by(node: onnx.NodeProto, name: str) -> bool:
-    return node.op_type == "MatMul" and node.input[1] == name != node.input[0]
-
-
-def _is_n_bits(one: Encoding) -> bool:
-    """Whether a `MatMul` with the weight becomes `MatMulNBits`: 4-bit codes `[K, N]` in blocks along K."""
-    if not isinstance(one, LinearQuantized) or len(shape(one)) != 2:
+    if node.op_type not in {"MatMul", "Gemm"} or node.input[1] != name or node.input[0] == name:
         return False
-    (rows, columns), counts = shape(one), tuple(one.scale.shape)
+    return not any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+
+
+def _by_column(one: Encoding) -> bool:
+    """Whether `MatMulNBits` can have the weight `[K, N]`: a scale by column, or in blocks along K."""
+    if len(shape(one)) != 2:
+        return False
+    quantized = one.values if isinstance(one, Sparse) else one
+    assert isinstance(quantized, LinearQuantized)
+    (rows, columns), counts = shape(one), tuple(quantized.scale.shape)
     block = rows // counts[0] if counts[0] else 0
-    four_bits = next(arrays(one.data)).dtype.name in {"int4", "uint4"} and isinstance(one.data, Dense)
-    return four_bits and counts[1] == columns and block >= FEWEST_IN_BLOCK and block & (block - 1) == 0
+    # ONNX Runtime 1.31 multiplies something else where rows of 2-bit codes do not fill bytes.
+    if bits(dtype(quantized.data)) == 2 and columns % 4:
+        return False
+    in_blocks = counts[0] == 1 or (block >= FEWEST_IN_BLOCK and block & (block - 1) == 0)
+    return counts[1] == columns and in_blocks

@@ -61,8 +61,8 @@ def build(
     return Model(Path("one.onnx"), [Weight("w", encoding, linear=linear)], {"onnx": proto})
 
 
-def one(operator: str, encoding: Encoding, opset: int = 21, data: Shape = (3, 64)) -> Model:
-    return build([helper.make_node(operator, ["x", "w"], ["y"])], encoding, data, opset)
+def one(operator: str, encoding: Encoding, opset: int = 21, data: Shape = (3, 64), *, linear: bool = True) -> Model:
+    return build([helper.make_node(operator, ["x", "w"], ["y"])], encoding, data, opset, linear=linear)
 
 
 def between_quantizers(operator: str, encoding: Encoding, opset: int = 21) -> Model:
@@ -154,18 +154,19 @@ def test_four_bits_by_blocks_become_mat_mul_n_bits(code: str, zero_point: bool, 
 
 
 @pytest.mark.parametrize(
-    ("encoding", "opset"),
+    ("encoding", "opset", "linear"),
     [
-        (quantized("int4", (64, 32), (2, 32)), 18),
-        (quantized("int4", (64, 32), (8, 32)), 21),
-        (quantized("int4", (64, 32), (64, 2)), 21),
-        (quantized("int8", (64, 32), (1, 32)), 21),
-        (sparse("int8", (1, 32)), 21),
+        (quantized("int4", (64, 32), (2, 32)), 18, True),
+        (quantized("int4", (64, 32), (8, 32)), 21, True),
+        (quantized("int4", (64, 32), (64, 2)), 21, True),
+        (quantized("int4", (64, 32), (2, 32)), 21, False),
+        (quantized("int8", (64, 32), (1, 32)), 21, False),
+        (sparse("int8", (1, 32)), 21, False),
     ],
-    ids=["opset", "blocks of 8", "blocks along N", "8 bits", "sparse"],
+    ids=["opset", "blocks of 8", "blocks along N", "4-bit grid", "8-bit grid", "sparse grid"],
 )
-def test_other_quantized_weights_are_folded(encoding: Encoding, opset: int, tmp_path: Path) -> None:
-    model = one("MatMul", encoding, opset)
+def test_other_quantized_weights_are_folded(encoding: Encoding, opset: int, tmp_path: Path, *, linear: bool) -> None:
+    model = one("MatMul", encoding, opset, linear=linear)
     data = RNG.standard_normal((3, 64)).astype(np.float32)
     found = run(write(model, tmp_path), data, tmp_path / "optimized.onnx")
     np.testing.assert_allclose(found, run(dense(model), data), rtol=1e-4, atol=1e-5)

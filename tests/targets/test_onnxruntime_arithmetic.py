@@ -11,9 +11,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import compressor
-from compressor import sources
-from compressor.arrays import NDArray
-from compressor.encodings import LinearQuantized, name
+from compressor import sources, targets
+from compressor.arrays import CODE_DTYPES, NDArray
+from compressor.encodings import LinearQuantized, name, spec
+from tests.conformance import codes as random_codes
 from tests.conformance import operators
 from tests.sources.onnx_models import loaded, save, value
 
@@ -44,6 +45,14 @@ def between_quantizers(
 def run(path: Path, data: NDArray, optimized: Path) -> NDArray:
     (found,) = loaded(path, in_floats=False, optimized=optimized).run(None, {"x": data})
     return np.asarray(found)
+
+
+def written(path: Path, directory: Path) -> Path:
+    """The artefact, also where it is larger than so small a source."""
+    model, target = sources.read(path), targets.get("onnxruntime")
+    directory.mkdir()
+    target.write(model, {one.name: spec(one.encoding) for one in model.weights}, model.weights, directory)
+    return directory / "model.onnx"
 
 
 def codes(path: Path) -> list[onnx.TensorProto]:
@@ -77,8 +86,7 @@ def test_products_of_codes_are_exact(operator: str, kernel: str, tmp_path: Path,
         stored=constants(w=weight, s=scale, z=np.zeros(scale.shape, np.int8)),
         data=data.shape,
     )
-    compressor.compress(path, tmp_path / "out")
-    artefact = tmp_path / "out" / "model.onnx"
+    artefact = written(path, tmp_path / "out")
     wide = weight.astype(np.int64)
     exact = np.einsum("nihw,oi->nohw", data, wide[:, :, 0, 0]) if operator == "Conv" else data @ wide
     expected = (np.clip(np.round(exact * 0.5 / 1024) + 128, 0, 255) - 128) * 1024
@@ -105,9 +113,8 @@ def test_codes_stay_codes_where_quantization_moves_through_an_operator(tmp_path:
         stored=constants(w=weight, s=scale),
         data=(2, 4, 9, 9),
     )
-    compressor.compress(path, tmp_path / "out")
     data = rng.integers(0, 256, (2, 4, 9, 9)).astype(np.float32)
-    found = run(tmp_path / "out" / "model.onnx", data, tmp_path / "o.onnx")
+    found = run(written(path, tmp_path / "out"), data, tmp_path / "o.onnx")
     exact = loaded(path, in_floats=True).run(None, {"x": data})[0]
     assert operators(tmp_path / "o.onnx")["QLinearConv"] == 1
     np.testing.assert_array_equal(found, exact)
@@ -153,8 +160,7 @@ def test_mat_mul_n_bits_computes_what_it_does_in_the_source(
     used = [one for one in stored if one.name in inputs]
     shapes = [value("x", [7, columns])], [value("y", [7, rows])]
     path = save(tmp_path / "m.onnx", [node], used, inputs=shapes[0], outputs=shapes[1])
-    compressor.compress(path, tmp_path / "out")
-    artefact, data = tmp_path / "out" / "model.onnx", rng.standard_normal((7, columns)).astype(np.float32)
+    artefact, data = written(path, tmp_path / "out"), rng.standard_normal((7, columns)).astype(np.float32)
     expected = run(path, data, tmp_path / "o.onnx")
     np.testing.assert_array_equal(run(artefact, data, tmp_path / "o.onnx"), expected)
     assert operators(tmp_path / "o.onnx") == {"MatMulNBits": 1}
@@ -163,3 +169,60 @@ def test_mat_mul_n_bits_computes_what_it_does_in_the_source(
         for file in (path, artefact)
     )
     assert before == after
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint4", "int2"])
+@pytest.mark.parametrize(
+    ("operator", "scales", "attributes"),
+    [
+        ("MatMul", (36,), {"axis": 1}),
+        ("Gemm", (36,), {"axis": 1}),
+        ("Gemm", (4, 36), {"axis": 0, "block_size": 32}),
+        ("Conv", (8,), {"axis": 0}),
+    ],
+)
+def test_weights_alone_are_multiplied_as_in_the_source(
+    kind: str, operator: str, scales: tuple[int, ...], attributes: dict[str, int], tmp_path: Path
+) -> None:
+    """ONNX Runtime makes `MatMulNBits` of the products, which rounds activations to 8 bits by default."""
+    rng = np.random.default_rng(0)
+    shape, data = ((8, 4, 3, 3), (2, 4, 9, 9)) if operator == "Conv" else ((128, 36), (5, 128))
+    stored = constants(
+        w=random_codes(rng, shape, CODE_DTYPES[kind]), s=np.abs(rng.standard_normal(scales)).astype(np.float32)
+    )
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s"], ["wd"], **attributes),
+        helper.make_node(operator, ["x", "wd"], ["y"]),
+    ]
+    shapes = {"inputs": [value("x", data)], "outputs": [value("y", [f"d{axis}" for axis in data])]}
+    path = save(tmp_path / "m.onnx", nodes, stored, opset=25, **shapes)
+    x = rng.standard_normal(data).astype(np.float32)
+    expected = run(path, x, tmp_path / "before.onnx")
+    found = run(written(path, tmp_path / "out"), x, tmp_path / "after.onnx")
+    if operator == "Conv":  # nothing is left of the decoding
+        assert "DequantizeLinear" not in operators(tmp_path / "after.onnx")
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    else:
+        assert operators(tmp_path / "after.onnx") == operators(tmp_path / "before.onnx")
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_rows_of_2_bits_that_end_inside_of_a_byte_are_right(tmp_path: Path) -> None:
+    """ONNX Runtime's own `MatMulNBits` of such a model multiplies something else."""
+    rng = np.random.default_rng(0)
+    weight, scale = random_codes(rng, (128, 33), CODE_DTYPES["int2"]), np.full(33, 0.5, np.float32)
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s"], ["wd"], axis=1),
+        helper.make_node("MatMul", ["x", "wd"], ["y"]),
+    ]
+    path = save(
+        tmp_path / "m.onnx",
+        nodes,
+        constants(w=weight, s=scale),
+        opset=25,
+        inputs=[value("x", [5, 128])],
+        outputs=[value("y", [5, 33])],
+    )
+    data = rng.standard_normal((5, 128)).astype(np.float32)
+    found = run(written(path, tmp_path / "out"), data, tmp_path / "o.onnx")
+    np.testing.assert_allclose(found, data @ (weight.astype(np.float32) * 0.5), rtol=1e-4, atol=1e-4)

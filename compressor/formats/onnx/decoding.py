@@ -36,6 +36,7 @@ from compressor.formats.onnx.lowered import COUNTER, Lowered
 from compressor.formats.onnx.palettes import palettized
 from compressor.formats.onnx.quantized import (
     BLOCKED_SINCE,
+    BY_NODE,
     Form,
     for_kernels,
     linear,
@@ -97,7 +98,7 @@ def needs_opset(encoding: Encoding, form: Form = "folded") -> int:
     palette = _palette(encoding)
     if palette is not None and index_bits(palette.lut) in _STRADDLING:
         oldest = _BITWISE_SINCE
-    if form == "linear" and isinstance(encoding, LinearQuantized) and linear_axis(encoding) == "blocks":
+    if form in BY_NODE and isinstance(encoding, LinearQuantized) and linear_axis(encoding) == "blocks":
         oldest = BLOCKED_SINCE
     return oldest
 
@@ -140,7 +141,7 @@ def _sparse(made: Lowered, encoding: Sparse, name: str, prefix: str, opset: int,
     whole, mask, values = encoding.shape, encoding.mask, encoding.values
     size, count = math.prod(whole), math.prod(shape(values))
     places = _places(made, prefix, mask, whole, count)
-    if form == "linear" and isinstance(values, LinearQuantized):
+    if form in BY_NODE and isinstance(values, LinearQuantized):
         values, origin = for_kernels(values, whole)
         codes = store_data(made, values.data, prefix, opset)
         narrow = dtype(values.data)

@@ -12,9 +12,12 @@ from compressor.formats.onnx.lowered import Lowered
 from compressor.formats.onnx.palettes import palettized
 from compressor.formats.onnx.signs import unsigned, zeros
 
-Form = Literal["folded", "linear", "n_bits"]
+Form = Literal["folded", "linear", "weights", "n_bits"]
 """`folded`: nothing of the decoding is left when the model runs; `linear`: `DequantizeLinear`, for integer kernels;
-`n_bits`: the inputs of `MatMulNBits`."""
+`weights`: `DequantizeLinear` over the source's codes, activations are floats; `n_bits`: the inputs of `MatMulNBits`."""
+
+BY_NODE = {"linear", "weights"}
+"""The forms that end in `DequantizeLinear`."""
 
 BLOCKED_SINCE = 21
 """The opset whose `DequantizeLinear` has blocks."""
@@ -33,8 +36,8 @@ def linear(
     """The values; those of the non-zeros at `places` of a weight of shape `whole`, if given."""
     scale, zero_point = encoding.scale, encoding.zero_point
     counts, to = tuple(scale.shape), whole or shape(encoding)
-    if form == "linear" and not places:
-        return _dequantize_linear(made, encoding, name, prefix, opset)
+    if form in BY_NODE and not places:
+        return _dequantize_linear(made, encoding, name, prefix, opset, form)
     grouped = any(count not in {1, dim} for count, dim in zip(counts, to, strict=True))
     attributes: dict[str, Any] = {}
     blocks: Shape | None = None
@@ -99,11 +102,11 @@ def is_linear(encoding: Encoding, opset: int) -> bool:
     return kind in {"tensor", "axis"} or (kind == "blocks" and opset >= BLOCKED_SINCE)
 
 
-def _dequantize_linear(made: Lowered, encoding: LinearQuantized, name: str, prefix: str, opset: int) -> str:
-    encoding, origin = for_kernels(encoding)
+def _dequantize_linear(made: Lowered, encoding: LinearQuantized, name: str, prefix: str, opset: int, form: Form) -> str:
+    encoding, origin = for_kernels(encoding) if form == "linear" else (encoding, "")
     codes = store_data(made, encoding.data, prefix, opset, suffix=".int8" if origin else ".codes")
-    # ONNX Runtime pairs codes of 4 bits with integer kernels only in `MatMul` by blocks.
-    narrow = dtype(encoding.data) if linear_axis(encoding) != "blocks" else INT8
+    # ONNX Runtime has no kernels that pair codes of 4 bits with those of activations.
+    narrow = dtype(encoding.data) if form == "linear" and linear_axis(encoding) != "blocks" else INT8
     if bits(narrow) < 8 and codes in {part.name for part in made.parts}:
         codes = widened(made, codes, narrow)
     return linear_node(made, encoding, codes, shape(encoding), name, prefix, opset, origin)
@@ -137,14 +140,16 @@ def linear_node(
     kind = linear_axis(encoding, whole)
     counts = tuple(encoding.scale.shape)
     dims: Shape = {"tensor": (), "axis": (max(counts, default=1),), "blocks": counts}[kind or "blocks"]
-    inputs = [codes, made.store(f"{prefix}.scale", encoding.scale, dims)]
+    direct = codes in {part.name for part in made.parts}
+    scale, zero_point = (f"{prefix}.s", f"{prefix}.z") if direct else (f"{prefix}.scale", f"{prefix}.zero_point")
+    inputs = [codes, made.store(scale, encoding.scale, dims)]
     if encoding.zero_point is not None:
-        zero = store_codes(made, f"{prefix}.zero_point", encoding.zero_point, opset, dims)
+        zero = store_codes(made, zero_point, encoding.zero_point, opset, dims)
         narrow = encoding.zero_point.dtype
         stored = zero in {part.name for part in made.parts}
         inputs.append(widened(made, zero, narrow) if bits(narrow) < 8 and stored and kind != "blocks" else zero)
-    elif codes in (part.name for part in made.parts) and kind != "blocks":
-        inputs.append(made.store(f"{prefix}.zero_point", zeros(encoding.scale, dtype(encoding.data)), dims))
+    elif direct and kind != "blocks":
+        inputs.append(made.store(zero_point, zeros(encoding.scale, dtype(encoding.data)), dims))
     suffix = f"{origin}_zero_point"
     if encoding.zero_point is None:
         suffix = "" if kind == "blocks" else f"_{wide(dtype(encoding.data)).name}"
