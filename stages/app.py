@@ -26,6 +26,7 @@ from compressor.stages.evaluate import evaluate
 from compressor.stages.export import export
 from compressor.stages.inspect import inspect
 from compressor.stages.targets import targets
+from compressor.stages.text import visible
 from compressor.stages.toolchain import toolchain
 
 A = ParamSpec("A")
@@ -93,7 +94,7 @@ def reported(command: Callable[A, None]) -> Callable[A, None]:
 
 
 def _end(message: str, status: int) -> typer.Exit:
-    print("\n".join(f"error: {line}" for line in message.splitlines()), file=sys.stderr)
+    print("\n".join(f"error: {visible(line)}" for line in message.split("\n")), file=sys.stderr)
     return typer.Exit(status)
 
 

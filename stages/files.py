@@ -10,6 +10,7 @@ from pathlib import Path
 
 from compressor import publish
 from compressor.errors import CompressorError, UsageError
+from compressor.stages.text import cell
 
 ROW_SUFFIXES = (".csv", ".json")
 
@@ -68,5 +69,5 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, object]], columns: Sequen
     text = io.StringIO()
     table = csv.DictWriter(text, columns, lineterminator="\n")
     table.writeheader()
-    table.writerows(rows)
+    table.writerows({name: cell(value) for name, value in row.items()} for row in rows)
     publish.text(path, text.getvalue())

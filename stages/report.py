@@ -17,6 +17,7 @@ from compressor.encodings import name, nbytes
 from compressor.manifest import Manifest, WeightFacts
 from compressor.plan import Plan
 from compressor.stages.sheet import Row, Sheet
+from compressor.stages.text import visible
 
 T = TypeVar("T")
 
@@ -121,7 +122,7 @@ def plan(planned: Plan) -> RenderableType:
         Text(),
         Text(_outcome(planned.target, planned.pipeline, planned.dense_nbytes, planned.nbytes, "weights"), "bold"),
         *_changed(rows, threshold),
-        *(Text(note, "yellow") for note in planned.notes),
+        *(Text(visible(note), "yellow") for note in planned.notes),
     )
 
 
@@ -154,8 +155,8 @@ def manifest(made: Manifest, *, refusals: bool = False, threshold: float = 0.0) 
         Text(),
         Text(_outcome(made.target, made.pipeline, made.dense_nbytes, made.nbytes, "model"), "bold"),
         *_changed(made.weights, threshold),
-        *(Text(note, "yellow") for note in made.notes),
-        Text(files, "dim"),
+        *(Text(visible(note), "yellow") for note in made.notes),
+        Text(visible(files), "dim"),
     )
 
 

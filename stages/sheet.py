@@ -10,6 +10,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
+from compressor.stages.text import visible
+
 GAP = "  "
 LEAST_NAME = 12  # columns that a name keeps, however narrow the terminal is
 READABLE_NAME = 40  # a note beside the row may not cost a name more than what goes beyond this
@@ -31,6 +33,11 @@ class Row:
     details: tuple[str, ...] = ()
     style: str = ""
     ruled: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cells", tuple(map(visible, self.cells)))
+        object.__setattr__(self, "note", visible(self.note))
+        object.__setattr__(self, "details", tuple(map(visible, self.details)))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import typer
 
 from compressor.errors import CompressorError
 from compressor.stages.options import AsJson
+from compressor.stages.text import visible
 
 FILE = Path("compression/toolchain.json")
 
@@ -75,7 +76,7 @@ def check(stage: str, params: Path | None, *, strict: bool) -> None:
     message = f"{path}: {'; '.join(differences)}. Run `dvc repro`, or install the recorded versions."
     if strict:
         raise CompressorError(message)
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {visible(message)}", file=sys.stderr)
 
 
 def _version(package: str) -> str:

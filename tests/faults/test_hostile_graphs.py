@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +15,7 @@ from onnx import TensorProto, helper
 from compressor import sources
 from compressor.errors import CompressorError
 from compressor.sources.onnx.scopes import Index
-from tests.faults.commands import done, refused
+from tests.faults.commands import chain, done, refused, weights
 from tests.sources.onnx_models import floats, save, tensor, value
 
 CODES = tensor("c", (np.arange(4096) % 16).astype(np.int8).reshape(64, 64))
@@ -224,3 +225,20 @@ def test_functions_of_others_in_our_domain(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(CompressorError, match="the function 'widen_uint8' of the domain 'compressor'"):
         sources.read(tmp_path / "m.onnx")
+
+
+NAMES = ["w\x1b]0;t\x07\x1b[2J\x1b[31mred", '=cmd|"/C calc"!A0', "a\nb\rc\x00d\u202e../../etc", "@x", "+1", "-1", "\tz"]
+
+
+def test_names_reach_neither_a_terminal_nor_a_spreadsheet_as_they_are() -> None:
+    chain(Path("m.onnx"), {name: weights(place)["palette"] for place, name in enumerate(NAMES)})
+    printed = done("detect", "m.onnx", "--plots", "sparsity.csv") + done("inspect", "m.onnx")
+    printed += done("compress", "m.onnx", "out", "--plots", "bytes.csv") + done("compress", "m.onnx", "o", "--dry-run")
+    assert not {one for one in printed if not one.isprintable()} - {"\n"}
+    assert "w\\x1b]0;t" in printed
+    for file in ("sparsity.csv", "bytes.csv"):
+        cells = [cell for row in csv.reader(Path(file).read_text().splitlines()) for cell in row]
+        assert not [cell for cell in cells if cell[0] in "=+-@\t\r" or not cell.isprintable()]
+    nodes = [helper.make_node("Neg", ["x"], ["y"], name="\x1b[2Jn"), helper.make_node("Neg", ["\x1b[2J"], ["z"])]
+    save(Path("m.onnx"), nodes, inputs=[value("x", [4])], outputs=[value("y", [4])])
+    assert "\x1b" not in refused("detect", "m.onnx", status=1, says="reads '\\x1b[2J', which nothing defines")
