@@ -219,7 +219,8 @@ def _assembled(
     wanted = _wanted(model)
     forms = {name: _form(wanted.get(name, "folded"), one, opset) for name, one in specs.items()}
     levels = {one.name: one.n_bits for one in model.weights if one.n_bits is not None and forms[one.name] == "n_bits"}
-    prefixes = assembly.prefixes(proto.graph, specs)
+    taken = assembly.names(proto.graph)
+    prefixes = {name: assembly.prefix(name, taken) for name in specs}
     lowered = [decoding.lower(name, one, opset, forms[name], prefixes[name]) for name, one in specs.items()]
     copied = assembly.elsewhere(proto.graph, specs, model.path.parent)
     n_bits.restore(proto, levels, specs, prefixes)

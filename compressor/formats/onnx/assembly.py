@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,13 +51,13 @@ def elsewhere(graph: onnx.GraphProto, weights: Collection[str], directory: Path)
     ]
 
 
-def prefixes(graph: onnx.GraphProto, weights: Iterable[str]) -> dict[str, str]:
-    """What the names of each weight's parts begin with: its name, unless the graph has such names."""
+def names(graph: onnx.GraphProto) -> list[str]:
+    """The names of all values of `graph` and the graphs inside of it, sorted."""
     taken: set[str] = set()
     for inner in walk(graph):
         taken.update(value.name for value in (*inner.input, *inner.output, *inner.initializer))
         taken.update(name for node in inner.node for name in node.output)
-    return {name: prefix(name, taken) for name in weights}
+    return sorted(taken)
 
 
 def opset(model: onnx.ModelProto) -> int:
@@ -139,10 +140,13 @@ def _has_data(tensor: onnx.TensorProto) -> bool:
     return bool(fields - {"name", "data_type", "dims", "doc_string", "metadata_props"}) or 0 in tensor.dims
 
 
-def prefix(name: str, taken: Iterable[str]) -> str:
-    """What the names of a weight's parts begin with: its name, and an underscore for as long as others do."""
+def prefix(name: str, taken: Sequence[str]) -> str:
+    """What the names of a weight's parts begin with: its name, and an underscore for as long as others do.
+
+    taken: names, sorted.
+    """
     free = name
-    while any(other.startswith(f"{free}.") for other in taken):
+    while (place := bisect_left(taken, f"{free}.")) < len(taken) and taken[place].startswith(f"{free}."):
         free += "_"
     return free
 

@@ -35,10 +35,11 @@ def place(model: ir.Model, declared: Declared, stored: Mapping[str, str], opset:
         return
     taken = {value.name for node in graph.all_nodes() for value in node.outputs if value.name}
     taken.update(name for name in (*graph.initializers, *(value.name for value in graph.inputs)) if name)
+    by_name = sorted(taken)
     quantizes = any(node.op_type == "QuantizeLinear" for node in graph.all_nodes())
     lowered = [
         decoding.lower(
-            name, one, opset, _form(graph.initializers[name], one, opset, quantizes=quantizes), prefix(name, taken)
+            name, one, opset, _form(graph.initializers[name], one, opset, quantizes=quantizes), prefix(name, by_name)
         )
         for name, one in encodings.items()
     ]
