@@ -571,7 +571,7 @@ def test_codes_survive_a_scale_that_loses_them(scale: float) -> None:
         (lambda: np.zeros((64, 64), np.float32), "sparse"),
         (lambda: np.full((64, 64), 0.37, np.float32), "palettized1"),
         (lambda: np.full((64, 64), np.nan, np.float32), "palettized1"),
-        (lambda: np.where(np.eye(64) > 0, np.inf, 0).astype(np.float32), "palettized3"),
+        (lambda: np.where(np.eye(64) > 0, np.inf, 0).astype(np.float32), "sparse(palettized1)"),
         (lambda: np.full((1, 4096), -0.0, np.float32), "sparse"),
     ],
 )
