@@ -340,6 +340,7 @@ def test_constants_that_are_no_weights_keep_their_data(tmp_path: Path) -> None:
     normal = sources.read(path).graphs["onnx"]
     assert [one.name for one in normal.graph.initializer] == ["w", "outer"]
     assert normal.graph.initializer[1].external_data[0].value == "m.onnx"
+    assert len(normal.graph.node[3].attribute) == 2
     for branch in normal.graph.node[3].attribute:
         assert branch.g.initializer[0].raw_data == places.tobytes()
     assert normal.graph.node[0].attribute[0].t.raw_data == places.tobytes()

@@ -89,6 +89,7 @@ def test_both_routes_give_the_same_weights(by_torch: Written, network: Exported,
     by_onnx = written(network.without_torch(), tmp_path / "out", "iOS17")
     check(by_onnx, network)
     trained = by_torch.values.keys() & network.state.keys()
+    assert trained
     assert trained == by_onnx.values.keys() & network.state.keys()
     for name in trained:
         np.testing.assert_array_equal(by_onnx.values[name], by_torch.values[name])
