@@ -401,7 +401,9 @@ def test_small_values_are_mentioned_where_that_helps(threshold: float | None, sm
 @pytest.mark.parametrize("scale", [1, 0.05, 1e-3])
 def test_small_values_of_a_weight_without_zeros_are_no_near_miss(scale: float) -> None:
     values = rng(scale).normal(0, scale, (64, 64)).astype(np.float32)
-    assert find(weight(values), EVERY).near_misses == ()
+    for threshold in (None, 1e-3):
+        finding = find(weight(values), Settings(0, threshold))
+        assert (finding.near_misses, finding.candidates) == ((), ())
 
 
 @pytest.mark.parametrize(

@@ -60,12 +60,12 @@ def detect(
     Then those in which magnitudes up to `threshold` become zero too, if there are any and they are at most
     `max_thresholded` of the values that survive.
     """
-    blocks: Shape = (1,) * values.ndim
-    if scan.zeros:
-        blocks, structure = mask_structure(values, 0.0)
-        if max(blocks) == 1:
-            yield from _covered(values, inner)
-        yield from _masked(values, scan, inner, (blocks, structure), 0.0)
+    if not scan.zeros:  # small values of a weight that was not pruned are no noise
+        return
+    blocks, structure = mask_structure(values, 0.0)
+    if max(blocks) == 1:
+        yield from _covered(values, inner)
+    yield from _masked(values, scan, inner, (blocks, structure), 0.0)
     # Exact zeros in blocks are the work of training; small survivors between them are then no noise.
     survivors = scan.size - scan.zeros - scan.small
     if 0 < scan.small <= max_thresholded * survivors and max(blocks) == 1:

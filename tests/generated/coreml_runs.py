@@ -10,6 +10,7 @@ import numpy as np
 
 from compressor.arrays import NDArray
 from compressor.formats.coreml import package
+from compressor.scan import eps
 from tests.formats import coreml_models
 
 _EPS = 2.0**-10
@@ -50,8 +51,8 @@ def differ(source: NDArray, got: NDArray, *, codes: bool, tool: bool, signed: bo
         expected = source.astype(np.float32).astype(got.dtype).astype(np.float64)
         have = got.astype(np.float64)
         same = (have == expected) | (np.isnan(have) & np.isnan(expected))
-        if codes:
-            same |= np.abs(have - exact) <= _EPS * np.abs(exact) + _LEAST
+        if codes:  # what the source's type lost of a product is not lost here
+            same |= np.abs(have - exact) <= (_EPS + eps(source.dtype) / 2) * np.abs(exact) + _LEAST
         if tool:
             same |= (np.abs(exact) < _LEAST) & (np.abs(have) == _LEAST)
         if signed:
