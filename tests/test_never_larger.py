@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import compressor
-from compressor import sources
+from compressor import sources, targets
 from compressor.encodings import decode
 from compressor.targets.onnxruntime import TARGETS
 from tests.golden.add_artefacts import FOLDER
@@ -163,3 +163,25 @@ def test_constants_keep_the_names_that_they_had(tmp_path: Path) -> None:
     nodes = onnx.load(tmp_path / "out" / "model.onnx").graph.node
     assert {node.attribute[0].t.name for node in nodes if node.op_type == "Constant"} == {""}
     assert made.nbytes <= made.source_nbytes
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("build", [dense, quantized])
+def test_packages(build: Callable[[Path], Path], tmp_path: Path) -> None:
+    compressor.compress(build(tmp_path / "m.onnx"), tmp_path / "first", target="iOS17")
+    package = tmp_path / "first" / "model.mlpackage"
+    made = compressor.compress(package, tmp_path / "second", target="iOS17")
+    assert (
+        made.nbytes <= made.source_nbytes == sum(file.stat().st_size for file in package.rglob("*") if file.is_file())
+    )
+    for target, takes in (("iOS17", True), ("iOS18", False)):
+        (tmp_path / target).mkdir()
+        assert targets.get(target).copy(sources.read(package), tmp_path / target) is takes
+    copied = tmp_path / "iOS17" / "model.mlpackage"
+    assert {file.name: file.read_bytes() for file in copied.rglob("*") if file.is_file()} == {
+        file.name: file.read_bytes() for file in package.rglob("*") if file.is_file()
+    }
+    assert targets.get("iOS17").refusal(tmp_path / "iOS17") == ""
+    (copied / "Data/com.apple.CoreML/model.mlmodel").write_bytes(b"no model")
+    assert targets.get("iOS17").refusal(tmp_path / "iOS17").startswith("Core ML Tools ")
+    assert targets.get("iOS17").refusal(tmp_path / "m.onnx") == ""
