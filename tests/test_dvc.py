@@ -212,3 +212,30 @@ def test_an_upgrade_of_something_else_ends_at_the_toolchain(repository):
     constraints = repository.path / "constraints.txt"
     constraints.write_text(constraints.read_text() + "another-package==1.0\n")
     assert repository.ran("repro") == ["toolchain"]
+
+
+LINKS = ["symlink", "hardlink", "reflink,copy", "copy"]
+
+
+@pytest.mark.parametrize("links", LINKS if os.environ.get("COMPRESSOR_TESTS") == "all" else LINKS[:1])
+def test_every_kind_of_cache(repository, tmp_path, links):
+    """Shared, elsewhere, read-only where it is linked: stages read what is linked from it, and never write through."""
+    cache, exported = tmp_path / "shared", repository.path / "models" / "exported"
+    for key, value in {"cache.dir": str(cache), "cache.shared": "group", "cache.type": links}.items():
+        repository.run("dvc", "config", key, value)
+    trained = repository.path / "trained.onnx"
+    onnx.save(onnx.load(trained), trained, save_as_external_data=True, location="trained.data", size_threshold=0)
+    repository.edit(lambda content: content.update(target="iOS18"))
+    assert repository.ran("repro", "--force") == STAGES
+    assert repository.read("metrics")["agreement"] == 1.0
+    repository.run("dvc", "checkout", "--relink")
+    data = exported / "model.onnx.data"
+    assert (data.is_symlink(), data.stat().st_nlink > 1) == (links == "symlink", links == "hardlink")
+    before = {file: (file.read_bytes(), file.stat().st_mode) for file in cache.rglob("*") if file.is_file()}
+    assert len(before) > 5
+    # By hand, into what is linked.
+    repository.run("compressor", "evaluate", "models/exported", "models/compressed", "--out", "again.json")
+    repository.run("compressor", "compress", "models/compressed/model.mlpackage", "again", "--target", "iOS18")
+    repository.run("compressor", "compress", "models/exported", "models/compressed", "--target", "onnxruntime")
+    repository.run("compressor", "export", "trained.onnx", "models/exported")
+    assert {file: (file.read_bytes(), file.stat().st_mode) for file in before} == before

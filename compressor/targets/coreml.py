@@ -6,7 +6,6 @@ A model is converted by Core ML Tools with stubs for its weights; what the weigh
 from __future__ import annotations
 
 import importlib
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -131,7 +130,7 @@ class CoreML:
             return False
         if int(package.read(model.path).model.specificationVersion) != self.version:
             return False
-        shutil.copytree(model.path, directory / PACKAGE, copy_function=shutil.copyfile)
+        package.copy(model.path, directory / PACKAGE)
         return True
 
     def refusal(self, path: Path) -> str:

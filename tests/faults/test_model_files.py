@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -175,6 +176,28 @@ def test_a_read_only_model_in_a_read_only_folder() -> None:
     done("compress", "models/m.onnx", "out")
     assert snapshot(Path("models")) == before
     Path("models").chmod(0o700)
+
+
+def test_a_model_of_which_every_file_is_a_link_into_a_cache() -> None:
+    """Its data are looked for in the folder that was named, whatever lies in the cache."""
+    chain(Path("exported.onnx"), external=True, location="model.onnx.data")
+    for name, digits in {"exported.onnx": "a" * 30, "model.onnx.data": "b" * 30}.items():
+        Path("cache/ab").mkdir(parents=True, exist_ok=True)
+        Path(name).rename(f"cache/ab/{digits}")
+    Path("cache/ab/model.onnx.data").write_bytes(b"of another one")
+    Path("exported").mkdir()
+    Path("exported/model.onnx").symlink_to("../cache/ab/" + "a" * 30)
+    Path("exported/model.onnx.data").symlink_to("../cache/ab/" + "b" * 30)
+    before = snapshot(Path("cache"))
+    done("compress", "exported", "new")
+    done("export", "exported", "copied")
+    assert encodings(Path("new")) == {"palette": "palettized4", "pruned": "sparse", "plain": "dense"}
+    assert {file["name"] for file in json.loads(done("inspect", "exported", "--json"))["files"]} == {
+        "model.onnx",
+        "model.onnx.data",
+    }
+    assert snapshot(Path("cache")) == before
+    assert not any(path.is_symlink() for folder in ("new", "copied") for path in Path(folder).iterdir())
 
 
 def test_a_model_through_a_link() -> None:

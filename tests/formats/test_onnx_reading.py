@@ -125,6 +125,7 @@ def test_memory_and_time_do_not_depend_on_the_tensors(tmp_path: Path) -> None:
         ("/etc/passwd", {}, "is an absolute path"),
         ("outside.data", {}, "is a link that leads out of the model's folder, to .*secret"),
         ("linked/secret", {}, "is a link that leads out of the model's folder, to .*secret"),
+        ("linked/" + "ab" * 32, {}, "is a link that leads out of the model's folder, to .*abab"),
     ],
 )
 def test_external_data_that_is_not_there(
@@ -134,6 +135,7 @@ def test_external_data_that_is_not_there(
     folder.mkdir()
     outside.mkdir()
     (outside / "secret").write_bytes(bytes(16))
+    (outside / ("ab" * 32)).write_bytes(bytes(16))
     (folder / "w.data").write_bytes(bytes(16))
     (folder / "outside.data").symlink_to(outside / "secret")
     (folder / "linked").symlink_to(outside)
@@ -218,3 +220,22 @@ def varint(number: int) -> bytes:
         groups.append(number & 127 | 128)
         number >>= 7
     return bytes([*groups, number])
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "files/md5/5d/41402abc4b2a76b9719d911017c592",
+        "blobs/2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824",
+        "annex/objects/MD5E-s16--5d41402abc4b2a76b9719d911017c592.onnx.data",
+    ],
+)
+def test_data_behind_a_link_into_a_cache(tmp_path: Path, address: str) -> None:
+    """As DVC, the Hugging Face Hub and git-annex have them: each file beside the other under its own name."""
+    cached, folder = tmp_path / "cache" / address, tmp_path / "model"
+    folder.mkdir()
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(np.arange(4, dtype=np.float32).tobytes())
+    (folder / "w.data").symlink_to(cached)
+    found = reading.array(only(save(folder / "m.onnx", external("w.data"))), folder)
+    assert np.asarray(found).tolist() == [0, 1, 2, 3]

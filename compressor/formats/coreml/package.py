@@ -12,6 +12,7 @@ Source: packages that Core ML Tools writes.
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 import uuid
 from dataclasses import dataclass, field
@@ -96,6 +97,19 @@ def write(path: Path, model: Any) -> None:
     (path / MODEL).parent.mkdir(parents=True, exist_ok=True)
     (path / MODEL).write_bytes(model.SerializeToString(deterministic=True))
     (path / MANIFEST).write_text(manifest(weights=(path / WEIGHTS).exists()), encoding="utf-8", newline="\n")
+
+
+def copy(path: Path, to: Path) -> None:
+    """Copy the files of the package `path`, but for links that lead out of it.
+
+    Raises:
+        OSError: they cannot be copied.
+    """
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path)
+        if file.is_file() and not places.why_not(name.as_posix(), path, path, "the package"):
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, to / name)
 
 
 def weights_file(path: Path) -> Path:

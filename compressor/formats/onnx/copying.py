@@ -17,7 +17,7 @@ def copy(path: Path, directory: Path, untrue: str = "") -> None:
     """
     model = reading.load(path)
     said = [entry for entry in model.metadata_props if entry.key != untrue]
-    if reading.files(model, path) == (path.resolve(),) and len(said) == len(model.metadata_props):
+    if reading.files(model, path) == (path,) and len(said) == len(model.metadata_props):
         shutil.copyfile(path, directory / writing.MODEL)
         return
     del model.metadata_props[:]
