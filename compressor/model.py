@@ -34,7 +34,7 @@ class Weight:
     """One named constant of a graph.
 
     name: unique in the model; the name that training gave it where the source kept that.
-    encoding: how it is stored, `Dense` or compressed; arrays are mapped, so a weight is small until it is read.
+    encoding: how it is stored, `Dense` or compressed; arrays lie in files, so a weight is small until it is read.
     uses: the operator types that read it (`Conv`, `MatMul`, ...), sorted.
     pinned: why it must stay stored as it is; empty for a weight that may be encoded.
     note: what its source says about it, for a reader: a declaration that did not hold, codes that were not kept, ...

@@ -52,8 +52,9 @@ def evaluate(
     compression. Without evaluate.data in the settings only sizes are measured. A limit that is broken is recorded as
     passed: false, and is no failure: for that there is `compressor check`.
     """
-    from compressor import metrics, publish
+    from compressor import metrics, publish, sources
     from compressor.errors import CompressorError
+    from compressor.model import stamps, unchanged
     from compressor.stages import files, graph, report, toolchain
     from compressor.stages.params import EvaluateAlone, EvaluateParams, Given, load
 
@@ -68,7 +69,8 @@ def evaluate(
     metrics.broken({}, own.evaluate.limits, metric=metric)  # an unknown limit must not cost a run of the model
     written = [] if plots_dir is None else [plots_dir / ACCURACY_SIZE, plots_dir / CONFUSION]
     publish.check_files([out, *written], [*files.read_by(model, params), *files.read_by(artefact)])
-    found = _measured(model, artefact, own, alone.export if alone else None)
+    with unchanged(stamps([*sources.files(model), *sources.files(artefact)])):
+        found = _measured(model, artefact, own, alone.export if alone else None)
     quality = found.compared.quality if found.compared else None
     values = metrics.summary(_size(found.stored), _size(found.dense), found.source_nbytes, quality, own.evaluate.limits)
     text = json.dumps(values, indent=2) + "\n"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message  # type: ignore[import-untyped]
     from onnx import TensorProto
 
+    from compressor.sources import Exporter
     from compressor.stages.params import Export
 
 
@@ -42,13 +43,21 @@ def write(source: Path, directory: Path, settings: Export) -> None:
         CompressorError: it cannot be read or exported, or what that needs is not installed.
     """
     from compressor import sources
+    from compressor.model import stamps, unchanged
 
     exporter = sources.exporter(source)
-    if exporter is None:
-        copy_onnx(source, directory)
-        return
-    if not source.exists():
+    if exporter is not None and not source.exists():
         raise CompressorError(f"{source}: no such file. Name the file that the training wrote.")
+    with unchanged(stamps(sources.files(source))):
+        if exporter is None:
+            copy_onnx(source, directory)
+        else:
+            _export(exporter, source, directory, settings)
+
+
+def _export(exporter: Exporter, source: Path, directory: Path, settings: Export) -> None:
+    from compressor import sources
+
     if source.is_file() and settings.factory is None and sources.readable(source):
         raise UsageError(
             f"{source}: holds weights without a graph. Set export.factory to the module:function that builds its "

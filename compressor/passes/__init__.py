@@ -68,7 +68,7 @@ def _failure(passes: tuple[Pass, ...], weight: Weight) -> InexactError | None:
 def stream(function: Callable[[Weight], T], weights: Iterable[Weight]) -> Iterator[T]:
     """`map(function, weights)` on threads, results in order, the bytes in flight bounded.
 
-    numpy releases the interpreter's lock in its loops, so threads share the mapped files and need no copies.
+    numpy releases the interpreter's lock in its loops, so threads need no copies of what they share.
     """
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     pending: deque[tuple[Future[T], int]] = deque()

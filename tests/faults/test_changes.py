@@ -8,14 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from compressor.arrays import MappedArray
 from compressor.encodings import Dense
 from compressor.errors import CompressorError
+from compressor.formats.onnx import reading
 from compressor.formats.onnx.wire import Window, WireError
 from compressor.stages import progress
-from tests.faults.commands import chain, refused, snapshot, weights
+from tests.faults.commands import chain, done, refused, snapshot, weights
 from tests.formats import coreml_models
 
 
@@ -151,3 +153,29 @@ def test_slices_of_a_file_that_was_cut_short() -> None:
     assert held.sum() == 0  # in a mapping this would end the process
     with pytest.raises(CompressorError, match="data: cannot read bytes 32 to 64: the file ends before"):
         np.asarray(array)
+
+
+@pytest.mark.parametrize("file", ["m.onnx", "out/model.onnx"])
+def test_files_that_change_while_they_are_evaluated(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compared is one model and one artefact."""
+    chain(Path("m.onnx"), weights(seed=1))
+    inputs = np.zeros((4, 64), np.float32)
+    np.savez("data.npz", x=inputs)
+    data = ["-S", "evaluate.data=data.npz"]
+    done("evaluate", "m.onnx", "out", "--out", "metrics.json", *data)
+    with at("evaluate", lambda: replaced(Path(file)), monkeypatch):
+        says = f"{file}: was replaced while it was read"
+        refused("evaluate", "m.onnx", "out", "--out", "metrics.json", *data, status=1, says=says)
+
+
+def test_a_file_that_changes_while_it_is_exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = reading.load
+
+    def loaded(path: Path) -> onnx.ModelProto:
+        model = load(path)
+        replaced(path)
+        return model
+
+    chain(Path("m.onnx"))
+    monkeypatch.setattr(reading, "load", loaded)
+    refused("export", "m.onnx", "new", status=1, says=" while it was read: what was made of it is discarded")

@@ -3,8 +3,8 @@
     folder --checkpoint--> tensors --gptq | awq | compressed_tensors--> weights, without a graph
                                     + transformers' architecture -----> model.onnx, whose weights keep their codes
 
-`read` needs the files alone: it gives the weights, each mapped or computed when it is read, as the encodings that the
-packed tensors are. `export` builds the graph, for which transformers must be installed.
+`read` needs the files alone: it gives the weights, each read or computed when it is asked for, as the encodings that
+the packed tensors are. `export` builds the graph, for which transformers must be installed.
 """
 
 from __future__ import annotations
