@@ -171,7 +171,7 @@ def test_mat_mul_n_bits_computes_what_it_does_in_the_source(
     assert before == after
 
 
-@pytest.mark.parametrize("kind", ["int8", "uint4", "int2"])
+@pytest.mark.parametrize(("kind", "zero_point"), [("int8", False), ("uint4", True), ("int4", False), ("int2", True)])
 @pytest.mark.parametrize(
     ("operator", "scales", "attributes"),
     [
@@ -182,16 +182,18 @@ def test_mat_mul_n_bits_computes_what_it_does_in_the_source(
     ],
 )
 def test_weights_alone_are_multiplied_as_in_the_source(
-    kind: str, operator: str, scales: tuple[int, ...], attributes: dict[str, int], tmp_path: Path
+    kind: str, operator: str, scales: tuple[int, ...], attributes: dict[str, int], tmp_path: Path, *, zero_point: bool
 ) -> None:
     """ONNX Runtime makes `MatMulNBits` of the products, which rounds activations to 8 bits by default."""
     rng = np.random.default_rng(0)
     shape, data = ((8, 4, 3, 3), (2, 4, 9, 9)) if operator == "Conv" else ((128, 36), (5, 128))
     stored = constants(
-        w=random_codes(rng, shape, CODE_DTYPES[kind]), s=np.abs(rng.standard_normal(scales)).astype(np.float32)
+        w=random_codes(rng, shape, CODE_DTYPES[kind]),
+        s=np.abs(rng.standard_normal(scales)).astype(np.float32),
+        **({"z": random_codes(rng, scales, CODE_DTYPES[kind])} if zero_point else {}),
     )
     nodes = [
-        helper.make_node("DequantizeLinear", ["w", "s"], ["wd"], **attributes),
+        helper.make_node("DequantizeLinear", [one.name for one in stored], ["wd"], **attributes),
         helper.make_node(operator, ["x", "wd"], ["y"]),
     ]
     shapes = {"inputs": [value("x", data)], "outputs": [value("y", [f"d{axis}" for axis in data])]}

@@ -40,10 +40,10 @@ def store(made: Lowered, encoding: LinearQuantized, name: str, prefix: str) -> N
     assert isinstance(codes.data, Dense)
     width = bits(codes.data.values.dtype)
     made.store(name, _turned(codes.data.values), (columns, blocks, rows // blocks * width // 8), width)
-    made.store(f"{prefix}.scale", _turned(encoding.scale), (columns, blocks))
+    made.store(f"{prefix}.s", _turned(encoding.scale), (columns, blocks))
     if zero_point is not None:
         step = 8 // width
-        made.store(f"{prefix}.zero_point", _turned(zero_point, step), (columns, -(-blocks // step)), width)
+        made.store(f"{prefix}.z", _turned(zero_point, step), (columns, -(-blocks // step)), width)
 
 
 def _turned(array: Array, step: int = 1) -> Array:
@@ -92,8 +92,8 @@ def _node(
     """The node in the place of a product, and of what adds its bias."""
     import onnx
 
-    zero_point = "" if encoding.zero_point is None else f"{prefix}.zero_point"
-    inputs = [*product.input, f"{prefix}.scale", zero_point, "", "" if add is None else add.input[1]]
+    zero_point = "" if encoding.zero_point is None else f"{prefix}.z"
+    inputs = [*product.input, f"{prefix}.s", zero_point, "", "" if add is None else add.input[1]]
     while not inputs[-1]:
         inputs.pop()
     (rows, columns), blocks = shape(encoding), encoding.scale.shape[0]

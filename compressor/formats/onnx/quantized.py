@@ -146,8 +146,8 @@ def linear_node(
     if encoding.zero_point is not None:
         zero = store_codes(made, zero_point, encoding.zero_point, opset, dims)
         narrow = encoding.zero_point.dtype
-        stored = zero in {part.name for part in made.parts}
-        inputs.append(widened(made, zero, narrow) if bits(narrow) < 8 and stored and kind != "blocks" else zero)
+        alike = direct or kind == "blocks" or zero not in {part.name for part in made.parts}
+        inputs.append(zero if alike or bits(narrow) == 8 else widened(made, zero, narrow))
     elif direct and kind != "blocks":
         inputs.append(made.store(zero_point, zeros(encoding.scale, dtype(encoding.data)), dims))
     suffix = f"{origin}_zero_point"
