@@ -242,3 +242,35 @@ def test_names_reach_neither_a_terminal_nor_a_spreadsheet_as_they_are() -> None:
     nodes = [helper.make_node("Neg", ["x"], ["y"], name="\x1b[2Jn"), helper.make_node("Neg", ["\x1b[2J"], ["z"])]
     save(Path("m.onnx"), nodes, inputs=[value("x", [4])], outputs=[value("y", [4])])
     assert "\x1b" not in refused("detect", "m.onnx", status=1, says="reads '\\x1b[2J', which nothing defines")
+
+
+HUGE = 1 << 20
+BOMBS: dict[str, list[onnx.NodeProto]] = {
+    "Expand": [helper.make_node("Expand", ["one", "dims"], ["b"])],
+    "Tile": [helper.make_node("Tile", ["one", "dims"], ["b"])],
+    "Range": [helper.make_node("Range", ["zero", "far", "step"], ["r"]), cast("r", "b")],
+    "ConstantOfShape": [helper.make_node("ConstantOfShape", ["dims"], ["b"])],
+    "Pad": [helper.make_node("Pad", ["one", "pads"], ["b"])],
+    "OneHot": [helper.make_node("OneHot", ["dims", "far", "ends"], ["b"])],
+    "Concat": [helper.make_node("Concat", [f"d{n}"] * 2, [f"d{n + 1}"], axis=0) for n in range(40)],
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_constants_that_grow_while_a_program_is_built_are_refused(bomb: str) -> None:
+    pytest.importorskip("coremltools")
+    last = "d40" if bomb == "Concat" else "b"
+    nodes = [
+        *BOMBS[bomb],
+        helper.make_node("ReduceSum", [last], ["s"], keepdims=0),
+        helper.make_node("Add", ["x", "s"], ["y"]),
+    ]
+    constants: dict[str, object] = {
+        "one": np.ones((1, 1), np.float32), "dims": np.array([HUGE, HUGE]), "zero": np.int64(0), "step": np.int64(1),
+        "far": np.int64(HUGE * HUGE), "pads": np.array([HUGE, HUGE, 0, 0]), "ends": np.array([0, 1], np.float32),
+        "d0": np.ones(64, np.float32),
+    }  # fmt: skip
+    read = {name for node in nodes for name in node.input}
+    stored = [tensor(name, np.asarray(array)) for name, array in constants.items() if name in read]
+    save(Path("m.onnx"), nodes, stored, inputs=[value("x", [4])], outputs=[value("y", ["n"])], opset=17)
+    refused("compress", "m.onnx", "out", "--target", "iOS17", status=1, says=f"{bomb}: number ")

@@ -8,6 +8,7 @@ operators on the const of that weight, so that the way of its codes is known.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,12 +35,19 @@ from compressor.formats.coreml.frontends.onnx_operators.node import (
     UnsupportedError,
     Value,
     narrowed,
+    shape,
 )
 from compressor.formats.onnx import assembly
 from compressor.formats.onnx.graphs import is_standard, walk
 
 _OLDEST = 13
 """The opset from which on axes of `Squeeze` and the like are operands, and `Softmax` knows an axis alone."""
+
+_ALLOWED = 4
+"""How many times all weights may be moved while the program is built: transposed, cut into gates and the like."""
+
+_LARGEST = 1 << 28
+"""The elements of the largest value that a program may have: 1 GiB."""
 
 _T = onnx.TensorProto
 _AS_THEY_ARE = {_T.FLOAT, _T.FLOAT16, _T.INT32}
@@ -69,6 +77,7 @@ def program(
     failures: dict[str, list[str]] = {}
     with Function(placeholders, opset_version=version) as function:
         scope = Scope(version, assembly.opset(proto), {}, spelled, _read(graph), directory, notes)
+        scope.allowance.left += _ALLOWED * sum(array.nbytes for array in values.values())
         for each in inputs:
             found, element = function.inputs[spelled[each.name]], declared[each.name].elem_type
             if not dims[each.name]:  # Core ML's arrays have one axis at least
@@ -198,7 +207,16 @@ def _outputs(node: Node, weights: Mapping[str, NDArray]) -> list[Any]:
         found = _own(node)
     except UnsupportedError as error:
         found = _by_function(node, weights, error)
-    return [known(value) for value in (found if isinstance(found, list | tuple) else [found])]
+    outputs = list(found) if isinstance(found, list | tuple) else [found]
+    for value in outputs:
+        if isinstance(value, Var | Constant):
+            _check_size(shape(value) if isinstance(value, Var) else value.array.shape)
+    return [known(value) for value in outputs]
+
+
+def _check_size(dims: Sequence[Dim]) -> None:
+    if (size := math.prod(dim for dim in dims if isinstance(dim, int))) > _LARGEST:
+        raise UnsupportedError(f"a value of {size:,} elements, expected at most {_LARGEST:,}")
 
 
 def _own(node: Node) -> Any:

@@ -8,6 +8,7 @@ program, whose own inference knows the values.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -43,13 +44,38 @@ def fold(node: Node) -> list[Value] | None:
     ):
         return None
     if any(node.is_weight(place) for place in range(len(node.operands))):
-        if node.operator in _MOVES:
-            return None
         if node.operator == "Identity" or _keeps(node):
             return [node.operands[0]]
+        node.scope.allowance.take(_nbytes(node))
+        return None if node.operator in _MOVES else _computed(node)
+    node.scope.allowance.take(_nbytes(node))
     if node.operator == "ConstantOfShape":
         return [Constant(_filled(node))]
     return _computed(node)
+
+
+def _nbytes(node: Node) -> int:
+    """The bytes of what the node makes, by ONNX's own inference: as far as that knows them."""
+    given = {
+        name: value
+        for place, name in enumerate(node.proto.input)
+        if name and (value := node.known(place)) is not None and value.dtype.kind in "fiub"
+    }
+    types = {
+        name: onnx.helper.make_tensor_type_proto(onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        for name, value in given.items()
+    }
+    small = {name: onnx.numpy_helper.from_array(value) for name, value in given.items() if value.size <= SHAPE_LIKE}
+    opset = onnx.helper.make_opsetid("", node.scope.opset)
+    try:
+        schema = onnx.defs.get_schema(node.operator, node.scope.opset, "")
+        found = onnx.shape_inference.infer_node_outputs(
+            schema, node.proto, types, small, opset_imports=[opset], ir_version=onnx.IR_VERSION
+        )
+    except Exception:  # noqa: BLE001 - what it does not understand is left to whoever computes it
+        return 0
+    tensors = [value.tensor_type for value in found.values()]
+    return sum(4 * math.prod(dim.dim_value for dim in tensor.shape.dim) for tensor in tensors)
 
 
 def _keeps(node: Node) -> bool:

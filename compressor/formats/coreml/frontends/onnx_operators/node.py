@@ -72,6 +72,22 @@ def narrowed(array: NDArray, *, clip: bool = False) -> NDArray:
 
 
 @dataclass(eq=False)
+class Allowance:
+    """The bytes that may still be computed while a program is built: a small file must not fill the memory."""
+
+    left: int = 1 << 28
+
+    def take(self, nbytes: int) -> None:
+        """Count what a node makes of constants, before it is made.
+
+        Raises: UnsupportedError.
+        """
+        self.left -= nbytes
+        if self.left < 0:
+            raise UnsupportedError(f"{nbytes:,} bytes computed of constants alone, more than may be stored")
+
+
+@dataclass(eq=False)
 class Scope:
     """The values of a graph while it is lowered.
 
@@ -82,6 +98,7 @@ class Scope:
     spelled: the MIL name of an ONNX name that MIL does not allow.
     directory: that of the model, where the data of its tensors lie.
     notes: what differs from the graph, by what it is about.
+    allowance: of all that is computed of constants, in the graphs inside of this one too.
     """
 
     version: Any
@@ -92,6 +109,7 @@ class Scope:
     directory: Path
     notes: dict[str, str] = field(default_factory=dict)
     consts: MutableMapping[str, Var] = field(default_factory=dict)
+    allowance: Allowance = field(default_factory=Allowance)
 
     def inner(self) -> Scope:
         """The scope of a graph inside of this one: what it defines is not seen outside."""
