@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
@@ -109,10 +110,10 @@ def aligned(encoding: Encoding) -> Encoding:
     On specs and on data alike.
     """
     match encoding:
-        case Sparse(_, values) | LinearQuantized(values):
-            inner = aligned(values)
-            field = "values" if isinstance(encoding, Sparse) else "data"
-            return encoding if inner is values else replace(encoding, **{field: inner})
+        case Sparse(_, values):
+            return replace(encoding, values=cast("Dense | LinearQuantized | Palettized", aligned(values)))
+        case LinearQuantized(data):
+            return replace(encoding, data=cast("Dense | Palettized", aligned(data)))
         case Palettized(_, lut) if index_bits(lut) in _STRADDLING:
             *groups, had, vector = lut.shape
             entries = (1 << 3 if index_bits(lut) < 4 else 1 << 7) + 1  # the fewest that make the indices so wide
