@@ -14,6 +14,9 @@ from compressor.pipelines import PassPipeline
 from compressor.schemes import Candidate
 from compressor.targets import Illegal, Target
 
+_LEAST_SAVED = 1 / 16
+"""What another form of codes must save: those of the source are read as they are, a table of codes is not."""
+
 _DTYPES = {**FLOAT_DTYPES, **CODE_DTYPES}
 
 
@@ -164,6 +167,10 @@ def _options(finding: Finding, target: Target, pipeline: PassPipeline, refused: 
     if kept:
         told = f"it is stored as {name(kept[0].spec)} by the source, which keeps every code"
         rejected += [Rejected(name(form.spec), told) for form in legal if form.candidate is dense]
+        little = [form for form in kept if 0 < kept[0].nbytes - form.nbytes < kept[0].nbytes * _LEAST_SAVED]
+        told = f"saves less than {_LEAST_SAVED:.0%} of the source's {kept[0].nbytes:,} bytes: not worth a slower load"
+        rejected += [Rejected(name(form.spec), told) for form in little]
+        kept = [form for form in kept if form not in little]
     return _Options(tuple(kept or legal), tuple(rejected))
 
 
