@@ -41,6 +41,9 @@ HEADER_NBYTES = 32
 QUANTIZERS = {"QuantizeLinear", "DynamicQuantizeLinear"}
 """Operators that quantize activations."""
 
+PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Transpose"}
+"""Operators that lead to an integer kernel whose products can saturate."""
+
 FEWEST_IN_BLOCK = 16
 """`MatMulNBits` takes blocks of a power of two from here on. Source: ONNX Runtime, ContribOperators.md."""
 
@@ -281,11 +284,12 @@ def _wanted(model: Model) -> dict[str, Form]:
         for name in node.input:
             readers[name].append(node)
     wanted: dict[str, Form] = {one.name: "n_bits" for one in model.weights if one.n_bits is not None}
-    for name in (one.name for one in model.weights if one.linear and readers[one.name]):
-        if in_codes:
-            wanted[name] = "linear"
-        elif all(_multiplies_by(node, name) for node in readers[name]):
-            wanted[name] = "weights"
+    for one in model.weights:
+        reading = readers[one.name] if one.linear else []
+        if in_codes and any(node.op_type in PRODUCTS for node in reading):
+            wanted[one.name] = "linear"
+        elif reading and (in_codes or (_by_column(one.encoding) and all(_multiplies_by(n, one.name) for n in reading))):
+            wanted[one.name] = "stored"
     return wanted
 
 
@@ -294,7 +298,7 @@ def _form(wanted: Form, one: Encoding, opset: int) -> Form:
     held = {
         "folded": True,
         "linear": is_linear(one, opset),
-        "weights": is_linear(one, opset) and _by_column(one),
+        "stored": is_linear(one, opset),
         "n_bits": n_bits.fits(one),
     }
     return wanted if held[wanted] else "folded"
@@ -308,10 +312,9 @@ def _multiplies_by(node: onnx.NodeProto, name: str) -> bool:
 
 def _by_column(one: Encoding) -> bool:
     """Whether `MatMulNBits` can have the weight `[K, N]`: a scale by column, or in blocks along K."""
-    if len(shape(one)) != 2:
-        return False
     quantized = one.values if isinstance(one, Sparse) else one
-    assert isinstance(quantized, LinearQuantized)
+    if not isinstance(quantized, LinearQuantized) or len(shape(one)) != 2:
+        return False
     (rows, columns), counts = shape(one), tuple(quantized.scale.shape)
     block = rows // counts[0] if counts[0] else 0
     # ONNX Runtime 1.31 multiplies something else where rows of 2-bit codes do not fill bytes.

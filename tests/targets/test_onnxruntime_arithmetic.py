@@ -228,3 +228,63 @@ def test_rows_of_2_bits_that_end_inside_of_a_byte_are_right(tmp_path: Path) -> N
     data = rng.standard_normal((5, 128)).astype(np.float32)
     found = run(written(path, tmp_path / "out"), data, tmp_path / "o.onnx")
     np.testing.assert_allclose(found, data @ (weight.astype(np.float32) * 0.5), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name_of", "codes_of"),
+    [
+        ("sparse(int8)", lambda rng, shape: rng.integers(-128, 128, shape) * (rng.random(shape) < 0.2)),
+        ("int8(palettized4)", lambda rng, shape: rng.choice(np.linspace(-120, 120, 16).astype(np.int64), shape)),
+    ],
+)
+@pytest.mark.parametrize("quantizes", [True, False])
+def test_smaller_codes_are_multiplied_as_in_the_source(
+    name_of: str, codes_of: Any, tmp_path: Path, *, quantizes: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    stored = constants(w=codes_of(rng, (256, 256)).astype(np.int8), s=np.linspace(0.5, 1, 256, dtype=np.float32))
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s"], ["wd"], axis=1),
+        helper.make_node("MatMul", ["xd" if quantizes else "x", "wd"], ["product" if quantizes else "y"]),
+    ]
+    if quantizes:
+        path = between_quantizers(tmp_path / "m.onnx", *nodes, stored=stored, data=(5, 256))
+    else:
+        shapes = {"inputs": [value("x", [5, 256])], "outputs": [value("y", [5, 256])]}
+        path = save(tmp_path / "m.onnx", nodes, stored, **shapes)
+    manifest = compressor.compress(path, tmp_path / "out")
+    assert {one.name: one.encoding for one in manifest.weights} == {"w": name_of}
+    data = rng.integers(0, 100, (5, 256)).astype(np.float32)
+    found = run(tmp_path / "out" / "model.onnx", data, tmp_path / "after.onnx")
+    if quantizes:  # in floats, since the source's own codes saturate on some processors
+        expected = loaded(path, in_floats=True).run(None, {"x": data})[0]
+        assert operators(tmp_path / "after.onnx")["QLinearMatMul"] == 1
+    else:
+        expected = run(path, data, tmp_path / "before.onnx")
+        assert operators(tmp_path / "after.onnx") == operators(tmp_path / "before.onnx")
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_products_inside_of_branches_stay_mat_mul_n_bits(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    stored = constants(
+        w=rng.integers(0, 256, (8, 2, 8), np.uint8), s=rng.random((8, 2), np.float32), zero=np.float32(0)
+    )
+    attributes = {"K": 32, "N": 8, "bits": 4, "block_size": 16, "accuracy_level": 4}
+    product = helper.make_node("MatMulNBits", ["x", "w", "s"], ["t"], domain="com.microsoft", **attributes)
+    shape = ["a", "b"]
+    then = helper.make_graph([product], "then", [], [value("t", shape)])
+    other = helper.make_graph([helper.make_node("Identity", ["x"], ["e"])], "else", [], [value("e", shape)])
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        helper.make_node("Greater", ["sum", "zero"], ["positive"]),
+        helper.make_node("If", ["positive"], ["y"], then_branch=then, else_branch=other),
+    ]
+    path = tmp_path / "m.onnx"
+    graph = helper.make_graph(nodes, "g", [value("x", [3, 32])], [value("y", shape)], stored)
+    imports = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=10), path)
+    artefact = written(path, tmp_path / "out")
+    for data in (rng.random((3, 32), np.float32), -rng.random((3, 32), np.float32)):
+        expected = run(path, data, tmp_path / "o.onnx")
+        np.testing.assert_array_equal(run(artefact, data, tmp_path / "o.onnx"), expected)

@@ -143,7 +143,7 @@ def _sparse(made: Lowered, encoding: Sparse, name: str, prefix: str, opset: int,
     size, count = math.prod(whole), math.prod(shape(values))
     places = _places(made, prefix, mask, whole, count)
     if form in BY_NODE and isinstance(values, LinearQuantized):
-        values, origin = for_kernels(values, whole)
+        values, origin = for_kernels(values, whole) if form == "linear" else (values, "")
         codes = store_data(made, values.data, prefix, opset)
         narrow = dtype(values.data)
         if bits(narrow) < 8 and codes in {part.name for part in made.parts}:

@@ -12,11 +12,11 @@ from compressor.formats.onnx.lowered import Lowered
 from compressor.formats.onnx.palettes import palettized
 from compressor.formats.onnx.signs import unsigned, zeros
 
-Form = Literal["folded", "linear", "weights", "n_bits"]
+Form = Literal["folded", "linear", "stored", "n_bits"]
 """`folded`: nothing of the decoding is left when the model runs; `linear`: `DequantizeLinear`, for integer kernels;
-`weights`: `DequantizeLinear` over the source's codes, activations are floats; `n_bits`: the inputs of `MatMulNBits`."""
+`stored`: `DequantizeLinear` over the very codes of the source; `n_bits`: the inputs of `MatMulNBits`."""
 
-BY_NODE = {"linear", "weights"}
+BY_NODE = {"linear", "stored"}
 """The forms that end in `DequantizeLinear`."""
 
 BLOCKED_SINCE = 21
