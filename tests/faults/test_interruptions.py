@@ -120,8 +120,8 @@ def family(request: pytest.FixtureRequest) -> list[str]:
 
 def test_a_disk_that_fills_up_at_any_write(family: list[str]) -> None:
     command = ["compress", family[0], "out", "--target", family[2]]
+    shutil.copytree("out", "earlier")
     with disk_of(math.inf) as endless:
-        shutil.copytree("out", "earlier")
         done(*command)
     shutil.rmtree("out")
     Path("earlier").rename("out")
