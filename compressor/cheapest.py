@@ -66,11 +66,16 @@ def _without(
 ) -> _Trial | None:
     """What the weights `names` are without `part`; None where one has no form without it."""
     before = [costs[name][picked[name]] for name in names]
-    left = count - Counter(other for cost in before for other in cost.shared)
+    freed = Counter(other for cost in before for other in cost.shared)
+
+    def alone(cost: Cost) -> dict[str, int]:
+        """What no other weight has of what a form shares."""
+        return {other: size for other, size in cost.shared.items() if count[other] == freed[other]}
+
     made: dict[str, int] = {}
     for name in names:
         forms = [
-            (cost.own + sum(size for other, size in cost.shared.items() if not left[other]), place)
+            (cost.own + sum(alone(cost).values()), place)
             for place, cost in enumerate(costs[name])
             if part not in cost.shared
         ]
@@ -78,10 +83,9 @@ def _without(
             return None
         made[name] = min(forms)[1]
     after = [costs[name][place] for name, place in made.items()]
-    freed = {other: size for cost in before for other, size in cost.shared.items() if not left[other]}
-    added = {other: size for cost in after for other, size in cost.shared.items() if not left[other]}
+    gone, added = ({other: size for cost in forms for other, size in alone(cost).items()} for forms in (before, after))
     saves = sum(cost.own for cost in after) - sum(cost.own for cost in before)
-    return _Trial(part, made, saves, sum(freed.values()) - sum(added.values()))
+    return _Trial(part, made, saves, sum(gone.values()) - sum(added.values()))
 
 
 def _banned(forms: Sequence[Cost], part: str) -> Sequence[Cost]:
