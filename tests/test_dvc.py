@@ -127,7 +127,7 @@ def test_the_first_run_leaves_the_artefact_and_its_record(first_run):
     assert metrics["size_ratio"] > 2
     manifest = json.loads((first_run.path / "models" / "compressed" / "manifest.json").read_text())
     assert {weight["name"]: weight["encoding"] for weight in manifest["weights"]} == {
-        "hidden": "sparse(palettized2)",
+        "hidden": "palettized3",
         "head": "dense",
     }
     tracked = first_run.run("git", "ls-files", "compression", "models").split()
