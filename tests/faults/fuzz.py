@@ -34,12 +34,10 @@ from tests.faults.archive_mutations import mutate
 from tests.faults.commands import snapshot, working_directory
 from tests.faults.readers import EXPORT, LOAD, PARSE, READERS, Arguments, Reader
 
-SECONDS = 20
-"""What a file may take."""
 MEMORY = 2 << 30
 """The address space that a process may take beside what it has when all is imported."""
 GRACE = 3
-"""How many times `SECONDS` a process may say nothing, in native code for instance, until it is ended."""
+"""How many times the seconds of a file a process may say nothing, in native code for instance, until it is ended."""
 READ, REFUSED = "read", "refused"
 
 
@@ -78,12 +76,15 @@ def damaged(whole: Path, reader: str, number: int, seed: int, folder: Path, with
     shutil.copytree(whole / variant, folder)
     files = sorted(file for file in folder.rglob("*") if file.is_file() and str(file).endswith(kind.damaged))
     file = random.choice(files)
-    file.write_bytes(mutate(file.name, file.read_bytes(), random))
+    if kind.damage is not None:
+        kind.damage(file, random)
+    else:
+        file.write_bytes(mutate(file.name, file.read_bytes(), random))
     commands = [command for command in kind.commands if command[0] != without]
     return random.choice(commands), f"{variant}: {file.relative_to(folder)}"
 
 
-def outcome(arguments: Arguments, seconds: int = SECONDS) -> tuple[str, str]:
+def outcome(arguments: Arguments, seconds: int) -> tuple[str, str]:
     """What becomes of the command in the current directory, `READ`, `REFUSED` or else a failure, and what it said."""
     before = snapshot(Path())
     signal.signal(signal.SIGALRM, _too_long)
@@ -180,7 +181,7 @@ def work(
             tempfile.tempdir = str(scratch)
             arguments, what = damaged(whole, reader, number, seed, place, without)
             with working_directory(place):
-                found, said = outcome(arguments)
+                found, said = outcome(arguments, READERS[reader].seconds)
             if found in {READ, REFUSED} and any(scratch.iterdir()):
                 found, said = "temporary files left over", str([file.name for file in scratch.iterdir()])
             tempfile.tempdir = None
@@ -224,7 +225,7 @@ def _followed(process: subprocess.Popen[bytes], reader: str, report: Report, fir
     running, silent = first, False
     with process.stdout:
         while not silent:
-            ready, _, _ = select.select([process.stdout], [], [], SECONDS * GRACE)
+            ready, _, _ = select.select([process.stdout], [], [], READERS[reader].seconds * GRACE)
             line = process.stdout.readline() if ready else b""
             if not line:
                 silent = not ready

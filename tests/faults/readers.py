@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import torch
 from torch import nn
 
 from compressor.encodings import Dense, Encoding, Palettized, Sparse
+from tests.faults import graphs
 from tests.faults.commands import SIZE, chain, done, weights
 from tests.formats import coreml_models
 from tests.sources.huggingface_folders import awq, gptq, masked, quantized, saved, scaled, scheme, words
@@ -35,7 +37,8 @@ PARAMS = SETTINGS % "tests.faults.readers:small"
 class Reader:
     """make: writes file sets by name into folders that exist. damaged: the files that damage is done to, by how their
     names end; all others stay whole. commands: one of them reads the set. share: of the files of a run.
-    slow: the sets that take seconds to make.
+    slow: the sets that take seconds to make. damage: writes the file anew, in place of changes to its bytes.
+    seconds: what a file may take.
     """
 
     make: Mapping[str, Callable[[], object]]
@@ -43,6 +46,8 @@ class Reader:
     commands: tuple[Arguments, ...]
     share: int = 3
     slow: tuple[str, ...] = ()
+    damage: Callable[[Path, Random], None] | None = None
+    seconds: int = 20
 
 
 def small() -> nn.Module:
@@ -259,6 +264,19 @@ def _looks(name: str) -> tuple[Arguments, ...]:
 READERS: dict[str, Reader] = {
     "onnx": Reader(
         _models(), ("m.onnx",), (*_looks("m.onnx"), ("compress", "m.onnx", "out"), ("export", "m.onnx", "out"))
+    ),
+    "onnx graphs": Reader(
+        {"m": lambda: chain(Path("m.onnx"))},
+        ("m.onnx",),
+        (
+            *_looks("m.onnx"),
+            ("compress", "m.onnx", "out"),
+            ("compress", "m.onnx", "out", "--dry-run"),
+            ("compress", "m.onnx", "out", "--target", "iOS17"),
+            ("compress", "m.onnx", "out", "--target", "iOS18", "--dry-run"),
+        ),
+        damage=graphs.write,
+        seconds=5,
     ),
     "onnx with external data": Reader(
         {"m": _external},

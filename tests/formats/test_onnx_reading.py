@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compressor.arrays import MappedArray, stored_nbytes
 from compressor.errors import CompressorError
-from compressor.formats.onnx import reading
+from compressor.formats.onnx import reading, wire
 from compressor.formats.onnx.dtypes import DTYPES
 
 RNG = np.random.default_rng(0)
@@ -239,3 +240,20 @@ def test_data_behind_a_link_into_a_cache(tmp_path: Path, address: str) -> None:
     (folder / "w.data").symlink_to(cached)
     found = reading.array(only(save(folder / "m.onnx", external("w.data"))), folder)
     assert np.asarray(found).tolist() == [0, 1, 2, 3]
+
+
+def test_strings_are_not_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a field: a walk over all of them would take longer than reading the file does."""
+    looked, field = 0, wire._field
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal looked
+        looked += 1
+        return field(*arguments)
+
+    monkeypatch.setattr(wire, "_field", counted)
+    words = TensorProto(name="words", data_type=TensorProto.STRING, dims=[50_000], string_data=[b"word"] * 50_000)
+    graph = helper.make_graph([], "graph", [], [], [words])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), tmp_path / "m.onnx")
+    assert len(reading.load(tmp_path / "m.onnx").graph.initializer[0].string_data) == 50_000
+    assert looked < 50
