@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,13 +35,16 @@ DEBERTA = {**BERT, "relative_attention": True, "position_buckets": 8, "pos_att_t
 class Network:
     """kind, config: names in transformers. settings: of the configuration. inputs: as they are declared.
 
-    tables: inputs that are indices, by the number of those. note: what does not work, for the documents.
+    instead: why it goes to Core ML through the ONNX graph alone; empty where the torch frontend takes it too.
+    refused: why it does not go to Core ML.
     """
 
     kind: str
     config: str
     settings: Mapping[str, Any]
     inputs: Mapping[str, InputSpec] = field(default_factory=lambda: TEXT)
+    instead: str = ""
+    refused: str = ""
 
     def build(self) -> Any:
         """The module, its parameters all away from what they begin with, so that none is a constant by chance."""
@@ -154,9 +157,6 @@ NETWORKS: Mapping[str, Network] = {
         "YolosForObjectDetection", "YolosConfig", {**VIT, "image_size": [32, 32], "num_detection_tokens": 4}, IMAGE
     ),
 }
-
-
-Feeds = Callable[[Network, int], dict[str, Any]]
 
 
 def feeds(network: Network, length: int, padded: int = 0) -> dict[str, Any]:
