@@ -60,12 +60,12 @@ def export(
 ) -> None:
     """Write the model of a folder to `directory/model.onnx` and `directory/model.onnx.data`.
 
-    factory, args  `module:function` that builds the module; None for the architecture that config.json names, by
-                   transformers; code that lies in the folder never runs
-    inputs         by name of a parameter of the model's `forward`; empty for `input_ids` int64 [1, 16]
+    factory, args  `module:function` that builds the module; None for the architecture that config.json names, filled
+                   by transformers; code that lies in the folder never runs. Keyword arguments of either
+    inputs         by name of a parameter of the model's `forward`; empty for `input_ids` int64 [1, 16] or an image
     outputs        as those of any torch model
 
-    Initializers keep the names of the folder. A quantized weight keeps its codes.
+    Initializers have the names of the module. A quantized weight keeps its codes.
 
     Raises: CompressorError when the folder cannot be read or exported, UsageError when the request does not fit it.
     """
