@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import compressor
 from compressor import sources
@@ -181,6 +181,55 @@ def test_shards_fill_the_architecture_that_the_folder_names(transformers: Any, t
     with torch.no_grad():
         expected = model(input_ids=torch.tensor(IDS)).logits.numpy()
     assert np.allclose(run(made, input_ids=IDS), expected, atol=1e-5)
+
+
+def renamed(path: Path, rename: Any, **config: Any) -> Path:
+    """A folder whose tensors have other names; those of no name are left out."""
+    file = path / "model.safetensors"
+    tensors = {rename(key): values for key, values in load_file(file).items() if rename(key)}
+    save_file(tensors, file, metadata={"format": "pt"})
+    return changed(path, **config)
+
+
+def test_names_are_converted_as_transformers_does(
+    transformers: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A base model from the folder of a larger one, the names of norms as they once were, no pooling layer."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    model = transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=50, **sizes)).eval()
+    model.save_pretrained(tmp_path / "bert")
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+
+    def rename(key: str) -> str:
+        return next((key.replace(new, before) for new, before in old.items() if new in key), key)
+
+    made = written(renamed(tmp_path / "bert", rename, architectures=["BertModel"]), tmp_path, inputs={})
+    with torch.no_grad():
+        expected = model.bert(input_ids=torch.tensor(IDS)).last_hidden_state.numpy()
+    assert np.allclose(run(made, input_ids=IDS), expected, atol=1e-5)
+    assert "holds no weights of the layer pooler of BertModel: that output is left out" in caplog.text
+    assert "BertModel has no place for these, which are left out: cls.predictions.bias" in caplog.text
+
+
+def test_a_prefix_may_be_missing_and_weights_may_not(transformers: Any, tmp_path: Path) -> None:
+    sizes = {"vocab_size": 50, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 32}
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, bos_token_id=1, eos_token_id=2)).eval()
+    path = tmp_path / "gpt2"
+    model.save_pretrained(path)
+    renamed(path, lambda key: key.removeprefix("transformer."))
+    assert "wte.weight" in load_file(path / "model.safetensors")
+    made = written(path, tmp_path, inputs={})
+    with torch.no_grad():
+        expected = model(input_ids=torch.tensor(IDS)).logits.numpy()
+    assert np.allclose(run(made, input_ids=IDS), expected, atol=1e-5)
+    renamed(path, lambda key: "" if key == "h.0.attn.c_attn.weight" else key)
+    with pytest.raises(
+        CompressorError, match=r"GPT2LMHeadModel: missing from the file: transformer\.h\.0\.attn\.c_attn"
+    ):
+        export(path, tmp_path, inputs={})
+    changed(path, n_embd=64)
+    with pytest.raises(CompressorError, match=r"shapes differ: .* \[32\] in the file, \[64\] in the model"):
+        export(path, tmp_path, inputs={})
 
 
 @pytest.fixture(scope="module")

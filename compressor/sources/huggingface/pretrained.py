@@ -68,10 +68,8 @@ def load(
         text = "; ".join(problem for problem in problems if problem)
         raise CompressorError(f"{checkpoint.path} does not fit {kind.__name__}: {text}.")
     if unexpected:
-        what = names("these", sorted(unexpected), ())
-        log.warning(
-            "%s: %s has no place for %d tensors, left out: %s.", checkpoint.path, kind.__name__, len(unexpected), what
-        )
+        what = names(f"{kind.__name__} has no place for these, which are left out", sorted(unexpected), ())
+        log.warning("%s: %s.", checkpoint.path, what)
     return model
 
 
