@@ -323,6 +323,14 @@ def _gelu(x, mode):
     return functional.gelu(_t(x), approximate="tanh" if mode == "TANH_APPROXIMATION" else "none").numpy()
 
 
+def _upsample_bilinear(x, scale_factor_height, scale_factor_width, align_corners, half_pixel_centers=None):
+    assert half_pixel_centers is None or bool(half_pixel_centers) != bool(align_corners)
+    factors = float(scale_factor_height), float(scale_factor_width)
+    return functional.interpolate(
+        _t(x), scale_factor=factors, mode="bilinear", align_corners=bool(align_corners)
+    ).numpy()
+
+
 def _resample(x, coordinates, sampling_mode, padding_mode, align_corners, **others):
     padding = {"constant": "zeros", "border": "border", "reflection": "reflection", "symmetric": "reflection"}
     return functional.grid_sample(
@@ -467,5 +475,6 @@ _OPERATORS = {
     "space_to_depth": _space_to_depth,
     "squeeze": lambda x, axes=None: np.squeeze(x, None if axes is None else tuple(int(axis) for axis in axes)),
     "topk": _topk,
+    "upsample_bilinear": _upsample_bilinear,
     "upsample_nearest_neighbor": _upsample,
 }

@@ -31,6 +31,10 @@ WAV2VEC2 |= {"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2, "
 DEBERTA = {**BERT, "relative_attention": True, "position_buckets": 8, "pos_att_type": ["p2c", "c2p"]}
 
 
+SCALAR = "The update tensor should have shape"
+"""Of Core ML Tools' torch frontend, about a scalar that is written into a tensor."""
+
+
 @dataclass(frozen=True)
 class Network:
     """kind, config: names in transformers. settings: of the configuration. inputs: as they are declared.
@@ -74,7 +78,9 @@ def _kind(name: str) -> Any:
 
 NETWORKS: Mapping[str, Network] = {
     "ALBERT": Network("AlbertModel", "AlbertConfig", {**BERT, "embedding_size": 16}),
-    "BEiT": Network("BeitForImageClassification", "BeitConfig", {**VIT, "use_relative_position_bias": True}, IMAGE),
+    "BEiT": Network(
+        "BeitForImageClassification", "BeitConfig", {**VIT, "use_relative_position_bias": True}, IMAGE, SCALAR
+    ),
     "BERT": Network("BertForSequenceClassification", "BertConfig", BERT),
     "CLIP (text)": Network("CLIPTextModel", "CLIPTextConfig", {**BERT, "eos_token_id": 2}, {"input_ids": IDS}),
     "CLIP (vision)": Network("CLIPVisionModel", "CLIPVisionConfig", VIT, IMAGE),

@@ -223,9 +223,7 @@ def test_a_prefix_may_be_missing_and_weights_may_not(transformers: Any, tmp_path
         expected = model(input_ids=torch.tensor(IDS)).logits.numpy()
     assert np.allclose(run(made, input_ids=IDS), expected, atol=1e-5)
     renamed(path, lambda key: "" if key == "h.0.attn.c_attn.weight" else key)
-    with pytest.raises(
-        CompressorError, match=r"GPT2LMHeadModel: missing from the file: transformer\.h\.0\.attn\.c_attn"
-    ):
+    with pytest.raises(CompressorError, match=r"GPT2LMHeadModel: missing from the file: .*h\.0\.attn\.c_attn"):
         export(path, tmp_path, inputs={})
     changed(path, n_embd=64)
     with pytest.raises(CompressorError, match=r"shapes differ: .* \[32\] in the file, \[64\] in the model"):
