@@ -215,7 +215,8 @@ def _layer_norm(x, axes, epsilon, gamma=1.0, beta=0.0):
 
 
 def _sigmoid(x):
-    return 1 / (1 + np.exp(-x))
+    with np.errstate(over="ignore"):  # exp(-x) is infinite for very small ones: 0
+        return 1 / (1 + np.exp(-x))
 
 
 def _lstm_direction(x, h, c, weight_ih, weight_hh, bias, peephole, activations):
