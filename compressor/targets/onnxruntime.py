@@ -99,6 +99,8 @@ class OnnxRuntime:
                 raise Illegal(f"{array.dtype} needs opset {since}, {self.name} has {newest}")
         if reason := decoding.why_not(encoding):
             raise Illegal(reason)
+        if self._as_floats(encoding):
+            raise Illegal("ONNX Runtime would quantize its floats anew, beside activations that are quantized")
         oldest, instead = decoding.needs_opset(encoding), decoding.aligned(encoding)
         reason = self.unreachable(oldest)
         if oldest > newest:
@@ -117,6 +119,13 @@ class OnnxRuntime:
         called = lowered.functions | common.functions
         parts = {function: _function_nbytes(function, opset) for function in sorted(called)}
         return {name: own, **parts, **{node.output[0]: node.ByteSize() for node in common.nodes}}
+
+    def _as_floats(self, encoding: Encoding) -> bool:
+        """Whether codes would be floats before a kernel that wants codes gets them."""
+        quantized = encoding.values if isinstance(encoding, Sparse) else encoding
+        if "linear" not in self.wanted.values() or not isinstance(quantized, LinearQuantized):
+            return False
+        return not is_linear(encoding, self.model_opset)
 
     def newest(self) -> int:
         """The newest opset that a model for this target may have."""

@@ -18,6 +18,7 @@ from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, S
 from compressor.errors import CompressorError, UsageError
 from compressor.formats.onnx import writing
 from compressor.model import Model, Weight
+from compressor.targets import Illegal
 from compressor.targets import onnxruntime as target_module
 from tests.conformance import codes, operators
 
@@ -37,6 +38,15 @@ def quantized(code: str, to: Shape, counts: Shape, *, zero_point: bool = False) 
 def sparse(code: str, counts: Shape, *, zero_point: bool = False) -> Sparse:
     mask = RNG.random((64, 32)) < 0.3
     return Sparse(mask, quantized(code, (int(mask.sum()),), counts, zero_point=zero_point), (64, 32))
+
+
+def pruned_table_of_codes() -> Sparse:
+    """As `sparse`, the codes of its non-zeros from a table of 20."""
+    made = sparse("int8", (1, 32))
+    (count,) = shape(made.values)
+    table = np.arange(-60, 60, 6).astype(np.int8).reshape(1, 1, 20, 1)
+    codes_ = Palettized(RNG.integers(0, 20, count).astype(np.uint8), table)
+    return Sparse(made.mask, LinearQuantized(codes_, scale(1, 32)), (64, 32))
 
 
 def build(
@@ -125,6 +135,7 @@ def dense(model: Model) -> bytes:
         ("MatMul", quantized("uint8", (64, 32), (1, 1), zero_point=True), 21, "QLinearMatMul"),
         ("MatMul", sparse("uint8", (1, 32), zero_point=True), 21, "QLinearMatMul"),
         ("MatMul", sparse("int8", (1, 1)), 18, "QLinearMatMul"),
+        ("MatMul", pruned_table_of_codes(), 18, "QLinearMatMul"),
         ("Gemm", quantized("int8", (64, 32), (1, 1)), 21, "QGemm"),
         ("Gemm", quantized("int8", (64, 32), (1, 32)), 13, "QGemm"),
     ],
@@ -176,6 +187,16 @@ def test_other_quantized_weights_are_folded(encoding: Encoding, opset: int, tmp_
 def palettized(entries: int) -> Palettized:
     lut = RNG.standard_normal((1, 1, entries, 1)).astype(np.float32)
     return Palettized(RNG.integers(0, entries, (64, 32)).astype(np.uint8), lut)
+
+
+def test_codes_that_cannot_be_codes_in_the_graph_are_refused_beside_quantized_activations() -> None:
+    """Codes under a mask in blocks: as floats they would be quantized anew."""
+    encoding = sparse("int8", (4, 32))
+    model = between_quantizers("MatMul", quantized("int8", (64, 32), (1, 32)))
+    with pytest.raises(Illegal, match="would quantize its floats anew"):
+        targets.get("onnxruntime").fitted(model).legalize(spec(encoding))
+    other = one("MatMul", quantized("int8", (64, 32), (1, 32)), linear=False)
+    assert targets.get("onnxruntime").fitted(other).legalize(spec(encoding)) == spec(encoding)
 
 
 def test_a_model_newer_than_the_target_is_refused(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def _sparse(made: Lowered, encoding: Sparse, name: str, prefix: str, opset: int,
     places = _places(made, prefix, mask, whole, count)
     if form in BY_NODE and isinstance(values, LinearQuantized):
         values, origin = for_kernels(values, whole) if form == "linear" else (values, "")
-        codes = store_data(made, values.data, prefix, opset)
+        codes = store_data(made, values.data, prefix, opset, places, whole)
         narrow = dtype(values.data)
         if bits(narrow) < 8 and codes in {part.name for part in made.parts}:
             codes = widened(made, codes, narrow)

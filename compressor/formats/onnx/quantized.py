@@ -97,9 +97,14 @@ def is_linear(encoding: Encoding, opset: int) -> bool:
     if not isinstance(quantized, LinearQuantized):
         return False
     kind = linear_axis(quantized, shape(encoding))
-    if isinstance(encoding, Sparse) and (not isinstance(quantized.data, Dense) or kind == "blocks"):
+    if isinstance(encoding, Sparse) and (kind == "blocks" or not _is_one_table(quantized.data)):
         return False
     return kind in {"tensor", "axis"} or (kind == "blocks" and opset >= BLOCKED_SINCE)
+
+
+def _is_one_table(data: Dense | Palettized) -> bool:
+    """Whether codes are found without the places of the weight: plain ones, or those of a table that all share."""
+    return isinstance(data, Dense) or math.prod(data.lut.shape[:-2]) * data.lut.shape[-1] == 1
 
 
 def _dequantize_linear(made: Lowered, encoding: LinearQuantized, name: str, prefix: str, opset: int, form: Form) -> str:
