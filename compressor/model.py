@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from compressor.arrays import Array
 from compressor.encodings import Encoding
 from compressor.errors import CompressorError
 
@@ -40,6 +41,7 @@ class Weight:
     note: what its source says about it, for a reader: a declaration that did not hold, codes that were not kept, ...
     linear: whether its source decodes it by `DequantizeLinear`, so that a runtime may compute with its codes.
     n_bits: the `accuracy_level` of the `MatMulNBits` that multiplies by its codes in the source; None where none does.
+    values: as the source has them, where the encoding is codes that were found in them; None where it has no others.
     scaled: whether its values are products of those that were trained: what is small there says nothing about training.
     signed: what tells -0.0 from 0.0 where the weight is read (a division, an output, ...): then it keeps both. Empty
         where every reader is linear in it and the like: then 0.0 may stand for -0.0.
@@ -54,6 +56,7 @@ class Weight:
     n_bits: int | None = None
     scaled: bool = False
     signed: str = ""
+    values: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)

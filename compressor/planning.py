@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from compressor import encodings
+from compressor.arrays import ComputedArray
 from compressor.detection import Finding, Settings, find
-from compressor.encodings import Dense, Encoding
+from compressor.encodings import Dense, Encoding, LinearQuantized
 from compressor.errors import CompressorError
 from compressor.model import Model, Weight
 from compressor.passes import InexactError, stream
@@ -126,11 +127,29 @@ def _recovered(weight: Weight, finding: Finding, asked: Request, *, unsure: bool
     if grid is None:
         return weight, ""
     try:
-        return encode({weight.name: grid.spec}, {}, {})(weight), grid.evidence
+        return _as_codes(weight, grid.spec), grid.evidence
     except InexactError as failure:
         if unsure:
             return _recovered(weight, _again(weight, finding, failure, asked), asked, unsure=False)
         return replace(weight, note="; ".join(filter(None, (weight.note, f"kept as values: {failure.reason}")))), ""
+
+
+def _as_codes(weight: Weight, spec: Encoding) -> Weight:
+    """A weight as its codes, which are computed whenever they are read: all of them together would fill the memory."""
+
+    def encoded() -> LinearQuantized:
+        made = encode({weight.name: spec}, {}, {})(weight).encoding
+        assert isinstance(made, LinearQuantized)
+        return made
+
+    found = encoded()
+    codes = ComputedArray(encodings.shape(found), encodings.dtype(found.data), lambda: encodings.decode(encoded().data))
+    assert isinstance(weight.encoding, Dense)
+    return replace(
+        weight,
+        encoding=LinearQuantized(Dense(codes), found.scale, found.zero_point),
+        values=weight.encoding.values,
+    )
 
 
 def _again(weight: Weight, finding: Finding, failure: InexactError, asked: Request) -> Finding:

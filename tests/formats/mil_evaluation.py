@@ -139,11 +139,16 @@ def _conv(x, weight, strides, pad_type, pad, dilations, groups, bias=None):
     ).numpy()
 
 
-def _conv_transpose(x, weight, strides, pad_type, pad, dilations, groups, bias=None):
+def _conv_transpose(x, weight, strides, pad_type, pad, dilations, groups, bias=None, output_shape=None):
+    """An output shape adds to the end what pads and the formula leave out."""
     rank = x.ndim - 2
     emit = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)[rank - 1]
     y = emit(_t(x), _t(weight), None, strides.tolist(), 0, 0, int(groups), dilations.tolist()).numpy()
     cut = [slice(None)] * 2 + [slice(b, y.shape[2 + i] - e) for i, (b, e) in enumerate(_pads(pad_type, pad, rank))]
+    extra = [0] * rank
+    if output_shape is not None:
+        extra = [int(size) - len(range(y.shape[2 + i])[cut[2 + i]]) for i, size in enumerate(output_shape[-rank:])]
+        cut = [slice(None)] * 2 + [slice(one.start, one.stop + extra[i]) for i, one in enumerate(cut[2:])]
     y = y[tuple(cut)]
     return y if bias is None else y + bias.reshape(1, -1, *[1] * rank)
 
@@ -294,6 +299,13 @@ def _upsample(x, scale_factor_height, scale_factor_width):
     return x.repeat(int(scale_factor_height), -2).repeat(int(scale_factor_width), -1)
 
 
+def _upsample_bilinear(x, scale_factor_height, scale_factor_width, align_corners, half_pixel_centers=None):
+    assert half_pixel_centers is None or bool(half_pixel_centers) != bool(align_corners)
+    factors = float(scale_factor_height), float(scale_factor_width)
+    given = {"scale_factor": factors, "mode": "bilinear", "align_corners": bool(align_corners)}
+    return functional.interpolate(_t(x), **given, recompute_scale_factor=False).numpy()
+
+
 def _scatter_along_axis(data, indices, updates, axis, mode, validate_indices=False):
     reduction = {"add": "sum", "mul": "prod", "min": "amin", "max": "amax"}.get(str(mode))
     data, indices, updates = _t(data.copy()), _t(indices).long(), _t(updates)
@@ -314,8 +326,11 @@ def _scatter_nd(data, indices, updates, mode, validate_indices=False):
 
 def _scatter(data, indices, updates, axis, mode, validate_indices=False):
     assert axis == 0
-    assert mode == "update"
     data = data.copy()
+    if mode == "add":
+        np.add.at(data, indices, updates)
+        return data
+    assert mode == "update"
     data[indices] = updates
     return data
 
@@ -337,6 +352,11 @@ def _resample(x, coordinates, sampling_mode, padding_mode, align_corners, **othe
     return functional.grid_sample(
         _t(x), _t(coordinates), str(sampling_mode), padding[str(padding_mode)], bool(align_corners)
     ).numpy()
+
+
+def _crop(x, crop_height, crop_width):
+    (top, bottom), (left, right) = crop_height, crop_width
+    return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
 
 
 def _cumsum(x, axis, exclusive, reverse):
@@ -444,6 +464,7 @@ _OPERATORS = {
     "batch_norm": _batch_norm,
     "conv": _conv,
     "conv_transpose": _conv_transpose,
+    "crop": _crop,
     "cumsum": _cumsum,
     "depth_to_space": _depth_to_space,
     "dequantize": _dequantize,

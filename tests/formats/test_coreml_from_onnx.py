@@ -507,18 +507,6 @@ def test_an_integer_beyond_32_bits_bounds_and_is_not_added():
         translate(one("Add", [INT], [np.array(1 << 40)])[0])
 
 
-def test_types_that_core_ml_has_not_are_noted():
-    model, _ = one("Add", [INT], [ints(1, 2, 3, 4)])
-    assert translate(model)[1] == {"x0": "int64 became int32"}
-
-
-def test_a_scalar_input_becomes_an_array_of_one_element():
-    model, feeds = one("Mul", [f(2, 3), np.array(2.5, np.float32)])
-    found = check(model, feeds)
-    assert found.functions["main"].inputs["x1"].shape == (1,)
-    assert translate(model)[1]["x1"] == "a scalar became an array of one element"
-
-
 def test_all_that_has_no_form_is_named():
     nodes = [
         helper.make_node("Det", ["x"], ["d"], name="first"),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile, gettempdir
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from compressor.formats.coreml.rounding import as_codes, rounded
 from compressor.formats.coreml.sharing import share
 from compressor.formats.coreml.skeleton import Skeleton, rename
 from compressor.formats.coreml.slots import Slot
+from compressor.formats.onnx.dtypes import DTYPES
 from compressor.model import UNTRACED, Model, Weight
 
 LARGEST = float(np.finfo(np.float16).max)
@@ -34,6 +35,9 @@ FOLDED = "compressor.folded"
 
 PARAMETERS = 4
 """A batch norm has so many numbers a channel."""
+
+SPILLED = 1 << 20
+"""Decoded values of so many bytes lie in a file while a program has them."""
 
 ACTIVATIONS = "activations"
 """The key of what a frontend says about the quantization of all activations."""
@@ -80,7 +84,7 @@ def prepare(model: Model, request: Request, smallest: Smallest) -> Prepared:
         for name, spec in skeleton.specs().items()
         if spec.dtype != to
     }
-    return _prepared(skeleton, found, model, kept)
+    return _prepared(skeleton, found, model, request, kept)
 
 
 def restored(model: Model, request: Request, artefact: Model) -> Iterator[tuple[str, NDArray]]:
@@ -99,7 +103,7 @@ def restored(model: Model, request: Request, artefact: Model) -> Iterator[tuple[
     for source in model.weights:
         if source.name not in by_weight:
             continue
-        values = np.array(_values(source.encoding), np.float32)
+        values = np.array(_values(source), np.float32)
         for slot in by_weight[source.name]:
             have = decode(stored[slot.name]).astype(np.float32)
             have = have if slot.factor is None else (have / slot.factor).astype(np.float32)
@@ -132,7 +136,7 @@ def _translated(model: Model, request: Request) -> _Slotted:
     The ONNX graph comes first too where torch's frontend takes weights apart, so that fewer are found again.
     """
     graph, target = model.graphs["onnx"], conversion.target(request)
-    values = {weight.name: _values(weight.encoding) for weight in model.weights}
+    values = {weight.name: _values(weight) for weight in model.weights}
     by_torch, reason = None, model.metadata.get(UNTRACED, "")
     if "torch" in model.graphs:
         from compressor.formats.coreml.frontends import torch
@@ -175,7 +179,7 @@ def _lost(made: _Slotted, values: Mapping[str, NDArray]) -> int:
     return sum(array.size >= slots.FEWEST_ELSEWHERE for name, array in values.items() if name not in found)
 
 
-def _prepared(skeleton: Skeleton, found: _Slotted, model: Model, kept: Mapping[str, str]) -> Prepared:
+def _prepared(skeleton: Skeleton, found: _Slotted, model: Model, request: Request, kept: Mapping[str, str]) -> Prepared:
     """The weights of the skeleton. kept: why one has another precision, by its name."""
     specs, signed = skeleton.specs(), skeleton.signed()
     by_name = {weight.name: weight for weight in model.weights}
@@ -192,16 +196,20 @@ def _prepared(skeleton: Skeleton, found: _Slotted, model: Model, kept: Mapping[s
         note, scaled = "; ".join(filter(None, told)), slot.factor is not None
         shown = signed.get(slot.name, "")
         weights.append(Weight(slot.name, encoding, slot.uses, note=note, scaled=scaled, signed=shown))
-    return Prepared(skeleton, tuple(weights), tuple(_told(model.graphs["onnx"].graph, found)))
+    return Prepared(skeleton, tuple(weights), tuple(_told(model.graphs["onnx"].graph, request, found)))
 
 
-def _told(graph: Any, found: _Slotted) -> Iterator[str]:
+def _told(graph: Any, request: Request, found: _Slotted) -> Iterator[str]:
     """Why it is not of the graph that comes first, what differs on its outside, and how activations are computed."""
     notes = found.notes
     if found.instead:
         yield found.instead
-    for kind, values in (("input", graph.input), ("output", graph.output)):
-        yield from (f"{kind} {value.name}: {notes[value.name]}" for value in values if value.name in notes)
+    types = {value.name: DTYPES[value.type.tensor_type.elem_type].name for value in graph.input}
+    for each in request.inputs:
+        retyped = f"{types[each.name]} became {each.dtype}" if types[each.name] != each.dtype else ""
+        if told := ", ".join(filter(None, (notes.get(each.name), retyped))):
+            yield f"input {each.name}: {told}"
+    yield from (f"output {value.name}: {notes[value.name]}" for value in graph.output if value.name in notes)
     if ACTIVATIONS in notes:
         yield notes[ACTIVATIONS]
 
@@ -225,5 +233,27 @@ def _is_too_large(slot: Slot) -> bool:
     return bool(values.size) and max(float(values.max()), -float(values.min())) > LARGEST
 
 
-def _values(encoding: Encoding) -> NDArray:
-    return np.asarray(encoding.values) if isinstance(encoding, Dense) else decode(encoding)
+def _values(weight: Weight) -> NDArray:
+    """The values of a weight, in no memory of this process: a program has all of its constants at once."""
+    if weight.values is not None:
+        return np.asarray(weight.values)
+    if isinstance(weight.encoding, Dense):
+        return np.asarray(weight.encoding.values)
+    return _spilled(decode(weight.encoding))
+
+
+def _spilled(values: NDArray) -> NDArray:
+    """The values in a file without a name, mapped.
+
+    Raises:
+        CompressorError: the file cannot be written.
+    """
+    if values.nbytes < SPILLED:
+        return values
+    try:
+        with TemporaryFile(prefix="compressor-") as file:
+            file.write(np.ascontiguousarray(values).data)
+            file.flush()
+            return np.asarray(np.memmap(file, values.dtype, "r", shape=values.shape))
+    except OSError as error:
+        raise CompressorError(f"{gettempdir()}: cannot be written: {error.strerror}.") from error

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
-from compressor.arrays import Array, ComputedArray, DType, NDArray
-from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse, decode, expand, full_mask, shape
+from compressor.arrays import Array, ComputedArray, DType, NDArray, Shape
+from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse, decode, dtype, expand, full_mask, shape
 
 
 def rounded(
@@ -31,7 +32,7 @@ def rounded(
     codes = None if source is None else as_codes(source)
     reason = ""
     if codes is not None:
-        made = _scaled(moved(codes, index()), factor, to)
+        made = _scaled(moved(codes, index), factor, to)
         if made is not None:
             return made, "" if factor is None and made.scale.dtype == codes.scale.dtype else f"scales rounded to {to}"
         reason = f"its scales are too small for {to}"
@@ -47,44 +48,63 @@ def rounded(
 
 
 def as_codes(encoding: Encoding) -> LinearQuantized | None:
-    """A quantized weight as all of its codes, those of zeros too; None for a weight that is not quantized."""
+    """A quantized weight as all of its codes, those of zeros too, computed whenever they are read.
+
+    None for a weight that is not quantized.
+    """
     if isinstance(encoding, LinearQuantized):
-        return LinearQuantized(Dense(decode(encoding.data)), encoding.scale, encoding.zero_point)
+        data = encoding.data
+        codes = data if isinstance(data, Dense) else _later(shape(data), dtype(data), partial(decode, data))
+        return LinearQuantized(codes, encoding.scale, encoding.zero_point)
     if not isinstance(encoding, Sparse) or not isinstance(encoding.values, LinearQuantized):
         return None
     inner = encoding.values
+    codes = _later(encoding.shape, dtype(inner.data), partial(_filled, encoding, inner))
+    return LinearQuantized(codes, inner.scale, inner.zero_point)
+
+
+def _later(dims: Shape, kind: DType, compute: Callable[[], NDArray]) -> Dense:
+    return Dense(ComputedArray(dims, kind, compute))
+
+
+def _filled(encoding: Sparse, inner: LinearQuantized) -> NDArray:
+    """The codes of all elements: those of zeros are the zero point."""
     kept = decode(inner.data)
     zero = (
         np.zeros((), kept.dtype) if inner.zero_point is None else expand(np.asarray(inner.zero_point), encoding.shape)
     )
     codes = np.array(np.broadcast_to(zero, encoding.shape))
     codes[full_mask(encoding)] = kept
-    return LinearQuantized(Dense(codes), inner.scale, inner.zero_point)
+    return codes
 
 
-def moved(encoding: LinearQuantized, index: NDArray | None) -> LinearQuantized:
-    """The codes at the places of `index` in the flat weight, each with the scale that it had."""
-    if index is None:
+def moved(encoding: LinearQuantized, index: Callable[[], NDArray | None]) -> LinearQuantized:
+    """The codes at the places of `index()` in the flat weight, each with the scale that it had."""
+    places = index()
+    if places is None:
         return encoding
     whole = shape(encoding)
 
     def parameter(array: Array) -> NDArray:
-        return by_block(expand(np.asarray(array), whole).reshape(-1)[index])
+        return by_block(expand(np.asarray(array), whole).reshape(-1)[places])
+
+    def codes() -> NDArray:
+        taken: NDArray = decode(encoding.data).reshape(-1)[index()]
+        return taken
 
     scale = parameter(encoding.scale)
     zero_point = None if encoding.zero_point is None else parameter(encoding.zero_point)
     if zero_point is not None and zero_point.shape != scale.shape:
         counts = tuple(math.lcm(*pair) for pair in zip(scale.shape, zero_point.shape, strict=True))
         scale, zero_point = expand(scale, counts), expand(zero_point, counts)
-    return LinearQuantized(Dense(decode(encoding.data).reshape(-1)[index]), scale, zero_point)
+    return LinearQuantized(_later(places.shape, dtype(encoding.data), codes), scale, zero_point)
 
 
 def by_block(whole: NDArray) -> NDArray:
     """The smallest array that `expand` makes `whole` of."""
     for axis, dim in enumerate(whole.shape):
-        others = tuple(place for place in range(whole.ndim) if place != axis)
-        following, before = np.delete(whole, 0, axis), np.delete(whole, -1, axis)
-        steps = np.flatnonzero((following != before).any(axis=others)) + 1
+        ahead = np.moveaxis(whole, axis, 0)
+        steps = np.flatnonzero((ahead[1:] != ahead[:-1]).any(axis=tuple(range(1, whole.ndim)))) + 1
         block = math.gcd(dim, *steps.tolist())
         whole = whole.take(np.arange(0, dim, block), axis=axis)
     return np.ascontiguousarray(whole)

@@ -50,7 +50,6 @@ _LARGEST = 1 << 28
 """The elements of the largest value that a program may have: 1 GiB."""
 
 _T = onnx.TensorProto
-_AS_THEY_ARE = {_T.FLOAT, _T.FLOAT16, _T.INT32}
 _NUMPY = {"float32": types.fp32, "float16": types.fp16, "int32": types.int32}
 
 
@@ -84,9 +83,6 @@ def program(
                 found = mb.squeeze(x=found, axes=[0])
                 notes[each.name] = "a scalar became an array of one element"
             scope.values[each.name] = mb.cast(x=found, dtype="bool") if element == _T.BOOL else found
-            if element not in _AS_THEY_ARE:
-                called = f"{notes[each.name]}, " if each.name in notes else ""
-                notes[each.name] = f"{called}{_T.DataType.Name(element).lower()} became {each.dtype}"
         outputs = _lowered(graph, scope, values, failures)
         if failures:
             raise CompressorError(_unsupported(failures, [each for each in inputs if _varies(each)]))
