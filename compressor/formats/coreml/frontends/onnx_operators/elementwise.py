@@ -125,7 +125,7 @@ def _clip(node: Node) -> Var:
 def _bound(node: Node, number: int, attribute: str) -> Any:
     """A number or a variable; None where nothing is cut, as at the end of a float type: float16 has another."""
     value = node.attribute(attribute)
-    known = node.known(number) if value is None else np.float32(value)
+    known = node.known(number) if value is None else np.array(value, np.float32)
     if known is None:
         return node.optional(number)
     if known.dtype.kind != "f":

@@ -133,13 +133,13 @@ def _pad(node: Node) -> Var:
     if not is_float(x):
         return _integers_padded(node, x, both, mode)
     first = int(np.flatnonzero(both.any(axis=0))[0])
-    pads = both.T[first:].reshape(-1).tolist()
+    by_axis = both.T[first:].reshape(-1).tolist()
     value = node.known(2)
     if value is None and node.operand(2) is not None:  # a value that arrives when the model runs goes beside a frame
-        inside = mb.cast(x=mb.pad(x=mb.fill_like(ref_tensor=x, value=like(x, 1)), pad=pads), dtype="bool")
-        return mb.select(cond=inside, a=mb.pad(x=x, pad=pads), b=node.var(2), name=name)
+        inside = mb.cast(x=mb.pad(x=mb.fill_like(ref_tensor=x, value=like(x, 1)), pad=by_axis), dtype="bool")
+        return mb.select(cond=inside, a=mb.pad(x=x, pad=by_axis), b=node.var(2), name=name)
     number = 0.0 if value is None or value.size == 0 else float(value.item())
-    return mb.pad(x=x, pad=pads, mode=_PAD_MODES[mode], constant_val=like(x, number), name=name)
+    return mb.pad(x=x, pad=by_axis, mode=_PAD_MODES[mode], constant_val=like(x, number), name=name)
 
 
 def _integers_padded(node: Node, x: Var, both: NDArray, mode: str) -> Var:
