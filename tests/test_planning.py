@@ -70,6 +70,9 @@ class Failing:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
+    def fitted(self, model: Model) -> Failing:
+        return replace(self, inner=self.inner.fitted(model))
+
     def legalize(self, encoding: Encoding) -> Encoding:
         data = any(isinstance(array, np.ndarray) for array in encodings.arrays(encoding))
         if data and ("", encodings.name(encoding)) in self.refused:
@@ -142,7 +145,8 @@ def test_the_next_best_form_takes_the_place_of_one_that_cannot_be_encoded(
 
 def test_a_weight_whose_values_are_not_read_back_is_not_published(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
-    source = chain(tmp_path / "m.onnx", {"w": random.normal(size=(SIZE, SIZE)).astype(np.float32)})
+    weights = {"w": random.normal(size=(SIZE, SIZE)).astype(np.float32), "v": palette(1)}
+    source = chain(tmp_path / "m.onnx", weights)
     target = Failing(damaged=frozenset({("w", "dense")}))
     with pytest.raises(
         CompressorError, match=r"^weight w .* read back from dense differ .*\. Nothing was published\.$"
