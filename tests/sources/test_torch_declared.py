@@ -211,10 +211,10 @@ LAYERWISE = {
 }
 LAYERWISE_STORED = {
     "blocks": "int4",
-    "three": "int4(palettized3)",
+    "three": "int4",
     "normal": "palettized4",
     "sparse": "sparse(int8)",
-    "two_of_four": "sparse(int4)",
+    "two_of_four": "int4",
 }
 
 

@@ -50,13 +50,13 @@ def configurations(ao) -> dict[str, tuple[object, str, tuple[int, int], str]]:
     return {
         "bytes": (ao.Int8WeightOnlyConfig(), "int8", (64, 1), "int8"),
         "active": (ao.Int8DynamicActivationInt8WeightConfig(), "int8", (64, 1), "int8"),
-        "one": (ao.IntxWeightOnlyConfig(weight_dtype=torch.int1, granularity=grouped), "int2", (64, 4), "sparse(int2)"),
+        "one": (ao.IntxWeightOnlyConfig(weight_dtype=torch.int1, granularity=grouped), "int2", (64, 4), "int2"),
         "two": (ao.IntxWeightOnlyConfig(weight_dtype=torch.int2, granularity=grouped), "int2", (64, 4), "int2"),
         "three": (
             ao.IntxWeightOnlyConfig(weight_dtype=torch.int3, granularity=grouped),
             "int4",
             (64, 4),
-            "int4(palettized3)",
+            "int4",
         ),
         "four": (ao.IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=grouped), "int4", (64, 4), "int4"),
         "offset": (ao.IntxWeightOnlyConfig(weight_dtype=torch.int4, **affine), "int4", (64, 1), "int4"),
