@@ -40,8 +40,7 @@ SCALAR = "The update tensor should have shape"
 class Network:
     """kind, config: names in transformers. settings: of the configuration. inputs: as they are declared.
 
-    instead: why it goes to Core ML through the ONNX graph alone; empty where the torch frontend takes it too.
-    refused: why it does not go to Core ML.
+    instead: why it goes to Core ML through the ONNX graph alone; empty where the torch frontend takes it.
     """
 
     kind: str
@@ -49,7 +48,12 @@ class Network:
     settings: Mapping[str, Any]
     inputs: Mapping[str, InputSpec] = field(default_factory=lambda: TEXT)
     instead: str = ""
-    refused: str = ""
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """The frontends of Core ML that are tested with it."""
+        key = next(name for name, one in NETWORKS.items() if one is self)
+        return ("torch", "onnx") if key in BOTH else ("torch",) if key in TORCH else ("onnx",) if self.instead else ()
 
     def build(self) -> Any:
         """The module, its parameters all away from what they begin with, so that none is a constant by chance."""
@@ -77,6 +81,9 @@ def _kind(name: str) -> Any:
     return getattr(transformers, name)
 
 
+BOTH = {"BERT", "DistilBERT", "GPT-2", "T5 (encoder)", "ViT", "Whisper (encoder)"}
+TORCH = {"DeiT", "ESM", "GPT-NeoX", "Mixtral", "ResNet", "Swin"}
+"""The frontends of Core ML that networks are tested with."""
 NETWORKS: Mapping[str, Network] = {
     "ALBERT": Network("AlbertModel", "AlbertConfig", {**BERT, "embedding_size": 16}),
     "BEiT": Network(

@@ -61,7 +61,8 @@ def _where(own: Lower | None) -> Lower:
             assert own is not None
             own(context, node)
             return
-        context.add(selected(*inputs, name=node.name))
+        condition, a, b = inputs
+        context.add(selected(condition, a, b, node.name))
 
     return lower
 
