@@ -113,7 +113,8 @@ def _message(data: Window, start: int, end: int, kind: int, *, location: str, de
 
 def _tensor(data: Window, start: int, end: int, location: str) -> bytes:
     """A TensorProto whose data, if they are one large run of bytes, are external."""
-    at, data_type, found = start, 0, []
+    at, data_type = start, 0
+    found: list[tuple[int, bool, int, int, int]] = []
     while at < end and len(found) < 2:  # strings are a field each: one of many is not looked for further
         begin = at
         number, value, content, at = _field(data, begin, end)
