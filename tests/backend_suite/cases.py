@@ -15,7 +15,7 @@ import onnx
 from onnx import numpy_helper
 
 DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
-KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator", "light")
+KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
 
 NEWEST_IR = 13
 """Of the files that ONNX Runtime reads: what is newer is said to be of this version, which changes nothing in it."""
@@ -49,7 +49,7 @@ def inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
 def cases(kinds: tuple[str, ...] = KINDS) -> Iterator[Case]:
     """All cases of these kinds, by name."""
     for kind in kinds:
-        found = _nodes() if kind == "node" else _light() if kind == "light" else _folders(kind)
+        found = _nodes() if kind == "node" else _folders(kind)
         yield from sorted(found, key=lambda case: case.name)
 
 
@@ -92,19 +92,3 @@ def _parsed(data: bytes, type_: onnx.TypeProto) -> Any:
     if kind == "optional_type":
         return numpy_helper.to_optional(onnx.OptionalProto.FromString(data))
     return numpy_helper.to_array(onnx.TensorProto.FromString(data))
-
-
-def _light() -> Iterator[Case]:
-    """Networks whose weights are filled in by the graph itself."""
-    for path in (DATA / "light").glob("*.onnx"):
-        model = onnx.load(path)
-        feeds = tuple(_ramp(value) for value in inputs(model))
-        output = path.with_name(f"{path.stem}_output_0.pb")
-        yield Case(path.stem, "light", model, feeds, (numpy_helper.to_array(onnx.load_tensor(output)),), 2e-3)
-
-
-def _ramp(value: onnx.ValueInfoProto) -> Any:
-    """What the suite feeds these networks with: even steps from 0 to 1."""
-    shape = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
-    count = int(np.prod(shape))
-    return (np.arange(count).reshape(shape) / count).astype(np.float32)

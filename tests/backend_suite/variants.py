@@ -33,7 +33,6 @@ def _gridded(values: Any) -> Any:
 CHANGES: Mapping[str, Callable[[Any], Any]] = {"palettized": _palettized, "pruned": _pruned, "on a grid": _gridded}
 
 AS_SHIPPED, CONSTANT = "as shipped", "constant operands"
-VARIANTS = (AS_SHIPPED, CONSTANT, *CHANGES)
 
 
 def variant(case: Case, name: str) -> Case | None:
@@ -73,15 +72,20 @@ def _with_constants(case: Case) -> Case | None:
     return replace(made, feeds=case.feeds[:1])
 
 
+_PARAMETERS = frozenset("DequantizeLinear QLinearConv QLinearMatMul QuantizeLinear Resize Upsample".split())
+"""Operators whose float constants say how something is scaled: those are no weights."""
+
+
 def _weights(graph: onnx.GraphProto) -> list[TensorProto]:
+    parameters = {name for node in graph.node if node.op_type in _PARAMETERS for name in node.input}
     constants = [
         attribute.t
         for node in graph.node
-        if node.op_type == "Constant"
+        if node.op_type == "Constant" and node.output[0] not in parameters
         for attribute in node.attribute
         if attribute.name == "value"
     ]
-    found = [*graph.initializer, *constants]
+    found = [*(tensor for tensor in graph.initializer if tensor.name not in parameters), *constants]
     return [one for one in found if one.data_type == TensorProto.FLOAT and _is_weight(numpy_helper.to_array(one))]
 
 

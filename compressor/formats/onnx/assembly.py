@@ -94,6 +94,10 @@ def convert(model: onnx.ModelProto, to: int) -> None:
     from onnx import inliner
 
     graph = model.graph
+    if opset(model) == 8 and any(node.op_type == "Scan" for inner in walk(graph) for node in inner.node):
+        raise CompressorError(
+            f"the model has opset 8, whose Scan goes over batches: no later one does, {to} is needed."
+        )
     stubs = [tensor for tensor in graph.initializer if not _has_data(tensor)]
     bare = onnx.ModelProto()
     bare.CopyFrom(model)

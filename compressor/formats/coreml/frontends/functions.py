@@ -38,6 +38,10 @@ def body(node: Node) -> onnx.GraphProto | None:
     call = onnx.NodeProto()
     call.CopyFrom(node.proto)
     call.domain = _DOMAIN
+    schema: Any = onnx.defs.get_schema(node.operator, node.scope.opset)
+    given = {attribute.name for attribute in call.attribute}
+    defaults = {name: one.default_value for name, one in schema.attributes.items() if name not in given}
+    call.attribute.extend(value for value in defaults.values() if value.name)
     outputs = [onnx.ValueInfoProto(name=name) for number, name in enumerate(call.output) if node.reads(number)]
     inputs = {value.name: value for value in values if value.name}
     graph = onnx.helper.make_graph([call], "body", list(inputs.values()), outputs)

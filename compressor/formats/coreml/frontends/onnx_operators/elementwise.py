@@ -6,16 +6,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
 import numpy as np
+import onnx
 from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - see node.py
 from coremltools.converters.mil.mil import Var
 from coremltools.converters.mil.mil.types.symbolic import is_symbolic
 from onnx import TensorProto
 
 from compressor.formats.coreml.frontends.onnx_operators.node import (
+    Constant,
     Node,
     Operator,
     Operators,
@@ -156,7 +159,12 @@ _SHORT = {
 
 
 def _cast_like(node: Node) -> Var:
-    return mb.cast(x=node.var(0), dtype=spelled_dtype(node.var(1)), name=node.output())
+    other = node.operand(1)
+    if not isinstance(other, Constant):
+        return mb.cast(x=node.var(0), dtype=spelled_dtype(node.var(1)), name=node.output())
+    element = onnx.helper.np_dtype_to_tensor_dtype(other.array.dtype)
+    proto = onnx.helper.make_node("Cast", node.proto.input[:1], node.proto.output, to=element)
+    return _cast(replace(node, proto=proto, operands=node.operands[:1]))
 
 
 def selected(condition: Var, a: Var, b: Var, name: str) -> Var:

@@ -205,6 +205,9 @@ class Node:
         value = self.operand(number)
         if value is None:
             raise UnsupportedError(f"operand {number} is missing")
+        sizes = value.shape if isinstance(value, Var) else value.array.shape
+        if any(not is_symbolic(dim) and dim == 0 for dim in sizes):
+            raise UnsupportedError(f"operand {number} has no elements")
         if isinstance(value, Var):
             return value
         if clip and not value.weight:

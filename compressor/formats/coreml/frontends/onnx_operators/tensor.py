@@ -47,7 +47,7 @@ def _reshape(node: Node) -> Var:
     x, name = node.var(0), node.output()
     dims, wanted = shape(x), targets(node, 1)
     if wanted is None:
-        return mb.reshape(x=x, shape=node.var(1), name=name)
+        return mb.reshape(x=x, shape=_with_own(node, dims), name=name)
     if not node.attribute("allowzero", 0):
         wanted = [dims[place] if not is_symbolic(dim) and dim == 0 else dim for place, dim in enumerate(wanted)]
     if -1 in wanted:
@@ -58,6 +58,20 @@ def _reshape(node: Node) -> Var:
     if new > 1:
         return mb.reshape(x=x, shape=node.var(1), name=name)
     return reshape(x, wanted, name)
+
+
+def _with_own(node: Node, dims: Sequence[Dim]) -> Var:
+    """Sizes that are found at run time: a zero stands for the input's own."""
+    wanted = node.var(1)
+    count = static(shape(wanted), "the number of sizes")[0]
+    if node.attribute("allowzero", 0):
+        return wanted
+    known = not any_symbolic(dims)
+    own = np.array([*dims, *[1] * count][:count], np.int32) if known else None
+    if own is None and count > len(dims):
+        return wanted
+    first = own if own is not None else mb.slice_by_index(x=mb.shape(x=node.var(0)), begin=[0], end=[count])
+    return mb.select(cond=mb.equal(x=wanted, y=np.int32(0)), a=first, b=wanted)
 
 
 def _whole(dim: Any) -> Dim:
