@@ -20,6 +20,7 @@ from compressor.formats.coreml.frontends.onnx_operators.node import (
     Node,
     Operators,
     UnsupportedError,
+    Value,
     is_bool,
     is_float,
     like,
@@ -103,12 +104,13 @@ def _unsqueeze(node: Node) -> Var:
     return mb.expand_dims(x=x, axes=sorted(axis % rank for axis in axes), name=node.output())
 
 
+def _is_empty(value: Value) -> bool:
+    sizes = value.array.shape if isinstance(value, Constant) else shape(value)
+    return any(not is_symbolic(dim) and dim == 0 for dim in sizes)
+
+
 def _concat(node: Node) -> Var:
-    parts = [
-        node.var(number)
-        for number, value in enumerate(node.operands)
-        if not (isinstance(value, Constant) and value.array.size == 0)
-    ]
+    parts = [node.var(number) for number, value in enumerate(node.operands) if value is None or not _is_empty(value)]
     if len(parts) == 1:
         return mb.identity(x=parts[0], name=node.output())
     return mb.concat(values=parts, axis=node.attribute("axis"), name=node.output())
