@@ -36,8 +36,8 @@ from tests.faults.readers import EXPORT, LOAD, PARSE, READERS, Arguments, Reader
 
 MEMORY = 2 << 30
 """The address space that a process may take beside what it has when all is imported."""
-GRACE = 3
-"""How many times the seconds of a file a process may say nothing, in native code for instance, until it is ended."""
+SILENCE = 60
+"""The seconds that a process may say nothing, in native code for instance or while it imports, until it is ended."""
 READ, REFUSED = "read", "refused"
 
 
@@ -225,7 +225,7 @@ def _followed(process: subprocess.Popen[bytes], reader: str, report: Report, fir
     running, silent = first, False
     with process.stdout:
         while not silent:
-            ready, _, _ = select.select([process.stdout], [], [], READERS[reader].seconds * GRACE)
+            ready, _, _ = select.select([process.stdout], [], [], SILENCE)
             line = process.stdout.readline() if ready else b""
             if not line:
                 silent = not ready
