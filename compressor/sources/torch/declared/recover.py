@@ -114,7 +114,7 @@ def _indices(rows: NDArray, table: NDArray) -> NDArray:
     keys, known = _keys(rows), _keys(table)
     order = np.argsort(known, kind="stable")
     places = np.minimum(np.searchsorted(known[order], keys), len(known) - 1)
-    found = order[places]
+    found: NDArray = order[places]
     missing = np.count_nonzero(known[found] != keys)
     if missing:
         what = "values" if table.shape[-1] == 1 else "vectors"
