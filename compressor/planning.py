@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from compressor import encodings
-from compressor.arrays import ComputedArray
+from compressor.arrays import FLOAT_DTYPES, ComputedArray
 from compressor.detection import Finding, Settings, find
 from compressor.encodings import Dense, Encoding, LinearQuantized
 from compressor.errors import CompressorError
@@ -16,6 +16,7 @@ from compressor.passes import InexactError, stream
 from compressor.passes.encode import encode
 from compressor.pipelines import PassPipeline
 from compressor.plan import Choice, Plan, Rejected, choose, plan
+from compressor.scan import eps
 from compressor.schemes import Candidate, linear_quantize, palettize
 from compressor.targets import Target
 
@@ -110,12 +111,18 @@ def planned(prepared: Prepared, asked: Request) -> Plan:
     return replace(made, choices=tuple(told), notes=prepared.model.notes)
 
 
-def _grid(weight: Weight, finding: Finding) -> Candidate | None:
-    """The grid that a dense weight lies on, unless a palette, which rounds to itself, takes no more."""
+def _grid(weight: Weight, finding: Finding, precision: str) -> Candidate | None:
+    """The grid that a dense weight lies on, unless a palette, which rounds to itself, takes no more.
+
+    None too where the weight's type is coarser than the `precision` that its codes would be multiplied in: the products
+    would lie beside its values.
+    """
     exact = [one for one in finding.candidates if not one.max_error]
     grids = [one for one in exact if one.schemes == (linear_quantize.NAME,)]
     tables = [encodings.nbytes(one.spec) for one in exact if one.schemes == (palettize.NAME,)]
     if not grids or not isinstance(weight.encoding, Dense):
+        return None
+    if eps(encodings.dtype(weight.encoding)) > eps(FLOAT_DTYPES[precision]):
         return None
     grid = min(grids, key=lambda one: encodings.nbytes(one.spec))
     return None if any(table <= encodings.nbytes(grid.spec) * _LITTLE for table in tables) else grid
@@ -123,7 +130,7 @@ def _grid(weight: Weight, finding: Finding) -> Candidate | None:
 
 def _recovered(weight: Weight, finding: Finding, asked: Request, *, unsure: bool) -> tuple[Weight, str]:
     """A weight that lies on a grid as the codes that it was trained with, and the grid; any other as it is."""
-    grid = _grid(weight, finding)
+    grid = _grid(weight, finding, asked.target.precision)
     if grid is None:
         return weight, ""
     try:

@@ -52,7 +52,8 @@ def differ(source: NDArray, got: NDArray, *, codes: bool, tool: bool, signed: bo
         have = got.astype(np.float64)
         same = (have == expected) | (np.isnan(have) & np.isnan(expected))
         if codes:  # what the source's type lost of a product is not lost here
-            same |= np.abs(have - exact) <= (_EPS + eps(source.dtype) / 2) * np.abs(exact) + _LEAST
+            lost = min(eps(source.dtype), eps(np.dtype(np.float16))) / 2
+            same |= np.abs(have - exact) <= (_EPS + lost) * np.abs(exact) + _LEAST
         if tool:
             same |= (np.abs(exact) < _LEAST) & (np.abs(have) == _LEAST)
         if signed:
