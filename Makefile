@@ -1,4 +1,5 @@
-# `make demo` runs the bundled example, `make test` all checks, `make bench` the benchmarks. Needed: Python >= 3.11, git, make.
+# `make demo` runs the bundled example, `make test` all checks, `make test-all` the sets whole that it samples, `make bench` the
+# benchmarks. Needed: Python >= 3.11, git, make.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +10,7 @@ export PATH := $(abspath $(VENV)/bin):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test bench lock clean
+.PHONY: demo test test-all bench lock clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/examples
@@ -23,6 +24,9 @@ test: $(VENV)/dev
 	ln -s $(CURDIR)/compressor/* $(CURDIR)/stages build/package/compressor/
 	mypy -p compressor -p examples
 	pytest
+
+test-all: $(VENV)/dev
+	COMPRESSOR_TESTS=all pytest
 
 bench: $(VENV)/dev
 	python -m tests.benchmarks
