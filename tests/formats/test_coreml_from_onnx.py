@@ -565,7 +565,7 @@ def test_attention_whose_batch_and_length_vary():
 def test_every_operator_of_the_table_is_here():
     models = [model for model, _ in CASES.values()]
     tested = {node.op_type for model in models for node in model.graph.node}
-    functions = "Compress ConvInteger EyeLike Hardmax Loop NonMaxSuppression QLinearConv QLinearMatMul Scan"
+    functions = "Compress ConvInteger EyeLike Hardmax Loop NonMaxSuppression QLinearConv QLinearMatMul RoiAlign Scan"
     elsewhere = {
         "If",
         "QuantizeLinear",

@@ -6,9 +6,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from compressor.errors import CompressorError
 from compressor.formats.coreml.importing import coremltools
+from tests.formats.mil_evaluation import evaluate
 from tests.formats.test_coreml_from_onnx import IMG, RNG, build, check, f, ints, one, translate
 
 ct = coremltools()
@@ -17,6 +19,12 @@ Q = [f(2, 4, 3, 8), f(2, 2, 3, 8), f(2, 2, 3, 8)]
 PAST = [None, f(2, 2, 5, 8), f(2, 2, 5, 8)]
 BOXES = np.array([[[0, 0, 1, 1], [0, 0.1, 1, 1.1], [0, -0.1, 1, 0.9], [1, 11, 0, 10], [0, 10.1, 1, 11.1]]], np.float32)
 SCORES = np.array([[[0.9, 0.75, 0.6, 0.95, 0.5], [0.1, 0.8, 0.7, 0.3, 0.2]]], np.float32)
+# Within the image, over two borders, with points just at its limits, outside, over all, empty, the wrong way round.
+REGIONS = np.float32(
+    [[2, 1, 9, 7], [-3, -2, 3, 5], [-2, 2, 6, 14], [20, 2, 30, 9], [-4, -4, 19, 16], [5, 5, 5, 5], [9, 8, 4, 3]]
+)
+IMAGES = ints(1, 0, 0, 1, 0, 1, 1)
+BINS = {"output_height": 3, "output_width": 2, "spatial_scale": 0.5}
 
 CASES = {
     "Attention behind past keys": one("Attention", Q, PAST, 3, opset=23, is_causal=1),
@@ -62,6 +70,16 @@ CASES = {
         "Resize", [IMG], [None, None, ints(11, 15)], mode="linear", axes=[2, 3], keep_aspect_ratio_policy="not_larger"
     ),
     "ReverseSequence": one("ReverseSequence", [f(4, 3, 2)], [ints(1, 4, 2)]),
+    "RoiAlign": one("RoiAlign", [IMG, REGIONS, IMAGES], **BINS, sampling_ratio=2),
+    "RoiAlign of one image": one("RoiAlign", [IMG[:1], REGIONS], [IMAGES * 0], **BINS, sampling_ratio=3),
+    "RoiAlign, the largest": one("RoiAlign", [IMG, REGIONS], [IMAGES], **BINS, sampling_ratio=2, mode="max"),
+    "RoiAlign, pixels behind their coordinates": one(
+        "RoiAlign", [IMG], [REGIONS, IMAGES], **BINS, sampling_ratio=2,
+        coordinate_transformation_mode="output_half_pixel",
+    ),
+    "RoiAlign of opset 10, adaptive": one("RoiAlign", [IMG], [REGIONS, IMAGES], opset=10, **BINS),
+    "RoiAlign, adaptive": one("RoiAlign", [IMG], [REGIONS[:6], IMAGES[:6]], **BINS),
+    "RoiAlign, the largest, adaptive": one("RoiAlign", [IMG], [REGIONS[:6], IMAGES[:6]], **BINS, mode="max"),
 }  # fmt: skip
 
 
@@ -174,6 +192,29 @@ def test_a_loop_whose_length_is_found_at_run_time_is_refused():
     ]
     with pytest.raises(CompressorError, match=r"1 nodes: Loop: number 0 \(the number of steps must be a constant\)"):
         translate(build(nodes, inputs, ["y", "z"], tensors))
+
+
+def test_a_box_that_is_the_wrong_way_round_has_no_points_of_its_own():
+    # ONNX Runtime fails here; ONNX's reference gives 0.
+    model, feeds = one("RoiAlign", [IMG], [REGIONS[[6, 0]], IMAGES[[6, 0]]], **BINS)
+    found = evaluate(translate(model)[0], {"x0": feeds[0]})["y0"]
+    expected = ReferenceEvaluator(model).run(None, {"x0": feeds[0]})[0]
+    assert not found[0].any()
+    np.testing.assert_allclose(found, expected, 2e-5, 2e-5)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        ({}, "sampling_ratio 0 of boxes that are no constants"),
+        ({"sampling_ratio": 1, "mode": "median"}, "mode 'median'"),
+        ({"sampling_ratio": 1, "coordinate_transformation_mode": "pixel"}, "coordinates 'pixel'"),
+    ],
+)
+def test_boxes_that_cannot_be_sampled_are_refused(attributes, reason):
+    model, _ = one("RoiAlign", [IMG, REGIONS], [IMAGES], **attributes)
+    with pytest.raises(CompressorError, match=rf"RoiAlign: number 0 \({reason}"):
+        translate(model)
 
 
 def test_a_function_whose_nodes_have_no_form_names_them():
