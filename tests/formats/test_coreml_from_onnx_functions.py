@@ -23,6 +23,7 @@ SCORES = np.array([[[0.9, 0.75, 0.6, 0.95, 0.5], [0.1, 0.8, 0.7, 0.3, 0.2]]], np
 REGIONS = np.float32(
     [[2, 1, 9, 7], [-3, -2, 3, 5], [-2, 2, 6, 14], [20, 2, 30, 9], [-4, -4, 19, 16], [5, 5, 5, 5], [9, 8, 4, 3]]
 )
+BLOCK = f(2, 2, 3, 5, 4)
 IMAGES = ints(1, 0, 0, 1, 0, 1, 1)
 BINS = {"output_height": 3, "output_width": 2, "spatial_scale": 0.5}
 
@@ -48,6 +49,16 @@ CASES = {
     ),
     "Compress": one("Compress", [f(3, 4)], [np.array([False, True, True])], axis=0),
     "EyeLike": one("EyeLike", [f(3, 4)], k=1),
+    **{
+        f"GridSample, {mode}, {padding}, {align}": one(
+            "GridSample", [image], [3 * np.tanh(f(*grid))], opset=20, mode=mode, padding_mode=padding,
+            align_corners=align,
+        )
+        for mode, image, grid in [("cubic", IMG, (2, 5, 3, 2)), ("linear", BLOCK, (2, 3, 2, 4, 3)),
+                                  ("nearest", BLOCK, (2, 3, 2, 4, 3))]
+        for padding, align in [("zeros", 1), ("border", 0), ("reflection", 0), ("reflection", 1)]
+    },
+    "GridSample of opset 16, cubic": one("GridSample", [IMG, np.tanh(f(2, 4, 5, 2))], opset=16, mode="bicubic"),
     "Hardmax": one("Hardmax", [f(3, 4)], axis=0),
     "LayerNormalization with its mean": one("LayerNormalization", [f(3, 4)], [f(4), f(4)], 3),
     "LpPool of three": one("LpPool", [IMG], kernel_shape=[2, 2], p=3, dilations=[1, 2], opset=18),
@@ -214,6 +225,12 @@ def test_a_box_that_is_the_wrong_way_round_has_no_points_of_its_own():
 def test_boxes_that_cannot_be_sampled_are_refused(attributes, reason):
     model, _ = one("RoiAlign", [IMG, REGIONS], [IMAGES], **attributes)
     with pytest.raises(CompressorError, match=rf"RoiAlign: number 0 \({reason}"):
+        translate(model)
+
+
+def test_a_volume_is_not_sampled_by_cubics():
+    model, _ = one("GridSample", [BLOCK, np.tanh(f(2, 3, 2, 4, 3))], opset=20, mode="cubic")
+    with pytest.raises(CompressorError, match=r"GridSample: number 0 \(mode 'cubic' of 5 axes"):
         translate(model)
 
 

@@ -19,6 +19,7 @@ from compressor.formats.coreml.frontends.onnx_operators import (
     recurrent,
     reduction,
     resize,
+    sampling,
     tensor,
     window,
 )
@@ -26,7 +27,7 @@ from compressor.formats.coreml.frontends.onnx_operators.node import Operator
 
 _FAMILIES = (
     activation, attention, boxes, control, einsum, elementwise, indexing, integer, linear, normalization,
-    quantization, recurrent, reduction, resize, tensor, window,
+    quantization, recurrent, reduction, resize, sampling, tensor, window,
 )  # fmt: skip
 
 OPERATORS: Mapping[str, Operator] = {name: lower for family in _FAMILIES for name, lower in family.OPERATORS.items()}

@@ -240,25 +240,4 @@ def _cubic(distance: NDArray, a: float) -> NDArray:
     return np.where(distance <= 1, near, np.where(distance < 2, far, 0.0))
 
 
-_PADDING = {"zeros": "constant", "border": "border"}
-
-
-def _grid_sample(node: Node) -> Var:
-    x, mode = node.var(0), node.attribute("mode", "linear")
-    padding, align = node.attribute("padding_mode", "zeros"), bool(node.attribute("align_corners", 0))
-    sampling = {"linear": "bilinear", "bilinear": "bilinear", "nearest": "nearest"}.get(mode)
-    if sampling is None or x.rank != 4:
-        raise UnsupportedError(f"mode {mode!r} of {x.rank} axes")
-    return mb.resample(
-        x=x,
-        coordinates=node.var(1),
-        sampling_mode=sampling,
-        padding_mode=_PADDING.get(padding, "reflection" if align else "symmetric"),
-        padding_value=like(x, 0),
-        coordinates_mode="normalized_minus_one_to_one",
-        align_corners=align,
-        name=node.output(),
-    )
-
-
-OPERATORS: Operators = {"GridSample": _grid_sample, "Resize": _resize}
+OPERATORS: Operators = {"Resize": _resize}
