@@ -20,7 +20,8 @@ def evaluate(program, feeds):
     """The outputs of `main`, by name."""
     function = program.functions["main"]
     known = {function.inputs[name]: np.asarray(value) for name, value in feeds.items()}
-    with Function({}, opset_version=function.opset_version):
+    # Infinite on the way is what a device computes, too: exp(-x) in a sigmoid of a very small x.
+    with Function({}, opset_version=function.opset_version), np.errstate(over="ignore"):
         _run(function, known)
     return {output.name: known.get(output, output.val) for output in function.outputs}
 
@@ -126,6 +127,15 @@ def _pads(pad_type, pad, rank):
     return [(pad[2 * i], pad[2 * i + 1]) for i in range(rank)]
 
 
+def _same(x, weight, strides, dilations):
+    """As much as makes the output `ceil(size / stride)` long; one more at the end where it is odd."""
+    pads = []
+    for size, kernel, stride, dilation in zip(x.shape[2:], weight.shape[2:], strides, dilations, strict=True):
+        total = max(0, (-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size)
+        pads.append((total // 2, total - total // 2))
+    return pads
+
+
 def _padded(x, pads, value=0.0):
     return functional.pad(x, [int(p) for pair in reversed(pads) for p in pair], value=value)
 
@@ -133,7 +143,8 @@ def _padded(x, pads, value=0.0):
 def _conv(x, weight, strides, pad_type, pad, dilations, groups, bias=None):
     rank = x.ndim - 2
     emit = (functional.conv1d, functional.conv2d, functional.conv3d)[rank - 1]
-    x = _padded(_t(x), _pads(pad_type, pad, rank))
+    pads = _same(x, weight, strides, dilations) if pad_type == "same" else _pads(pad_type, pad, rank)
+    x = _padded(_t(x), pads)
     return emit(
         x, _t(weight), None if bias is None else _t(bias), strides.tolist(), 0, dilations.tolist(), int(groups)
     ).numpy()
@@ -220,8 +231,7 @@ def _layer_norm(x, axes, epsilon, gamma=1.0, beta=0.0):
 
 
 def _sigmoid(x):
-    with np.errstate(over="ignore"):  # exp(-x) is infinite for very small ones: 0
-        return 1 / (1 + np.exp(-x))
+    return 1 / (1 + np.exp(-x))
 
 
 def _lstm_direction(x, h, c, weight_ih, weight_hh, bias, peephole, activations):
