@@ -19,7 +19,7 @@ from coremltools.converters.mil.mil import Operation, Program
 
 from compressor.arrays import NDArray
 from compressor.formats.coreml.slots import Slot, operations
-from compressor.formats.coreml.stubs import scope_of
+from compressor.formats.coreml.stubs import in_blocks
 
 CHANNELS = {"conv": 0, "conv_transpose": 1}
 """The axis of a weight's output channels."""
@@ -35,11 +35,12 @@ def fold(
     by_var = {id(var): slot for slot in slots for var in slot.vars}
     folded: dict[str, Slot] = {}
     kept: dict[str, str] = {}
-    for norm in [found for found in operations(program) if found.op_type == "batch_norm"]:
+
+    def consider(norm: Operation) -> None:
         layer = norm.x.op
         slot = by_var.get(id(layer.weight)) if layer is not None and layer.op_type in CHANNELS else None
         if slot is None or layer is None:
-            continue
+            return
         factor = _factor(norm, layer)
         reason = _shared(layer, slot) or ("" if factor is not None else "its channels are in groups")
         if factor is not None and not reason:
@@ -49,6 +50,8 @@ def fold(
         else:
             folded[slot.name] = replace(slot, factor=factor)
             _absorb(norm, layer)
+
+    in_blocks([found for found in operations(program) if found.op_type == "batch_norm"], consider)
     return [folded.get(slot.name, slot) for slot in slots], kept
 
 
@@ -81,8 +84,7 @@ def _absorb(norm: Operation, layer: Operation) -> None:
     arguments: dict[str, Any] = {name: value for name, value in layer.inputs.items() if value is not None}
     dtype = layer.weight.val.dtype
     arguments["bias"] = ((bias - norm.mean.val.astype(np.float64)) * _gain(norm) + shift).astype(dtype)
-    with scope_of(norm):
-        made = getattr(mb, layer.op_type)(**arguments, before_op=norm, name=norm.name)
+    made = getattr(mb, layer.op_type)(**arguments, before_op=norm, name=norm.name)
     block = norm.enclosing_block
     block.replace_uses_of_var_after_op(anchor_op=norm, old_var=norm.outputs[0], new_var=made)
     block.remove_ops([norm, layer])

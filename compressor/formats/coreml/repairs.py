@@ -9,7 +9,7 @@ from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - its use
 from coremltools.converters.mil.mil import Operation, Program
 
 from compressor.formats.coreml.slots import operations
-from compressor.formats.coreml.stubs import scope_of
+from compressor.formats.coreml.stubs import in_blocks
 
 
 def respell(program: Program) -> None:
@@ -18,15 +18,19 @@ def respell(program: Program) -> None:
     Core ML Tools' `conv_bias_fusion` negates a constant where it is, though others may read it, and even where it then
     finds that it cannot be the bias.
     """
-    for operation in list(operations(program)):
-        if operation.op_type == "sub" and _is_convolution(operation.x.op) and operation.y.val is not None:
-            with scope_of(operation):
-                made = mb.add(
-                    x=operation.x, y=np.negative(operation.y.val), before_op=operation, name=operation.outputs[0].name
-                )
-            block = operation.enclosing_block
-            block.replace_uses_of_var_after_op(anchor_op=operation, old_var=operation.outputs[0], new_var=made)
-            block.remove_ops([operation])
+    differences = [
+        operation
+        for operation in operations(program)
+        if operation.op_type == "sub" and _is_convolution(operation.x.op) and operation.y.val is not None
+    ]
+    in_blocks(differences, _as_sum)
+
+
+def _as_sum(operation: Operation) -> None:
+    old, block = operation.outputs[0], operation.enclosing_block
+    made = mb.add(x=operation.x, y=np.negative(operation.y.val), before_op=operation, name=old.name)
+    block.replace_uses_of_var_after_op(anchor_op=operation, old_var=old, new_var=made)
+    block.remove_ops([operation])
 
 
 def _is_convolution(operation: Operation | None) -> bool:

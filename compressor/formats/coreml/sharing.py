@@ -10,8 +10,8 @@ A frontend gives some readers of a shared weight a transposed copy, which would 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,15 @@ from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - its use
 from coremltools.converters.mil.mil import Operation, Var
 
 from compressor.formats.coreml.slots import Slot
-from compressor.formats.coreml.stubs import scope_of
+from compressor.formats.coreml.stubs import in_blocks
+
+
+@dataclass(frozen=True, eq=False)
+class _Shared:
+    """A slot, and those that are its transposes."""
+
+    slot: Slot
+    transposes: tuple[Slot, ...] = ()
 
 
 def share(slots: Sequence[Slot]) -> list[Slot]:
@@ -27,19 +35,21 @@ def share(slots: Sequence[Slot]) -> list[Slot]:
     by_weight: dict[str, list[Slot]] = defaultdict(list)
     for slot in slots:
         by_weight[slot.name if slot.origin is None else slot.origin.weight].append(slot)
-    return [slot for group in by_weight.values() for slot in _shared(group)]
+    shared = [one for group in by_weight.values() for one in _shared(group)]
+    turned = _turned([var for one in shared for slot in one.transposes for var in slot.vars])
+    return [_merged(one, turned) for one in shared]
 
 
-def _shared(group: Sequence[Slot]) -> list[Slot]:
+def _shared(group: Sequence[Slot]) -> list[_Shared]:
     """The slots of one weight; of two transposes, the one stays that must or that is the weight as it is."""
-    kept: list[Slot] = []
+    kept: list[_Shared] = []
     for slot in sorted(group, key=lambda each: (_is_free(each), _is_moved(each))):
-        place = next((at for at, other in enumerate(kept) if _is_free(slot) and _transposes(slot, other)), None)
+        place = next((at for at, other in enumerate(kept) if _is_free(slot) and _transposes(slot, other.slot)), None)
         if place is None:
-            kept.append(slot)
+            kept.append(_Shared(slot))
         else:
-            kept[place] = _merged(kept[place], slot)
-    return [replace(slot, name=named.name) for slot, named in zip(kept, group, strict=False)]
+            kept[place] = replace(kept[place], transposes=(*kept[place].transposes, slot))
+    return [replace(one, slot=replace(one.slot, name=named.name)) for one, named in zip(kept, group, strict=False)]
 
 
 def _is_moved(slot: Slot) -> bool:
@@ -63,40 +73,49 @@ def _transposes(slot: Slot, other: Slot) -> bool:
     return bool(other.values.shape == slot.values.shape[::-1] and np.array_equal(slot.values.T, other.values))
 
 
-def _merged(kept: Slot, slot: Slot) -> Slot:
-    """`kept` as what reads `slot`, its transpose, has it too."""
-    vars_, uses = list(kept.vars), {*kept.uses}
-    for var in slot.vars:
-        with scope_of(var.op):
-            turned = mb.const(val=np.ascontiguousarray(var.val.T), before_op=var.op, name=f"{var.name}_transposed")
-        for use in list(var.child_ops):
-            _rewrite(use, var, turned)
+def _merged(one: _Shared, turned: Mapping[Var, Var]) -> Slot:
+    """The slot as what has read its transposes has it too."""
+    if not one.transposes:
+        return one.slot
+    vars_ = (*one.slot.vars, *(turned[var] for slot in one.transposes for var in slot.vars))
+    return replace(one.slot, vars=vars_, uses=tuple(sorted({*one.slot.uses, "matmul"})))
+
+
+def _turned(constants: Sequence[Var]) -> dict[Var, Var]:
+    """By each constant its transpose, which is what its readers read in its place."""
+    turned: dict[Var, Var] = {}
+
+    def turn(constant: Operation) -> None:
+        var = constant.outputs[0]
+        turned[var] = mb.const(val=np.ascontiguousarray(var.val.T), before_op=constant, name=f"{var.name}_transposed")
+
+    in_blocks([var.op for var in constants], turn)
+    readers = dict.fromkeys(use for var in constants for use in var.child_ops)
+    in_blocks(readers, lambda use: _rewrite(use, turned))
+    for var in constants:
         var.op.enclosing_block.remove_ops([var.op])
-        vars_.append(turned)
-        uses.add("matmul")
-    return replace(kept, vars=tuple(vars_), uses=tuple(sorted(uses)))
+    return turned
 
 
-def _rewrite(use: Operation, var: Var, turned: Var) -> None:
-    """Put operators that read `turned` in the place of one that reads its transpose `var`."""
+def _rewrite(use: Operation, turned: Mapping[Var, Var]) -> None:
+    """Put operators that read what is `turned` in the place of one that reads its transpose."""
     arguments: dict[str, Any] = {"x": use.x, "y": use.weight if use.op_type == "linear" else use.y}
     transposed = {"x": False, "y": use.op_type == "linear"}
     if use.op_type == "matmul":
         transposed = {"x": bool(use.transpose_x.val), "y": bool(use.transpose_y.val)}
     for name, value in arguments.items():
-        if value is var:
-            arguments[name], transposed[name] = turned, not transposed[name]
+        if value in turned:
+            arguments[name], transposed[name] = turned[value], not transposed[name]
     bias = use.bias if use.op_type == "linear" and use.bias.val is not None and use.bias.val.any() else None
-    with scope_of(use):
-        name = use.outputs[0].name
-        made = mb.matmul(
-            **arguments,
-            **{f"transpose_{key}": flag for key, flag in transposed.items()},
-            before_op=use,
-            name=name if bias is None else f"{name}_product",
-        )
-        if bias is not None:
-            made = mb.add(x=made, y=bias, before_op=use, name=name)
+    name = use.outputs[0].name
+    made = mb.matmul(
+        **arguments,
+        **{f"transpose_{key}": flag for key, flag in transposed.items()},
+        before_op=use,
+        name=name if bias is None else f"{name}_product",
+    )
+    if bias is not None:
+        made = mb.add(x=made, y=bias, before_op=use, name=name)
     block = use.enclosing_block
     block.replace_uses_of_var_after_op(anchor_op=use, old_var=use.outputs[0], new_var=made)
     block.remove_ops([use])

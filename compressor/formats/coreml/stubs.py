@@ -10,12 +10,12 @@ longer for a large weight than for a small one. Each stub is replaced in the con
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import coremltools as ct
 import numpy as np
-from coremltools.converters.mil.mil import Block, Operation, Var, types
+from coremltools.converters.mil.mil import Block, Operation, types
 from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - its users call it that
 from coremltools.converters.mil.mil.input_type import InputSpec, TensorInputType
 from coremltools.converters.mil.mil.ops.defs._op_reqs import register_op
@@ -45,31 +45,37 @@ class constexpr_stub(Operation):  # type: ignore[misc]  # noqa: N801 - the class
 
 def insert(slots: Sequence[Slot]) -> None:
     """Replace the constants of each slot by a stub whose index is the slot's place in `slots`."""
-    by_block: dict[Block, list[tuple[int, Var]]] = defaultdict(list)
-    for index, slot in enumerate(slots):
-        for var in slot.vars:
-            by_block[var.op.enclosing_block].append((index, var))
-    for block, places in by_block.items():
-        # Leaving a block, Core ML Tools looks through all of it: once for all stubs.
+    indices = {var.op: index for index, slot in enumerate(slots) for var in slot.vars}
+
+    def replace(constant: Operation) -> None:
+        var, block = constant.outputs[0], constant.enclosing_block
+        stub = mb.constexpr_stub(
+            like=var.val.dtype.type(0),
+            shape=np.array(var.shape, np.int32),
+            index=np.int32(indices[constant]),
+            before_op=constant,
+            name=f"{var.name}_stub",
+        )
+        # Anchored where the old value is made, Core ML Tools visits its readers and not all of the block.
+        block.replace_uses_of_var_after_op(anchor_op=constant, old_var=var, new_var=stub)
+        block.remove_ops([constant])
+
+    in_blocks(indices, replace)
+
+
+def in_blocks(operations: Iterable[Operation], change: Callable[[Operation], None]) -> None:
+    """Call `change` with each operation: what it makes stands in that one's block and counts to its module.
+
+    Leaving a block, Core ML Tools looks through all of it: once for all operations of a block.
+    """
+    by_block: dict[Block, list[Operation]] = defaultdict(list)
+    for operation in operations:
+        by_block[operation.enclosing_block].append(operation)
+    for block, found in by_block.items():
         with block:
-            for index, var in places:
-                with _module_of(var.op):
-                    stub = mb.constexpr_stub(
-                        like=var.val.dtype.type(0),
-                        shape=np.array(var.shape, np.int32),
-                        index=np.int32(index),
-                        before_op=var.op,
-                        name=f"{var.name}_stub",
-                    )
-                block.replace_uses_of_var_after_op(anchor_op=stub.op, old_var=var, new_var=stub)
-                block.remove_ops([var.op])
-
-
-@contextmanager
-def scope_of(operation: Operation) -> Iterator[None]:
-    """Operations that are made here stand in the block of `operation` and count to the same module of the model."""
-    with operation.enclosing_block, _module_of(operation):
-        yield
+            for operation in found:
+                with _module_of(operation):
+                    change(operation)
 
 
 @contextmanager
