@@ -28,20 +28,30 @@ class Reader:
     outputs: Sequence[str] = ()
 
 
-def shown_by(name: str, readers: Callable[[str], Iterable[Reader]], outputs: Callable[[str], bool]) -> str:
+def shown_by(
+    name: str, readers: Callable[[str], Iterable[Reader]], outputs: Callable[[str], bool], known: dict[str, str]
+) -> str:
     """What tells -0.0 from 0.0 in the value `name`; empty if nothing does.
 
-    readers: of a value by its name. outputs: whether a value leaves the graph.
+    readers: of a value by its name. outputs: whether a value leaves the graph. known: what was found out
+    before, so that no part of the graph is followed twice.
     """
-    seen, pending = {name}, [name]
+    reached: dict[str, str | None] = {name: None}  # and from which value
+    pending = [name]
     while pending:
         value = pending.pop()
-        if outputs(value):
-            return "an output of the graph"
-        for reader in readers(value):
-            if reader.effect == "shows":
-                return reader.told
-            if reader.effect == "carries":
-                pending.extend(output for output in reader.outputs if output not in seen)
-                seen.update(reader.outputs)
+        if (told := known.get(value)) is None:
+            read = list(readers(value))
+            told = "an output of the graph" if outputs(value) else ""
+            told = told or next((reader.told for reader in read if reader.effect == "shows"), "")
+            carried = (output for reader in read if reader.effect == "carries" for output in reader.outputs)
+            new = [output for output in dict.fromkeys(carried) if output not in reached]
+            reached.update(dict.fromkeys(new, value))
+            pending.extend(new)
+        if told:
+            step: str | None = value
+            while step is not None:
+                known[step], step = told, reached[step]
+            return told
+    known.update(dict.fromkeys(reached, ""))
     return ""

@@ -71,7 +71,22 @@ def test_readers_are_followed_to_what_shows_the_sign(nodes: list[onnx.NodeProto]
 
 def test_a_cycle_of_carriers_ends() -> None:
     readers = {"a": [Reader("b", "carries", ["b"])], "b": [Reader("a", "carries", ["a"])]}
-    assert shown_by("a", lambda name: readers.get(name, ()), lambda _: False) == ""
+    assert shown_by("a", lambda name: readers.get(name, ()), lambda _: False, {}) == ""
+
+
+@pytest.mark.parametrize("told", ["an output of the graph", ""])
+def test_no_value_is_followed_twice(told: str) -> None:
+    """A chain of weights, each of which carries the sign on: asked from either end."""
+    asked: list[str] = []
+
+    def readers(name: str) -> list[Reader]:
+        asked.append(name)
+        return [Reader("Mul", "carries", [f"{int(name) + 1}"])] if int(name) < 100 else []
+
+    known: dict[str, str] = {}
+    for name in map(str, (*range(50), *range(99, 49, -1))):
+        assert shown_by(name, readers, lambda value: bool(told) and value == "100", known) == told
+    assert len(asked) == 101
 
 
 @pytest.mark.parametrize(

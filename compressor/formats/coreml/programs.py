@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import ChainMap, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 CONSTEXPR = "constexpr_"
@@ -36,14 +36,14 @@ class Producer:
 class Scope:
     """A block and the values that it sees.
 
-    producers: of each value that an operation of this function gives.
+    producers: of each value that an operation of this function gives; None where an input of a block hides it.
     """
 
     function: str
     opset: str
     path: tuple[tuple[int, int], ...]
     block: Any
-    producers: Mapping[str, Producer]
+    producers: ChainMap[str, Producer | None]
 
     def site(self, output: str) -> Site:
         return Site(self.function, self.opset, self.path, output)
@@ -54,15 +54,14 @@ def scopes(program: Any) -> Iterator[Scope]:
     for function in sorted(program.functions):
         specializations = program.functions[function].block_specializations
         for opset in sorted(specializations):
-            yield from _scopes(Scope(function, opset, (), specializations[opset], {}))
+            yield from _scopes(Scope(function, opset, (), specializations[opset], ChainMap()))
 
 
 def _scopes(outer: Scope) -> Iterator[Scope]:
-    producers = dict(outer.producers)
-    for value in outer.block.inputs:
-        producers.pop(value.name, None)
+    own: dict[str, Producer | None] = dict.fromkeys(value.name for value in outer.block.inputs)
     for operation in outer.block.operations:
-        producers.update({output.name: Producer(operation, place) for place, output in enumerate(operation.outputs)})
+        own.update({output.name: Producer(operation, place) for place, output in enumerate(operation.outputs)})
+    producers = outer.producers.new_child(own)
     yield Scope(outer.function, outer.opset, outer.path, outer.block, producers)
     for place, operation in enumerate(outer.block.operations):
         for number, block in enumerate(operation.blocks):
@@ -95,12 +94,13 @@ def readers(program: Any) -> dict[tuple[str, str, str], set[str]]:
 
 def substitute(program: Any, replacements: Mapping[Site, Sequence[Any]]) -> None:
     """Put operations in the place of those that give the sites' values, and drop what only these have read."""
+    blocks = {replace(site, output="") for site in replacements}
     for scope in list(scopes(program))[::-1]:  # a nested block is changed before its operation is copied
-        own = {site.output: made for site, made in replacements.items() if scope.site(site.output) == site}
-        if own:
+        if scope.site("") in blocks:
             operations = []
             for operation in scope.block.operations:
-                made = [one for output in operation.outputs for one in own.get(output.name, ())]
+                sites = (scope.site(output.name) for output in operation.outputs)
+                made = [one for site in sites for one in replacements.get(site, ())]
                 operations.extend(made or [operation])
             _set(scope.block, operations)
     _sweep(program)

@@ -40,6 +40,7 @@ def shown_zeros(program: Any, files: Files) -> Callable[[Site], str]:
     """What tells -0.0 from 0.0 in the value of a site; empty if nothing does."""
     readers: dict[tuple[str, str, str], list[Reader]] = defaultdict(list)
     outputs: set[tuple[str, str, str]] = set()
+    known: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for scope in scopes(program):
         outputs.update((scope.function, scope.opset, name) for name in scope.block.outputs)
         for operation in scope.block.operations:
@@ -56,6 +57,7 @@ def shown_zeros(program: Any, files: Files) -> Callable[[Site], str]:
             site.output,
             lambda name: readers.get((site.function, site.opset, name), ()),
             lambda name: (site.function, site.opset, name) in outputs,
+            known[site.function, site.opset],
         )
 
     return shown

@@ -7,7 +7,6 @@ write it.
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from compressor.errors import CompressorError
 from compressor.formats.coreml import lowering, package, values
 from compressor.formats.coreml.blob import Store, Stored
 from compressor.formats.coreml.importing import messages
+from compressor.formats.coreml.names import spelling, take
 from compressor.formats.coreml.package import Package
 from compressor.formats.coreml.programs import Site, scopes, substitute
 from compressor.formats.coreml.signs import shown_zeros
@@ -97,21 +97,23 @@ def stub(index: int, name: str, type_: Any) -> Any:
 def rename(model: Any, names: Sequence[str]) -> None:
     """Call the output of each stub like its weight, as far as the program can spell that, and say so in the model."""
     blocks = [scope.block for scope in scopes(model.mlProgram)]
-    taken = {output.name for block in blocks for operation in block.operations for output in operation.outputs}
-    taken |= {each.name for function in model.mlProgram.functions.values() for each in function.inputs}
+    outputs = (output for block in blocks for operation in block.operations for output in operation.outputs)
+    inputs = (each for function in model.mlProgram.functions.values() for each in function.inputs)
+    taken = {each.name: 0 for each in (*outputs, *inputs)}
     spelled: dict[str, str] = {}
     for scope in scopes(model.mlProgram):
         new: dict[str, str] = {}
         for operation in scope.block.operations:
             if operation.type == STUB:
                 weight, old = names[index_of(operation)], operation.outputs[0].name
-                new[old] = _free(_spelling(weight), taken - {old})
-                taken = (taken - {old}) | {new[old]}
+                taken.pop(old, None)
+                new[old] = take(spelling(weight), taken)
                 spelled.setdefault(weight, new[old])
-        _rename_inside(scope.block, new)
+        if new:
+            _rename_inside(scope.block, new)
     # Short where the program's name follows from the weight's: it is a part of every artefact.
-    known = [weight if _spelling(weight) == program else [program, weight] for weight, program in spelled.items()]
-    known = [one for one in known if not isinstance(one, str) or _spelling(one) != one]
+    known = [weight if spelling(weight) == program else [program, weight] for weight, program in spelled.items()]
+    known = [one for one in known if not isinstance(one, str) or spelling(one) != one]
     if known:
         model.description.metadata.userDefined[NAMES] = json.dumps(known, separators=(",", ":"))
 
@@ -127,19 +129,13 @@ def names_of(text: str) -> dict[str, str]:
     if not isinstance(found, list):
         raise TypeError(f"a {type(found).__name__}")
     for one in found:
-        program, weight = (_spelling(one), one) if isinstance(one, str) else one
+        program, weight = (spelling(one), one) if isinstance(one, str) else one
         known[program] = weight
     if not all(isinstance(name, str) for pair in known.items() for name in pair):
         raise TypeError("a name that is no text")
     if len(set(known.values())) != len(found):
         raise ValueError("two weights with one name")
     return known
-
-
-def _spelling(weight: str) -> str:
-    """The name of a weight in the letters that a program has."""
-    plain = re.sub(r"\W", "_", weight, flags=re.ASCII)
-    return f"_{plain}" if plain[:1].isdigit() or not plain else plain
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,11 +244,3 @@ def _rename_inside(outer: Any, new: Mapping[str, str]) -> None:
         for block in operation.blocks:
             _rename_inside(block, new)
     outer.outputs[:] = [new.get(name, name) for name in outer.outputs]
-
-
-def _free(name: str, taken: set[str]) -> str:
-    made, number = name, 0
-    while made in taken:
-        number += 1
-        made = f"{name}_{number}"
-    return made

@@ -57,13 +57,14 @@ def normalize(model: onnx.ModelProto, directory: Path) -> tuple[Weight, ...]:
     encodings.update(plain)
     _drop_stale(model, encodings)
     bring_back(model, directory)
+    shown = shown_zeros(found, encodings)
     return tuple(
         Weight(
             tensor.name,
             encodings[tensor.name],
             _uses(found, tensor.name),
             pinned.get(tensor.name, ""),
-            signed=shown_zeros(found, tensor.name, encodings),
+            signed=shown(tensor.name),
             linear=tensor.name in linear,
             n_bits=n_bits.get(tensor.name),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -35,8 +35,8 @@ _CARRIES = frozenset(
 _SIGNED_ZERO = {1, 10, 11, 16}
 
 
-def shown_zeros(index: Index, name: str, weights: Mapping[str, Encoding]) -> str:
-    """What tells -0.0 from 0.0 in the value `name`; empty if nothing does.
+def shown_zeros(index: Index, weights: Mapping[str, Encoding]) -> Callable[[str], str]:
+    """What tells -0.0 from 0.0 in a value by its name; empty if nothing does.
 
     weights: by name, what the constants are that `index` has no data of.
     """
@@ -49,7 +49,8 @@ def shown_zeros(index: Index, name: str, weights: Mapping[str, Encoding]) -> str
             for place in places:
                 yield Reader(told, _effect(index, number, place, weights), [one for one in node.output if one])
 
-    return shown_by(name, readers, index.outputs.__contains__)
+    known: dict[str, str] = {}
+    return lambda name: shown_by(name, readers, index.outputs.__contains__, known)
 
 
 def _effect(index: Index, number: int, place: int, weights: Mapping[str, Encoding]) -> Effect:

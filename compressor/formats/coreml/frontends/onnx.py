@@ -9,7 +9,6 @@ operators on the const of that weight, so that the way of its codes is known.
 from __future__ import annotations
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -37,6 +36,7 @@ from compressor.formats.coreml.frontends.onnx_operators.node import (
     narrowed,
     shape,
 )
+from compressor.formats.coreml.names import spelling, take
 from compressor.formats.onnx import assembly
 from compressor.formats.onnx.graphs import is_standard, walk
 
@@ -145,15 +145,8 @@ def _read(graph: onnx.GraphProto) -> dict[str, frozenset[str]]:
 
 def _spelled(names: Iterable[str]) -> dict[str, str]:
     """Names that MIL allows, each one once."""
-    result: dict[str, str] = {}
-    for name in dict.fromkeys(names):
-        plain = re.sub(r"[^A-Za-z0-9_]", "_", name)
-        plain = plain if re.match(r"[A-Za-z_]", plain) else f"_{plain}"
-        number = 0
-        while (unique := f"{plain}_{number}" if number else plain) in result.values():
-            number += 1
-        result[name] = unique
-    return result
+    taken: dict[str, int] = {}
+    return {name: take(spelling(name), taken) for name in dict.fromkeys(names)}
 
 
 def _lowered(
