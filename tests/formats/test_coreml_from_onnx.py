@@ -565,12 +565,14 @@ def test_attention_whose_batch_and_length_vary():
 def test_every_operator_of_the_table_is_here():
     models = [model for model, _ in CASES.values()]
     tested = {node.op_type for model in models for node in model.graph.node}
-    functions = "Compress ConvInteger EyeLike Hardmax Loop NonMaxSuppression QLinearConv QLinearMatMul RoiAlign Scan"
+    functions = "Compress ConvInteger EyeLike Hardmax Loop MaxUnpool NonMaxSuppression QLinearConv RoiAlign Scan"
     elsewhere = {
         "If",
+        "QLinearMatMul",
         "QuantizeLinear",
         "ReverseSequence",
         "Swish",
+        "TensorScatter",
         *functions.split(),
     }  # see test_coreml_from_onnx_functions.py
     assert OPERATORS.keys() - tested - elsewhere == set()

@@ -24,6 +24,7 @@ REGIONS = np.float32(
     [[2, 1, 9, 7], [-3, -2, 3, 5], [-2, 2, 6, 14], [20, 2, 30, 9], [-4, -4, 19, 16], [5, 5, 5, 5], [9, 8, 4, 3]]
 )
 BLOCK = f(2, 2, 3, 5, 4)
+PEAKS, PLACES = f(2, 3, 3, 4), RNG.permutation(2 * 3 * 6 * 8)[:72].reshape(2, 3, 3, 4)
 IMAGES = ints(1, 0, 0, 1, 0, 1, 1)
 BINS = {"output_height": 3, "output_width": 2, "spatial_scale": 0.5}
 
@@ -67,6 +68,10 @@ CASES = {
     ),
     "MaxPool with its indices": one("MaxPool", [IMG], [], 2, kernel_shape=[3, 2], strides=[2, 2], pads=[1, 0, 1, 1]),
     "MaxPool of bytes": one("MaxPool", [RNG.integers(0, 255, (1, 2, 5, 6)).astype(np.uint8)], kernel_shape=[2, 2]),
+    "MaxUnpool": one("MaxUnpool", [PEAKS, PLACES], kernel_shape=[3, 2], strides=[2, 2], pads=[1, 0, 0, 0]),
+    "MaxUnpool to a shape": one(
+        "MaxUnpool", [PEAKS], [PLACES, ints(2, 3, 6, 8)], kernel_shape=[2, 2], strides=[2, 2]
+    ),
     "Resize, antialiased": one(
         "Resize", [IMG], [None, np.array([1, 1, 0.6, 0.5], np.float32)], mode="linear", antialias=1
     ),
@@ -91,6 +96,11 @@ CASES = {
     "RoiAlign of opset 10, adaptive": one("RoiAlign", [IMG], [REGIONS, IMAGES], opset=10, **BINS),
     "RoiAlign, adaptive": one("RoiAlign", [IMG], [REGIONS[:6], IMAGES[:6]], **BINS),
     "RoiAlign, the largest, adaptive": one("RoiAlign", [IMG], [REGIONS[:6], IMAGES[:6]], **BINS, mode="max"),
+    "TensorScatter": one("TensorScatter", [f(2, 3, 6, 4), f(2, 3, 2, 4), ints(1, 4)], opset=24),
+    "TensorScatter from the start": one("TensorScatter", [f(2, 3, 6, 4), f(2, 3, 2, 4)], opset=24),
+    "TensorScatter, circular": one(
+        "TensorScatter", [f(2, 6, 4), f(2, 3, 4)], [ints(5, 4)], opset=24, mode="circular", axis=1
+    ),
 }  # fmt: skip
 
 
@@ -225,6 +235,13 @@ def test_a_box_that_is_the_wrong_way_round_has_no_points_of_its_own():
 def test_boxes_that_cannot_be_sampled_are_refused(attributes, reason):
     model, _ = one("RoiAlign", [IMG, REGIONS], [IMAGES], **attributes)
     with pytest.raises(CompressorError, match=rf"RoiAlign: number 0 \({reason}"):
+        translate(model)
+
+
+def test_maxima_are_not_put_into_another_shape_than_that_of_their_windows():
+    shape = ints(2, 3, 7, 8)
+    model, _ = one("MaxUnpool", [PEAKS], [PLACES, shape], kernel_shape=[2, 2], strides=[2, 2])
+    with pytest.raises(CompressorError, match=r"MaxUnpool: number 0 \(an output \[2, 3, 7, 8\] that is not what"):
         translate(model)
 
 

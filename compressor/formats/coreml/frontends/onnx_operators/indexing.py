@@ -159,16 +159,32 @@ def _positive_tuples(node: Node, number: int, x: Var, batch: int = 0) -> Any:
 
 def _scatter_elements(node: Node) -> Var:
     x, axis = node.var(0), node.attribute("axis", 0)
-    return _scattered(mb.scatter_along_axis, node, positive(node, 1, x, axis), axis=axis)
+    return _scattered(mb.scatter_along_axis, node, node.var(2), positive(node, 1, x, axis), _mode(node), axis=axis)
 
 
 def _scatter_nd(node: Node) -> Var:
-    return _scattered(mb.scatter_nd, node, _positive_tuples(node, 1, node.var(0)))
+    return _scattered(mb.scatter_nd, node, node.var(2), _positive_tuples(node, 1, node.var(0)), _mode(node))
 
 
-def _scattered(scatter: Callable[..., Var], node: Node, indices: Any, **others: Any) -> Var:
-    x, updates = node.var(0), node.var(2)
-    others |= {"indices": indices, "mode": _mode(node)}
+def _tensor_scatter(node: Node) -> Var:
+    """A part of a cache is written along an axis, in each batch from another place on; it may go on at the start."""
+    cache, update, mode = node.var(0), node.var(1), node.attribute("mode", "linear")
+    if mode not in {"linear", "circular"}:
+        raise UnsupportedError(f"mode {mode!r}")
+    axis, dims = node.attribute("axis", -2) % cache.rank, static(shape(update), "what is written into a cache")
+    steps = np.arange(dims[axis], dtype=np.int32).reshape([-1 if at == axis else 1 for at in range(cache.rank)])
+    places: Any = np.broadcast_to(steps, dims)
+    if node.operand(2) is not None:
+        first = mb.reshape(x=node.var(2), shape=[dims[0], *[1] * (cache.rank - 1)])
+        places = mb.add(x=np.array(places), y=first)
+    if mode == "circular":
+        places = mb.mod(x=places, y=size(cache, axis))
+    return _scattered(mb.scatter_along_axis, node, update, places, "update", axis=axis)
+
+
+def _scattered(scatter: Callable[..., Var], node: Node, updates: Var, indices: Any, mode: str, **others: Any) -> Var:
+    x = node.var(0)
+    others |= {"indices": indices, "mode": mode}
     if not is_bool(x):
         return scatter(data=x, updates=updates, name=node.output(), **others)
     found = scatter(data=integer(x), updates=integer(updates), **others)
@@ -230,4 +246,5 @@ OPERATORS: Operators = {
     "ScatterElements": _scatter_elements,
     "ScatterND": _scatter_nd,
     "Slice": _slice,
+    "TensorScatter": _tensor_scatter,
 }

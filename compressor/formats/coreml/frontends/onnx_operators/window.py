@@ -211,6 +211,28 @@ def _maxima(node: Node, x: Var, window: Window) -> list[Any]:
     return [y, mb.identity(x=found, name=node.output(1))]
 
 
+def _max_unpool(node: Node) -> Var:
+    """The maxima where they lay, by their indices; zeros elsewhere."""
+    x = node.var(0)
+    dims = static(shape(x), "the size of what is unpooled")
+    window = _window(node, node.attribute("kernel_shape"), dims[2:])
+    assert window.begins is not None
+    assert window.ends is not None
+    reached = dims[:2] + [
+        (dim - 1) * stride + width - begin - end
+        for dim, stride, width, begin, end in zip(
+            dims[2:], window.strides, window.sizes, window.begins, window.ends, strict=True
+        )
+    ]
+    given = node.given(2, "the shape of the output")
+    if given is not None and given.tolist() != reached:  # ONNX's reference and ONNX Runtime read the indices otherwise
+        raise UnsupportedError(f"an output {given.tolist()} that is not what the windows reach, {reached}")
+    values, places = (mb.reshape(x=one, shape=[-1]) for one in (x, node.var(1)))
+    zeros = mb.fill(shape=[math.prod(reached)], value=like(x, 0))
+    found = mb.scatter_along_axis(data=zeros, indices=places, updates=values, axis=0, mode="update")
+    return mb.reshape(x=found, shape=reached, name=node.output())
+
+
 def _averages(node: Node, x: Var, window: Window) -> Var:
     taps = _taps(node, window, x)
     counted = taps.within(static(shape(x)[2:], "sizes"), pads=bool(node.attribute("count_include_pad", 0)))
@@ -262,4 +284,5 @@ OPERATORS: Operators = {
     "GlobalMaxPool": _global(mb.reduce_max),
     "LpPool": _lp_pool,
     "MaxPool": _pool(mb.max_pool, average=False),
+    "MaxUnpool": _max_unpool,
 }
