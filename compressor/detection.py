@@ -36,12 +36,20 @@ class Settings:
         not at all for any other ...
     max_thresholded: ... where they are at most this share of the values that survive; elsewhere only exact zeros do.
     tolerance: how far a value may be moved to one that can be stored, relative to the weight's largest magnitude.
+
+    Raises:
+        ValueError: one of them is below zero, or not a number.
     """
 
     min_elements: int = 2048
     threshold: float | None = None
     max_thresholded: float = 0.01
     tolerance: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name} is {value}: expected a number from 0 on")
 
     @property
     def looked_for(self) -> float:

@@ -596,6 +596,12 @@ def detection() -> Detection:
     return Detection(EVERY, tuple(findings))
 
 
+@pytest.mark.parametrize("settings", [{"threshold": -1e-3}, {"tolerance": float("nan")}, {"min_elements": -1}])
+def test_settings_below_zero_are_none(settings: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="expected a number from 0 on"):
+        Settings(**settings)
+
+
 def test_a_detection_is_read_back_as_it_was_written() -> None:
     written = detection()
     text = written.to_json()

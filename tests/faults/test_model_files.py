@@ -73,7 +73,8 @@ def test_a_byte_that_flipped_is_refused_or_compressed_into_what_loads_as_the_sou
         ({"dims": [1 << 40, 1 << 40]}, "'palette': impossible dimensions"),
         ({"data_type": 11}, "'palette' float64[64, 64]: expected 32768 bytes of data, got 16384 bytes in m.onnx"),
         ({"raw_data": b""}, "'palette' float32[64, 64]: expected 16384 bytes of data, got 0 bytes in the model"),
-        ({"name": "pruned"}, "reads 'palette', which nothing defines"),
+        ({"name": "pruned"}, "several values have the same name: pruned"),
+        ({"name": "another"}, "reads 'palette', which nothing defines"),
     ],
 )
 def test_a_weight_that_is_not_what_it_declares(change: dict[str, object], says: str) -> None:
