@@ -314,7 +314,7 @@ def _form(wanted: Form, one: Encoding, opset: int) -> Form:
 
 
 def _multiplies_by(node: onnx.NodeProto, name: str) -> bool:
-    if node.op_type not in {"MatMul", "Gemm"} or node.input[1] != name or node.input[0] == name:
+    if node.op_type not in {"MatMul", "Gemm"} or name in node.input[:1] or name not in node.input[1:2]:
         return False
     return not any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
 

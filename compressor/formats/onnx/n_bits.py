@@ -70,7 +70,7 @@ def restore(
         readers = {name: node for node in graph.node for name in node.input}
         biases = []
         for node in graph.node:
-            name = node.input[1] if node.op_type == "MatMul" else ""
+            name = node.input[1] if node.op_type == "MatMul" and len(node.input) == 2 else ""
             encoding = specs.get(name)
             if name not in levels or not isinstance(encoding, LinearQuantized):
                 continue

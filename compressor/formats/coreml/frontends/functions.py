@@ -31,7 +31,7 @@ def body(node: Node) -> onnx.GraphProto | None:
         function = _function(node, values)
     except Exception:  # noqa: BLE001 - there is no such operator, or its function does not take these operands
         return None
-    if function is None:
+    if function is None or len(node.proto.input) > len(function.input):
         return None
     # As a function of the model: ONNX's inliner takes none of a schema where an operand is left out.
     function.domain = _DOMAIN
