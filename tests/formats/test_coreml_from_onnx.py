@@ -507,6 +507,22 @@ def test_an_integer_beyond_32_bits_bounds_and_is_not_added():
         translate(one("Add", [INT], [np.array(1 << 40)])[0])
 
 
+def test_an_output_that_32_bits_do_not_hold_is_named():
+    model = build(
+        [helper.make_node("Identity", ["c0"], ["y0"])], [], ["y0"], [numpy_helper.from_array(ints(1 << 40), "c0")]
+    )
+    with pytest.raises(
+        CompressorError, match="the output y0 is a constant that Core ML cannot hold: the integer 1099511627776"
+    ):
+        translate(model)
+
+
+def test_a_value_that_nothing_defines_is_named():
+    model = build([helper.make_node("Relu", ["x0"], ["y0"], name="relu")], [], ["y0"])
+    with pytest.raises(CompressorError, match="relu reads 'x0', which nothing defines"):
+        translate(model)
+
+
 def test_all_that_has_no_form_is_named():
     nodes = [
         helper.make_node("Det", ["x"], ["d"], name="first"),

@@ -160,7 +160,7 @@ def _lowered(
         return _lowered(body, within, weights, failures)
 
     for number, proto in enumerate(graph.node):
-        operands = tuple(scope.values[name] if name else None for name in proto.input)
+        operands = tuple(_read_by(proto.name or proto.op_type, name, scope) if name else None for name in proto.input)
         broken = any(value is None for name, value in zip(proto.input, operands, strict=True) if name)
         found: Sequence[Any] = [None] * len(proto.output)
         try:
@@ -172,7 +172,7 @@ def _lowered(
             where = proto.name or f"number {number}"
             failures.setdefault(_operator(proto), []).append(f"{where} ({error})" if str(error) else where)
         scope.values.update({name: value for name, value in zip(proto.output, found, strict=False) if name})
-    return [scope.values[output.name] for output in graph.output]
+    return [_read_by("the output", output.name, scope) for output in graph.output]
 
 
 def _initializer(tensor: onnx.TensorProto, scope: Scope, weights: Mapping[str, NDArray]) -> Constant:
@@ -258,12 +258,28 @@ def _listed(failures: Mapping[str, Sequence[str]]) -> str:
     return "; ".join(f"{operator}: {', '.join(nodes)}" for operator, nodes in sorted(failures.items()))
 
 
+def _read_by(reader: str, name: str, scope: Scope) -> Any:
+    """A value that something reads; None for one that has no form.
+
+    Raises:
+        CompressorError: nothing gives it.
+    """
+    if name not in scope.values:
+        raise CompressorError(f"{reader} reads {name!r}, which nothing defines.")
+    return scope.values[name]
+
+
 def _named(graph: onnx.GraphProto, outputs: Sequence[Value], spelled: Mapping[str, str]) -> list[Var]:
     """The outputs as variables of their names: each one of its own, and no input or constant."""
     result: list[Var] = []
     for output, value in zip(graph.output, outputs, strict=True):
         name = spelled[output.name]
-        found = mb.const(val=narrowed(value.array)) if isinstance(value, Constant) else value
+        try:
+            found = mb.const(val=narrowed(value.array)) if isinstance(value, Constant) else value
+        except UnsupportedError as error:
+            raise CompressorError(
+                f"the output {output.name} is a constant that Core ML cannot hold: {error}."
+            ) from error
         if found.dtype in {types.int8, types.uint8}:  # which outputs cannot be
             found = mb.cast(x=found, dtype="int32", name=name)
         computed = found.op is not None and found.op.op_type != "const"
