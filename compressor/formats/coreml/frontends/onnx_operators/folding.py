@@ -21,6 +21,7 @@ from compressor.formats.coreml.frontends.onnx_operators.node import (
     SHAPE_LIKE,
     Constant,
     Node,
+    UnsupportedError,
     Value,
     inferred,
     narrowed,
@@ -88,7 +89,11 @@ def _filled(node: Node) -> NDArray:
     """A view of one element: what it fills may be large."""
     value = node.attribute("value")
     filler = np.float32(0) if value is None else node.scope.tensor(value).reshape(())
-    return np.broadcast_to(filler, tuple(int(dim) for dim in node.constant(0, "the shape").reshape(-1)))
+    shape = node.constant(0, "the shape").reshape(-1)
+    try:
+        return np.broadcast_to(filler, tuple(int(dim) for dim in shape))
+    except ValueError as error:  # strings, more axes than there can be, sizes below zero
+        raise UnsupportedError(f"the shape {shape.tolist()[:8]} is impossible") from error
 
 
 def _attribute(node: Node) -> NDArray:
