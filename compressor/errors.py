@@ -34,3 +34,8 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> UsageError:
     close = difflib.get_close_matches(name.lower(), [choice.lower() for choice in known], n=1)
     hint = next((f" Did you mean {choice!r}?" for choice in known if [choice.lower()] == close), "")
     return UsageError(f"unknown {kind} {name!r}.{hint} Choices: {', '.join(known)}.")
+
+
+def line(error: Exception) -> str:
+    """The text of an error, in a line."""
+    return " ".join(str(error).split())

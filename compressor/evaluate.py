@@ -11,9 +11,9 @@ import numpy as np
 
 from compressor import samples, scoring, sessions
 from compressor.arrays import NDArray
-from compressor.errors import CompressorError, unknown
+from compressor.errors import CompressorError, line, unknown
 from compressor.metrics import Quality
-from compressor.sessions import Session, line
+from compressor.sessions import Session
 
 Progress = Callable[[str, int, int], None]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from compressor.errors import CompressorError, UsageError, unknown
+from compressor.errors import CompressorError, UsageError, line, unknown
 
 
 @contextmanager
@@ -74,8 +74,7 @@ def call(function: Callable[..., Any], what: str, /, *args: object, **kwargs: ob
 
 def _failure(what: str, error: Exception) -> CompressorError:
     where = _place(traceback.extract_tb(error.__traceback__))
-    text = " ".join(str(error).split())
-    return CompressorError(f"{what}: {type(error).__name__}: {text}{where}")
+    return CompressorError(f"{what}: {type(error).__name__}: {line(error)}{where}")
 
 
 def _place(frames: Iterable[traceback.FrameSummary]) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from compressor.arrays import DType, NDArray
-from compressor.errors import CompressorError
+from compressor.errors import CompressorError, line
 from compressor.samples import Port
 
 _NUMBERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "double", "bool")
@@ -141,8 +141,3 @@ def _core_ml(path: Path, label: str) -> CoreMLSession:
         raise
     except Exception as error:  # see _onnx
         raise CompressorError(f"{label}: Core ML cannot load it: {line(error)}") from error
-
-
-def line(error: Exception) -> str:
-    """The text of an error, in a line."""
-    return " ".join(str(error).split())

@@ -6,6 +6,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from compressor.errors import line
 from compressor.formats.coreml.importing import coremltools
 
 
@@ -19,5 +20,5 @@ def refusal(path: Path) -> str:
                 str(path), compute_units=tools.ComputeUnit.CPU_ONLY, skip_model_load=sys.platform != "darwin"
             )
     except Exception as error:  # noqa: BLE001 - a loader raises whatever it stumbles over
-        return f"Core ML Tools {tools.__version__}: {' '.join(str(error).split())}"
+        return f"Core ML Tools {tools.__version__}: {line(error)}"
     return ""

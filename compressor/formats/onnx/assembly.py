@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compressor.errors import CompressorError
+from compressor.errors import CompressorError, line
 from compressor.formats.onnx import functions, reading
 from compressor.formats.onnx.graphs import inside, is_standard, walk
 from compressor.formats.onnx.lowered import Lowered, Part, shared
@@ -111,9 +111,8 @@ def convert(model: onnx.ModelProto, to: int) -> None:
         # The converter drops the model's own functions, so their bodies come first into the graph.
         converted = onnx.version_converter.convert_version(inliner.inline_local_functions(bare), to)
     except Exception as error:  # the converter raises whatever it stumbles over
-        reason = " ".join(str(error).split())
         raise CompressorError(
-            f"the model has opset {opset(model)}, decoding needs {to}, and it cannot be converted: {reason}"
+            f"the model has opset {opset(model)}, decoding needs {to}, and it cannot be converted: {line(error)}"
         ) from error
     kept = onnx.GraphProto(
         input=graph.input,

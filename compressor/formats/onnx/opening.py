@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compressor.errors import line
 from compressor.formats.onnx.graphs import tensors
 from compressor.formats.onnx.reading import load
 from compressor.formats.onnx.wire import EXTERNAL
@@ -36,7 +37,7 @@ def refusal(path: Path) -> str:
     try:
         onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - each kind of failure has a class of its own, without a common base
-        return f"ONNX Runtime {onnxruntime.__version__}: {_line(error)}"
+        return f"ONNX Runtime {onnxruntime.__version__}: {line(error)}"
     return ""
 
 
@@ -51,9 +52,5 @@ def _checked(model: onnx.ModelProto) -> str:
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
-        return f"onnx {onnx.__version__}: {_line(error)}"
+        return f"onnx {onnx.__version__}: {line(error)}"
     return ""
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
