@@ -14,23 +14,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from compressor.artefact import compress, detect, dry_run, inspect, write_baseline
-    from compressor.detection import Detection, Settings
+    from compressor.compilation.compile import compress, detect, dry_run, inspect, write_baseline
+    from compressor.compilation.manifest import Manifest
+    from compressor.compilation.pipelines import PIPELINES
+    from compressor.compilation.plan import Plan
     from compressor.errors import CompressorError, UsageError
-    from compressor.manifest import Manifest
-    from compressor.pipelines import PIPELINES
-    from compressor.plan import Plan
+    from compressor.recognition.findings import Detection, Settings
 
 __version__ = "0.1.0"
 
 # Imported on first use: `compressor --help` and completion in a shell must not wait for numpy.
 _HOMES = {
-    "artefact": ("compress", "detect", "dry_run", "inspect", "write_baseline"),
-    "detection": ("Detection", "Settings"),
+    "compilation.compile": ("compress", "detect", "dry_run", "inspect", "write_baseline"),
+    "recognition.findings": ("Detection", "Settings"),
     "errors": ("CompressorError", "UsageError"),
-    "manifest": ("Manifest",),
-    "pipelines": ("PIPELINES",),
-    "plan": ("Plan",),
+    "compilation.manifest": ("Manifest",),
+    "compilation.pipelines": ("PIPELINES",),
+    "compilation.plan": ("Plan",),
 }
 
 __all__ = [

@@ -54,7 +54,7 @@ def check(
     now = _values(files.read_text(metrics), str(metrics))
     failures = _broken(now, own)
     if against is not None:
-        from compressor.metrics import regressions
+        from compressor.evaluation.metrics import regressions
 
         failures += regressions(now, _values(_at_revision(metrics, against), f"{against}:{metrics}"), tolerances)
     if as_json:
@@ -68,7 +68,7 @@ def check(
 
 def _broken(now: Mapping[str, object], own: Evaluate) -> list[str]:
     """The limits that do not hold: those of now, and those that were judged when the metrics were written."""
-    from compressor.metrics import broken, key
+    from compressor.evaluation.metrics import broken, key
 
     failures = list(broken(now, own.limits, metric=key(own.metric)))
     if now.get("passed") is False and not failures:

@@ -12,8 +12,8 @@ import typer
 from compressor.stages.options import AsJson, ModelPath, Overrides, ParamsFile, Plots, Strict
 
 if TYPE_CHECKING:
-    from compressor.detection import Detection, Settings
-    from compressor.plan import Plan
+    from compressor.compilation.plan import Plan
+    from compressor.recognition.findings import Detection, Settings
     from compressor.stages.params import Export, Given
     from compressor.targets import Target
 
@@ -45,7 +45,7 @@ def compress(
     model is looked at first. OUT_DIR is replaced as a whole, once what was written has been read back and compared.
     """
     import compressor
-    from compressor import publish
+    from compressor.compilation import publish
     from compressor.errors import UsageError
     from compressor.stages import files, graph, progress, report, toolchain
     from compressor.stages.params import Given
@@ -96,7 +96,7 @@ class _Asked:
     @property
     def threshold(self) -> float:
         """The magnitude up to which values counted as zero."""
-        from compressor.pipelines import get
+        from compressor.compilation.pipelines import get
 
         return get(self.pipeline, (self.detection.settings if self.detection else self.settings).threshold).threshold
 
@@ -107,7 +107,7 @@ class _Asked:
 
 def _asked(model: Path, detection: Path | None, given: Given) -> _Asked:
     """What the settings and the options ask for; groups that this run does not need are not read."""
-    from compressor.detection import Settings
+    from compressor.recognition.findings import Settings
     from compressor.stages import graph
     from compressor.stages.params import CompressAlone, CompressParams, core_settings, load, target
 
@@ -129,8 +129,8 @@ def read_detection(path: Path) -> Detection:
     Raises:
         CompressorError: the file cannot be read, or holds something else.
     """
-    from compressor.detection import Detection
     from compressor.errors import CompressorError
+    from compressor.recognition.findings import Detection
     from compressor.stages import files
 
     text = files.read_text(path)

@@ -27,8 +27,9 @@ def detect(
     Pruned, palettized, quantized, or a combination of these, with the evidence and what it almost is.
     """
     import compressor
-    from compressor import pipelines, publish, targets
-    from compressor.plan import plan
+    from compressor import targets
+    from compressor.compilation import pipelines, publish
+    from compressor.compilation.plan import plan
     from compressor.stages import files, graph, progress, report, toolchain
     from compressor.stages.params import DetectAlone, DetectParams, Given, core_settings, load
 

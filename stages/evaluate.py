@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from compressor.evaluate import Comparison
-    from compressor.manifest import Manifest
-    from compressor.metrics import Size, Values
+    from compressor.compilation.manifest import Manifest
+    from compressor.evaluation.compare import Comparison
+    from compressor.evaluation.metrics import Size, Values
     from compressor.stages.params import EvaluateParams, Export
 
 
@@ -49,11 +49,13 @@ def evaluate(
     """Measure an artefact beside its model.
 
     Sizes and accuracy are those of the files in OUT_DIR, compared with MODEL written for the same target without
-    compression. Without evaluate.data in the settings only sizes are measured. A limit that is broken is recorded as
+    compression. Without compare.data in the settings only sizes are measured. A limit that is broken is recorded as
     passed: false, and is no failure: for that there is `compressor check`.
     """
-    from compressor import metrics, publish, sources
+    from compressor import sources
+    from compressor.compilation import publish
     from compressor.errors import CompressorError
+    from compressor.evaluation import metrics
     from compressor.model import stamps, unchanged
     from compressor.stages import files, graph, report, toolchain
     from compressor.stages.params import EvaluateAlone, EvaluateParams, Given, load
@@ -100,8 +102,8 @@ class _Measured:
 
 def _measured(model: Path, artefact: Path, own: EvaluateParams, export: Export | None) -> _Measured:
     import compressor
-    from compressor import evaluate
-    from compressor.artefact import runnable
+    from compressor.compilation.compile import runnable
+    from compressor.evaluation import compare
     from compressor.stages import graph, params, progress
 
     target = params.target(own)
@@ -114,13 +116,13 @@ def _measured(model: Path, artefact: Path, own: EvaluateParams, export: Export |
         _check_weights(dense, stored, model, artefact)
         if not own.evaluate.data:
             return _Measured(stored, dense, source_nbytes, None)
-        core = evaluate.Settings(**own.evaluate.model_dump(exclude={"limits"}))
+        core = compare.Settings(**own.evaluate.model_dump(exclude={"limits"}))
         with progress.shown() as shown:
             before, after = (
                 runnable(path, one, _folder(folder, name), target=target)
                 for name, one in (("before", baseline), ("after", artefact))
             )
-            compared = evaluate.compare(before, after, core, shown, labels=(str(model), str(artefact)))
+            compared = compare.compare(before, after, core, shown, labels=(str(model), str(artefact)))
     return _Measured(stored, dense, source_nbytes, compared)
 
 
@@ -167,7 +169,7 @@ def _folder(parent: str, name: str) -> Path:
 
 
 def _size(found: Manifest) -> Size:
-    from compressor.metrics import Size
+    from compressor.evaluation.metrics import Size
 
     return Size(found.nbytes, found.weights_nbytes, sum(math.prod(weight.shape) for weight in found.weights))
 
@@ -189,7 +191,7 @@ def _report(values: Values, limits: Mapping[str, float], metric: str, compared: 
     from rich.console import Group
     from rich.text import Text
 
-    from compressor import metrics
+    from compressor.evaluation import metrics
     from compressor.stages.sheet import Row, Sheet
 
     before = values["baseline"]
@@ -201,7 +203,7 @@ def _report(values: Values, limits: Mapping[str, float], metric: str, compared: 
     ]
     broken = metrics.broken(values, limits, metric=metric)
     verdict = "; ".join(broken) if broken else f"all {len(limits)} limits hold" if limits else "no limits are set"
-    measured = "sizes only: evaluate.data is not set" if compared is None else f"measured on {compared.count} samples"
+    measured = "sizes only: compare.data is not set" if compared is None else f"measured on {compared.count} samples"
     if compared is not None and metric not in values:
         measured += f", which have no labels: no {metric}"
     return Group(

@@ -28,7 +28,7 @@ def export(
 
     EXPORTED_DIR is replaced as a whole. How a torch model is built and what it takes stands in params.yaml (export).
     """
-    from compressor import publish
+    from compressor.compilation import publish
     from compressor.stages import files, graph, report, toolchain
     from compressor.stages.params import ExportParams, Given, load
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from compressor import publish
+from compressor.compilation import publish
 from compressor.errors import CompressorError, UsageError
 from compressor.stages.text import cell
 

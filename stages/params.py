@@ -15,8 +15,10 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from compressor import detection, pipelines, targets
+from compressor import targets
+from compressor.compilation import pipelines
 from compressor.errors import UsageError, unknown
+from compressor.recognition import findings
 from compressor.stages import files, overrides
 
 DEFAULT_FILE = Path("params.yaml")
@@ -284,9 +286,9 @@ def load(schema: type[P], given: Given) -> P:
         raise UsageError("\n".join(_message(schema, one, settings, file) for one in error.errors())) from error
 
 
-def core_settings(group: Detect) -> detection.Settings:
+def core_settings(group: Detect) -> findings.Settings:
     """The group `detect` as the core takes it."""
-    return detection.Settings(**group.model_dump())
+    return findings.Settings(**group.model_dump())
 
 
 def _content(file: Path | None) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from compressor.pipelines import PIPELINES
+from compressor.compilation.pipelines import PIPELINES
 from compressor.stages.params import Compress, CoreML, Detect, Evaluate, Export, Group, TargetParams
 
 GROUPS: tuple[tuple[str, type[Group]], ...] = (

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from compressor.detection import Detection, Finding
+from compressor.compilation.manifest import Manifest, WeightFacts
+from compressor.compilation.plan import Plan
 from compressor.encodings import name, nbytes
-from compressor.manifest import Manifest, WeightFacts
-from compressor.plan import Plan
+from compressor.recognition.findings import Detection, Finding
 from compressor.stages.sheet import Row, Sheet
 from compressor.stages.text import visible
 

@@ -36,7 +36,7 @@ def toolchain(
     as_json: AsJson = False,
 ) -> None:
     """Print the versions of the packages that shape results."""
-    from compressor import publish
+    from compressor.compilation import publish
     from compressor.stages import files, report
 
     files.check_json(out)

@@ -129,4 +129,5 @@ def names() -> tuple[str, ...]:
 
 
 def _modules() -> Iterator[ModuleType]:
-    return (importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__))
+    modules = (importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__))
+    return (module for module in modules if hasattr(module, "TARGETS"))

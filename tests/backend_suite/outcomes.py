@@ -20,8 +20,8 @@ from onnx.reference import ReferenceEvaluator
 
 import compressor
 from compressor.errors import CompressorError
-from compressor.formats.coreml.conversion import quiet
 from compressor.targets import get
+from compressor.targets.coreml.conversion import quiet
 from tests.backend_suite.cases import ATOL, Case, inputs
 from tests.backend_suite.variants import AS_SHIPPED, CHANGES, CONSTANT, variant
 from tests.formats import mil_evaluation

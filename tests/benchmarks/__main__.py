@@ -172,13 +172,13 @@ def _against_peer(source: Path, kind: str, times: int) -> Figure:
     import numpy as np
 
     from compressor import sources, targets
-    from compressor.detection import Settings, find
+    from compressor.compilation.encode import encode
+    from compressor.compilation.legalize import legalize
+    from compressor.compilation.pipelines import PIPELINES
+    from compressor.compilation.plan import plan
+    from compressor.compilation.stream import run, stream
     from compressor.encodings import decode
-    from compressor.passes import run, stream
-    from compressor.passes.encode import encode
-    from compressor.passes.legalize import legalize
-    from compressor.pipelines import PIPELINES
-    from compressor.plan import plan
+    from compressor.recognition.findings import Settings, find
     from tests.benchmarks import peer
 
     weights = sources.read(source).weights

@@ -15,8 +15,8 @@ import torch
 from coremltools.optimize.torch._utils.metadata_utils import CompressionMetadata, register_metadata_version
 from torch import nn
 
-from compressor.formats.coreml.conversion import quiet
 from compressor.sources import InputSpec
+from compressor.targets.coreml.conversion import quiet
 
 DECLARED = "declared"
 PIPELINES = ("DEFAULT", "DEFAULT_PALETTIZATION", "DEFAULT_PRUNING", DECLARED)

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import pytest
 
-from compressor import renaming
+from compressor.compilation import renaming
 
 
 @dataclass

@@ -143,7 +143,7 @@ def _direct(arguments: Arguments) -> tuple[str, str]:
 
 
 def _parse(path: Path) -> None:
-    from compressor.manifest import Manifest
+    from compressor.compilation.manifest import Manifest
     from compressor.stages import files
 
     Manifest.from_json(files.read_text(path))
@@ -153,8 +153,8 @@ def _load(path: Path) -> None:
     import torch
 
     from compressor.sources.torch.declared import declare
+    from compressor.sources.torch.legacy.lower import lower
     from compressor.sources.torch.load import load
-    from compressor.sources.torch.lower import lower
     from compressor.sources.torch.trace import quiet
     from compressor.stages.params import DetectAlone, Given
     from compressor.stages.params import load as settings

@@ -29,7 +29,7 @@ PAUSED = """
 import signal, sys, time
 from contextlib import contextmanager
 from pathlib import Path
-from compressor import renaming
+from compressor.compilation import renaming
 from compressor.stages import progress
 from compressor.stages.app import main
 

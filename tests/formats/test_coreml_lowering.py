@@ -13,7 +13,7 @@ from compressor.arrays import CODE_DTYPES, NDArray
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, decode, name, packed, spec
 from compressor.formats.coreml import lifting, lowering, package, values
 from compressor.formats.coreml.blob import Layout, Stored
-from compressor.formats.coreml.legality import legalize, why_not
+from compressor.targets.coreml.legality import legalize, why_not
 from tests import conformance, strategies
 from tests.conformance import Case, same
 from tests.formats.coreml_models import materialized, save

@@ -11,11 +11,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 import compressor
 from compressor import sources
+from compressor.compilation.stream import InexactError
+from compressor.compilation.verify import Allowed, verify
 from compressor.encodings import Dense, decode
 from compressor.formats.signs import Reader, shown_by
 from compressor.model import Weight
-from compressor.passes import InexactError
-from compressor.passes.verify import Allowed, verify
 
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.standard_normal((64, 64)).astype(np.float32)

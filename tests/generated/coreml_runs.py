@@ -10,7 +10,7 @@ import numpy as np
 
 from compressor.arrays import NDArray
 from compressor.formats.coreml import package
-from compressor.scan import eps
+from compressor.patterns import eps
 from tests.formats import coreml_models
 
 _EPS = 2.0**-10

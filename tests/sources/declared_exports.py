@@ -10,7 +10,7 @@ import onnxruntime as ort
 import safetensors.torch
 import torch
 
-from compressor import artefact, encodings, sources
+from compressor import compress, encodings, sources
 from compressor.model import Model
 from compressor.sources.torch import InputSpec, export
 
@@ -35,7 +35,7 @@ class Exported:
         self.path = directory / "model.onnx"
         self.model: Model = sources.read(directory)
         self.weights = {weight.name: weight.encoding for weight in self.model.weights}
-        self.manifest = artefact.compress(self.model, directory / "compressed")
+        self.manifest = compress(self.model, directory / "compressed")
         written = {weight.name: weight.encoding for weight in sources.read(directory / "compressed").weights}
         self.stored = {short(one.name): one.encoding for one in self.manifest.weights if len(one.shape) > 1}
         for weight, encoding in self.weights.items():

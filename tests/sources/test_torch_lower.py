@@ -19,7 +19,7 @@ from compressor import sources
 from compressor.encodings import LinearQuantized
 from compressor.errors import CompressorError
 from compressor.sources.torch import InputSpec, export
-from compressor.sources.torch.lower import lower
+from compressor.sources.torch.legacy.lower import lower
 from tests.sources.onnx_models import loaded
 
 HERE = Path(__file__).parent

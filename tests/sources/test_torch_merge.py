@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 from compressor.errors import CompressorError
+from compressor.sources.torch.legacy.lower import lower
 from compressor.sources.torch.load import fill, load
-from compressor.sources.torch.lower import lower
 from compressor.sources.torch.merge import unhooked
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 import compressor
 from compressor.errors import CompressorError
 from compressor.sources.torch import InputSpec, export
-from compressor.sources.torch.lower import lower
+from compressor.sources.torch.legacy.lower import lower
 from tests.sources.onnx_models import loaded
 
 HERE = Path(__file__).parent

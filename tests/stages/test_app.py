@@ -136,7 +136,7 @@ def test_a_stopped_command_leaves_nothing_half_written(tmp_path: Path, number: i
     program = f"""
 import time, typer
 from pathlib import Path
-from compressor import publish
+from compressor.compilation import publish
 from compressor.stages import app
 
 def slow() -> None:

@@ -11,8 +11,8 @@ from click.testing import Result
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
-from compressor.detection import Detection
-from compressor.manifest import Manifest
+from compressor.compilation.manifest import Manifest
+from compressor.recognition.findings import Detection
 from compressor.stages import app
 
 SIZE = 64

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from compressor import publish
+from compressor.compilation import publish
 from compressor.errors import CompressorError, UsageError
 from compressor.stages import files
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from compressor.detection import Settings as DetectionSettings
 from compressor.errors import UsageError
+from compressor.recognition.findings import Settings as DetectionSettings
 from compressor.stages import params_reference
 from compressor.stages.params import (
     CompressAlone,

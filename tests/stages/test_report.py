@@ -7,10 +7,11 @@ import math
 import pytest
 from rich.console import Console, RenderableType
 
-from compressor import pipelines, targets
-from compressor.detection import Detection, Finding, Settings
-from compressor.manifest import FileFacts, Manifest, WeightFacts
-from compressor.plan import plan
+from compressor import targets
+from compressor.compilation import pipelines
+from compressor.compilation.manifest import FileFacts, Manifest, WeightFacts
+from compressor.compilation.plan import plan
+from compressor.recognition.findings import Detection, Finding, Settings
 from compressor.stages import report
 from compressor.stages.sheet import Row, Sheet, elided
 

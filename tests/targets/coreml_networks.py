@@ -14,8 +14,8 @@ from torch import nn
 import compressor
 from compressor import sources
 from compressor.arrays import NDArray
+from compressor.compilation.manifest import Manifest
 from compressor.encodings import decode, name
-from compressor.manifest import Manifest
 from compressor.model import Model
 from compressor.sources import InputSpec
 from compressor.sources.torch import export

@@ -17,7 +17,7 @@ from torch import nn
 import compressor
 from compressor import sources, targets
 from compressor.arrays import NDArray
-from compressor.artefact import runnable
+from compressor.compilation.compile import runnable
 from compressor.encodings import LinearQuantized, Sparse, expand
 from compressor.formats.coreml.importing import coremltools
 from compressor.sources import InputSpec

@@ -18,9 +18,9 @@ from torch import nn
 import compressor
 from compressor.encodings import LinearQuantized, Sparse, decode
 from compressor.errors import UsageError
-from compressor.formats.coreml.conversion import quiet
 from compressor.formats.coreml.importing import coremltools
 from compressor.sources import InputSpec
+from compressor.targets.coreml.conversion import quiet
 from tests.sources import torch_networks
 from tests.targets import coreml_networks as networks
 from tests.targets.coreml_networks import Exported, Written, exported, half, written

@@ -16,8 +16,8 @@ from compressor import sources
 from compressor.encodings import decode, name
 from compressor.errors import CompressorError
 from compressor.formats.coreml import package
-from compressor.formats.coreml.conversion import quiet
 from compressor.formats.coreml.importing import coremltools
+from compressor.targets.coreml.conversion import quiet
 from tests.targets import coreml_networks as networks
 from tests.targets.coreml_networks import half, written
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from compressor.arrays import MappedArray
 from compressor.errors import CompressorError
-from compressor.sources.huggingface import safetensors
+from compressor.formats import safetensors
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

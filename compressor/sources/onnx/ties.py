@@ -16,7 +16,7 @@ from compressor.arrays import Array, NDArray, is_float, leading
 from compressor.encodings import Dense
 from compressor.formats.onnx.graphs import walk
 from compressor.model import Weight
-from compressor.scan import patterns
+from compressor.patterns import patterns
 
 if TYPE_CHECKING:
     import onnx

@@ -66,8 +66,8 @@ def export(
         from compressor.sources.torch import traced
         from compressor.sources.torch.declared import declare
         from compressor.sources.torch.declared.place import place
+        from compressor.sources.torch.legacy.lower import lower
         from compressor.sources.torch.load import load
-        from compressor.sources.torch.lower import lower
         from compressor.sources.torch.program import folded
         from compressor.sources.torch.tidy import stored_names, tidy
         from compressor.sources.torch.trace import quiet, trace

@@ -24,8 +24,8 @@ from compressor.sources.torch import SUFFIXES
 from compressor.sources.torch.archive import check_program, check_script, entries, is_script
 from compressor.sources.torch.declared import torchao
 from compressor.sources.torch.declared.attach import attach
+from compressor.sources.torch.legacy.script import Script
 from compressor.sources.torch.merge import merged, unhooked, unprefixed
-from compressor.sources.torch.script import Script
 
 SETTING = "export.factory"
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module")

@@ -21,7 +21,8 @@ from torch.export import ExportedProgram
 from torch.nn import Module
 
 from compressor.encodings import Encoding
-from compressor.sources.torch.declared import coreml, fake_quantize, torchao
+from compressor.sources.torch.declared import coreml, torchao
+from compressor.sources.torch.legacy import fake_quantize
 
 
 @dataclass(frozen=True)

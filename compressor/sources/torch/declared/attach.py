@@ -15,7 +15,7 @@ from torch.ao.quantization import FakeQuantizeBase, ObserverBase
 from torch.nn import Module, Parameter
 
 from compressor.sources.torch.declared import coreml, torchao
-from compressor.sources.torch.declared.fake_quantize import QUANTIZER, Grid
+from compressor.sources.torch.legacy.fake_quantize import QUANTIZER, Grid
 
 _KEYS = ("scale", "zero_point", "ch_axis", "fake_quant_enabled")
 """What a grid has of its quantizer."""

@@ -1,0 +1,1 @@
+"""Compilation: from a model to a verified artefact on disk."""

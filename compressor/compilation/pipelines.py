@@ -1,0 +1,62 @@
+"""Pass pipelines: which schemes may take part. The names are those that users of Core ML Tools know, and `auto`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from compressor.errors import unknown
+from compressor.recognition.schemes.sparsify import THRESHOLD
+
+
+@dataclass(frozen=True)
+class PassPipeline:
+    """A choice of schemes.
+
+    name: as users ask for it.
+    schemes: that may take part; a form that the source already has is always kept.
+    summary: what it does, in a line.
+    threshold: values up to this magnitude may become zero; 0.0: no value of any weight changes.
+    """
+
+    name: str
+    schemes: frozenset[str]
+    summary: str
+    threshold: float = 0.0
+
+
+PIPELINES: Mapping[str, PassPipeline] = MappingProxyType(
+    {
+        pipeline.name: pipeline
+        for pipeline in (
+            PassPipeline(
+                "auto",
+                frozenset({"sparsify", "palettize", "linear_quantize"}),
+                "every scheme and their joint forms: the smallest exact one wins, weight by weight",
+            ),
+            PassPipeline(
+                "default_pruning",
+                frozenset({"sparsify"}),
+                f"sparse storage of pruned weights; values up to {THRESHOLD:g} in them become zero",
+                THRESHOLD,
+            ),
+            PassPipeline("default_palettization", frozenset({"palettize"}), "lookup tables for few distinct values"),
+            PassPipeline("default_quantization", frozenset({"linear_quantize"}), "codes for weights on a grid"),
+        )
+    }
+)
+
+
+def get(name: str, threshold: float | None = None) -> PassPipeline:
+    """The pipeline of that name.
+
+    threshold: what is asked for instead of the pipeline's own, if anything is.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in PIPELINES:
+        raise unknown("pipeline", name, PIPELINES)
+    found = PIPELINES[name]
+    return found if threshold is None else replace(found, threshold=threshold)

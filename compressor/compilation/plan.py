@@ -1,0 +1,230 @@
+"""The plan: which encoding each weight gets on a target, and why every other one was refused. It costs no data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec, Shape
+from compressor.compilation.cheapest import Cost, smallest
+from compressor.compilation.pipelines import PassPipeline
+from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse, name, nbytes
+from compressor.recognition.findings import Finding
+from compressor.recognition.schemes import Candidate
+from compressor.targets import Illegal, Target
+
+_LEAST_SAVED = 1 / 16
+"""What another form of codes must save: those of the source are read as they are, a table of codes is not."""
+
+_DTYPES = {**FLOAT_DTYPES, **CODE_DTYPES}
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An encoding that was not chosen.
+
+    encoding: its name, as `encodings.name` spells it.
+    reason: why: larger than another form, not exact, not legal on the target, ...
+    """
+
+    encoding: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a weight becomes.
+
+    name, shape, dtype: of the weight; dtype by name.
+    spec: the chosen encoding as array specs, as the schemes encode it.
+    legal: the same as the target stores it.
+    threshold: magnitudes up to this become zero; 0.0 where only exact zeros are left out.
+    evidence: what the weight was recognised by ("16 distinct values"), or why it stays dense.
+    dense_nbytes: the bytes of the weight uncompressed on the same target.
+    changed: how many values are not the source's, -0.0 aside: zero by the threshold, or moved within the tolerance.
+    rejected: the other forms, with reasons.
+    declared: whether it is the form that the source has, or dense.
+    max_error: how far a value may be from the source's; 0.0 where every value that the threshold leaves is exact.
+    """
+
+    name: str
+    shape: Shape
+    dtype: str
+    spec: Encoding
+    legal: Encoding
+    threshold: float
+    evidence: str
+    dense_nbytes: int
+    changed: int
+    rejected: tuple[Rejected, ...]
+    declared: bool = False
+    max_error: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a model becomes on a target.
+
+    target, pipeline: as they are spelled canonically.
+    choices: one for each weight, in the model's order.
+    notes: what there is to say of the model as a whole.
+    """
+
+    target: str
+    pipeline: str
+    choices: tuple[Choice, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all weights as chosen."""
+        return sum(nbytes(choice.legal) for choice in self.choices)
+
+    @property
+    def dense_nbytes(self) -> int:
+        """The bytes of all weights uncompressed on the same target."""
+        return sum(choice.dense_nbytes for choice in self.choices)
+
+
+def plan(
+    findings: Iterable[Finding],
+    target: Target,
+    pipeline: PassPipeline,
+    failed: Mapping[str, Mapping[Encoding, str]] = MappingProxyType({}),
+) -> Plan:
+    """The legal forms, among those that the pipeline's schemes propose, that together make the smallest artefact.
+
+    A form takes its bytes, what decoding it adds of its own, and what weights share to be decoded.
+
+    failed: by the name of a weight, the forms that did not hold it when they were tried, with the reason.
+    """
+    findings = tuple(findings)
+    options = {one.name: _options(one, target, pipeline, failed.get(one.name, {})) for one in findings}
+    costs = {name_: [_cost(name_, form, one, target) for form in one.legal] for name_, one in options.items()}
+    picked, shared = smallest(costs)
+    choices = (_choice(one, options[one.name], costs[one.name], picked[one.name], shared) for one in findings)
+    return Plan(target.name, pipeline.name, tuple(choices))
+
+
+def choose(
+    finding: Finding, target: Target, pipeline: PassPipeline, refused: Mapping[Encoding, str] = MappingProxyType({})
+) -> Choice:
+    """The smallest legal form of one weight by itself. Of equally small ones the source's own wins, then the simplest.
+
+    refused: forms that were tried before and failed, with the reason.
+    """
+    options = _options(finding, target, pipeline, refused)
+    costs = [Cost(form.nbytes) for form in options.legal]
+    return _choice(finding, options, costs, min(range(len(costs)), key=lambda place: costs[place].own), {})
+
+
+@dataclass(frozen=True)
+class _Form:
+    candidate: Candidate
+    spec: Encoding
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class _Options:
+    """The legal forms of a weight, the first of equal ones first, and the others."""
+
+    legal: tuple[_Form, ...]
+    rejected: tuple[Rejected, ...]
+
+
+def _options(finding: Finding, target: Target, pipeline: PassPipeline, refused: Mapping[Encoding, str]) -> _Options:
+    dense = Candidate((), Dense(ArraySpec(finding.shape, _DTYPES[finding.dtype])), finding.evidence)
+    legal: list[_Form] = []
+    rejected: list[Rejected] = []
+    # The first of the smallest wins, so a form must be smaller than dense to be chosen.
+    for candidate in sorted(
+        (*finding.candidates, dense), key=lambda form: (form.max_error, len(form.schemes), form is dense)
+    ):
+        reason = refused.get(candidate.spec, "")
+        if not pipeline.schemes.issuperset(candidate.schemes):
+            reason = f"not part of the pipeline {pipeline.name}"
+        elif candidate.threshold > pipeline.threshold:
+            changed, threshold = candidate.changed, candidate.threshold
+            reason = (
+                f"{changed:,} values up to {threshold:g} would become zero: detect.threshold={threshold:g} allows it"
+            )
+        try:
+            spec = target.legalize(candidate.spec)
+        except Illegal as refusal:
+            if refusal.instead is None or reason:
+                reason = reason or refusal.reason
+            else:
+                rejected.append(Rejected(name(candidate.spec), refusal.reason))
+                spec = refusal.instead
+        if reason:
+            rejected.append(Rejected(name(candidate.spec), reason))
+        else:
+            legal.append(_Form(candidate, spec, nbytes(spec)))
+    # A quantized source keeps every code, also where a scale for few of them makes that larger.
+    kept = [form for form in legal if form.candidate is not dense] if _quantized(finding) else []
+    if kept:
+        told = f"it is stored as {name(kept[0].spec)} by the source, which keeps every code"
+        rejected += [Rejected(name(form.spec), told) for form in legal if form.candidate is dense]
+        little = [form for form in kept if 0 < kept[0].nbytes - form.nbytes < kept[0].nbytes * _LEAST_SAVED]
+        told = f"saves less than {_LEAST_SAVED:.0%} of the source's {kept[0].nbytes:,} bytes: not worth a slower load"
+        rejected += [Rejected(name(form.spec), told) for form in little]
+        kept = [form for form in kept if form not in little]
+    return _Options(tuple(kept or legal), tuple(rejected))
+
+
+def _cost(weight: str, form: _Form, options: _Options, target: Target) -> Cost:
+    """What a form takes; decoding is not asked for where there is no choice."""
+    if len(options.legal) == 1:
+        return Cost(form.nbytes)
+    overhead = dict(target.overhead(weight, form.spec))
+    return Cost(form.nbytes + overhead.pop(weight, 0), overhead)
+
+
+def _choice(
+    finding: Finding, options: _Options, costs: Sequence[Cost], place: int, shared: Mapping[str, tuple[int, int]]
+) -> Choice:
+    """The choice of the form at `place`, with a reason for every other one.
+
+    shared: of what would decode several weights and was not worth it, what it would save and what it takes.
+    """
+    chosen = options.legal[place]
+    others = (
+        Rejected(name(form.spec), _reason(form, cost, chosen, costs[place], shared))
+        for form, cost in zip(options.legal, costs, strict=True)
+        if form is not chosen
+    )
+    return Choice(
+        finding.name,
+        finding.shape,
+        finding.dtype,
+        chosen.candidate.spec,
+        chosen.spec,
+        chosen.candidate.threshold,
+        chosen.candidate.evidence,
+        finding.nbytes,
+        chosen.candidate.changed,
+        (*options.rejected, *others),
+        declared=not chosen.candidate.schemes,
+        max_error=chosen.candidate.max_error,
+    )
+
+
+def _reason(form: _Form, cost: Cost, chosen: _Form, best: Cost, shared: Mapping[str, tuple[int, int]]) -> str:
+    saving = chosen.nbytes - form.nbytes
+    if saving <= 0:
+        return f"{form.nbytes:,} bytes, {name(chosen.spec)} takes {chosen.nbytes:,}"
+    if cost.own >= best.own:
+        return f"saves {saving:,} bytes, decoding it takes {saving + cost.own - best.own:,}"
+    part = next((part for part in cost.shared if part in shared), None)
+    if part is None:
+        return f"saves {saving:,} bytes, {' and '.join(cost.shared)} to decode it take {sum(cost.shared.values()):,}"
+    saved, size = shared[part]
+    return f"saves {saved:,} bytes with others of its kind, {part} to decode them takes {size:,}"
+
+
+def _quantized(finding: Finding) -> bool:
+    """Whether the source stores codes; its own form is then the first candidate."""
+    declared = next((candidate.spec for candidate in finding.candidates if not candidate.schemes), None)
+    return isinstance(declared.values if isinstance(declared, Sparse) else declared, LinearQuantized)

@@ -1,0 +1,215 @@
+"""Publishing: what a command writes appears whole or not at all.
+
+Files are written beside their destination and renamed, so that a full disk or a kill leaves the old ones in place.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from compressor.compilation import locks, renaming
+from compressor.errors import CompressorError, UsageError
+
+WRITTEN = {"model.onnx": False, "model.onnx.data": False, "model.traced.pt": False, "manifest.json": False} | {
+    "model.mlpackage": True
+}
+"""What this package writes to a directory, and whether it is a folder: nothing else in it is its to replace."""
+
+_PREFIX = ".compressor-"
+
+
+def check_directory(out: Path, sources: Collection[Path]) -> None:
+    """Refuses an output directory whose replacement would lose something that this package has not written.
+
+    sources: the files and folders that are read for the output.
+
+    Raises:
+        UsageError: `out` is a file, holds foreign files, or holds one of the sources, under whatever name.
+    """
+    if not out.exists() and not out.is_symlink():
+        return
+    if not out.is_dir():
+        what = "a file" if out.exists() else "a link that leads nowhere"
+        raise UsageError(f"{out}: {what}; expected a directory to write to, or the name of a new one.")
+    held = [source for source in sources if source.resolve().is_relative_to(out.resolve())]
+    if held:
+        raise UsageError(f"{out}: holds {held[0]}, which would be replaced by the output. Name another directory.")
+    if out.resolve() == Path.cwd():
+        raise UsageError(f"{out}: is the current directory, which cannot be replaced. Name another one.")
+    foreign = sorted(entry.name for entry in out.iterdir() if WRITTEN.get(entry.name) != entry.is_dir())
+    if foreign:
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        raise UsageError(
+            f"{out}: holds {', '.join(foreign[:3])}{more}, which this package has not written and would delete. "
+            "Name an empty or a new directory."
+        )
+    # A hard link, or a name in another case on a file system that knows none, does not show in a path.
+    below = {_identity(file): file for file in out.rglob("*")}
+    for source in sources:
+        same = below.get(_identity(source)) if source.exists() else None
+        if same is not None:
+            also = "" if same == source else f" ({source})"
+            raise UsageError(
+                f"{out}: holds {same}{also}, which would be replaced by the output. Name another directory."
+            )
+
+
+def check_files(outputs: Iterable[Path | None], sources: Iterable[Path]) -> None:
+    """Refuses files to write that are read for what is written, are the same one twice, or could not be written.
+
+    Raises:
+        UsageError: one is.
+        CompressorError: its folder may not be written to.
+    """
+    read = [*sources]
+    for output in outputs:
+        if output is None:
+            continue
+        if output.is_dir():
+            raise UsageError(f"{output}: is a directory, expected the name of a file.")
+        folder = next(folder for folder in output.absolute().parents if folder.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            why = "is not a directory" if not folder.is_dir() else "may not be written to"
+            raise CompressorError(f"{output}: cannot be written: {folder} {why}; name another.")
+        for source in read:
+            if output.resolve() == source.resolve() or (
+                output.exists() and source.exists() and output.samefile(source)
+            ):
+                raise UsageError(f"{output}: would replace {source}, which this command reads or writes. Name another.")
+        read.append(output)
+
+
+@contextmanager
+def directory(path: Path) -> Iterator[Path]:
+    """A new directory beside `path` that takes its place when the block ends; an error removes it.
+
+    An existing directory is replaced as a whole, in one step where the file system can. A link stays, and where it
+    leads to is replaced. What can stand in the way of the end is found out at the beginning.
+
+    Raises:
+        CompressorError: `path` is a file, cannot be written, or is being written by another process.
+        UsageError: `path` is a mount point, which cannot be replaced.
+    """
+    path = Path(path)
+    place = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if place.exists() and not place.is_dir():
+        raise CompressorError(f"{path}: is a file, expected a directory to write; remove it or name another")
+    with _reported(path, " Nothing was changed."), _parent(place), locks.held(_lock(place), path) as alone:
+        if alone:
+            _sweep(place)
+        temporary = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{place.name}-", dir=place.parent))
+        try:
+            _check_replaceable(path, place, temporary)
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())
+            renaming.replace(temporary, place)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def empty(directory: Path) -> None:
+    """Removes all that lies in a directory."""
+    for entry in directory.iterdir():
+        _remove(entry)
+
+
+def text(path: Path, content: str) -> None:
+    """Writes a text file, lines ending in LF, whole or not at all. A link is replaced, not what it leads to.
+
+    Raises:
+        CompressorError: it cannot be written.
+    """
+    path = Path(path)
+    with _reported(path), _parent(path), locks.held(_lock(path), path, wait=True) as alone:
+        if alone:
+            _sweep(path)
+        number, name = tempfile.mkstemp(prefix=f"{_PREFIX}{path.name}-", dir=path.parent)
+        try:
+            with os.fdopen(number, "w", encoding="utf-8", newline="\n") as file:
+                file.write(content)
+            Path(name).chmod(0o666 & ~_umask())
+            Path(name).replace(path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _reported(path: Path, consequence: str = "") -> Iterator[None]:
+    """A block whose errors of the system are told with the path that the user named."""
+    try:
+        yield
+    except OSError as error:
+        raise CompressorError(f"{path}: cannot be written: {error.strerror or error}.{consequence}") from error
+
+
+@contextmanager
+def _parent(path: Path) -> Iterator[None]:
+    """A block in which the folder of `path` is there; folders that were made for a block that fails go with it."""
+    for folder in path.parents:
+        if folder.exists() and not folder.is_dir():
+            raise CompressorError(f"{path}: cannot be written: {folder} is a file, expected a directory; name another")
+    missing = [folder for folder in path.parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with suppress(OSError):  # another one writes there too
+            for folder in missing:
+                folder.rmdir()
+        raise
+
+
+def _lock(path: Path) -> Path:
+    return path.with_name(f"{_PREFIX}{path.name}.lock")
+
+
+def _check_replaceable(path: Path, place: Path, temporary: Path) -> None:
+    try:
+        renaming.check_replaceable(place, temporary)
+    except OSError as error:
+        if error.errno not in {errno.EBUSY, errno.EXDEV}:
+            raise
+        raise UsageError(
+            f"{path}: a mount point, or part of a container's image, cannot be replaced as a whole "
+            f"({error.strerror}). Name a directory inside of it: {path / 'model'}."
+        ) from error
+
+
+def _sweep(path: Path) -> None:
+    """What a killed run left: a directory that had stepped aside goes back, half-written ones are removed.
+
+    Only what was made for this very path: `out-int8` may be written at this moment while `out` is. Nobody lives in
+    what is found, since whoever writes `path` holds its lock.
+    """
+    ours = re.compile(re.escape(f"{_PREFIX}{path.name}-") + "[a-z0-9_]{8}(-old)?")
+    for left in sorted(other for other in path.parent.iterdir() if ours.fullmatch(other.name)):
+        if left.name.endswith("-old") and not path.exists():
+            left.rename(path)
+        else:
+            _remove(left)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """What is one file under all of its names; a link that leads nowhere is itself."""
+    found = path.stat() if path.exists() else path.lstat()
+    return found.st_dev, found.st_ino
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

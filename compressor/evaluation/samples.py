@@ -1,0 +1,171 @@
+"""Labelled samples to measure a model on: of a user's function or an `.npz` file, as arrays by input and output."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compressor import references
+from compressor.arrays import NDArray
+from compressor.errors import CompressorError, UsageError
+from compressor.targets.session import Port
+
+SETTING = "evaluate.data"
+_LABELS = ("labels", "y")
+_PREFIX = "labels_"
+MOST_CLAIMED, MOST_INFLATED = 1 << 30, 100
+"""The bytes up to which a file's arrays may be of any size, and how many times the file's they may be from there on."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What `evaluate.data` gave, as it was given.
+
+    where: for errors.
+    inputs: an array for a model with one input, a tuple or list in the order of the inputs, or arrays by input name.
+    labels: an array for the first output, a tuple or list in the order of the outputs (None: that one has none), arrays
+        by output name, or None.
+    """
+
+    where: str
+    inputs: Any
+    labels: Any
+
+
+def read(where: str) -> Samples:
+    """The samples of `module:function`, which takes no arguments and returns (inputs, labels), or of an `.npz` file.
+
+    The arrays of a file are named as the inputs; `labels` or `y` belongs to the first output, `labels_NAME` to `NAME`.
+
+    Raises:
+        UsageError: it is neither, or there is no such function or file.
+        CompressorError: the function failed, or returned something else; the file is damaged.
+    """
+    if where.endswith(".npz"):
+        return _file(Path(where))
+    if ":" not in where:
+        raise UsageError(f"{SETTING} is {where!r}: expected module:function or a path that ends with .npz.")
+    returned = references.call(references.load(where, SETTING), f"{SETTING} {where}")
+    if not isinstance(returned, tuple | list) or len(returned) != 2:
+        got = f"{len(returned)} values" if isinstance(returned, tuple | list) else type(returned).__name__
+        raise CompressorError(f"{SETTING} {where} returned {got}: expected (inputs, labels), labels may be None.")
+    return Samples(f"{SETTING} {where}", *returned)
+
+
+def feeds(samples: Samples, ports: Sequence[Port], model: str) -> dict[str, NDArray]:
+    """The arrays for each input of a model, in its dtype; the first axis of all counts the samples.
+
+    Raises:
+        CompressorError: names, shapes, dtypes or lengths do not fit.
+    """
+    given = _by_name(samples, [port.name for port in ports], model)
+    arrays = {port.name: _fitting(samples, port, np.asarray(given[port.name]), model) for port in ports}
+    counts = {name: len(array) for name, array in arrays.items()}
+    if len(set(counts.values())) > 1:
+        raise CompressorError(
+            f"{samples.where}: the inputs have different numbers of samples: "
+            + ", ".join(f"{name} {count}" for name, count in counts.items())
+        )
+    if not all(counts.values()):
+        raise CompressorError(f"{samples.where}: there are no samples.")
+    return arrays
+
+
+def labels_of(samples: Samples, outputs: Sequence[str], chosen: Sequence[str], count: int) -> dict[str, NDArray]:
+    """The labels by output.
+
+    outputs: of the model.
+    chosen: those that hold predictions; if empty, all that have labels.
+
+    Raises:
+        CompressorError: they are for outputs that the model lacks, or are not as many as there are samples.
+    """
+    given = samples.labels
+    if given is None:
+        return {}
+    if isinstance(given, Mapping):
+        found = dict(given)
+    elif isinstance(given, tuple) or (isinstance(given, list) and any(np.ndim(one) for one in given)):
+        names = chosen or outputs
+        if len(given) > len(names):
+            raise CompressorError(f"{samples.where}: labels for {len(given)} outputs, there are {', '.join(names)}.")
+        found = dict(zip(names, given, strict=False))
+    else:
+        found = {(chosen or outputs)[0]: given}
+    wrong = [str(name) for name in found if name not in outputs]
+    if wrong:
+        raise CompressorError(
+            f"{samples.where}: labels for {', '.join(wrong)}; the model's outputs are {', '.join(outputs)}."
+        )
+    arrays = {
+        name: np.asarray(one) for name, one in found.items() if one is not None and (not chosen or name in chosen)
+    }
+    for name, array in arrays.items():
+        if array.ndim == 0 or len(array) != count:
+            got = len(array) if array.ndim else "a scalar"
+            raise CompressorError(f"{samples.where}: {count} samples, but {got} labels for output {name}.")
+    return arrays
+
+
+def _file(path: Path) -> Samples:
+    if not path.is_file():
+        raise UsageError(f"{SETTING}: {path}: no such file. Paths are relative to the current directory.")
+    try:
+        with zipfile.ZipFile(path) as members:  # numpy also reads single arrays, and leaks files that are neither
+            claimed = sum(member.file_size for member in members.infolist())
+        if claimed > MOST_CLAIMED and claimed > MOST_INFLATED * path.stat().st_size:
+            raise ValueError(f"its arrays claim {claimed:,} bytes, the file has {path.stat().st_size:,}")
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except Exception as error:  # numpy raises whatever the readers of archives and of Python's literals raise
+        raise CompressorError(f"{path}: not a readable .npz file ({error}). Write it with numpy.savez.") from error
+    by_output = {name.removeprefix(_PREFIX): arrays.pop(name) for name in list(arrays) if name.startswith(_PREFIX)}
+    single = next((name for name in _LABELS if name in arrays), None)  # `y` beside `labels` is an input
+    if single is not None and by_output:
+        raise CompressorError(f"{path}: expected labels as {single}, or by output as {_PREFIX}NAME; both are there.")
+    labels = by_output or (None if single is None else arrays.pop(single))
+    return Samples(f"{SETTING} {path}", arrays, labels)
+
+
+def _by_name(samples: Samples, names: Sequence[str], model: str) -> Mapping[str, Any]:
+    given = samples.inputs
+    if isinstance(given, Mapping):
+        missing = [name for name in names if name not in given]
+        extra = [str(name) for name in given if name not in names]
+        if missing or extra:
+            problems = [f"no array for input {', '.join(missing)}"] * bool(missing)
+            problems += [f"unknown input {', '.join(extra)}"] * bool(extra)
+            raise CompressorError(
+                f"{samples.where}: {'; '.join(problems)}. The inputs of {model} are {', '.join(names)}."
+            )
+        return given
+    several = given if isinstance(given, tuple | list) else (given,)
+    if len(several) != len(names):
+        raise CompressorError(
+            f"{samples.where}: {len(several)} inputs, but {model} has {len(names)}: {', '.join(names)}."
+        )
+    return dict(zip(names, several, strict=True))
+
+
+def _fitting(samples: Samples, port: Port, array: NDArray, model: str) -> NDArray:
+    where = f"{samples.where}: input {port.name}"
+    if port.dtype == object and array.dtype.kind in "US":
+        array = array.astype(object)
+    if not np.can_cast(array.dtype, port.dtype, "safe"):
+        raise CompressorError(
+            f"{where} is {array.dtype}: {model} takes {port.dtype}, and the conversion could change values. "
+            f"Convert it where it is made: .astype(numpy.{port.dtype})."
+        )
+    expected, got = port.shape[1:], array.shape[1:]
+    same = len(array.shape) == len(port.shape) and all(a in (None, b) for a, b in zip(expected, got, strict=True))
+    if array.ndim == 0 or not same:
+        shape = ", ".join(map(str, array.shape))
+        raise CompressorError(
+            f"{where} is {array.dtype} [{shape}]: {model} takes {port}, samples along the first axis."
+        )
+    return array

@@ -1,0 +1,1 @@
+"""Recognition: what each weight is, with the evidence, before any target is named."""

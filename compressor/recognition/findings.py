@@ -1,0 +1,339 @@
+"""Detection: what each weight is, with the evidence, before any target is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from compressor import encodings
+from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec, NDArray, Shape, is_float
+from compressor.encodings import PLACES, Dense, Encoding, LinearQuantized, Palettized, Sparse
+from compressor.errors import CompressorError
+from compressor.model import Weight
+from compressor.patterns import distance, has_minus_zero, largest
+from compressor.recognition.near_misses import near_misses
+from compressor.recognition.scan import ENTRIES, Scan, scan
+from compressor.recognition.schemes import Candidate, Scheme, linear_quantize, palettize, sparsify
+
+T = TypeVar("T")
+
+DESCRIBING: tuple[Scheme[Any], ...] = (linear_quantize, palettize)
+"""In the order in which they look at a weight: the first to tell is the cheapest."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """When a weight is worth encoding, and what counts as zero (the `detect` group of params.yaml).
+
+    min_elements: weights of fewer elements stay dense.
+    threshold: values up to this magnitude count as zero; None: up to 1e-3 for the pipeline `default_pruning` and
+        not at all for any other ...
+    max_thresholded: ... where they are at most this share of the values that survive; elsewhere only exact zeros do.
+    tolerance: how far a value may be moved to one that can be stored, relative to the weight's largest magnitude.
+
+    Raises:
+        ValueError: one of them is below zero, or not a number.
+    """
+
+    min_elements: int = 2048
+    threshold: float | None = None
+    max_thresholded: float = 0.01
+    tolerance: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name} is {value}: expected a number from 0 on")
+
+    @property
+    def looked_for(self) -> float:
+        """The threshold by which forms are looked for; which of them may be taken is the pipeline's to say."""
+        return sparsify.THRESHOLD if self.threshold is None else self.threshold
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a weight is.
+
+    name, shape, dtype, nbytes: of the weight as values; dtype by name.
+    uses: the operator types that read it.
+    sparsity: the share of exact zeros, 0 to 1.
+    structure: of the zeros: `unstructured`, `2:4 along axis 1`, `blocks of 4 along axis 0`, `channels along axis 0`,
+        or an empty string.
+    distinct: the number of distinct values, None if there are more than 256.
+    palette: the granularity that gives the smallest table, with its length, or ``.
+    grid: the quantization grid: `int8 grid per channel along axis 0`, ..., or ``.
+    skipped: why it was not looked at (too few elements, one dimension, ...), or ``.
+    near_misses: what it almost is ("257 distinct values").
+    candidates: the ways to store it, none if it is plainly dense.
+    """
+
+    name: str
+    shape: Shape
+    dtype: str
+    nbytes: int
+    uses: tuple[str, ...]
+    sparsity: float
+    structure: str
+    distinct: int | None
+    palette: str
+    grid: str
+    skipped: str
+    near_misses: tuple[str, ...]
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def source_nbytes(self) -> int:
+        """The bytes of the form that the source has."""
+        return next((encodings.nbytes(one.spec) for one in self.candidates if not one.schemes), self.nbytes)
+
+    @property
+    def evidence(self) -> str:
+        """What the weight is, in a line."""
+        zeros = f"{self.sparsity:.1%} zeros, {self.structure}".removesuffix(", ") if self.sparsity else ""
+        parts = (zeros, self.palette, self.grid, *self.near_misses)
+        return self.skipped or "; ".join(filter(None, parts)) or "more than 256 distinct values, no zeros, on no grid"
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What `detect` found: the settings that held, and a finding for each weight, in the model's order."""
+
+    settings: Settings
+    findings: tuple[Finding, ...]
+
+    @property
+    def compressible(self) -> int:
+        """How many weights have a form that takes fewer bytes than the source's own; a target may not hold it."""
+        allowed = self.settings.threshold or 0.0
+        return sum(
+            any(
+                one.threshold <= allowed and encodings.nbytes(one.spec) < finding.source_nbytes
+                for one in finding.candidates
+            )
+            for finding in self.findings
+        )
+
+    def to_json(self) -> str:
+        """The text of `detection.json`."""
+        findings = [
+            {**vars(finding), "candidates": [{**vars(c), "spec": _spec_to_json(c.spec)} for c in finding.candidates]}
+            for finding in self.findings
+        ]
+        # DVC shows the numbers of a metrics file that lie in no list: how much of the model can be stored smaller.
+        document = {"compressible": self.compressible, "settings": [vars(self.settings)], "findings": findings}
+        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Detection:
+        """The inverse of `to_json`.
+
+        Raises:
+            CompressorError: the text is not what `to_json` writes.
+        """
+        try:
+            document: dict[str, Any] = json.loads(text)
+            findings = tuple(_finding_from_json(finding) for finding in document["findings"])
+            return cls(_checked(Settings, document["settings"][0]), findings)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise CompressorError(f"not a detection: {error!r}. Write it again with `compressor detect`.") from error
+
+
+def find(weight: Weight, settings: Settings, *, sampled: bool = False) -> Finding:
+    """What one weight is, and the ways to store it.
+
+    sampled: distinct values are taken from a sample: a hypothesis for whoever compares every value afterwards; and
+        what the weight almost is, is not looked for.
+    """
+    encoding = weight.encoding
+    shape, dtype = encodings.shape(encoding), encodings.dtype(encoding)
+    size = math.prod(shape)
+    settings = replace(settings, threshold=0.0) if weight.scaled else settings
+    facts: dict[str, Any] = {
+        "name": weight.name,
+        "shape": shape,
+        "dtype": dtype.name,
+        "nbytes": encodings.nbytes(Dense(ArraySpec(shape, dtype))),
+        "uses": weight.uses,
+        "sparsity": 0.0,
+        "structure": "",
+        "distinct": None,
+        "palette": "",
+        "grid": "",
+        "skipped": _skipped(weight, shape, size, settings),
+        "near_misses": (weight.note,) if weight.note else (),
+        "candidates": (),
+    }
+    declared = () if isinstance(encoding, Dense) else (_declared(encoding),)
+    if facts["skipped"]:
+        return Finding(**{**facts, "candidates": declared})
+    values, scanned, candidates = _candidates(encoding, settings, sampled=sampled)
+    if not sampled:
+        source = encodings.nbytes(encoding)
+        facts["near_misses"] += tuple(near_misses(values, scanned, candidates, source, settings.threshold))
+    facts |= _facts(scanned, candidates, settings.threshold or 0.0)
+    return Finding(**{**facts, "candidates": (*declared, *candidates)})
+
+
+def _skipped(weight: Weight, shape: Shape, size: int, settings: Settings) -> str:
+    """Why a weight is not looked at, or an empty string."""
+    dtype = encodings.dtype(weight.encoding)
+    if weight.pinned:
+        return weight.pinned
+    if not is_float(dtype) and dtype not in CODE_DTYPES.values():
+        return f"{dtype.name} is no type that is compressed"
+    if weight.n_bits is not None:
+        return "MatMulNBits multiplies by its codes: they stay as they are"
+    if len(shape) < 2:
+        return "a scalar" if not shape else "one dimension: a bias or a scale"
+    if size < max(1, settings.min_elements):
+        return f"{size:,} elements: fewer than min_elements ({settings.min_elements:,})"
+    if weight.signed and is_float(dtype) and has_minus_zero(encodings.decode(weight.encoding)):
+        return f"it holds -0.0, which {weight.signed} tells from 0.0: smaller forms have one zero"
+    return ""
+
+
+def _declared(encoding: Encoding) -> Candidate:
+    spec = encodings.spec(encoding)
+    return Candidate((), spec, f"stored as {encodings.name(spec)} by the source")
+
+
+def _candidates(encoding: Encoding, settings: Settings, *, sampled: bool) -> tuple[NDArray, Scan, list[Candidate]]:
+    """The values of a weight, the facts of them, and the ways to store it beside the one that it has.
+
+    A quantized source keeps every code: its codes take the place of values, and its scales stay.
+    """
+    if isinstance(encoding, LinearQuantized):
+        return _code_candidates(encoding)
+    values = np.asarray(encoding.values) if isinstance(encoding, Dense) else encodings.decode(encoding)
+    facts = scan(values, settings.looked_for, sampled=sampled)
+    if isinstance(encoding, Sparse) and isinstance(encoding.values, LinearQuantized):
+        return values, facts, []
+    plain = Candidate((), Dense(ArraySpec(values.shape, values.dtype)), "")
+    described: list[Candidate] = []
+    sparse_nbytes = values.size / 8 + (values.size - facts.zeros) * values.dtype.itemsize
+    for scheme in DESCRIBING:
+        best = min(sparse_nbytes, *(encodings.nbytes(candidate.spec) for candidate in (plain, *described)))
+        described += scheme.detect(values, facts, best)
+    sparse = sparsify.detect(values, facts, [plain, *described], settings.max_thresholded, settings.looked_for)
+    near = _near_candidates(values, settings.tolerance) if settings.tolerance and is_float(values.dtype) else ()
+    return values, facts, [*described, *sparse, *near]
+
+
+def _near_candidates(values: NDArray, tolerance: float) -> Iterator[Candidate]:
+    """The ways to store the nearest weights that are a palette or lie on a grid, each scheme's own."""
+    allowed = tolerance * largest(values)
+    for scheme in DESCRIBING:
+        near = scheme.nearest(values, allowed)
+        changed, max_error = (0, 0.0) if near is None else distance(values, near)
+        if near is None or not changed:
+            continue
+        facts = scan(near, 0.0)
+        described = [*scheme.detect(near, facts, near.nbytes)]
+        for candidate in (*described, *sparsify.detect(near, facts, described, 0.0, 0.0)):
+            # What is sparse or vectors beside this scheme's own form is found without it.
+            if candidate.schemes[-1] == scheme.NAME:
+                told = f"{candidate.evidence}, within {max_error / largest(values):.1e} of the largest magnitude"
+                yield replace(candidate, evidence=told, changed=changed, max_error=max_error)
+
+
+def _code_candidates(encoding: LinearQuantized) -> tuple[NDArray, Scan, list[Candidate]]:
+    centred = linear_quantize.centred(encoding)
+    facts = scan(centred, 0.0)
+    spec, code = encodings.spec(encoding), encodings.dtype(encoding.data)
+    inner = [Candidate((), replace(spec, data=Dense(ArraySpec(centred.shape, code))), "codes of the source")]
+    # Under one zero point, codes are as many as centred ones.
+    if encoding.zero_point is None or len(np.unique(np.asarray(encoding.zero_point).astype(np.int16))) == 1:
+        for candidate in palettize.detect(centred, facts, 0):
+            if isinstance(candidate.spec, Palettized) and candidate.spec.lut.size == candidate.spec.lut.shape[-2]:
+                lut = replace(candidate.spec, lut=ArraySpec(candidate.spec.lut.shape, code))
+                inner.append(replace(candidate, spec=replace(spec, data=lut)))
+    if not np.isfinite(np.asarray(encoding.scale)).all():  # zero times infinity is no zero
+        return centred, facts, inner[1:]
+    return centred, facts, [*inner[1:], *sparsify.detect(centred, facts, inner, 0.0, 0.0)]
+
+
+def _facts(scanned: Scan, candidates: list[Candidate], threshold: float) -> dict[str, Any]:
+    """The fields of a finding that follow from what was found; the structure is that of the zeros by the threshold."""
+    exact = [candidate for candidate in candidates if not candidate.max_error]
+    palettes = [c for c in exact if c.schemes == (palettize.NAME,)]
+    grids = [c for c in exact if c.schemes == (linear_quantize.NAME,)]
+    sparse = [c for c in exact if c.schemes[:1] == (sparsify.NAME,) and c.threshold <= threshold]
+    sparse.sort(key=lambda c: -c.threshold)
+    count = None if scanned.table is None else scanned.table.entries.size
+    return {
+        "sparsity": scanned.zeros / scanned.size,
+        "structure": sparse[0].structure if sparse and scanned.zeros else "",
+        "distinct": count if count is not None and count <= ENTRIES else None,
+        "palette": min(palettes, key=lambda c: encodings.nbytes(c.spec)).evidence if palettes else "",
+        "grid": grids[0].evidence if grids else "",
+    }
+
+
+_NODES: dict[str, type[Dense | LinearQuantized | Palettized | Sparse]] = {
+    node.__name__: node for node in (Dense, LinearQuantized, Palettized, Sparse)
+}
+
+
+def _spec_to_json(value: Any) -> Any:
+    """A spec as JSON: a node is an object with its `node` name and fields, an array an object with dtype and shape."""
+    if isinstance(value, ArraySpec):
+        return {"dtype": value.dtype.name, "shape": list(value.shape)}
+    if isinstance(value, Encoding):
+        fields = {field.name: _spec_to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"node": type(value).__name__, **fields}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _spec_from_json(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    if not isinstance(value, dict):
+        return value
+    if "node" not in value:
+        return _checked(ArraySpec, {"shape": tuple(value["shape"]), "dtype": _DTYPES[value["dtype"]]})
+    fields = {key: _spec_from_json(field) for key, field in value.items() if key != "node"}
+    return _checked(_NODES[value["node"]], fields)
+
+
+_DTYPES = {**CODE_DTYPES, **FLOAT_DTYPES, "bool": np.dtype(np.bool_), PLACES.name: PLACES}
+
+
+def _finding_from_json(plain: dict[str, Any]) -> Finding:
+    candidates = tuple(
+        _checked(Candidate, {**entry, "schemes": tuple(entry["schemes"]), "spec": _spec_from_json(entry["spec"])})
+        for entry in plain["candidates"]
+    )
+    sequences = {key: tuple(plain[key]) for key in ("shape", "uses", "near_misses")}
+    for spec in (candidate.spec for candidate in candidates):
+        if (encodings.shape(spec), encodings.dtype(spec).name) != (sequences["shape"], plain["dtype"]):
+            raise ValueError(f"{plain['name']}: a spec of {encodings.dtype(spec)}{list(encodings.shape(spec))}")
+    return _checked(Finding, {**plain, **sequences, "candidates": candidates})
+
+
+def _checked(kind: type[T], values: dict[str, Any]) -> T:
+    """A dataclass of values that have the types of its fields.
+
+    Raises:
+        TypeError: one has another type.
+    """
+    for name, hint in get_type_hints(kind).items():
+        if name in values and not _has_type(values[name], hint):
+            raise TypeError(f"{kind.__name__}.{name}: {values[name]!r}")
+    return kind(**values)
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    origin, parts = get_origin(hint) or hint, get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_has_type(value, part) for part in parts)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_has_type(item, parts[0]) for item in value)
+    return isinstance(value, int | float if origin is float else origin) and not isinstance(value, bool)

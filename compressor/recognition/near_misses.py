@@ -1,0 +1,166 @@
+"""What a weight almost is, for whoever trains it again: a line each, with what it would save."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from compressor.arrays import FLOAT_DTYPES, ArraySpec, DType, NDArray, blocks, is_float
+from compressor.encodings import Dense, Palettized, nbytes
+from compressor.patterns import distance, eps, largest, patterns
+from compressor.recognition.scan import ENTRIES, Scan, sample
+from compressor.recognition.scan import scan as scan_
+from compressor.recognition.schemes import Candidate, linear_quantize, palettize, sparsify
+
+_FEW = 0.01
+"""Less than this share of zeros is no near miss of a sparse weight."""
+
+_NOISE = 1e-4
+"""Clusters that are wider than this, relative to the largest magnitude, are no noise of arithmetic."""
+
+_OUTLIERS = 2
+"""So few clusters are a weight with a value far away from all others."""
+
+
+def near_misses(
+    values: NDArray, scan: Scan, candidates: Sequence[Candidate], source: int, threshold: float | None
+) -> Iterator[str]:
+    """What would make the weight smaller than its smallest form, most telling first.
+
+    source: the bytes of the form that the source has.
+    threshold: values up to this magnitude were asked to count as zero; None if nothing was asked.
+    """
+    exact = [one for one in candidates if not one.max_error and one.threshold <= (threshold or 0.0)]
+    best = min((source, *(nbytes(candidate.spec) for candidate in exact)))
+    yield from _about_distinct_values(scan)
+    if is_float(values.dtype):
+        factors = list(_about_factors(values, exact))
+        yield from factors
+        if not factors and not any(
+            one.max_error for one in candidates
+        ):  # nothing within a tolerance that was asked for
+            yield from _about_noise(values, scan, exact)
+        yield from _about_types(values, best)
+    yield from _about_zeros(values, scan, exact, source)
+    yield from _about_small_values(scan, candidates, best, threshold)
+
+
+def _about_distinct_values(scan: Scan) -> Iterator[str]:
+    count = 0 if scan.table is None else scan.table.entries.size
+    if count > ENTRIES:
+        yield f"{count} distinct values: a palette has at most {ENTRIES}"
+        return
+    width = (count - 1).bit_length()
+    fewer = 1 << width - 1 if width else 0
+    if count > 4 and not scan.zeros and count - fewer <= 2:
+        yield f"{count} distinct values; {fewer} would save {1 / width:.0%}"
+
+
+def _about_factors(values: NDArray, exact: Sequence[Candidate]) -> Iterator[str]:
+    """A palette for each channel that is the same one times a factor."""
+    if any(candidate.schemes == (linear_quantize.NAME,) for candidate in exact):
+        return
+    for candidate in exact:
+        if not isinstance(candidate.spec, Palettized) or (found := palettize.factored(values, candidate.spec)) is None:
+            continue
+        axis, entries, error = found
+        one = nbytes(palettize.spec(values.shape, values.dtype, (1,) * values.ndim, entries))
+        yield (
+            f"a palette of {entries} behind a factor per channel along axis {axis}, max relative error {error:.0e}: "
+            f"batch norm was folded before export; one table would save {1 - one / nbytes(candidate.spec):.0%}"
+        )
+        return
+
+
+def _about_noise(values: NDArray, scan: Scan, exact: Sequence[Candidate]) -> Iterator[str]:
+    """A grid or a palette but for noise, and the tolerance that would take it for one."""
+    if scan.table is not None and scan.table.entries.size <= ENTRIES:
+        return
+    if not any(candidate.schemes == (linear_quantize.NAME,) for candidate in exact):
+        rounding = max(0.6 * eps(values.dtype), 4e-7)
+        near = linear_quantize.nearest(values, 0.0, rounding)
+        error = 0.0 if near is None else distance(values, near)[1]
+        # Without an error the source itself has stored the codes.
+        if (
+            near is not None
+            and error
+            and (grid := next(linear_quantize.detect(near, scan_(near, 0.0), 0), None)) is not None
+        ):
+            tolerance = _rounded_up(error / largest(values))
+            cause = (
+                "batch norm was folded before export"
+                if values.dtype.itemsize > 2
+                else f"it was rounded to {values.dtype}"
+            )
+            yield (
+                f"{grid.evidence} but for a relative error of {tolerance:.0e}: {cause}; "
+                f"`detect.tolerance: {tolerance:.0e}` would store it so"
+            )
+            return
+    found = palettize.clusters(values, _NOISE * largest(sample(values.reshape(-1))))
+    if found is not None and len(found[1]) > _OUTLIERS:
+        tolerance = _rounded_up(found[2] / largest(values))
+        bits = (len(found[1]) - 1).bit_length()
+        yield (
+            f"{len(found[1])} clusters within {tolerance:.0e}; `detect.tolerance: {tolerance:.0e}` would store "
+            f"{bits} bits a weight"
+        )
+
+
+def _rounded_up(relative: float) -> float:
+    """A tolerance of one digit."""
+    unit = 10.0 ** math.floor(math.log10(relative))
+    return math.ceil(relative / unit) * unit
+
+
+def _about_types(values: NDArray, best: int) -> Iterator[str]:
+    """Values that a type of half the size holds too, where that would be smaller."""
+    if best <= nbytes(Dense(ArraySpec(values.shape, values.dtype))) // 2:
+        return
+    for name in ("float16", "bfloat16", "float32"):
+        narrow = FLOAT_DTYPES[name]
+        if (
+            narrow.itemsize < values.dtype.itemsize
+            and _fits(sample(values.reshape(-1)), narrow)
+            and _fits(values, narrow)
+        ):
+            share = narrow.itemsize / values.dtype.itemsize
+            yield f"every value is a {name}: exported as such it would take {share:.0%}"
+            return
+
+
+def _fits(values: NDArray, narrow: DType) -> bool:
+    flat = values.reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return all(
+            np.array_equal(patterns(flat[part]), patterns(flat[part].astype(narrow).astype(flat.dtype)))
+            for part in blocks(flat.size)
+        )
+
+
+def _about_zeros(values: NDArray, scan: Scan, exact: Sequence[Candidate], source: int) -> Iterator[str]:
+    sparse = [candidate for candidate in exact if candidate.schemes[:1] == (sparsify.NAME,)]
+    if scan.zeros <= _FEW * scan.size or not sparse:
+        return
+    if sparse[0].structure == "unstructured":
+        yield from sparsify.almost(values)
+    if min(nbytes(candidate.spec) for candidate in sparse) >= source:
+        yield f"{scan.zeros / scan.size:.1%} zeros: a mask costs more than it saves"
+
+
+def _about_small_values(
+    scan: Scan, candidates: Sequence[Candidate], best: int, threshold: float | None
+) -> Iterator[str]:
+    """What a threshold would save, or why the one that was asked for does nothing."""
+    lossy = [candidate for candidate in candidates if candidate.changed and not candidate.max_error]
+    if threshold and scan.zeros and scan.small > _FEW * scan.size and not lossy:
+        yield f"{scan.small:,} values up to {threshold:g} are not zero: too many to be taken for noise"
+    if threshold is None and lossy:
+        smallest = min(lossy, key=lambda candidate: nbytes(candidate.spec))
+        if (saved := best - nbytes(smallest.spec)) > 0:
+            yield (
+                f"{smallest.changed:,} values up to {smallest.threshold:g} are not zero; "
+                f"`detect.threshold: {smallest.threshold:g}` would make them so and save {saved:,} bytes"
+            )

@@ -1,0 +1,69 @@
+"""Schemes: each recognises one kind of compression in a weight's values, and encodes it.
+
+`linear_quantize` and `palettize` describe values: each is a `Scheme`. `sparsify` is none: it takes what the others
+describe, and stores it for the non-zeros alone, so its `detect` has their candidates as an argument and its `encode` a
+function that encodes what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from compressor.arrays import NDArray
+from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized
+from compressor.recognition.scan import Scan
+
+Values = Dense | LinearQuantized | Palettized
+"""What may stand under `Sparse`."""
+
+S = TypeVar("S", bound=Values)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to store a weight.
+
+    schemes: those that take part, outermost first; none for the form that the source has.
+    spec: the encoding as array specs: all that `encode` needs to know.
+    evidence: what it was recognised by, for a reader.
+    threshold: magnitudes up to this become zero; 0.0 where only exact zeros are left out.
+    changed: how many values the threshold makes zero, or the nearest exact form moves.
+    structure: of the zeros of a sparse form: `unstructured`, `2:4 along axis 1`, ...
+    max_error: how far a value may be from the source's; 0.0 but for a weight that was asked for within a tolerance.
+    """
+
+    schemes: tuple[str, ...]
+    spec: Encoding
+    evidence: str
+    threshold: float = 0.0
+    changed: int = 0
+    structure: str = ""
+    max_error: float = 0.0
+
+
+class Scheme(Protocol[S]):
+    """What the module of a scheme that describes values has. All of it is pure."""
+
+    NAME: str
+
+    def detect(self, values: NDArray, scan: Scan, best: float) -> Iterator[Candidate]:
+        """The ways in which this scheme can store `values` exactly.
+
+        scan: the facts of one pass over the values.
+        best: the bytes of the smallest form known so far; a search that cannot beat it may be left out.
+        """
+
+    def nearest(self, values: NDArray, tolerance: float) -> NDArray | None:
+        """The nearest weight that this scheme tells from noise and can store, no value farther away than `tolerance`.
+
+        The greatest distance, taken as the tolerance, leads to the same weight.
+        """
+
+    def encode(self, values: NDArray, spec: S, where: NDArray | None) -> S:
+        """`values` as `spec` says; only those where the mask `where` is set, if there is one.
+
+        Raises:
+            ValueError: the values are not what `spec` says.
+        """

@@ -1,0 +1,285 @@
+"""Palettes: few distinct values, each weight stored as the place of its value in a table.
+
+A table serves the whole weight, a group of channels or one channel; the granularity that takes the fewest bytes wins.
+Its entries are scalars, or vectors of neighbours along an axis.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from compressor.arrays import UINT8, ArraySpec, DType, NDArray, Shape, bits, blocks, is_float
+from compressor.encodings import Palettized, nbytes, take
+from compressor.patterns import above, eps, sortable, unsortable
+from compressor.recognition.scan import (
+    ENTRIES,
+    Scan,
+    Table,
+    distinct,
+    few_distinct,
+    row_tables,
+    sample,
+    without_duplicates,
+)
+from compressor.recognition.schemes import Candidate, vectors
+
+NAME = "palettize"
+
+MAX_GROUPED_AXES = 2
+"""Groups of channels are looked for along the first axes: output and input channels in every common layout."""
+
+_TELLING = 3
+"""Tables of fewer entries are alike by chance: any two of a positive and a negative value may be."""
+
+_APART = 8
+"""Clusters are this many times as far from each other as they are wide."""
+
+
+def detect(values: NDArray, scan: Scan, best: float) -> Iterator[Candidate]:
+    """Palettes of at most 256 entries: for the whole weight, for vectors and for groups of channels.
+
+    best: the bytes of the smallest form known so far. Groups and vectors that cannot beat it are not looked for.
+    """
+    if scan.table is not None and scan.table.entries.size <= ENTRIES:
+        count = scan.table.entries.size
+        whole = spec(values.shape, values.dtype, (1,) * values.ndim, count)
+        yield Candidate((NAME,), whole, plural(count, "distinct value"))
+        best = min(best, _least_nbytes(scan, values, 1, count, int(np.count_nonzero(scan.table.entries))))
+    scalars = math.inf if scan.table is None else scan.table.entries.size
+    for axis, length in itertools.product(range(min(values.ndim, MAX_GROUPED_AXES)), vectors.LENGTHS):
+        if (found_spec := vectors.find(values, axis, length, scalars, best)) is not None:
+            best = nbytes(found_spec)
+            evidence = f"{plural(found_spec.lut.shape[-2], 'distinct vector')} of {length} along axis {axis}"
+            yield Candidate((NAME,), found_spec, evidence)
+    for axis in range(min(values.ndim, MAX_GROUPED_AXES)):
+        if (found := _grouped(values, scan, axis, best)) is not None:
+            best, candidate = found
+            yield candidate
+
+
+def nearest(values: NDArray, tolerance: float) -> NDArray | None:
+    """Every value replaced by the middle of its cluster, or by zero if that lies in it."""
+    if (found := clusters(values, tolerance)) is None:
+        return None
+    low, middle, _ = found
+    near = take(middle, np.searchsorted(low, values.reshape(-1).astype(np.float64), side="right") - 1)
+    return near.reshape(values.shape)
+
+
+@np.errstate(over="ignore", invalid="ignore")  # values of any magnitude, signalling NaNs
+def clusters(values: NDArray, tolerance: float) -> tuple[NDArray, NDArray, float] | None:
+    """At most 256 clusters of values, each within `tolerance` of its middle, or of zero if that lies in it.
+
+    The least value of each in float64, the middles, and the greatest distance from them; None if there are none.
+    """
+    # The clusters of a weight are those of any part of it, or fewer: most weights have none.
+    if not any(True for _ in _clusters(sortable(sample(values.reshape(-1))), values.dtype)):
+        return None
+    for low, high in _clusters(sortable(values), values.dtype):
+        middle = np.where((low <= 0) & (high >= 0), 0.0, low / 2 + high / 2).astype(values.dtype)
+        error = float(np.maximum(middle.astype(np.float64) - low, high - middle.astype(np.float64)).max())
+        if error <= tolerance:
+            return low, middle, error
+    return None
+
+
+def factored(values: NDArray, spec: Palettized) -> tuple[int, int, float] | None:
+    """Whether the tables of a palette by channel are one table, each times a factor but for a rounding.
+
+    The axis of the channels, the entries of the one table, and the greatest relative error; None if they are not.
+    """
+    groups = spec.lut.shape[:-2]
+    axes = [axis for axis, count in enumerate(groups) if count > 1]
+    if len(axes) != 1 or spec.vector_axis is not None or not is_float(values.dtype):
+        return None
+    tables = row_tables(np.moveaxis(values, axes[0], 0))
+    if tables is None or tables.shape[1] < _TELLING:
+        return None
+    whole = tables[_counts(tables, np.ones(tables.shape, np.bool_)) == tables.shape[1]].view(values.dtype)
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        exact = np.sort(whole.astype(np.float64), axis=1)
+    largest = np.abs(exact).max(axis=1, keepdims=True)
+    if len(exact) < max(2, len(tables) // 2) or not np.isfinite(exact).all() or not largest.all():
+        return None
+    shapes = exact / largest
+    # A negative factor turns a table around.
+    apart = [np.abs(turned - shapes[0]).max(axis=1) for turned in (shapes, -shapes[:, ::-1])]
+    error = float(np.minimum(*apart).max())
+    return (axes[0], tables.shape[1], error) if error <= 4 * eps(values.dtype) else None
+
+
+def encode(values: NDArray, spec: Palettized, where: NDArray | None) -> Palettized:
+    """The place of every value, or vector, in its group's table; tables are filled up with zeros to the longest one."""
+    groups, (entries, length) = spec.lut.shape[:-2], spec.lut.shape[-2:]
+    if spec.vector_axis is not None:
+        return vectors.encode(values, spec.vector_axis, entries, length)
+    if math.prod(groups) == 1:
+        chosen = values if where is None else select(values, where)
+        table = _table(chosen, entries)
+        lut = padded(table.entries, entries).reshape(*groups, entries, 1)
+        return Palettized(table.index(chosen), lut)
+    lut = np.zeros((*groups, entries, 1), values.dtype)
+    indices = np.empty(values.shape, np.uint8)
+    for group in np.ndindex(*groups):
+        part = _part(values.shape, groups, group)
+        indices[part], found = _ranks(values[part], None if where is None else where[part])
+        if found.size > entries:
+            raise ValueError(f"at most {entries} distinct values, got {found.size}")
+        lut[group][: found.size, 0] = found
+    return Palettized(indices if where is None else select(indices, where), lut)
+
+
+def spec(shape: Shape, dtype: DType, groups: Shape, entries: int) -> Palettized:
+    """The spec of a palette with a table of `entries` values for each of `groups`."""
+    return Palettized(ArraySpec(tuple(shape), UINT8), ArraySpec((*groups, entries, 1), dtype))
+
+
+def without_zero(values: NDArray, candidate: Palettized, threshold: float, scan: Scan) -> int:
+    """The longest table of a palette when magnitudes up to `threshold` are left to a mask; 0 if nothing is left."""
+    groups = candidate.lut.shape[:-2]
+    if math.prod(groups) == 1:
+        assert scan.table is not None  # a palette for the whole weight was found in it
+        return int(np.count_nonzero(above(scan.table.entries, threshold)))
+    (axis,) = (place for place, count in enumerate(groups) if count > 1)
+    tables = row_tables(np.moveaxis(values, axis, 0).reshape(groups[axis], -1))
+    assert tables is not None
+    return int(_counts(tables, above(tables.view(values.dtype), threshold)).max())
+
+
+def select(values: NDArray, where: NDArray) -> NDArray:
+    """`values[where]`, as fast as numpy can: `compress` has no branch an element, unlike indexing by a mask.
+
+    It makes an eight-byte index of each value that it takes, so it is called block by block.
+    """
+    flat, mask, start = values.reshape(-1), where.reshape(-1), 0
+    chosen = np.empty(np.count_nonzero(mask), values.dtype)
+    for part in blocks(flat.size):
+        taken = np.compress(mask[part], flat[part])
+        chosen[start : start + taken.size] = taken
+        start += taken.size
+    return chosen
+
+
+def padded(entries: NDArray, count: int) -> NDArray:
+    """A table filled up with zeros to `count` entries."""
+    return np.concatenate([entries, np.zeros(count - entries.size, entries.dtype)])
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun.
+
+    >>> plural(1, "distinct value"), plural(1200, "channel")
+    ('1 distinct value', '1,200 channels')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _table(chosen: NDArray, entries: int) -> Table:
+    table = distinct(chosen, enough=entries) if chosen.size else None
+    if table is None or table.entries.size > entries:
+        found = "more" if table is None else str(table.entries.size)
+        raise ValueError(f"at most {entries} distinct values, got {found}")
+    return table
+
+
+def _part(shape: Shape, groups: Shape, group: tuple[int, ...]) -> tuple[slice, ...]:
+    """The slices of one group of channels."""
+    lengths = [dim // count for dim, count in zip(shape, groups, strict=True)]
+    return tuple(slice(place * length, (place + 1) * length) for place, length in zip(group, lengths, strict=True))
+
+
+def _clusters(keys: NDArray, dtype: DType) -> Iterator[tuple[NDArray, NDArray]]:
+    """The least and the greatest values, float64, of at most 256 clusters of `sortable` keys; the fewest first.
+
+    Clusters are many times farther apart than any of them is wide.
+    """
+    ordered = unsortable(np.sort(keys), dtype).astype(np.float64)
+    if ordered.size < 2 or not np.isfinite(ordered[[0, -1]]).all():
+        return
+    gaps = np.diff(ordered)
+    widest = np.argpartition(gaps, -min(ENTRIES, gaps.size))[-ENTRIES:]
+    widest = widest[np.argsort(-gaps[widest], kind="stable")]
+    # The widest gap that is left lies within a cluster.
+    for count in np.flatnonzero(gaps[widest[:-1]] >= _APART * gaps[widest[1:]]) + 1:
+        ends = np.sort(widest[:count])
+        low, high = ordered[np.concatenate([[0], ends + 1])], ordered[np.concatenate([ends, [-1]])]
+        if gaps[widest[count - 1]] >= _APART * (high - low).max() > 0:
+            yield low, high
+
+
+def _counts(tables: NDArray, chosen: NDArray) -> NDArray:
+    """How many distinct entries each table has where `chosen`: intp `[tables]`."""
+    new = np.ones(tables.shape, np.bool_)
+    np.not_equal(tables[:, 1:], tables[:, :-1], out=new[:, 1:])
+    return np.asarray(np.count_nonzero(new & chosen, axis=1))
+
+
+def _ranks(values: NDArray, where: NDArray | None) -> tuple[NDArray, NDArray]:
+    """The rank of each value among the distinct ones of a small array, arbitrary outside of `where`; and those."""
+    keys = sortable(values)
+    if where is not None:
+        chosen = where.reshape(-1)
+        if not chosen.any():
+            return np.zeros(values.shape, np.uint8), np.empty(0, values.dtype)
+        keys = np.where(chosen, keys, keys[chosen.argmax()])
+    order = np.argsort(keys)
+    ordered = keys[order]
+    new = np.ones(keys.size, np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    ranks = np.empty(keys.size, np.uint8)
+    ranks[order] = np.cumsum(new, dtype=np.uint8) - np.uint8(1)
+    return ranks.reshape(values.shape), unsortable(ordered[new], values.dtype)
+
+
+def _grouped(values: NDArray, scan: Scan, axis: int, best: float) -> tuple[float, Candidate] | None:
+    """The palette by groups of 1, 2, 4, ... channels along `axis` that takes the fewest bytes, if fewer than `best`."""
+    moved = np.moveaxis(values, axis, 0)
+    if len(moved) < 2 or values.size == len(moved) or not _promising(values, scan, moved, best):
+        return None
+    tables = row_tables(moved)
+    found, group = None, 1
+    while tables is not None and tables.shape[1] <= ENTRIES:
+        entries = tables.shape[1]
+        nonzero = int(_counts(tables, tables != 0).max())
+        if (size := _least_nbytes(scan, values, len(tables), entries, nonzero)) < best:
+            best = size
+            groups = tuple(len(tables) if place == axis else 1 for place in range(values.ndim))
+            scope = f"{plural(group, 'channel')} along axis {axis}" if group > 1 else f"channel along axis {axis}"
+            evidence = f"{plural(entries, 'distinct value')} per {scope}"
+            found = best, Candidate((NAME,), spec(values.shape, values.dtype, groups, entries), evidence)
+        if len(tables) % 2 or len(tables) == 2:
+            break
+        tables = without_duplicates(np.sort(tables.reshape(len(tables) // 2, -1), axis=1))
+        group *= 2
+    return found
+
+
+def _promising(values: NDArray, scan: Scan, moved: NDArray, best: float) -> bool:
+    """Whether the first group of some size has few enough values: all channels are looked at only then."""
+    group = 1
+    while group < len(moved):
+        first = few_distinct(moved[:group])
+        if first is None:
+            return False
+        counts = first.size, int(np.count_nonzero(first))
+        # Larger groups have no fewer values, and there are two groups at least: more cannot be saved than that.
+        if _least_nbytes(scan, values, 2, *counts) >= best:
+            return False
+        if _least_nbytes(scan, values, len(moved) // group, *counts) < best:
+            return True
+        group *= 2
+    return False
+
+
+def _least_nbytes(scan: Scan, values: NDArray, groups: int, entries: int, nonzero: int) -> float:
+    """The bytes of a palette with such a table for each group, or of the same under a mask: whichever is fewer."""
+    whole = _nbytes(values.size, groups, entries, values.dtype)
+    return min(whole, values.size / 8 + _nbytes(values.size - scan.zeros, groups, nonzero, values.dtype))
+
+
+def _nbytes(codes: int, groups: int, entries: int, dtype: DType) -> float:
+    return codes * max(1, (entries - 1).bit_length()) / 8 + groups * entries * bits(dtype) / 8

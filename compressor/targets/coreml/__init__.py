@@ -1,0 +1,274 @@
+"""Core ML: `.mlpackage`s of ML Programs whose weights are `constexpr_*` operations, for iOS 16 and its like, and later.
+
+A model is converted by Core ML Tools with stubs for its weights; what the weights become is written here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from compressor.arrays import ArraySpec, NDArray
+from compressor.encodings import Dense, Encoding, dtype, nbytes, shape, spec
+from compressor.errors import CompressorError, UsageError, located
+from compressor.formats.coreml import blob, lowering, opening, opsets, package
+from compressor.formats.coreml.importing import coremltools, messages
+from compressor.formats.coreml.skeleton import Assembled, Skeleton, assemble, check
+from compressor.model import Model, Weight
+from compressor.targets import Illegal
+from compressor.targets.coreml import legality
+from compressor.targets.coreml.request import Image, Input, Request
+from compressor.targets.coreml.upgrading import upgrade
+
+TARGETS: Mapping[str, int] = opsets.TARGETS
+"""The specification version of each deployment target that has compressed storage."""
+
+TOO_OLD = tuple(opsets.KNOWN.keys() - opsets.TARGETS.keys())
+"""Deployment targets without compressed storage."""
+
+TOO_NEW = {
+    f"{system}27": f"Core AI's format, .aimodel, is not written yet; its systems run packages, too: choose {system}26"
+    for system in ("iOS", "macOS", "watchOS", "tvOS", "visionOS")
+}
+"""Systems whose format is another one, and what to do."""
+
+PACKAGE = "model.mlpackage"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may ask of a conversion (the `coreml` group of params.yaml).
+
+    precision: of weights and activations, `float16` or `float32`.
+    axes: by the name of a dynamic axis, or by its input and place (`state.1`), its size, or its least and largest one;
+        names that a model lacks are of another model.
+    images: by the name of an input that takes images, how a pixel becomes numbers: `color`, `scale`, `bias`.
+    classes: the names of the classes, in the order of the first output's scores; empty: no classifier.
+    """
+
+    precision: str = "float16"
+    axes: Mapping[str, int | tuple[int, int]] = field(default_factory=dict)
+    images: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CoreML:
+    """A deployment target. version: of Core ML's specification."""
+
+    name: str
+    version: int
+    options: Options = Options()
+
+    @property
+    def summary(self) -> str:
+        return f"Core ML, {opsets.first_system(self.version)} and its like, specification {self.version}"
+
+    @property
+    def precision(self) -> str:
+        return self.options.precision
+
+    def fitted(self, model: Model) -> CoreML:  # noqa: ARG002 - its graph is another one
+        return self
+
+    def prepare(self, model: Model, smallest: Callable[[Weight], int]) -> Model:
+        found = model.graphs.get("coreml")
+        if found is not None:
+            made = {**model.graphs, "coreml": _upgraded(model, found, self)}
+            return replace(model, graphs=made, notes=(*model.notes, *_unused(self.options)))
+        if "onnx" not in model.graphs:
+            raise CompressorError(f"{model.path}: has weights and no graph: export it first, `compressor export`.")
+        made = _module("fit").prepare(model, self._request(model), smallest)
+        graphs, notes = {**model.graphs, "coreml": made.skeleton}, (*_lacking(model, self.options), *made.notes)
+        return replace(model, weights=made.weights, graphs=graphs, notes=notes)
+
+    def restored(self, model: Model, artefact: Model) -> Iterator[tuple[str, NDArray]]:
+        found: Iterator[tuple[str, NDArray]] = _module("fit").restored(model, self._request(model), artefact)
+        return found
+
+    def legalize(self, encoding: Encoding) -> Encoding:
+        reason = legality.why_not(encoding, self.version)
+        if reason:
+            raise Illegal(reason)
+        return legality.legalize(encoding, self.version)
+
+    def overhead(self, name: str, encoding: Encoding) -> Mapping[str, int]:
+        dense = Dense(ArraySpec(shape(encoding), dtype(encoding)))
+        return {name: self._beside(name, spec(encoding)) - self._beside(name, dense)}
+
+    def size(self, model: Model, specs: Mapping[str, Encoding], metadata: Mapping[str, str] = {}) -> int:
+        layout = blob.Layout()
+        made = self._assembled(model, specs.items(), layout, metadata).model
+        weights = layout.nbytes if layout.count else 0
+        return int(made.ByteSize()) + weights + len(package.manifest(weights=bool(layout.count)).encode())
+
+    def write(
+        self,
+        model: Model,
+        specs: Mapping[str, Encoding],  # noqa: ARG002 - places follow from the weights as they come
+        weights: Iterable[Weight],
+        directory: Path,
+        metadata: Mapping[str, str] = {},
+    ) -> None:
+        path = directory / PACKAGE
+        with blob.Writer(package.weights_file(path)) as store:
+            encodings = ((weight.name, weight.encoding) for weight in weights)
+            made = self._assembled(model, encodings, store, metadata)
+        package.write(path, made.model)
+        check(path, model.graphs["coreml"], made)
+
+    def read(self, directory: Path) -> Model:
+        from compressor.sources import coreml as source
+
+        return source.read(directory / PACKAGE)
+
+    def copy(self, model: Model, directory: Path, untrue: str = "") -> bool:
+        if not model.path.is_dir() or untrue:
+            return False
+        if int(package.read(model.path).model.specificationVersion) != self.version:
+            return False
+        package.copy(model.path, directory / PACKAGE)
+        return True
+
+    def refusal(self, path: Path) -> str:
+        found = path if path.suffix.lower() == ".mlpackage" else path / PACKAGE
+        return opening.refusal(found) if found.is_dir() else ""
+
+    def _request(self, model: Model) -> Request:
+        return Request(self.version, self.options.precision, _inputs(model, self.options), self.options.classes)
+
+    def _assembled(
+        self, model: Model, encodings: Iterable[tuple[str, Encoding]], store: blob.Store, metadata: Mapping[str, str]
+    ) -> Assembled:
+        skeleton: Skeleton = model.graphs["coreml"]
+        return assemble(skeleton, encodings, self.version, store, metadata)
+
+    def _beside(self, name: str, encoding: Encoding) -> int:
+        """What a weight takes in a package beside its own bytes."""
+        layout = blob.Layout()
+        operations = lowering.lower(name, encoding, self.version, layout)
+        return sum(int(operation.ByteSize()) for operation in operations) + layout.nbytes - nbytes(encoding)
+
+
+def get(name: str, options: Mapping[str, Any] = {}) -> CoreML:
+    """The target of that canonical name; `options` are fields of `Options`."""
+    return CoreML(name, TARGETS[name], Options(**options))
+
+
+def _module(name: str) -> ModuleType:
+    """A module that needs Core ML Tools as a whole. Raises `CompressorError` if it is not installed."""
+    coremltools()
+    return importlib.import_module(f"compressor.targets.coreml.{name}")
+
+
+def _upgraded(model: Model, skeleton: Skeleton, target: CoreML) -> Skeleton:
+    """The skeleton of a package in the operators of the target.
+
+    Raises:
+        CompressorError: the package is newer than the target, or there are no such operators.
+    """
+    version = int(skeleton.model.specificationVersion)
+    if version > target.version:
+        raise CompressorError(
+            f"{model.path}: made for {opsets.first_system(version)} or later, the target is {target.name}: choose a "
+            f"target of that version, or convert the model again for {target.name}."
+        )
+    made = messages("Model").Model()
+    made.CopyFrom(skeleton.model)
+    try:
+        upgrade(made, target.version)
+    except CompressorError as error:
+        raise located(model.path, error) from error
+    return replace(skeleton, model=made)
+
+
+def _unused(options: Options) -> tuple[str, ...]:
+    """What is asked of a conversion in vain, since a package is one already."""
+    asked = [
+        f"coreml.{each.name}"
+        for each in fields(options)
+        if getattr(options, each.name) != getattr(Options(), each.name)
+    ]
+    return (f"the model is a package already, so {', '.join(asked)} change nothing in it",) if asked else ()
+
+
+def _given(model: Model) -> list[Any]:
+    """The inputs of the graph, which are no weights."""
+    proto = model.graphs["onnx"].graph
+    weights = {initializer.name for initializer in proto.initializer}
+    return [value for value in proto.input if value.name not in weights]
+
+
+def _keys(value: Any, place: int) -> tuple[str, ...]:
+    """What an axis of an input is called in `coreml.axes`: by its place, and by its name if it has one."""
+    name = value.type.tensor_type.shape.dim[place].dim_param
+    return (f"{value.name}.{place}", name) if name else (f"{value.name}.{place}",)
+
+
+def _lacking(model: Model, options: Options) -> tuple[str, ...]:
+    """What is said of axes that this model lacks, and another one may have."""
+    keys = [
+        _keys(value, place)
+        for value in _given(model)
+        for place, dim in enumerate(value.type.tensor_type.shape.dim)
+        if not dim.HasField("dim_value")
+    ]
+    lacking = sorted(options.axes.keys() - {key for each in keys for key in each})
+    known = ", ".join(dict.fromkeys(each[-1] for each in keys)) or "none"
+    told = f"coreml.axes has {', '.join(lacking)}, which this model lacks; its dynamic axes are: {known}"
+    return (told,) if lacking else ()
+
+
+def _inputs(model: Model, options: Options) -> tuple[Input, ...]:
+    """The inputs of the graph with the sizes that are asked for.
+
+    Raises:
+        UsageError: a dynamic axis has no size, or an input is named that there is not.
+        CompressorError: an input is of a type that Core ML has not.
+    """
+    made = []
+    for value in _given(model):
+        tensor = value.type.tensor_type
+        if tensor.elem_type not in _DTYPES:
+            raise CompressorError(
+                f"{model.path}: the input {value.name} is of ONNX's type {tensor.elem_type}, which Core ML has not: "
+                "expected numbers or truth values. Choose the target onnxruntime."
+            )
+        sizes = tuple(
+            int(dim.dim_value) if dim.HasField("dim_value") else _size(model, value, place, options)
+            for place, dim in enumerate(tensor.shape.dim)
+        )
+        image = Image(**options.images[value.name]) if value.name in options.images else None
+        made.append(Input(value.name, sizes, _DTYPES[tensor.elem_type], image))
+    if unknown := sorted(options.images.keys() - {one.name for one in made}):
+        inputs = ", ".join(one.name for one in made)
+        raise UsageError(f"coreml.images names {', '.join(unknown)}: the inputs of {model.path} are: {inputs}.")
+    return tuple(made)
+
+
+def _size(model: Model, value: Any, place: int, options: Options) -> int | tuple[int, int]:
+    """The size of an axis that has none in the graph, or its least and largest one; 1 for a first axis."""
+    keys = _keys(value, place)
+    found = next((options.axes[key] for key in keys if key in options.axes), 1 if place == 0 else None)
+    if found is None:
+        called = keys[-1] if len(keys) > 1 else "unnamed"
+        raise UsageError(
+            f"{model.path}: axis {place} ({called}) of the input {value.name} has no fixed size, which Core ML needs: "
+            f"set coreml.axes.{keys[-1]} to a size, or to the least and the largest one."
+        )
+    least, most = found if isinstance(found, tuple) else (found, found)
+    if least > most:
+        raise UsageError(f"coreml.axes.{keys[-1]}: the least size, {least}, is larger than the largest one, {most}.")
+    return found
+
+
+_DTYPES = {
+    **dict.fromkeys((2, 3, 4, 5, 6, 7, 9, 12, 13), "int32"),
+    **dict.fromkeys((1, 11, 16), "float32"),
+    10: "float16",
+}
+"""The types of Core ML's inputs by ONNX's `TensorProto.DataType`: integers and truth values are int32."""

@@ -1,0 +1,129 @@
+"""From a MIL program with stubs to the protobuf of a model, by Core ML Tools' own passes."""
+
+# ruff: noqa: TID253 - imported where a program is converted, and nowhere else
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import coremltools as ct
+import numpy as np
+from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - its users call it that
+from coremltools.converters.mil.mil import Operation, Program
+
+from compressor.errors import CompressorError
+from compressor.formats.coreml import opsets
+from compressor.targets.coreml.repairs import respell
+from compressor.targets.coreml.request import Request
+from compressor.targets.coreml.slots import Slot
+from compressor.targets.coreml.stubs import insert, slot_index
+
+
+def target(request: Request) -> Any:
+    """Core ML Tools' name of the version that is asked for."""
+    return getattr(ct.target, opsets.first_system(request.version))
+
+
+def forget() -> None:
+    """Count the names that Core ML Tools makes from the beginning: else they depend on what was converted before."""
+    mb.name_count.clear()
+
+
+def convert(program: Program, slots: Sequence[Slot], wide: frozenset[int], request: Request, package: Path) -> None:
+    """Write the model to `package`, an `.mlpackage` whose weights are stubs.
+
+    wide: the places of the slots whose values float16 cannot hold: what reads them computes in float32.
+
+    Raises:
+        CompressorError: Core ML Tools cannot convert the program.
+    """
+    insert(slots)
+    respell(program)
+    compute = _float16(wide) if request.precision == "float16" else ct.precision.FLOAT32
+    with quiet():
+        try:
+            ct.convert(
+                program,
+                source="milinternal",
+                inputs=_with_images(program, request),
+                convert_to="mlprogram",
+                minimum_deployment_target=target(request),
+                compute_precision=compute,
+                classifier_config=ct.ClassifierConfig(list(request.classes)) if request.classes else None,
+                skip_model_load=True,
+                package_dir=str(package),
+            )
+        except Exception as error:  # a pass raises whatever it stumbles over
+            raise CompressorError(f"Core ML Tools cannot convert the model: {line(error)}.") from error
+
+
+def _with_images(program: Program, request: Request) -> list[Any] | None:
+    """The inputs where some take images, whose preprocessing becomes part of the program; None where none does."""
+    if all(one.image is None for one in request.inputs):
+        return None
+    main = program.functions["main"]
+    shapes = {one.name: one.shape for one in main.input_types or ()}
+    made: list[Any] = []
+    for (name, var), given in zip(main.inputs.items(), request.inputs, strict=True):
+        shape, image = shapes.get(name, var.shape), given.image
+        if image is None:
+            made.append(ct.TensorType(name, shape, np.dtype(given.dtype)))
+        else:
+            layout = getattr(ct.colorlayout, image.color)
+            made.append(ct.ImageType(name, shape, image.scale, list(image.bias) or None, layout))
+    return made
+
+
+def _float16(wide: frozenset[int]) -> Any:
+    """Everything in float16 but the weights that cannot be, and what reads them."""
+
+    def computes(operation: Operation) -> bool:
+        return not any(slot_index(var.op) in wide for var in _read(operation).values() if var.op is not None)
+
+    def narrows(operation: Operation) -> bool:
+        if slot_index(operation) is None:
+            return computes(operation)
+        # An operator that takes no float16 would get it cast back, where it needs a constant.
+        stub = operation.outputs[0]
+        return slot_index(operation) not in wide and all(
+            computes(use) and passes.is_valid_op(use) and passes.should_cast_parameter(use, name)
+            for use in stub.child_ops
+            for name, var in _read(use).items()
+            if var is stub
+        )
+
+    passes = ct.transform.FP16ComputePrecision(narrows)
+    return passes
+
+
+def _read(operation: Operation) -> dict[str, Any]:
+    """The values that an operation reads, by parameter; of a tuple the first one counts."""
+    return {
+        name: value[0] if isinstance(value, list | tuple) else value
+        for name, value in operation.inputs.items()
+        if value is not None
+    }
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Core ML Tools' progress bars and warnings, which name nothing that a user could change."""
+    muted = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logging.disable(muted)
+
+
+def line(error: Exception) -> str:
+    """The type of an error and its text, in a line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".")

@@ -1,0 +1,131 @@
+"""The encode pass: a weight becomes what the plan chose, or says why it cannot."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from compressor import encodings
+from compressor.arrays import CODE_DTYPES, ArraySpec, NDArray
+from compressor.compilation.encode import encode
+from compressor.compilation.verify import differences
+from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, dequantize
+from compressor.errors import CompressorError
+from compressor.model import Weight
+from compressor.recognition.findings import Settings, find
+
+F32 = np.dtype(np.float32)
+
+
+def encoded(values: NDArray | Encoding, spec: Encoding, threshold: float = 0.0) -> Encoding:
+    source = Dense(values) if isinstance(values, np.ndarray) else values
+    return encode({"w": spec}, {"w": threshold})(Weight("w", source)).encoding
+
+
+def test_a_damaged_source_is_no_plan_that_fails() -> None:
+    damaged = Palettized(np.array([[0, 2]], np.uint8), np.array([[[[3], [7]]]], np.float32))
+    with pytest.raises(encodings.DamageError, match="indices into 2 entries, got 2"):
+        encoded(damaged, Dense(ArraySpec((1, 2), F32)))
+
+
+def test_a_weight_that_is_what_it_shall_be_is_not_touched() -> None:
+    source = Dense(np.zeros((4, 4), np.float32))
+    assert encoded(source, encodings.spec(source)) is source
+
+
+def test_a_source_is_decoded_where_dense_is_smallest() -> None:
+    source = Palettized(np.array([[0, 1]], np.uint8), np.array([[[[3], [7]]]], np.float32))
+    result = encoded(source, Dense(ArraySpec((1, 2), F32)))
+    assert isinstance(result, Dense)
+    assert np.asarray(result.values).tolist() == [[3, 7]]
+
+
+@pytest.mark.parametrize(("threshold", "kept"), [(0.0, [1e-4, -1e-3, 2, -3]), (1e-3, [2, -3]), (2.0, [-3])])
+def test_magnitudes_up_to_the_threshold_are_left_out(threshold: float, kept: list[float]) -> None:
+    values = np.array([[0, 1e-4, -1e-3], [2, -3, -0.0]], np.float32)
+    left = np.abs(values) > np.float32(threshold)
+    spec = Sparse(ArraySpec((2, 3), np.dtype(bool)), Dense(ArraySpec((int(left.sum()),), F32)), (2, 3))
+    result = encoded(values, spec, threshold)
+    assert encodings.decode(result).tolist() == np.where(left, values, 0).tolist()
+    assert np.asarray(result.values.values).tolist() == values[left].tolist()  # type: ignore[union-attr]
+    assert len(kept) == int(left.sum())
+
+
+PALETTE = Palettized(ArraySpec((2, 2), np.dtype(np.uint8)), ArraySpec((1, 1, 2, 1), F32))
+GRID = LinearQuantized(Dense(ArraySpec((2, 2), CODE_DTYPES["int8"])), ArraySpec((2, 1), F32))
+BLOCKS = Sparse(ArraySpec((2, 1), np.dtype(bool)), Dense(ArraySpec((2,), F32)), (2, 2))
+
+
+@pytest.mark.parametrize(
+    ("values", "spec", "message"),
+    [
+        ([[1, 2], [3, 4]], PALETTE, "cannot be stored as palettized1: at most 2 distinct values, got 4"),
+        ([[1, 1.2345], [3, 4]], GRID, r"cannot be stored as int8: values on a grid of \[2, 1\] scales for \[2, 2\]"),
+        ([[1, 0], [3, 4]], BLOCKS, r"cannot be stored as sparse: 2 values in blocks of \[1, 2\], got 4"),
+    ],
+)
+def test_a_plan_of_another_weight_is_refused(values: list[list[float]], spec: Encoding, message: str) -> None:
+    with pytest.raises(CompressorError, match=rf"^weight w float32\[2, 2\]: {message}$"):
+        encoded(np.array(values, np.float32), spec)
+
+
+SIZE = (2048, 2048)
+
+
+def table(entries: int) -> NDArray:
+    return np.random.default_rng(0).normal(0, 1, entries).astype(np.float32)
+
+
+def codes(low: int, high: int) -> NDArray:
+    return np.random.default_rng(1).integers(low, high, SIZE).astype(np.int16)
+
+
+def pruned(values: NDArray, rate: float) -> NDArray:
+    return np.where(np.random.default_rng(2).random(SIZE, np.float32) < rate, 0, values).astype(values.dtype)
+
+
+def grouped(axis: int) -> NDArray:
+    tables = np.random.default_rng(3).normal(size=(256, 16)).astype(np.float32)
+    groups = np.arange(2048) // 8
+    return tables[groups[:, None] if axis == 0 else groups[None], codes(0, 16)]
+
+
+def by_channel(shape: tuple[int, int]) -> NDArray:
+    return np.random.default_rng(4).uniform(0.5, 2, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        pytest.param(lambda: table(16)[codes(0, 16)], "palettized4", id="palettized"),
+        pytest.param(lambda: grouped(0), "palettized4", id="palettized by groups along axis 0"),
+        pytest.param(lambda: grouped(1), "palettized4", id="palettized by groups along axis 1"),
+        pytest.param(lambda: pruned(by_channel(SIZE), 0.75), "sparse", id="pruned"),
+        pytest.param(lambda: pruned(by_channel(SIZE), 0.1), "sparse", id="hardly pruned"),
+        pytest.param(lambda: pruned(table(16)[codes(0, 16)], 0.75), "sparse(palettized4)", id="pruned and palettized"),
+        pytest.param(lambda: dequantize(codes(-127, 128), by_channel((2048, 1))), "int8", id="int8 along axis 0"),
+        pytest.param(lambda: dequantize(codes(-127, 128), by_channel((1, 2048))), "int8", id="int8 along axis 1"),
+        pytest.param(lambda: by_channel(SIZE), "dense", id="dense"),
+    ],
+)
+def test_memory_stays_near_twice_the_weight(make: Callable[[], NDArray], name: str) -> None:
+    values = make()
+    tracemalloc.start()
+    try:
+        finding = find(Weight("w", Dense(values)), Settings(), sampled=True)
+        specs = [candidate.spec for candidate in finding.candidates]
+        spec = min([*specs, Dense(ArraySpec(SIZE, values.dtype))], key=encodings.nbytes)
+        assert encodings.name(spec) == name
+        assert tracemalloc.get_traced_memory()[1] < 2 * values.nbytes
+        tracemalloc.reset_peak()
+        result = encoded(values, spec, finding.candidates[0].threshold if specs else 0.0)
+        assert tracemalloc.get_traced_memory()[1] < 2 * values.nbytes
+        tracemalloc.reset_peak()
+        held = tracemalloc.get_traced_memory()[0]
+        assert differences(values, encodings.decode(result), 1e-3)[0] == 0
+        assert tracemalloc.get_traced_memory()[1] - held < 2.1 * values.nbytes
+    finally:
+        tracemalloc.stop()

@@ -1,0 +1,187 @@
+"""A form that fails costs its weight that form: the next best one is taken, and the reason is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import compressor
+from compressor import CompressorError, encodings
+from compressor.arrays import NDArray
+from compressor.compilation import encode as encoding
+from compressor.encodings import Dense, Encoding, Palettized
+from compressor.model import Model, Weight
+from compressor.targets import Illegal, Target, get
+
+SIZE = 96
+ENTRIES = np.random.default_rng(7).normal(0, 1, 16).astype(np.float32)
+
+
+def palette(seed: int, rows: int = SIZE) -> NDArray:
+    return ENTRIES[np.random.default_rng(seed).integers(0, 16, (rows, SIZE))]
+
+
+def chain(path: Path, weights: Mapping[str, NDArray]) -> Path:
+    """A chain of `MatMul`s, one for each weight."""
+    nodes = [
+        helper.make_node("MatMul", [last, name], [f"{name}.y"])
+        for last, name in zip(["x", *(f"{name}.y" for name in weights)], weights, strict=False)
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "chain",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", next(iter(weights.values())).shape[0]])],
+        [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, ["n", SIZE])],
+        [numpy_helper.from_array(values, name) for name, values in weights.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return path
+
+
+def computed(path: Path) -> NDArray:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    rows = session.get_inputs()[0].shape[1]
+    (result,) = session.run(None, {"x": np.random.default_rng(0).normal(size=(3, rows)).astype(np.float32)})
+    return np.asarray(result)
+
+
+@dataclass(frozen=True)
+class Failing:
+    """ONNX Runtime's target, which fails with the weights of some names and forms.
+
+    refused: of which it refuses the data, though it took the spec.
+    damaged: of which it writes other values.
+    writings: how often it has written.
+    """
+
+    refused: frozenset[tuple[str, str]] = frozenset()
+    damaged: frozenset[tuple[str, str]] = frozenset()
+    inner: Target = field(default_factory=lambda: get("onnxruntime"))
+    writings: list[int] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def fitted(self, model: Model) -> Failing:
+        return replace(self, inner=self.inner.fitted(model))
+
+    def legalize(self, encoding: Encoding) -> Encoding:
+        data = any(isinstance(array, np.ndarray) for array in encodings.arrays(encoding))
+        if data and ("", encodings.name(encoding)) in self.refused:
+            raise Illegal("this very data is refused")
+        return self.inner.legalize(encoding)
+
+    def write(
+        self,
+        model: Model,
+        specs: Mapping[str, Encoding],
+        weights: Iterable[Weight],
+        directory: Path,
+        metadata: Mapping[str, str] = {},
+    ) -> None:
+        self.writings.append(1)
+        self.inner.write(model, specs, self._damage(weights), directory, metadata)
+
+    def _damage(self, weights: Iterable[Weight]) -> Iterator[Weight]:
+        for weight in weights:
+            form = weight.encoding
+            if (weight.name, encodings.name(form)) in self.damaged:
+                if isinstance(form, Palettized):
+                    form = replace(form, lut=np.asarray(form.lut) * np.float32(1.5))
+                elif isinstance(form, Dense):
+                    form = Dense(np.asarray(form.values) + np.float32(1))
+            yield replace(weight, encoding=form)
+
+
+def test_a_form_that_is_not_read_back_as_it_was_is_not_taken(tmp_path: Path) -> None:
+    source = chain(tmp_path / "m.onnx", {"a": palette(1), "b": palette(2), "c": palette(3)})
+    target = Failing(damaged=frozenset({("b", "palettized4")}))
+    made = compressor.compress(source, tmp_path / "out", target=target)
+    assert [weight.encoding for weight in made.weights] == ["palettized4", "dense", "palettized4"]
+    assert all(weight.exact for weight in made.weights)
+    differ = "values read back from palettized4 differ from the source"
+    assert [reason for form, reason in made.weights[1].rejected if form == "palettized4"] == [f"9,216 {differ}"]
+    assert not any(differ in reason for weight in (made.weights[0], made.weights[2]) for _, reason in weight.rejected)
+    assert len(target.writings) == 2
+    assert computed(tmp_path / "out" / "model.onnx").tolist() == computed(source).tolist()
+
+
+def test_a_form_whose_data_the_target_refuses_is_not_taken(tmp_path: Path) -> None:
+    source = chain(tmp_path / "m.onnx", {name: palette(seed) for seed, name in enumerate("abcdef")})
+    target = Failing(refused=frozenset({("", "palettized4")}))
+    made = compressor.compress(source, tmp_path / "out", target=target)
+    assert {weight.encoding for weight in made.weights} == {"dense"}
+    assert all(("palettized4", "this very data is refused") in weight.rejected for weight in made.weights)
+    assert len(target.writings) == 2  # all that fail are told at once
+
+
+def test_the_next_best_form_takes_the_place_of_one_that_cannot_be_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pruned = palette(1)
+    pruned[np.random.default_rng(0).random(pruned.shape) < 0.8] = 0
+    source = chain(tmp_path / "m.onnx", {"a": pruned, "b": palette(2)})
+    encode = encoding.sparsify.encode
+
+    def failing(values: NDArray, spec: Any, threshold: float, inner: Callable[..., Any]) -> Any:
+        if encodings.name(spec) == "sparse(palettized4)":
+            raise ValueError("no such mask")
+        return encode(values, spec, threshold, inner)
+
+    monkeypatch.setattr(encoding.sparsify, "encode", failing)
+    made = compressor.compress(source, tmp_path / "out")
+    assert [weight.encoding for weight in made.weights] == ["palettized5", "palettized4"]
+    reason = "cannot be stored as sparse(palettized4): no such mask"
+    assert ("sparse(palettized4)", reason) in made.weights[0].rejected
+
+
+def test_a_weight_whose_values_are_not_read_back_is_not_published(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    weights = {"w": random.normal(size=(SIZE, SIZE)).astype(np.float32), "v": palette(1)}
+    source = chain(tmp_path / "m.onnx", weights)
+    target = Failing(damaged=frozenset({("w", "dense")}))
+    with pytest.raises(
+        CompressorError, match=r"^weight w .* read back from dense differ .*\. Nothing was published\.$"
+    ):
+        compressor.compress(source, tmp_path / "out", target=target)
+    assert not (tmp_path / "out").exists()
+
+
+def test_rare_values_that_samples_missed_cost_one_more_writing(tmp_path: Path) -> None:
+    weights = {name: palette(seed, 2048 if name == "a" else SIZE) for seed, name in enumerate("abcd")}
+    weights["a"][1700, 77] = 42.0  # in none of the runs that a sample of this weight takes
+    source = chain(tmp_path / "m.onnx", weights)
+    target = Failing()
+    made = compressor.compress(source, tmp_path / "out", target=target)
+    facts = [(weight.encoding, weight.evidence, weight.exact) for weight in made.weights]
+    assert facts == [("palettized5", "17 distinct values", True)] + [("palettized4", "16 distinct values", True)] * 3
+    assert len(target.writings) == 2
+
+
+def test_a_form_that_fails_with_the_right_detection_costs_the_form_alone(tmp_path: Path) -> None:
+    source = chain(tmp_path / "m.onnx", {"a": palette(1), "b": palette(2)})
+    target = Failing(damaged=frozenset({("a", "palettized4")}))
+    made = compressor.compress(source, tmp_path / "out", target=target, detection=compressor.detect(source))
+    assert [weight.encoding for weight in made.weights] == ["dense", "palettized4"]
+
+
+def test_least_magnitudes_of_float64_are_a_palette(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(1, 17, (64, 64)) * 5e-324
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "one",
+        [helper.make_tensor_value_info("x", TensorProto.DOUBLE, ["n", 64])],
+        [helper.make_tensor_value_info("y", TensorProto.DOUBLE, ["n", 64])],
+        [numpy_helper.from_array(values, "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
+    (weight,) = compressor.compress(tmp_path / "m.onnx", tmp_path / "out").weights
+    assert (weight.exact, weight.evidence) == (True, "16 distinct values")

@@ -1,0 +1,132 @@
+"""Masks: where the zeros are, and the structure that they have."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compressor import encodings
+from compressor.arrays import ArraySpec, NDArray, Shape, pack
+from compressor.encodings import Dense, Sparse, expand
+from compressor.recognition.scan import scan
+from compressor.recognition.schemes import Candidate, Values, palettize, sparsify
+from tests import strategies
+
+
+def dense_inner(values: NDArray, spec: Values, where: NDArray) -> Values:
+    return Dense(palettize.select(values, where))
+
+
+def plain(values: NDArray) -> Candidate:
+    return Candidate((), Dense(ArraySpec(values.shape, values.dtype)), "")
+
+
+def test_the_example_of_the_guide() -> None:
+    values = np.array([[0, 7, 0, 0, 0, 0, 0, 56.3]], np.float32)
+    (candidate,) = sparsify.detect(values, scan(values, 0.0), [plain(values)], 0.0, 0.0)
+    encoded = sparsify.encode(values, candidate.spec, 0.0, dense_inner)  # type: ignore[arg-type]
+    assert pack(np.asarray(encoded.mask), 1).tolist() == [0b10000010]
+    assert np.asarray(encoded.values.values).tolist() == [7, np.float32(56.3)]  # type: ignore[union-attr]
+
+
+def test_a_layer_whose_size_is_no_multiple_of_8() -> None:
+    values = np.random.default_rng(0).normal(size=(121, 21)).astype(np.float32)
+    values.reshape(-1)[np.random.default_rng(1).permutation(2541)[:1779]] = 0
+    (candidate,) = sparsify.detect(values, scan(values, 0.0), [plain(values)], 0.0, 0.0)
+    assert encodings.nbytes(candidate.spec) == 318 + 762 * 4
+    assert candidate.evidence == "70.0% zeros, unstructured"
+    encoded = sparsify.encode(values, candidate.spec, 0.0, dense_inner)  # type: ignore[arg-type]
+    assert np.array_equal(encodings.decode(encoded), values)
+
+
+def test_tiny_weights_are_not_zeros() -> None:
+    """Weights around 1e-3, pruned: a plain threshold of 1e-3 would delete most that are left."""
+    values = np.random.default_rng(0).normal(0, 1e-3, (128, 96)).astype(np.float32)
+    values[np.random.default_rng(1).random((128, 96)) < 0.25] = 0
+    (candidate,) = sparsify.detect(values, scan(values, 1e-3), [plain(values)], 0.01, 1e-3)
+    assert (candidate.changed, candidate.threshold) == (0, 0.0)
+    assert candidate.spec.values.values.size == np.count_nonzero(values)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("mask", "blocks", "structure"),
+    [
+        (np.zeros((4, 4)), (4, 4), "all of it"),
+        (np.ones((4, 4)), (4, 4), "all of it"),
+        (np.eye(4), (1, 1), "unstructured"),
+        (np.kron(np.eye(4), np.ones((2, 2))), (2, 2), "blocks of 2x2 along axis 0 and 1"),
+        (np.repeat([[1], [0], [1], [1]], 6, 1), (1, 6), "channels along axis 0"),
+        (np.repeat([[1, 0, 0, 1]], 6, 0), (6, 1), "channels along axis 1"),
+        (np.tile([1, 0, 0, 1], (4, 4)), (4, 1), "channels along axis 1"),
+    ],
+)
+def test_structures_of_small_masks(mask: NDArray, blocks: Shape, structure: str) -> None:
+    assert sparsify.mask_structure(mask.astype(np.float32), 0.0) == (blocks, structure)
+
+
+@pytest.mark.parametrize("exception", [(0, 0), (63, 95), (40, 3)])
+@pytest.mark.parametrize(("n", "m", "axis"), [(2, 4, 0), (2, 4, 1), (1, 8, 1), (3, 4, 0)])
+def test_one_group_with_too_many_is_no_pattern(n: int, m: int, axis: int, exception: tuple[int, int]) -> None:
+    pattern = np.arange(m) < n
+    values = np.broadcast_to(np.resize(pattern, 64)[:, None] if axis == 0 else np.resize(pattern, 96), (64, 96)).astype(
+        np.float32
+    )
+    shuffled = (
+        np.random.default_rng(0)
+        .permuted(
+            values.reshape(64 // m, m, 96) if axis == 0 else values.reshape(64, 96 // m, m), axis=1 if axis == 0 else 2
+        )
+        .reshape(64, 96)
+    )
+    assert sparsify.mask_structure(shuffled, 0.0)[1] == f"{n}:{m} along axis {axis}"
+    group = exception[axis] // m * m
+    at = (slice(group, group + m), exception[1]) if axis == 0 else (exception[0], slice(group, group + m))
+    shuffled[at] = 1
+    assert sparsify.mask_structure(shuffled, 0.0)[1] == "unstructured"
+
+
+@pytest.mark.parametrize("place", [(0, 0), (99_999, 1)])
+def test_one_exception_anywhere_breaks_the_blocks(place: tuple[int, int]) -> None:
+    mask = np.repeat(np.random.default_rng(0).random((25_000, 2)) < 0.5, 4, 0)
+    values = mask.astype(np.float32)
+    assert sparsify.mask_structure(values, 0.0)[0] == (4, 1)
+    values[place] = 1 - values[place]
+    assert sparsify.mask_structure(values, 0.0)[0] == (1, 1)
+
+
+@given(strategies.shapes, st.data())
+def test_a_mask_stored_by_block_is_the_mask(shape: Shape, data: st.DataObject) -> None:
+    counts = data.draw(strategies.counts(shape))
+    mask = expand(strategies.random(data.draw).random(counts) < 0.5, shape)
+    values = mask.astype(np.float32)
+    blocks, _ = sparsify.mask_structure(values, 0.0)
+    assert all(have % (dim // count) == 0 for have, dim, count in zip(blocks, shape, counts, strict=True))
+    stored_shape = tuple(dim // block for dim, block in zip(shape, blocks, strict=True))
+    spec = Sparse(ArraySpec(stored_shape, np.dtype(bool)), Dense(ArraySpec((int(mask.sum()),), values.dtype)), shape)
+    stored, full = sparsify.mask(values, spec, 0.0)
+    assert np.array_equal(full, mask)
+    assert stored.shape == stored_shape
+    assert np.array_equal(expand(stored, shape), mask)
+
+
+def test_a_mask_of_other_blocks_is_refused() -> None:
+    values = np.eye(4, dtype=np.float32)
+    spec = Sparse(ArraySpec((2, 2), np.dtype(bool)), Dense(ArraySpec((4,), values.dtype)), (4, 4))
+    with pytest.raises(ValueError, match=r"4 values in blocks of \[2, 2\], got 8"):
+        sparsify.mask(values, spec, 0.0)
+
+
+@pytest.mark.parametrize("zeros", [0, 1])
+def test_without_zeros_there_is_nothing_to_leave_out(zeros: int) -> None:
+    values = np.ones((8, 8), np.float32)
+    values.reshape(-1)[:zeros] = 0
+    assert len(list(sparsify.detect(values, scan(values, 1e-3), [plain(values)], 0.01, 1e-3))) == zeros
+
+
+def test_a_palette_that_is_short_enough_without_zero() -> None:
+    values = (np.arange(64 * 64) % 257).astype(np.float32).reshape(64, 64)
+    found = list(sparsify.detect(values, scan(values, 0.0), [plain(values)], 0.0, 0.0))
+    assert [encodings.name(candidate.spec) for candidate in found] == ["sparse", "sparse(palettized8)"]
+    assert found[1].evidence == "0.4% zeros, unstructured; 256 distinct non-zero values"
