@@ -16,16 +16,6 @@ from compressor.stages.text import visible
 
 FILE = Path("compression/toolchain.json")
 
-USED_BY: Mapping[str, tuple[str, ...]] = {
-    "export": ("compressor", "onnx", "onnx-ir", "onnxscript", "torch"),
-    "detect": ("compressor",),
-    "compress": ("compressor", "coremltools", "onnx", "onnxruntime"),
-    "evaluate": ("compressor", "coremltools", "onnxruntime", "scikit-learn"),
-}
-"""The packages that change what a stage writes: the keys of the file that it lists under `params` in dvc.yaml."""
-
-PACKAGES = tuple(sorted({package for used in USED_BY.values() for package in used} | {"ml-dtypes", "numpy"}))
-
 ABSENT = "none"
 """In place of the version of a package that is not installed: DVC refuses to run a stage whose parameter is missing."""
 
@@ -50,9 +40,22 @@ def toolchain(
         report.show(report.pairs("package", "version", versions.items()))
 
 
+def used_by() -> Mapping[str, frozenset[str]]:
+    """The packages that change what a stage writes: the keys of the file that it lists under `params` in dvc.yaml."""
+    from compressor import sources, targets
+
+    stages = {
+        "export": sources.packages(),
+        "detect": frozenset[str](),
+        "compress": targets.packages(),
+        "evaluate": targets.packages() | {"scikit-learn"},
+    }
+    return {stage: packages | {"compressor"} for stage, packages in stages.items()}
+
+
 def installed() -> dict[str, str]:
-    """The version of every package of `PACKAGES`."""
-    return {package: _version(package) for package in PACKAGES}
+    """The version of every package that a stage uses, and of those under all of them."""
+    return {package: _version(package) for package in sorted({"ml-dtypes", "numpy"}.union(*used_by().values()))}
 
 
 def check(stage: str, params: Path | None, *, strict: bool) -> None:
@@ -66,10 +69,11 @@ def check(stage: str, params: Path | None, *, strict: bool) -> None:
     path = (params.parent if params is not None else Path()) / FILE
     if not path.is_file():
         return
+    used = used_by()[stage]
     differences = [
         f"{package} {recorded} is recorded, {_version(package)} is installed"
         for package, recorded in _recorded(path).items()
-        if package in USED_BY[stage] and recorded != _version(package)
+        if package in used and recorded != _version(package)
     ]
     if not differences:
         return

@@ -42,8 +42,6 @@ from compressor.recognition.findings import Detection, Finding, Settings
 from compressor.targets import Target
 from compressor.targets.session import HAS_CORE_ML
 
-MANIFEST = "manifest.json"
-
 _TARGET, _PIPELINE, _VERSION = "compressor.target", "compressor.pipeline", "compressor.version"
 """What an artefact says about itself."""
 
@@ -242,7 +240,7 @@ def _written(model: Model, chosen: Plan, asked: Request, directory: Path) -> Man
         _verify(model, target, chosen.choices, directory, progress)
         notes = (*chosen.notes, *_opened(model, target, directory))
         manifest = _manifest(model, chosen, files.result(), _dense_nbytes(model, target), notes)
-        (directory / MANIFEST).write_text(manifest.to_json(), encoding="utf-8", newline="\n")
+        (directory / publish.MANIFEST).write_text(manifest.to_json(), encoding="utf-8", newline="\n")
     return manifest
 
 
@@ -422,7 +420,7 @@ def _file(path: Path, folder: Path) -> FileFacts:
 
 def _versions() -> dict[str, str]:
     found: dict[str, str] = {}
-    for package in ("compressor", "coremltools", "ml-dtypes", "numpy", "onnx", "onnxruntime"):
+    for package in sorted({"compressor", "ml-dtypes", "numpy", *targets.packages()}):
         with suppress(PackageNotFoundError):  # a runtime may be installed under another name
             found[package] = version(package)
     return found

@@ -14,36 +14,35 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from compressor import sources, targets
 from compressor.compilation import locks, renaming
 from compressor.errors import CompressorError, UsageError
 
-WRITTEN = {"model.onnx": False, "model.onnx.data": False, "model.traced.pt": False, "manifest.json": False} | {
-    "model.mlpackage": True
-}
-"""What this package writes to a directory, and whether it is a folder: nothing else in it is its to replace."""
+MANIFEST = "manifest.json"
 
 _PREFIX = ".compressor-"
 
 
-def check_directory(out: Path, sources: Collection[Path]) -> None:
+def check_directory(out: Path, inputs: Collection[Path]) -> None:
     """Refuses an output directory whose replacement would lose something that this package has not written.
 
-    sources: the files and folders that are read for the output.
+    inputs: the files and folders that are read for the output.
 
     Raises:
-        UsageError: `out` is a file, holds foreign files, or holds one of the sources, under whatever name.
+        UsageError: `out` is a file, holds foreign files, or holds one of the inputs, under whatever name.
     """
     if not out.exists() and not out.is_symlink():
         return
     if not out.is_dir():
         what = "a file" if out.exists() else "a link that leads nowhere"
         raise UsageError(f"{out}: {what}; expected a directory to write to, or the name of a new one.")
-    held = [source for source in sources if source.resolve().is_relative_to(out.resolve())]
+    held = [source for source in inputs if source.resolve().is_relative_to(out.resolve())]
     if held:
         raise UsageError(f"{out}: holds {held[0]}, which would be replaced by the output. Name another directory.")
     if out.resolve() == Path.cwd():
         raise UsageError(f"{out}: is the current directory, which cannot be replaced. Name another one.")
-    foreign = sorted(entry.name for entry in out.iterdir() if WRITTEN.get(entry.name) != entry.is_dir())
+    ours = {MANIFEST, *sources.exported(), *targets.files()}
+    foreign = sorted(entry.name for entry in out.iterdir() if entry.name + "/" * entry.is_dir() not in ours)
     if foreign:
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         raise UsageError(
@@ -52,7 +51,7 @@ def check_directory(out: Path, sources: Collection[Path]) -> None:
         )
     # A hard link, or a name in another case on a file system that knows none, does not show in a path.
     below = {_identity(file): file for file in out.rglob("*")}
-    for source in sources:
+    for source in inputs:
         same = below.get(_identity(source)) if source.exists() else None
         if same is not None:
             also = "" if same == source else f" ({source})"

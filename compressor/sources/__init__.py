@@ -56,9 +56,15 @@ class InputSpec:
 
 
 class Exporter(Protocol):
-    """A module for files whose graph only the training code knows. SUFFIXES: of these files, in lower case."""
+    """A module for files whose graph only the training code knows.
+
+    SUFFIXES: of these files, in lower case. FILES: the names of those that `export` writes. PACKAGES: those that shape
+    what it writes, by the names under which they are installed.
+    """
 
     SUFFIXES: tuple[str, ...]
+    FILES: tuple[str, ...]
+    PACKAGES: tuple[str, ...]
 
     def files(self, path: Path) -> tuple[Path, ...]:
         """As those of a `Source`."""
@@ -153,6 +159,16 @@ def exporter(path: Path) -> Exporter | None:
         if folder or (path.suffix.lower() in module.SUFFIXES and not path.is_dir()):
             return module
     return None
+
+
+def exported() -> frozenset[str]:
+    """The names of all files that exporters write."""
+    return frozenset(name for module in _modules("export") for name in module.FILES)
+
+
+def packages() -> frozenset[str]:
+    """The packages that shape what exporters write."""
+    return frozenset(name for module in _modules("export") for name in module.PACKAGES)
 
 
 def _modules(function: str) -> Iterator[ModuleType]:

@@ -1,7 +1,4 @@
-"""Where models run: each module with `TARGETS` (canonical names) and `get(name, options)` is a family of targets.
-
-The folder is the registry: a new target is a new file.
-"""
+"""Where models run: each module is a `Family` of targets. The folder is the registry: a new target is a new file."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
 from compressor.arrays import NDArray
@@ -101,6 +97,23 @@ class Target(Protocol):
         """
 
 
+class Family(Protocol):
+    """A module of targets.
+
+    TARGETS: by canonical name. FILES: what `write` leaves in a directory; the name of a folder ends with a slash.
+    PACKAGES: those that shape what it writes, by the names under which they are installed.
+
+    One whose format has versions that are no targets has `TOO_OLD`, their names, or `TOO_NEW`, by name what to do.
+    """
+
+    TARGETS: Mapping[str, Any]
+    FILES: tuple[str, ...]
+    PACKAGES: tuple[str, ...]
+
+    def get(self, name: str, options: Mapping[str, Any]) -> Target:
+        """The target of that canonical name, with what is asked of it."""
+
+
 def get(name: str, options: Mapping[str, Any] = {}) -> Target:
     """The target of that name, in any case.
 
@@ -112,8 +125,7 @@ def get(name: str, options: Mapping[str, Any] = {}) -> Target:
     for module in _modules():
         canonical = {known.lower(): known for known in module.TARGETS}.get(name.lower())
         if canonical is not None:
-            target: Target = module.get(canonical, options)
-            return target
+            return module.get(canonical, options)
     for module in _modules():
         if name.lower() in {too_old.lower() for too_old in getattr(module, "TOO_OLD", ())}:
             raise UsageError(f"target {name!r} has no compressed weights. The targets that have: {', '.join(names())}.")
@@ -128,6 +140,18 @@ def names() -> tuple[str, ...]:
     return tuple(name for module in _modules() for name in module.TARGETS)
 
 
-def _modules() -> Iterator[ModuleType]:
-    modules = (importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__))
+def files() -> frozenset[str]:
+    """The names of all files and folders that targets write."""
+    return frozenset(name for module in _modules() for name in module.FILES)
+
+
+def packages() -> frozenset[str]:
+    """The packages that shape what targets write."""
+    return frozenset(name for module in _modules() for name in module.PACKAGES)
+
+
+def _modules() -> Iterator[Family]:
+    modules: Iterator[Any] = (
+        importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)
+    )
     return (module for module in modules if hasattr(module, "TARGETS"))

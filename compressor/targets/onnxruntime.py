@@ -32,6 +32,9 @@ TARGETS: Mapping[str, tuple[int, str] | None] = {
 }
 """The newest opset that a model for the target may have, and the ONNX Runtime that first ran it; None: what is here."""
 
+FILES = (writing.MODEL, writing.DATA)
+PACKAGES = ("onnx", "onnxruntime")
+
 FUNCTIONS_OPSET = 18
 """The opset for which the bytes of decoding are estimated where there is no model: the one with the most functions."""
 

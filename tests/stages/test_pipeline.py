@@ -18,7 +18,7 @@ from compressor.stages.params import (
     Settings,
     load,
 )
-from compressor.stages.toolchain import FILE, USED_BY
+from compressor.stages.toolchain import FILE, used_by
 
 ROOT = Path(__file__).parents[2]
 READS: dict[str, type[Group]] = {
@@ -44,7 +44,7 @@ def test_a_stage_declares_the_groups_that_its_command_reads(stages: dict[str, An
 @pytest.mark.parametrize("stage", READS)
 def test_a_stage_declares_the_packages_that_shape_its_output(stages: dict[str, Any], stage: str) -> None:
     declared = next(entry for entry in stages[stage]["params"] if isinstance(entry, dict))
-    assert {key: set(packages) for key, packages in declared.items()} == {FILE.as_posix(): set(USED_BY[stage])}
+    assert {key: set(packages) for key, packages in declared.items()} == {FILE.as_posix(): used_by()[stage]}
 
 
 def test_compress_takes_what_detect_found(stages: dict[str, Any]) -> None:

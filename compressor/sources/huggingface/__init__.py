@@ -14,11 +14,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from compressor.errors import CompressorError
+from compressor.formats.onnx.writing import DATA, MODEL
 from compressor.model import Model
 from compressor.sources import InputSpec
+from compressor.sources.onnx import TRACED
 
 SUFFIXES: tuple[str, ...] = ()
 """Of files: none, it reads folders."""
+FILES = (MODEL, DATA, TRACED)
+PACKAGES = ("onnx", "onnx-ir", "onnxscript", "torch")
 
 
 def is_folder(path: Path) -> bool:

@@ -15,9 +15,13 @@ from pathlib import Path
 
 from compressor import references
 from compressor.errors import CompressorError, UsageError
+from compressor.formats.onnx.writing import DATA, MODEL
 from compressor.sources import InputSpec
+from compressor.sources.onnx import TRACED
 
 SUFFIXES = (".bin", ".ckpt", ".pt", ".pt2", ".pth", ".safetensors", ".torchscript", ".ts")
+FILES = (MODEL, DATA, TRACED)
+PACKAGES = ("onnx", "onnx-ir", "onnxscript", "torch")
 
 OPSETS = range(18, 26)
 """What torch's exporter translates to without falling back to another version."""

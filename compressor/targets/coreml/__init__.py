@@ -37,6 +37,8 @@ TOO_NEW = {
 """Systems whose format is another one, and what to do."""
 
 PACKAGE = "model.mlpackage"
+FILES = (f"{PACKAGE}/",)
+PACKAGES = ("coremltools",)
 
 
 @dataclass(frozen=True)
