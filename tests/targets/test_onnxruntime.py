@@ -19,7 +19,7 @@ from compressor.errors import CompressorError, UsageError
 from compressor.formats.onnx import writing
 from compressor.model import Model, Weight
 from compressor.targets import Illegal
-from compressor.targets import onnxruntime as target_module
+from compressor.targets.onnxruntime import opsets
 from tests.conformance import codes, operators
 
 RNG = np.random.default_rng(0)
@@ -295,9 +295,9 @@ def test_targets_are_known_by_name_in_any_case() -> None:
 
 
 def test_the_newest_opset_is_the_one_that_the_runtime_opens(monkeypatch: pytest.MonkeyPatch) -> None:
-    newest = target_module.installed_opset.__wrapped__()  # not what it remembers
-    assert target_module._opens(newest)
-    assert not target_module._opens(newest + 1)
+    newest = opsets.installed.__wrapped__()  # not what it remembers
+    assert opsets.opens(newest)
+    assert not opsets.opens(newest + 1)
     opens = onnxruntime.InferenceSession
 
     def session(content: bytes, *arguments: object, **more: object) -> object:
@@ -306,18 +306,18 @@ def test_the_newest_opset_is_the_one_that_the_runtime_opens(monkeypatch: pytest.
         return opens(content, *arguments, **more)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
-    assert target_module.installed_opset.__wrapped__() == 23
+    assert opsets.installed.__wrapped__() == 23
 
 
 def test_without_onnxruntime_the_newest_known_opset_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert target_module.installed_opset.__wrapped__() == onnx.defs.onnx_opset_version()
+    assert opsets.installed.__wrapped__() == onnx.defs.onnx_opset_version()
 
 
 def test_a_later_opset_is_stamped_back_where_no_operator_differs(tmp_path: Path) -> None:
     later = one("MatMul", palettized(4), 25)
     later.graphs["onnx"].opset_import[0].version = 28
-    for target, opset in (("onnxruntime", min(28, target_module.installed_opset())), ("onnx-opset18", 18)):
+    for target, opset in (("onnxruntime", min(28, opsets.installed())), ("onnx-opset18", 18)):
         (tmp_path / target).mkdir()
         write(later, tmp_path / target, target)
         assert onnx.load(tmp_path / target / "model.onnx").opset_import[0].version == opset
@@ -365,7 +365,7 @@ def test_the_size_is_known_before_there_are_data(
 
 
 def test_onnxruntime_runs_the_newest_opset(tmp_path: Path) -> None:
-    newest = target_module.installed_opset()
+    newest = opsets.installed()
     write(one("MatMul", palettized(4), newest), tmp_path)
     assert run(tmp_path / "model.onnx", np.ones((3, 64), np.float32)).shape == (3, 32)
 

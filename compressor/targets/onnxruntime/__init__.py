@@ -1,0 +1,178 @@
+"""ONNX Runtime: standard ONNX whose weights are decoded, and the decoding folded away, when a session is created."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from compressor.arrays import NDArray
+from compressor.encodings import Encoding, LinearQuantized, Sparse, arrays, spec
+from compressor.errors import CompressorError
+from compressor.formats.onnx import assembly, copying, decoding, dtypes, functions, opening, writing
+from compressor.formats.onnx.lowered import shared
+from compressor.formats.onnx.quantized import Form, is_linear
+from compressor.model import Model, Weight
+from compressor.targets import Illegal
+from compressor.targets.onnxruntime import computing, opsets
+from compressor.targets.onnxruntime.assembled import Assembled, assemble
+
+TARGETS: Mapping[str, tuple[int, str] | None] = {
+    "onnxruntime": None,
+    "onnx-opset18": (18, "1.14"),
+    "onnx-opset21": (21, "1.18"),
+    "onnx-opset25": (25, "1.25"),
+}
+"""The newest opset that a model for the target may have, and the ONNX Runtime that first ran it; None: what is here."""
+
+FILES = (writing.MODEL, writing.DATA)
+PACKAGES = ("onnx", "onnxruntime")
+
+FUNCTIONS_OPSET = 18
+"""The opset for which the bytes of decoding are estimated where there is no model: the one with the most functions."""
+
+HEADER_NBYTES = 32
+"""About what an initializer takes beside its name and its data."""
+
+
+def _anywhere(_: int) -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a model's graph says of its weights.
+
+    opset: the one that it has. unreachable: why it has no such opset; empty if it has, or can be converted.
+    wanted: by weight, the form in which ONNX Runtime computes with it, see `computing.wanted`.
+    """
+
+    opset: int = FUNCTIONS_OPSET
+    unreachable: Callable[[int], str] = _anywhere
+    wanted: Mapping[str, Form] = field(default_factory=dict)
+
+
+UNKNOWN = Facts()
+"""Those of no model."""
+
+
+@dataclass(frozen=True)
+class OnnxRuntime:
+    """ONNX Runtime with models of up to an opset.
+
+    opset: None for the newest that the installed one runs. since: the version of ONNX Runtime that first ran it.
+    facts: of the model that it is fitted to.
+    """
+
+    name: str
+    opset: int | None
+    since: str = ""
+    facts: Facts = field(default=UNKNOWN, compare=False)
+    precision: str = ""
+
+    @property
+    def summary(self) -> str:
+        if self.opset is None:
+            return f"the ONNX Runtime that is installed here, opset {self.newest()}"
+        return f"ONNX Runtime {self.since} and later, opset {self.opset}"
+
+    def fitted(self, model: Model) -> OnnxRuntime:
+        return replace(self, facts=_facts(model)) if "onnx" in model.graphs else self
+
+    def prepare(self, model: Model, smallest: Callable[[Weight], int]) -> Model:  # noqa: ARG002 - it folds nothing
+        if "onnx" not in model.graphs:
+            raise CompressorError(f"{model.path}: has no ONNX graph: {self.name} needs one, export the model to ONNX.")
+        return model
+
+    def restored(self, model: Model, artefact: Model) -> Iterator[tuple[str, NDArray]]:  # noqa: ARG002 - its own
+        return iter(())
+
+    def legalize(self, encoding: Encoding) -> Encoding:
+        newest = self.newest()
+        for array in arrays(encoding) if not isinstance(encoding, Sparse | LinearQuantized) else ():
+            since = dtypes.SINCE.get(array.dtype.name, 0)
+            if since > newest:
+                raise Illegal(f"{array.dtype} needs opset {since}, {self.name} has {newest}")
+        if reason := decoding.why_not(encoding):
+            raise Illegal(reason)
+        if self._as_floats(encoding):
+            raise Illegal("ONNX Runtime would quantize its floats anew, beside activations that are quantized")
+        oldest, instead = decoding.needs_opset(encoding), decoding.aligned(encoding)
+        reason = self.facts.unreachable(oldest)
+        if oldest > newest:
+            reason = f"decoding needs opset {oldest}, {self.name} has {newest}"
+        if reason:
+            raise Illegal(reason, instead if decoding.needs_opset(instead) < oldest else None)
+        return encoding
+
+    def overhead(self, name: str, encoding: Encoding) -> Mapping[str, int]:
+        opset = max(self.facts.opset, decoding.needs_opset(encoding))
+        form = computing.held(self.facts.wanted.get(name, "folded"), encoding, opset)
+        lowered = decoding.lower(name, spec(encoding), opset, form)
+        own = sum(node.ByteSize() for node in lowered.nodes) + sum(value.ByteSize() for value in lowered.values)
+        own += sum(len(part.name) + HEADER_NBYTES for part in lowered.parts) - len(name) - HEADER_NBYTES
+        common = shared([lowered])
+        called = lowered.functions | common.functions
+        parts = {function: _function_nbytes(function, opset) for function in sorted(called)}
+        return {name: own, **parts, **{node.output[0]: node.ByteSize() for node in common.nodes}}
+
+    def _as_floats(self, encoding: Encoding) -> bool:
+        """Whether codes would be floats before a kernel that wants codes gets them."""
+        quantized = encoding.values if isinstance(encoding, Sparse) else encoding
+        if "linear" not in self.facts.wanted.values() or not isinstance(quantized, LinearQuantized):
+            return False
+        return not is_linear(encoding, self.facts.opset)
+
+    def newest(self) -> int:
+        """The newest opset that a model for this target may have."""
+        return self.opset or opsets.installed()
+
+    def size(self, model: Model, specs: Mapping[str, Encoding], metadata: Mapping[str, str] = {}) -> int:
+        made = self._assembled(model, specs, metadata)
+        return writing.size(made.proto, [*made.copied, *made.planned])
+
+    def write(
+        self,
+        model: Model,
+        specs: Mapping[str, Encoding],
+        weights: Iterable[Weight],
+        directory: Path,
+        metadata: Mapping[str, str] = {},
+    ) -> None:
+        made = self._assembled(model, specs, metadata)
+        writing.write(made.proto, [*made.copied, *made.planned], made.stream(weights), directory)
+
+    def _assembled(self, model: Model, specs: Mapping[str, Encoding], metadata: Mapping[str, str]) -> Assembled:
+        wanted = computing.wanted(model) if self.facts is UNKNOWN else self.facts.wanted
+        proto = opsets.raised(model.graphs["onnx"], specs.values(), self.newest(), self.name)
+        return assemble(proto, model, specs, wanted, metadata)
+
+    def read(self, directory: Path) -> Model:
+        from compressor.sources import onnx as source
+
+        return source.read(directory / writing.MODEL, as_written=True)
+
+    def copy(self, model: Model, directory: Path, untrue: str = "") -> bool:
+        copying.copy(model.path, directory, untrue)
+        return True
+
+    def refusal(self, path: Path) -> str:
+        return opening.refusal(path / writing.MODEL if path.is_dir() else path)
+
+
+def get(name: str, options: Mapping[str, object] = {}) -> OnnxRuntime:  # noqa: ARG001 - it has none
+    """The target of that canonical name."""
+    return OnnxRuntime(name, *(TARGETS[name] or (None,)))
+
+
+def _facts(model: Model) -> Facts:
+    proto = model.graphs["onnx"]
+    reached = functools.cache(partial(opsets.unreachable, proto))
+    return Facts(assembly.opset(proto), reached, computing.wanted(model))
+
+
+@functools.cache
+def _function_nbytes(name: str, opset: int) -> int:
+    return int(functions.function(name, opset).ByteSize())
