@@ -1,24 +1,19 @@
 """Model-local functions that decode a weight: standard ONNX, inlined and folded away when ONNX Runtime loads a model.
 
-A function's name says all about its body; shapes are attributes of the node that calls it. What a body costs at load is
-the memory that it touches, since ONNX Runtime keeps every intermediate value until the last weight is decoded. So codes
-stay bytes as long as they can, and one operator looks up what several would compute. A body is part of every artefact:
-tables are computed, not stored.
+A function's name says all about its body; shapes are attributes of the node that calls it.
 
-Source: ONNX IR specification, "Functions"; ONNX Runtime, core/optimizer/constant_folding.cc.
+Source: ONNX IR specification, "Functions".
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from compressor.arrays import FLOAT_DTYPES, INT8, UINT8, DType
-from compressor.formats.onnx.body import BOOL, INT32, Body, Caller
+from compressor.arrays import FLOAT_DTYPES, INT8, UINT8
+from compressor.formats.onnx import bodies
+from compressor.formats.onnx.body import Body
 
 if TYPE_CHECKING:
     import onnx
@@ -55,250 +50,59 @@ def is_own(made: onnx.FunctionProto) -> bool:
     return (list(made.input), sorted(made.attribute)) == (list(ours.input), sorted(ours.attribute))
 
 
-def _unpack(body: Body, width: int, dtype: DType, *, part: bool) -> None:
-    """Codes of `width` bits that fill whole bytes: a row of a table for each byte.
-
-    packed: uint8 `[bytes]`, low bits first. Gives uint8 or int8 `shape`; `part`: the last byte is not full.
-    """
-    rows = body.node("Gather", _byte_table(body, width, dtype), body.cast(body.input("packed"), INT32))
-    body.reshape(body.first(body.flat(rows), "shape") if part else rows, "shape")
-
-
-def _unpack_straddling(body: Body, width: int, *, part: bool) -> None:
-    """Codes of 3, 5, 6 or 7 bits: the end of the byte in which one begins, and the beginning of the next.
-
-    packed: uint8 `[runs, bytes]`, low bits first. Gives uint8 `shape`; `part`: the last run is not full.
-    """
-    columns = body.node("Transpose", body.input("packed"), perm=[1, 0])
-    bytes_, shifts = straddling(width)
-    ends, beginnings = (body.node("Gather", columns, body.integers(places)) for places in bytes_)
-    right, left = (body.constant(np.array(shift)[:, None], UINT8) for shift in shifts)
-    low = body.node("BitShift", ends, right, direction="RIGHT")
-    high = body.node("BitShift", beginnings, left, direction="LEFT")
-    mask = body.constant((1 << width) - 1, UINT8)
-    codes = body.node("BitwiseAnd", body.node("BitwiseOr", low, high), mask)
-    runs = body.node("Transpose", codes, perm=[1, 0])
-    body.reshape(body.first(body.flat(runs), "shape") if part else runs, "shape")
-
-
-def straddling(width: int) -> tuple[tuple[list[int], list[int]], tuple[list[int], list[int]]]:
-    """Of each code in a run: the bytes in which it begins and ends, and the shifts of the former and of the latter.
-
-    A code that ends where it begins gets that byte twice, the second time shifted out of the code's bits.
-    """
-    starts = [place * width for place in range(8 // math.gcd(width, 8))]
-    first, right = [start // 8 for start in starts], [start % 8 for start in starts]
-    last = [(start + width - 1) // 8 for start in starts]
-    left = [8 - shift if shift else 7 for shift in right]
-    return (first, last), (right, left)
-
-
-def _byte_table(body: Body, width: int, dtype: DType) -> str:
-    """The codes in each byte, signed ones with their sign: `[256, 8 / width]`."""
-    every = body.node("Range", body.integer(0), body.integer(256), body.integer(1))
-    column = body.node("Reshape", every, body.integers([-1, 1]))
-    codes = body.node("Div", column, body.integers([1 << shift for shift in range(0, 8, width)]))
-    half = body.integer(1 << (width - 1)) if dtype == INT8 else ""
-    codes = body.node("Mod", body.node("Add", codes, half) if half else codes, body.integer(1 << width))
-    return body.cast(body.node("Sub", codes, half) if half else codes, dtype)
-
-
-def _counter(body: Body) -> None:
-    """0, 1, 2, ...: int32 `[size]`, the places of a weight's elements."""
-    size = body.cast(body.node("Squeeze", body.ints("size")), INT32)
-    body.node("Range", body.constant(0, INT32), size, body.constant(1, INT32))
-
-
-def _zeros(body: Body, dtype: DType) -> None:
-    """Zeros `[size]`."""
-    zeros = body.node("ConstantOfShape", body.ints("size"))
-    if dtype.name != "float32":
-        body.cast(zeros, dtype)
-
-
-def _places(body: Body, *, blocks: bool) -> None:
-    """Where a mask is set: int32 `[D]`, in row-major order.
-
-    mask: uint8 `[bytes]`, one bit an element or a block, low bits first. counter: int32, as long as any weight.
-    """
-    mask, counter = body.input("mask"), body.input("counter")
-    bits = body.node("Gather", _byte_table(body, 1, BOOL), body.cast(mask, INT32))
-    flat = body.flat(bits)
-    if blocks:
-        flat = body.flat(body.spread(body.first(flat, "mask_grid"), "mask"))
-    body.node("Compress", counter, flat)
-
-
-def _sparse_to_dense(body: Body) -> None:
-    """The values `[D]` at the places of a weight, int32 `[D]`, and `zeros` `[size]` elsewhere."""
-    places, values, zeros = body.input("places"), body.input("values"), body.input("zeros")
-    body.reshape(body.node("ScatterElements", zeros, places, values), "shape")
-
-
-def _lut_to_dense(body: Body) -> None:
-    """`lut[group, codes]`: one lookup along `axis`, on which a table has its entries and lies along the other axes.
-
-    codes: integer. lut: `[*groups, K, 1]` with one group along `axis`.
-    """
-    codes = body.cast(body.input("codes"), INT32)
-    tables = body.reshape(body.input("lut"), "tables")
-    rows = body.spread(body.node("Transpose", tables, perm=Caller("perm", 7)), "rows")
-    body.node("GatherElements", rows, codes, axis=Caller("axis", 2))
-
-
-def _gather_lut(body: Body, *, groups: bool, vectors: bool) -> None:
-    """`lut[group, codes]` with any groups; entries of V values go to `vector_axis`, which `perm` and `shape` say.
-
-    codes: integer. lut: `[*groups, K, V]`.
-    """
-    rows, lut = body.cast(body.input("codes"), INT32), body.input("lut")
-    if groups:
-        count = body.node("ReduceProd", body.ints("groups_grid"), keepdims=0)
-        number = body.node("Range", body.integer(0), count, body.integer(1))
-        first = body.cast(body.node("Mul", number, body.ints("entries")), INT32)
-        rows = body.node("Add", rows, body.spread(first, "groups"))
-    entries = body.reshape(lut, "vectors") if vectors else body.flat(lut)
-    values = body.node("Gather", entries, rows)
-    if vectors:
-        body.reshape(body.node("Transpose", values, perm=Caller("perm", 7)), "shape")
-
-
-def _group(body: Body, axes: int) -> None:
-    """The group or block of each place: int32 `[D]`, from `place // step % count` along each grouped axis."""
-    places, total = body.input("places"), ""
-    for axis in range(axes):
-        step, count = (body.cast(body.ints(f"{what}{axis}"), INT32) for what in ("step", "count"))
-        number = body.node("Mod", body.node("Div", places, step), count)
-        weighted = body.node("Mul", number, body.cast(body.ints(f"stride{axis}"), INT32)) if axes > 1 else number
-        total = body.node("Add", total, weighted) if total else weighted
-
-
-def _lut_at(body: Body) -> None:
-    """`lut[group, codes]` of the non-zeros. codes: integer `[D]`; lut: `[*groups, K, 1]`; group: int32 `[D]`."""
-    codes, lut, group = body.input("codes"), body.input("lut"), body.input("group")
-    first = body.node("Mul", group, body.cast(body.ints("entries"), INT32))
-    rows = body.node("Add", body.cast(codes, INT32), first)
-    body.node("Gather", body.flat(lut), rows)
-
-
-def _dequantize(body: Body, dtype: DType, *, zero_point: bool, blocks: bool, at: bool) -> None:
-    """`(codes - zero_point) * scale`, rounded once to the scale's type.
-
-    `blocks`: codes have an axis more for each axis, which runs through a block, and parameters have a 1 there (`grid`).
-    `at`: codes `[D]` of non-zeros, whose blocks are `group`.
-    """
-    exact = FLOAT_DTYPES["float64" if dtype.name == "float64" else "float32"]
-    codes, names = body.input("codes"), ["scale", *(["zero_point"] if zero_point else [])]
-    parameters = [body.input(name) for name in names]
-    group = body.input("group") if at else ""
-    values = body.cast(codes, exact)
-    scale, *offset = (_parameter(body, parameter, exact, group, blocks=blocks) for parameter in parameters)
-    if offset:
-        values = body.node("Sub", values, offset[0])
-    values = body.node("Mul", values, scale)
-    if blocks:
-        values = body.reshape(values, "shape")
-    if dtype != exact:
-        body.cast(values, dtype)
-
-
-def _parameter(body: Body, name: str, exact: DType, group: str, *, blocks: bool) -> str:
-    value = body.cast(name, exact)
-    if group:
-        return body.node("Gather", body.flat(value), group)
-    return body.reshape(value, "grid") if blocks else value
-
-
-def _dequantize_linear(body: Body, *, axis: bool, zero: DType | None) -> None:
-    """`(codes - zero_point) * scale` as ONNX Runtime keeps it, for the kernels that compute with codes.
-
-    zero: the type of a zero point that is not stored since it is zero: `QGemm` is not chosen without one.
-    """
-    codes, scale = body.input("codes"), body.input("scale")
-    if zero is None:
-        offset = body.input("zero_point")
-    else:
-        offset = body.cast(body.node("ConstantOfShape", body.node("Shape", scale)), zero)
-    body.node("DequantizeLinear", codes, scale, offset, **({"axis": Caller("axis", 2)} if axis else {}))
-
-
-def _dequantize_blocks(body: Body, *, zero_point: bool) -> None:
-    """The same with blocks of `block_size` along `axis`, which `MatMulNBits` takes with and without zero points."""
-    inputs = [body.input("codes"), body.input("scale"), *([body.input("zero_point")] if zero_point else [])]
-    body.node("DequantizeLinear", *inputs, axis=Caller("axis", 2), block_size=Caller("block_size", 2))
-
-
-def _spread(body: Body, dtype: DType) -> None:
-    """Zero points by block as codes for every element: what a sparse weight has where it has no code."""
-    codes = body.cast(body.input("zero_point"), dtype)
-    body.flat(body.spread(codes, "fill"))
-
-
-def _widen(body: Body, dtype: DType) -> None:
-    """Codes of 2 or 4 bits as bytes, with which more operators work."""
-    body.cast(body.input("codes"), dtype)
-
-
-def _reshaped(body: Body) -> None:
-    body.reshape(body.input("codes"), "shape")
-
-
 MOST_GROUPED_AXES = 8
 
+Named = tuple[str, Callable[[Body], None]]
 
-def _unpacking() -> dict[str, Callable[[Body], None]]:
-    bodies: dict[str, Callable[[Body], None]] = {}
+
+def _unpacking() -> Iterator[Named]:
     for part, suffix in ((False, ""), (True, "_part")):
         for width in (1, 2, 4):
-            bodies[f"unpack_uint{width}{suffix}"] = partial(_unpack, width=width, dtype=UINT8, part=part)
+            yield f"unpack_uint{width}{suffix}", partial(bodies.unpack, width=width, dtype=UINT8, part=part)
         for width in (2, 4):
-            bodies[f"unpack_int{width}{suffix}"] = partial(_unpack, width=width, dtype=INT8, part=part)
+            yield f"unpack_int{width}{suffix}", partial(bodies.unpack, width=width, dtype=INT8, part=part)
         for width in (3, 5, 6, 7):
-            bodies[f"unpack_uint{width}{suffix}"] = partial(_unpack_straddling, width=width, part=part)
-    return bodies
+            yield f"unpack_uint{width}{suffix}", partial(bodies.unpack_straddling, width=width, part=part)
 
 
-def _looking_up() -> dict[str, Callable[[Body], None]]:
-    bodies: dict[str, Callable[[Body], None]] = {"lut_at": _lut_at, "lut_to_dense": _lut_to_dense}
+def _looking_up() -> Iterator[Named]:
+    yield "lut_at", bodies.lut_at
+    yield "lut_to_dense", bodies.lut_to_dense
     for groups, middle in ((False, ""), (True, "_groups")):
         for vectors, suffix in ((False, ""), (True, "_vectors")):
-            bodies[f"gather_lut{middle}{suffix}"] = partial(_gather_lut, groups=groups, vectors=vectors)
+            yield f"gather_lut{middle}{suffix}", partial(bodies.gather_lut, groups=groups, vectors=vectors)
     for axes in range(1, MOST_GROUPED_AXES + 1):
-        bodies[f"group{axes}"] = partial(_group, axes=axes)
-    return bodies
+        yield f"group{axes}", partial(bodies.group, axes=axes)
 
 
-def _scattering() -> dict[str, Callable[[Body], None]]:
-    bodies: dict[str, Callable[[Body], None]] = {
-        "counter": _counter,
-        "places": partial(_places, blocks=False),
-        "places_of_blocks": partial(_places, blocks=True),
-        "sparse_to_dense": _sparse_to_dense,
-    }
+def _scattering() -> Iterator[Named]:
+    yield "counter", bodies.counter
+    yield "places", partial(bodies.places, blocks=False)
+    yield "places_of_blocks", partial(bodies.places, blocks=True)
+    yield "sparse_to_dense", bodies.sparse_to_dense
     for dtype in (*FLOAT_DTYPES.values(), INT8, UINT8):
-        bodies[f"zeros_{dtype.name}"] = partial(_zeros, dtype=dtype)
+        yield f"zeros_{dtype.name}", partial(bodies.zeros, dtype=dtype)
     for dtype in (INT8, UINT8):
-        bodies[f"spread_{dtype.name}"] = partial(_spread, dtype=dtype)
-    return bodies
+        yield f"spread_{dtype.name}", partial(bodies.spread, dtype=dtype)
 
 
-def _dequantizing() -> dict[str, Callable[[Body], None]]:
-    bodies: dict[str, Callable[[Body], None]] = {"reshaped": _reshaped}
+def _dequantizing() -> Iterator[Named]:
+    yield "reshaped", bodies.reshaped
     for dtype in (INT8, UINT8):
-        bodies[f"widen_{dtype.name}"] = partial(_widen, dtype=dtype)
+        yield f"widen_{dtype.name}", partial(bodies.widen, dtype=dtype)
     for axis, name in ((False, ""), (True, "_axis")):
-        linear = partial(_dequantize_linear, axis=axis)
+        linear = partial(bodies.dequantize_linear, axis=axis)
         for origin in ("", "_from_int8"):  # what the reader makes of the codes is all that differs
-            bodies[f"dequantize_linear{name}{origin}_zero_point"] = partial(linear, zero=None)
-        bodies |= {f"dequantize_linear{name}_{zero.name}": partial(linear, zero=zero) for zero in (INT8, UINT8)}
-    for zero_point, middle in ((False, ""), (True, "_zero_point")):
-        bodies[f"dequantize_linear_blocks{middle}"] = partial(_dequantize_blocks, zero_point=zero_point)
+            yield f"dequantize_linear{name}{origin}_zero_point", partial(linear, zero=None)
+        for zero in (INT8, UINT8):
+            yield f"dequantize_linear{name}_{zero.name}", partial(linear, zero=zero)
+    for zero_point, suffix in ((False, ""), (True, "_zero_point")):
+        yield f"dequantize_linear_blocks{suffix}", partial(bodies.dequantize_blocks, zero_point=zero_point)
         for dtype in FLOAT_DTYPES.values():
-            for name, blocks, at in (("", False, False), ("_blocks", True, False), ("_at", False, True)):
-                bodies[f"dequantize_{dtype.name}{name}{middle}"] = partial(
-                    _dequantize, dtype=dtype, zero_point=zero_point, blocks=blocks, at=at
-                )
-    return bodies
+            made = partial(bodies.dequantize, dtype=dtype, zero_point=zero_point)
+            yield f"dequantize_{dtype.name}{suffix}", partial(made, blocks=False, at=False)
+            yield f"dequantize_{dtype.name}_blocks{suffix}", partial(made, blocks=True, at=False)
+            yield f"dequantize_{dtype.name}_at{suffix}", partial(made, blocks=False, at=True)
 
 
-BODIES = {**_unpacking(), **_looking_up(), **_scattering(), **_dequantizing()}
+BODIES = dict((*_unpacking(), *_looking_up(), *_scattering(), *_dequantizing()))
