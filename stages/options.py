@@ -19,7 +19,7 @@ Overrides = Annotated[
         "--set",
         "-S",
         metavar="KEY=VALUE",
-        help="Override a setting, as in dvc exp run -S. Repeatable.",
+        help="Override a setting; the value is YAML. Repeatable.",
         show_default=False,
     ),
 ]

@@ -19,10 +19,9 @@ from compressor import targets
 from compressor.compilation import pipelines
 from compressor.errors import UsageError, unknown
 from compressor.recognition import findings
-from compressor.stages import files, overrides
+from compressor.stages import files, overrides, yaml
 
 DEFAULT_FILE = Path("params.yaml")
-MOST_VALUES = 1_000_000
 
 Axis = Annotated[int, Field(strict=False)]  # -S spells the key of a dictionary as text
 Sizes = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)]  # YAML has lists, not tuples
@@ -295,41 +294,18 @@ def _content(file: Path | None) -> Mapping[str, Any]:
     if file is None and not DEFAULT_FILE.is_file():
         return {}
     path = file or DEFAULT_FILE
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}. Name a params file that exists.") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}.") from error
-    except (YAMLError, RecursionError, ValueError) as error:  # of a date that is none, for instance
-        mark = getattr(error, "problem_mark", None)
-        line = f" in line {mark.line + 1}" if mark else ""
-        raise UsageError(f"{path}: not valid YAML{line}: {getattr(error, 'problem', None) or error}.") from error
+    content = yaml.read(text, str(path))
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise UsageError(f"{path}: expected groups such as `detect:`, got a {type(content).__name__}.")
-    if _expands(content):
-        raise UsageError(
-            f"{path}: its aliases stand for more than {MOST_VALUES:,} values. Write the values themselves."
-        )
     return content
-
-
-def _expands(content: object) -> bool:
-    """Whether aliases make much of little, or lead in a circle: whatever shows such a value would never end."""
-    pending, count = [content], 0
-    while pending:
-        value = pending.pop()
-        count += 1
-        if count > MOST_VALUES:
-            return True
-        if isinstance(value, dict | list):
-            pending.extend(value.values() if isinstance(value, dict) else value)
-    return False
 
 
 def _check_group(schema: type[Group], override: overrides.Override) -> None:

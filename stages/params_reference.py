@@ -28,7 +28,10 @@ INTRODUCTION = """\
 Written from the schema; change that, then run `python -m compressor.stages.params_reference > docs/params.md`.
 
 A command takes its settings from, each winning over those before it: the defaults below, `params.yaml` in the current
-directory (or `--params FILE`), `-S key=value` with the grammar of `dvc exp run -S`, and its own options (`--target`).
+directory (or `--params FILE`), `-S`, and its own options (`--target`). `-S key=value` sets a dotted key to a value in
+YAML, as it would stand in `params.yaml` (`-S evaluate.limits='{size_ratio: 4}'`): mappings are merged, anything else is
+replaced, and nothing after the `=` is empty text. `-S ~key` takes a key back to its default. `dvc exp run -S` reads
+numbers, text, `null`, `[a, b]` and `{a: 1}` in the same way, and wants a `+` before a key that `params.yaml` lacks.
 Groups of `params.yaml` that are not listed here belong to other stages and are ignored; a key that a group here does
 not know is an error.
 

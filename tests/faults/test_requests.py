@@ -33,7 +33,7 @@ def model(folder: Path) -> Path:
         (["-S", "detect.min_element=3"], "unknown key detect.min_element. Did you mean 'min_elements'?"),
         (["-S", "detect.min_elements=many"], "detect.min_elements is 'many': expected a whole number"),
         (["-S", "detect.threshold=-1"], "detect.threshold is -1: expected greater than or equal to 0"),
-        (["-S", "detect.threshold=nan"], "detect.threshold is nan: expected a finite number"),
+        (["-S", "detect.threshold=.nan"], "detect.threshold is nan: expected a finite number"),
         (["-S", "detect.max_thresholded=2"], "detect.max_thresholded is 2: expected less than or equal to 1"),
         (["-S", "detekt.threshold=1"], "unknown group 'detekt'. Did you mean 'detect'?"),
         (["-S", "evaluate.metric=r2_score"], "evaluate is not read here; this command reads"),

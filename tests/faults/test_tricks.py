@@ -244,7 +244,7 @@ ALIASES = "\n".join(
             "its aliases stand for more than 1,000,000 values. Write the values",
         ),
         ("detect: &a {threshold: *a}", "its aliases stand for more than 1,000,000 values"),
-        ("detect: {threshold: " + "[" * 1000, "not valid YAML: maximum recursion depth"),
+        ("detect: {threshold: " + "[" * 1000, "not valid YAML: nested too deep"),
         ("detect: {threshold: 2026-99-99}", "not valid YAML: month must be in 1..12"),
         ("detect: {min_elements: " + "9" * 9000 + "}", "not valid YAML: Exceeds the limit"),
         ("detect: {threshold: !!python/object/apply:os.system ['touch pwned']}", "not valid YAML in line 1"),

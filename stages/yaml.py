@@ -1,0 +1,48 @@
+"""YAML 1.2, as params.yaml and `-S` have it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compressor.errors import UsageError
+
+MOST_VALUES = 1_000_000
+
+
+def read(text: str, where: str) -> Any:
+    """The value that a text stands for.
+
+    where: what errors call it.
+
+    Raises:
+        UsageError: it is no YAML, or its aliases make too much of it.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        value = YAML(typ="safe", pure=True).load(text)
+    except RecursionError as error:
+        raise UsageError(f"{where}: not valid YAML: nested too deep.") from error
+    except (YAMLError, ValueError) as error:  # of a date that is none, for instance
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        raise UsageError(f"{where}: not valid YAML{line}: {getattr(error, 'problem', None) or error}.") from error
+    if _expands(value):
+        raise UsageError(
+            f"{where}: its aliases stand for more than {MOST_VALUES:,} values. Write the values themselves."
+        )
+    return value
+
+
+def _expands(content: object) -> bool:
+    """Whether aliases make much of little, or lead in a circle: whatever shows such a value would never end."""
+    pending, count = [content], 0
+    while pending:
+        value = pending.pop()
+        count += 1
+        if count > MOST_VALUES:
+            return True
+        if isinstance(value, dict | list):
+            pending.extend(value.values() if isinstance(value, dict) else value)
+    return False
