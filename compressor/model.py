@@ -6,11 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from compressor.arrays import Array
-from compressor.encodings import Encoding
 from compressor.errors import CompressorError
+from compressor.weight import Weight
+
+if TYPE_CHECKING:
+    import onnx
+
+    from compressor.formats.coreml.skeleton import Skeleton
 
 
 class Stamp(NamedTuple):
@@ -31,44 +35,16 @@ UNTRACED = "compressor.untraced"
 
 
 @dataclass(frozen=True, eq=False)
-class Weight:
-    """One named constant of a graph.
-
-    name: unique in the model; the name that training gave it where the source kept that.
-    encoding: how it is stored, `Dense` or compressed; arrays lie in files, so a weight is small until it is read.
-    uses: the operator types that read it (`Conv`, `MatMul`, ...), sorted.
-    pinned: why it must stay stored as it is; empty for a weight that may be encoded.
-    note: what its source says about it, for a reader: a declaration that did not hold, codes that were not kept, ...
-    linear: whether its source decodes it by `DequantizeLinear`, so that a runtime may compute with its codes.
-    n_bits: the `accuracy_level` of the `MatMulNBits` that multiplies by its codes in the source; None where none does.
-    values: as the source has them, where the encoding is codes that were found in them; None where it has no others.
-    scaled: whether its values are products of those that were trained: what is small there says nothing about training.
-    signed: what tells -0.0 from 0.0 where the weight is read (a division, an output, ...): then it keeps both. Empty
-        where every reader is linear in it and the like: then 0.0 may stand for -0.0.
-    """
-
-    name: str
-    encoding: Encoding
-    uses: tuple[str, ...] = ()
-    pinned: str = ""
-    note: str = ""
-    linear: bool = False
-    n_bits: int | None = None
-    scaled: bool = False
-    signed: str = ""
-    values: Array | None = None
-
-
-@dataclass(frozen=True, eq=False)
 class Model:
     """A graph whose constants are the weights.
 
     path: the file that it was read from.
     weights: in the order of the graph.
-    graphs: the graph by kind. `onnx`: an `onnx.ModelProto` in which each weight is an initializer of its name, dtype
-        and shape without data, read as a plain tensor: whatever decoding the source had is in `Weight.encoding`.
-        `torch`: the path of the same module, traced, whose parameters have no values. `coreml`: a `Skeleton`.
+    graph: an `onnx.ModelProto` in which each weight is an initializer of its name, dtype and shape without data, read
+        as a plain tensor: whatever decoding the source had is in `Weight.encoding`. Or the `Skeleton` of a Core ML
+        package. None for weights alone.
     metadata: what this package wrote about itself when it wrote the file; keys begin with `compressor.`.
+    traced: the path of the same module, traced by torch, whose parameters have no values; None where there is none.
     notes: what there is to say of the model as a whole: what was translated in another way than one expects.
     files: those that the model consists of, in the order in which they are read: `path` alone if none are given.
     stamps: every file that is read for it, `files` among them, as they were before; none for what lies in memory.
@@ -76,15 +52,23 @@ class Model:
 
     path: Path
     weights: Sequence[Weight]
-    graphs: Mapping[str, Any]
+    graph: onnx.ModelProto | Skeleton | None
     metadata: Mapping[str, str] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     stamps: Stamps = field(default_factory=dict)
+    traced: Path | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.files:
             object.__setattr__(self, "files", (self.path,))
+
+    @property
+    def onnx(self) -> onnx.ModelProto | None:
+        """The graph where it is one of ONNX."""
+        from compressor.formats.coreml.skeleton import Skeleton
+
+        return None if isinstance(self.graph, Skeleton) else self.graph
 
 
 def stamps(files: Iterable[Path]) -> Stamps:

@@ -76,10 +76,11 @@ def copy_onnx(source: Path, directory: Path) -> None:
         CompressorError: the model cannot be read: what no later command could use is refused here.
     """
     from compressor import sources
+    from compressor.formats.coreml.skeleton import Skeleton
     from compressor.formats.onnx import reading, writing
 
     model = sources.read(source)
-    if "onnx" not in model.graphs:
+    if isinstance(model.graph, Skeleton):
         raise UsageError(f"{source}: has no ONNX graph: give it to compress as it is.")
     file = model.path
     graph = reading.load(file)

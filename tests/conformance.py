@@ -22,7 +22,8 @@ from onnx import TensorProto, helper
 from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, DType, NDArray, Shape
 from compressor.encodings import PLACES, Dense, Encoding, LinearQuantized, Palettized, Sparse, dtype, is_places, shape
 from compressor.formats.onnx.dtypes import DATA_TYPES
-from compressor.model import Model, Weight
+from compressor.model import Model
+from compressor.weight import Weight
 
 F32, F16, BF16 = (FLOAT_DTYPES[name] for name in ("float32", "float16", "bfloat16"))
 FLOATS = (F32, F16, BF16)
@@ -150,7 +151,7 @@ def model(cases: Sequence[Case], opset: int) -> Model:
     graph = helper.make_graph(nodes, "forms", inputs, outputs, stubs)
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     onnx.checker.check_model(_without_stubs(proto))
-    return Model(Path("forms.onnx"), weights, {"onnx": proto})
+    return Model(Path("forms.onnx"), weights, proto)
 
 
 def _without_stubs(proto: onnx.ModelProto) -> onnx.ModelProto:

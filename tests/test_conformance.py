@@ -12,10 +12,11 @@ import pytest
 from compressor import targets
 from compressor.arrays import NDArray
 from compressor.encodings import Encoding, arrays, decode, spec
-from compressor.model import Model, Weight
+from compressor.model import Model
 from compressor.targets import Illegal, Target
 from compressor.targets.coreml import PACKAGE, CoreML
 from compressor.targets.onnxruntime import OnnxRuntime
+from compressor.weight import Weight
 from tests import conformance
 from tests.conformance import Case, same
 from tests.formats import coreml_models
@@ -50,7 +51,7 @@ def run_core_ml(target: Target, chunk: Sequence[Case], directory: Path) -> Mappi
     assert isinstance(target, CoreML)
     made = coreml_models.stubbed(target.version, dict(chunk))
     weights = [Weight(name, encoding) for name, encoding in chunk]
-    model = Model(Path("forms.mlpackage"), weights, {"coreml": made})
+    model = Model(Path("forms.mlpackage"), weights, made)
     specs = {name: spec(encoding) for name, encoding in chunk}
     target.write(model, specs, weights, directory)
     files = [file for file in directory.rglob("*") if file.is_file()]

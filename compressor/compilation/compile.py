@@ -37,10 +37,12 @@ from compressor.compilation.stream import InexactError, failures, run
 from compressor.compilation.verify import Allowed, verify
 from compressor.encodings import Dense, Encoding
 from compressor.errors import CompressorError
-from compressor.model import Model, Weight, unchanged
+from compressor.formats.coreml.skeleton import Skeleton
+from compressor.model import Model, unchanged
 from compressor.recognition.findings import Detection, Finding, Settings
 from compressor.targets import Target
 from compressor.targets.session import HAS_CORE_ML
+from compressor.weight import Weight
 
 _TARGET, _PIPELINE, _VERSION = "compressor.target", "compressor.pipeline", "compressor.version"
 """What an artefact says about itself."""
@@ -81,7 +83,7 @@ def dry_run(
     asked = _request(_target(target).fitted(model), pipeline, detection, settings, progress)
     with unchanged(model.stamps):
         findings = _findings(model, detection, asked, sampled=False)
-        if not model.graphs:  # weights alone: what the target would make of them in a graph is not known
+        if model.graph is None:  # weights alone: what the target would make of them in a graph is not known
             return plan(findings, asked.target, asked.pipeline)
         return planned(prepare(model, findings, asked, sampled=False), asked)
 
@@ -139,7 +141,7 @@ def runnable(model: Model | Path | str, artefact: Path, folder: Path, *, target:
         CompressorError: the artefact cannot be read, or was made from another model.
     """
     chosen, stored = _target(target), sources.read(artefact)
-    if not chosen.precision or (HAS_CORE_ML and "coreml" in stored.graphs):
+    if not chosen.precision or (HAS_CORE_ML and isinstance(stored.graph, Skeleton)):
         return stored.path
     model = _model(model)
     restored = chosen.restored(model, stored)
@@ -164,7 +166,7 @@ def inspect(path: Path | str) -> Manifest:
     """
     model = sources.read(Path(path))
     weights = tuple(_inspected(weight) for weight in model.weights)
-    folder = model.path if model.path.is_dir() and "coreml" not in model.graphs else model.path.parent
+    folder = model.path if model.graph is None and model.path.is_dir() else model.path.parent
     files = tuple(_file(file, folder) for file in model.files)
     total = sum(file.nbytes for file in files)
     stored, dense = sum(weight.nbytes for weight in weights), sum(weight.dense_nbytes for weight in weights)
@@ -339,7 +341,7 @@ def _whole(model: Model | Path | str) -> Model:
         CompressorError: the file holds weights alone, which detect, inspect and dry_run need no more of.
     """
     model = _model(model)
-    if not model.graphs:
+    if model.graph is None:
         raise CompressorError(
             f"{model.path}: holds weights without a graph; first run `compressor export {model.path} DIRECTORY`, with "
             "export.factory in params.yaml for a state dict, or with transformers installed for its folders."

@@ -24,8 +24,8 @@ from compressor.encodings import (
     nbytes,
 )
 from compressor.encodings import spec as spec_of
-from compressor.model import Weight
 from compressor.recognition.schemes import Scheme, Values, linear_quantize, palettize, sparsify
+from compressor.weight import Weight
 
 
 def encode(

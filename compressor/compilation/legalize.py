@@ -8,8 +8,8 @@ from functools import partial
 
 from compressor.compilation.stream import InexactError, Pass
 from compressor.encodings import Encoding
-from compressor.model import Weight
 from compressor.targets import Illegal
+from compressor.weight import Weight
 
 
 def legalize(target: Callable[[Encoding], Encoding]) -> Pass:

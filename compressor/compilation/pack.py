@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from compressor.encodings import packed
-from compressor.model import Weight
+from compressor.weight import Weight
 
 
 def pack(weight: Weight) -> Weight:

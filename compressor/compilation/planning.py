@@ -14,11 +14,12 @@ from compressor.compilation.plan import Choice, Plan, Rejected, choose, plan
 from compressor.compilation.stream import InexactError, stream
 from compressor.encodings import Dense, Encoding, LinearQuantized
 from compressor.errors import CompressorError
-from compressor.model import Model, Weight
+from compressor.model import Model
 from compressor.patterns import eps
 from compressor.recognition.findings import Finding, Settings, find
 from compressor.recognition.schemes import Candidate, linear_quantize, palettize
 from compressor.targets import Target
+from compressor.weight import Weight
 
 _LITTLE = 1.01
 """A table that takes so much more than a scale is not worth rounding the scale."""

@@ -15,7 +15,7 @@ from typing import TypeVar
 from compressor.arrays import ArraySpec
 from compressor.encodings import DamageError, Encoding, dtype, shape
 from compressor.errors import CompressorError
-from compressor.model import Weight
+from compressor.weight import Weight
 
 Pass = Callable[[Weight], Weight]
 T = TypeVar("T")

@@ -11,8 +11,8 @@ import numpy as np
 from compressor.arrays import NDArray, blocks
 from compressor.compilation.stream import InexactError, Pass
 from compressor.encodings import DamageError, Encoding, decode, dtype, name, shape
-from compressor.model import Weight
 from compressor.patterns import above, patterns
+from compressor.weight import Weight
 
 
 class Allowed(NamedTuple):

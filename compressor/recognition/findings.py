@@ -16,11 +16,11 @@ from compressor import encodings
 from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec, NDArray, Shape, is_float
 from compressor.encodings import PLACES, Dense, Encoding, LinearQuantized, Palettized, Sparse
 from compressor.errors import CompressorError
-from compressor.model import Weight
 from compressor.patterns import distance, has_minus_zero, largest
 from compressor.recognition.near_misses import near_misses
 from compressor.recognition.scan import ENTRIES, Scan, scan
 from compressor.recognition.schemes import Candidate, Scheme, linear_quantize, palettize, sparsify
+from compressor.weight import Weight
 
 T = TypeVar("T")
 

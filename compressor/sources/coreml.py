@@ -54,7 +54,7 @@ def read(path: Path) -> Model:
     sites = [lifted.sites[weight.name] for weight in lifted.weights]
     bones = skeleton.of_package(found, [weight.name for weight in weights], sites)
     notes = tuple(f"{name}: stays stored as it is: {reason}" for name, reason in lifted.opaque.items())
-    return Model(path, weights, {"coreml": bones}, said, found.files, notes=notes)
+    return Model(path, weights, bones, said, found.files, notes=notes)
 
 
 def _is_ours(key: str) -> bool:

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from compressor.arrays import NDArray
 from compressor.encodings import Encoding
 from compressor.errors import UsageError, unknown
-from compressor.model import Model, Weight
+from compressor.model import Model
+from compressor.weight import Weight
 
 
 class Illegal(Exception):  # noqa: N818 - a refusal that plans record, not an error

@@ -14,8 +14,8 @@ from compressor.compilation.encode import encode
 from compressor.compilation.verify import differences
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, dequantize
 from compressor.errors import CompressorError
-from compressor.model import Weight
 from compressor.recognition.findings import Settings, find
+from compressor.weight import Weight
 
 F32 = np.dtype(np.float32)
 

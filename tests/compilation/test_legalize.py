@@ -9,8 +9,8 @@ from compressor import encodings
 from compressor.compilation.legalize import legalize
 from compressor.compilation.stream import InexactError
 from compressor.encodings import Dense, Encoding
-from compressor.model import Weight
 from compressor.targets import Illegal
+from compressor.weight import Weight
 
 
 def halved(encoding: Encoding) -> Encoding:

@@ -18,8 +18,9 @@ from compressor import CompressorError, encodings
 from compressor.arrays import NDArray
 from compressor.compilation import encode as encoding
 from compressor.encodings import Dense, Encoding, Palettized
-from compressor.model import Model, Weight
+from compressor.model import Model
 from compressor.targets import Illegal, Target, get
+from compressor.weight import Weight
 
 SIZE = 96
 ENTRIES = np.random.default_rng(7).normal(0, 1, 16).astype(np.float32)

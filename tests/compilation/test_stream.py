@@ -23,7 +23,7 @@ from compressor.compilation.stream import run, stream
 from compressor.compilation.verify import Allowed, verify
 from compressor.encodings import Dense, Palettized
 from compressor.errors import CompressorError
-from compressor.model import Weight
+from compressor.weight import Weight
 
 
 def weights(count: int, size: int = 10) -> list[Weight]:

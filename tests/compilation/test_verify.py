@@ -11,7 +11,7 @@ from compressor.arrays import BLOCK, FLOAT_DTYPES, DType, NDArray
 from compressor.compilation.verify import Allowed, differences, verify
 from compressor.encodings import Dense, Palettized
 from compressor.errors import CompressorError
-from compressor.model import Weight
+from compressor.weight import Weight
 from tests import strategies
 from tests.strategies import special
 

@@ -193,7 +193,7 @@ def test_nodes_out_of_order_are_sorted(tmp_path: Path) -> None:
     ]
     inputs = [value("x", [64]), value("flag", [], TensorProto.BOOL)]
     path = save(tmp_path / "m.onnx", nodes, [tensor("w", floats(64))], inputs=inputs, outputs=[value("y", [64])])
-    graph = sources.read(path).graphs["onnx"].graph
+    graph = sources.read(path).graph.graph
     assert [node.op_type for node in graph.node] == ["Relu", "If"]
     assert [node.op_type for node in next(a for a in graph.node[1].attribute if a.name == "then_branch").g.node] == [
         "Add",
@@ -205,7 +205,7 @@ def test_nodes_in_order_stay_where_they_are(tmp_path: Path) -> None:
     names = [(f"v{place}", f"v{place + 1}") for place in (0, 2, 4)]
     nodes = [helper.make_node("Neg", [one], [two]) for one, two in names]
     inputs, outputs = [value(one, [4]) for one, _ in names], [value(two, [4]) for _, two in names]
-    found = sources.read(save(tmp_path / "m.onnx", nodes, inputs=inputs, outputs=outputs)).graphs["onnx"].graph
+    found = sources.read(save(tmp_path / "m.onnx", nodes, inputs=inputs, outputs=outputs)).graph.graph
     assert [node.output[0] for node in found.node] == ["v1", "v3", "v5"]
 
 
@@ -218,7 +218,7 @@ def test_functions_of_others_in_our_domain(tmp_path: Path) -> None:
     graph = helper.make_graph(nodes, "graph", [value("x", [4])], [value("y", [4])])
     model = helper.make_model(graph, opset_imports=opsets, functions=[made], ir_version=10)
     onnx.save(model, tmp_path / "m.onnx")
-    found = sources.read(tmp_path / "m.onnx").graphs["onnx"]
+    found = sources.read(tmp_path / "m.onnx").graph
     assert [node.op_type for node in found.graph.node] == ["Add"]
     assert not found.functions
     del model.functions[:]

@@ -17,7 +17,7 @@ from compressor.errors import CompressorError
 from compressor.formats.coreml import blob, lifting, package
 from compressor.formats.coreml.importing import coremltools, messages
 from compressor.formats.coreml.types import TYPES
-from compressor.model import Weight
+from compressor.weight import Weight
 from tests.formats.coreml_models import save
 
 MASK = np.arange(300).reshape(10, 30) % 7 == 0

@@ -69,7 +69,7 @@ def test_an_opset_that_is_imported_twice_is_imported_once(opsets: tuple[tuple[st
 
 def test_the_last_of_two_opsets_counts_as_in_onnx_runtime(tmp_path: Path) -> None:
     read = sources.read(model(tmp_path / "m.onnx", opsets=(("", 17), ("ai.onnx", 19))))
-    assert [(entry.domain, entry.version) for entry in read.graphs["onnx"].opset_import] == [("", 19)]
+    assert [(entry.domain, entry.version) for entry in read.graph.opset_import] == [("", 19)]
 
 
 def test_what_the_runtime_does_not_open_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

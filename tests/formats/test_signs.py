@@ -15,7 +15,7 @@ from compressor.compilation.stream import InexactError
 from compressor.compilation.verify import Allowed, verify
 from compressor.encodings import Dense, decode
 from compressor.formats.signs import Reader, shown_by
-from compressor.model import Weight
+from compressor.weight import Weight
 
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.standard_normal((64, 64)).astype(np.float32)

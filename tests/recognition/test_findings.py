@@ -22,8 +22,8 @@ from compressor.compilation.plan import choose
 from compressor.compilation.verify import differences
 from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse, dequantize, expand
 from compressor.errors import CompressorError
-from compressor.model import Weight
 from compressor.recognition.findings import Detection, Finding, Settings, find
+from compressor.weight import Weight
 from tests import strategies
 
 EVERY = Settings(min_elements=0)

@@ -24,8 +24,8 @@ from compressor.arrays import FLOAT_DTYPES, ArraySpec, DType, NDArray, Shape
 from compressor.compilation.encode import encode
 from compressor.compilation.verify import differences
 from compressor.encodings import Dense, Encoding, Palettized, dequantize, expand
-from compressor.model import Weight
 from compressor.recognition.findings import Finding, Settings, find
+from compressor.weight import Weight
 
 Random = np.random.Generator
 SHAPES: tuple[Shape, ...] = ((64, 96), (32, 32, 3, 3))

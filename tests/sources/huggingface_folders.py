@@ -12,7 +12,7 @@ import numpy as np
 
 from compressor import sources
 from compressor.arrays import NDArray
-from compressor.model import Weight
+from compressor.weight import Weight
 
 RANDOM = np.random.default_rng(0)
 TYPES = {"bool": "BOOL", "int8": "I8", "int32": "I32", "int64": "I64", "uint8": "U8", "float8_e4m3fn": "F8_E4M3"}

@@ -15,7 +15,8 @@ from compressor import sources
 from compressor.encodings import decode
 from compressor.formats.onnx import reading
 from compressor.formats.onnx.graphs import walk
-from compressor.model import Model, Weight
+from compressor.model import Model
+from compressor.weight import Weight
 
 RNG = np.random.default_rng(0)
 
@@ -76,7 +77,7 @@ def loaded(path: Path, *, in_floats: bool, optimized: Path | None = None) -> onn
 def decoded(model: Model) -> onnx.ModelProto:
     """The normal form with every weight put in, as one model in memory."""
     proto = onnx.ModelProto()
-    proto.CopyFrom(model.graphs["onnx"])
+    proto.CopyFrom(model.graph)
     weights = {weight.name: weight for weight in model.weights}
     for graph in walk(proto.graph):
         for stub in graph.initializer:

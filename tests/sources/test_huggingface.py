@@ -70,7 +70,7 @@ def test_the_floats_of_a_file_are_its_weights_wherever_they_lie(tmp_path: Path, 
     assert same(values(path), WEIGHTS)
     assert all(isinstance(weight.encoding, Dense) for weight in model.weights)
     assert all(isinstance(w.encoding.values, MappedArray) for w in model.weights if isinstance(w.encoding, Dense))
-    assert (model.graphs, model.files) == ({}, (path,))
+    assert (model.graph, model.files) == (None, (path,))
 
 
 def test_a_folder_is_read_with_its_settings(tmp_path: Path) -> None:

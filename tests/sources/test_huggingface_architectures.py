@@ -128,7 +128,7 @@ def test_packages_of_both_routes_compute_what_torch_does(
         axes = {"sequence": (1, 40)} if any(spec.dynamic for spec in NETWORKS[key].inputs.values()) else {}
         asked = targets.get(target, {"precision": "float32", "axes": axes})
         manifest = compressor.compress(exported, tmp_path / "out", target=asked, settings=SETTINGS)
-        order = [one.name for one in sources.read(exported).graphs["onnx"].graph.input]
+        order = [one.name for one in sources.read(exported).graph.graph.input]
     finally:
         if hidden.exists():
             hidden.rename(traced)

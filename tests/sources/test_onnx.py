@@ -36,7 +36,7 @@ def test_plain_initializers_are_dense_weights_in_graph_order(tmp_path: Path) -> 
     assert list(found) == ["fc.weight", "fc.bias"]
     assert [weight.uses for weight in found.values()] == [("MatMul",), ("Add",)]
     assert all(isinstance(weight.encoding, Dense) and not weight.pinned for weight in found.values())
-    shape = sources.read(path).graphs["onnx"].graph.initializer[1]
+    shape = sources.read(path).graph.graph.initializer[1]
     assert numpy_helper.to_array(shape).tolist() == [1, -1]
 
 
@@ -78,7 +78,7 @@ def test_small_constants_stay_and_large_ones_become_weights(tmp_path: Path) -> N
     ]
     path = save(tmp_path / "m.onnx", nodes, inputs=[value("x", [4, 32])], outputs=[value("y", [4, 16])])
     assert list(check_same(path, {"x": floats(4, 32)})) == ["large"]
-    assert [node.op_type for node in sources.read(path).graphs["onnx"].graph.node] == ["Constant", "MatMul", "Add"]
+    assert [node.op_type for node in sources.read(path).graph.graph.node] == ["Constant", "MatMul", "Add"]
 
 
 def test_a_weight_under_several_names_is_one(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_value_info_of_what_changed_is_dropped(tmp_path: Path) -> None:
         value_info=[value("w", [4, 4]), value("copy", [4, 4]), value("h", [4, 4])],
     )
     check_same(path)
-    assert [info.name for info in sources.read(path).graphs["onnx"].graph.value_info] == ["h"]
+    assert [info.name for info in sources.read(path).graph.graph.value_info] == ["h"]
 
 
 def test_versions_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_constants_that_are_no_weights_keep_their_data(tmp_path: Path) -> None:
     flag = value("flag", [], TensorProto.BOOL)
     path = save(tmp_path / "m.onnx", nodes, stored, inputs=[flag], outputs=[value("y", [500])])
     assert list(check_same(path, {"flag": np.array(True)})) == ["w"]
-    normal = sources.read(path).graphs["onnx"]
+    normal = sources.read(path).graph
     assert [one.name for one in normal.graph.initializer] == ["w", "outer"]
     assert normal.graph.initializer[1].external_data[0].value == "m.onnx"
     assert len(normal.graph.node[3].attribute) == 2
@@ -382,7 +382,7 @@ def test_constants_of_functions_are_weights_one_for_all_calls(tmp_path: Path) ->
     assert (found.uses, found.pinned) == (("MatMul",), "")
     assert isinstance(found.encoding, Dense)
     assert isinstance(found.encoding.values, MappedArray)
-    assert not sources.read(path).graphs["onnx"].functions
+    assert not sources.read(path).graph.functions
 
 
 def test_functions_of_another_opset_are_converted(tmp_path: Path) -> None:
@@ -403,7 +403,7 @@ def test_functions_that_cannot_be_inlined_are_refused_where_constants_are_in_the
     stays = function("f", [helper.make_node("Neg", ["a"], ["b"])], 18)
     path = with_functions(tmp_path / "m.onnx", [stays], [call("f", "x", "h"), call("f", "h", "y")])
     assert check_same(path, {"x": floats(4, 128)}) == {}
-    assert [made.name for made in sources.read(path).graphs["onnx"].functions] == ["f"]
+    assert [made.name for made in sources.read(path).graph.functions] == ["f"]
     with_functions(path, [palette_in_function(18)[1]], [call("inner", "x", "h"), call("inner", "h", "y")])
     with pytest.raises(CompressorError, match=r"m\.onnx: the function 'inner' of 'own' holds constants.*Export"):
         sources.read(path)

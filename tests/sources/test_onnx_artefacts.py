@@ -81,7 +81,7 @@ def test_artefacts_are_read_as_the_encodings_that_they_hold(tmp_path: Path, form
         assert (found[name].uses, found[name].pinned) == (("Sum",), "")
     model = sources.read(path)
     assert model.metadata == {"compressor.target": "onnxruntime"}
-    normal = model.graphs["onnx"]
+    normal = model.graph
     assert [node.op_type for node in normal.graph.node] == ["Sum"]
     assert not normal.functions
     assert [entry.key for entry in normal.metadata_props] == ["author"]

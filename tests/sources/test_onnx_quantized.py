@@ -39,7 +39,7 @@ def codes(kind: str, *shape: int) -> np.ndarray:
 
 
 def graph_of(path: Path) -> onnx.GraphProto:
-    found: onnx.GraphProto = sources.read(path).graphs["onnx"].graph
+    found: onnx.GraphProto = sources.read(path).graph.graph
     return found
 
 
@@ -340,8 +340,8 @@ def test_mat_mul_nbits(tmp_path: Path, *, bits: int, symmetric: bool, bias: bool
     assert (encoding.scale.shape, encoding.zero_point is None) == ((columns // 16, 24), symmetric)
     assert set(found) == ({"w", "bias"} if bias else {"w"})
     model: Model = sources.read(path)
-    assert [node.op_type for node in model.graphs["onnx"].graph.node] == ["MatMul", "Add"][: 2 if bias else 1]
-    assert [entry.domain for entry in model.graphs["onnx"].opset_import] == [""]
+    assert [node.op_type for node in model.graph.graph.node] == ["MatMul", "Add"][: 2 if bias else 1]
+    assert [entry.domain for entry in model.graph.opset_import] == [""]
     seen = run(path, {"x": np.eye(columns, dtype=np.float32)[:4]})[0] if not bias else None
     if seen is not None:
         np.testing.assert_array_equal(seen, decode(encoding)[:4])

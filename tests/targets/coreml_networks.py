@@ -72,7 +72,7 @@ class Written:
 
     def operators(self) -> list[str]:
         """The operations of the program that compute something when it runs."""
-        (block,) = self.model.graphs["coreml"].model.mlProgram.functions["main"].block_specializations.values()
+        (block,) = self.model.graph.model.mlProgram.functions["main"].block_specializations.values()
         return [each.type for each in block.operations if each.type != "const" and "constexpr" not in each.type]
 
 

@@ -103,7 +103,7 @@ def test_core_ml_tools_reads_the_same_values(by_torch: Written) -> None:
 
     found = by_torch.model
     folder = found.path / "Data/com.apple.CoreML/weights"
-    bones = found.graphs["coreml"].files.model
+    bones = found.graph.files.model
     program = load(bones, bones.specificationVersion, str(folder))
     constants = {var.name: var for operation in every(program) for var in operation.outputs}
     compressed = [weight for weight in found.weights if by_torch.forms[weight.name] != "dense"]

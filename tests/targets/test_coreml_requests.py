@@ -43,7 +43,7 @@ def described(scores: Exported, tmp_path_factory: pytest.TempPathFactory) -> Cal
 
     def made(**options: Any) -> Any:
         package_ = written(scores.folder, tmp_path_factory.mktemp("out") / "out", targets.get("iOS17", options))
-        return package_.model.graphs["coreml"].model.description
+        return package_.model.graph.model.description
 
     return made
 
@@ -98,7 +98,7 @@ def test_axes_without_a_name_are_called_by_their_input_and_place(tmp_path: Path)
     with pytest.raises(UsageError, match=r"axis 1 \(unnamed\) of the input x .*: set coreml.axes.x.1 to a size"):
         compressor.compress(file, tmp_path / "out", target="iOS17")
     made = targets.get("iOS17", {"axes": {"x.0": (1, 4), "x.1": 12}})
-    (given,) = written(file, tmp_path / "out", made).model.graphs["coreml"].model.description.input
+    (given,) = written(file, tmp_path / "out", made).model.graph.model.description.input
     sizes = given.type.multiArrayType.shapeRange.sizeRanges
     assert [(each.lowerBound, each.upperBound) for each in sizes] == [(1, 4), (12, 12), (64, 64)]
 

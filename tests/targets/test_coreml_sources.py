@@ -200,5 +200,5 @@ def test_functions_that_share_weights(convert: Callable[[str], Any], tmp_path: P
     found = written(both, tmp_path / "out", "iOS26", min_elements=2000)
     assert [weight for weight in found.forms if "palettized_weight" in weight] == ["palettized_weight_to_fp16"]
     assert found.forms["palettized_weight_to_fp16"] == "palettized3"
-    functions = found.model.graphs["coreml"].model.mlProgram.functions
+    functions = found.model.graph.model.mlProgram.functions
     assert {key: each.opset for key, each in functions.items()} == {"first": "CoreML9", "second": "CoreML9"}

@@ -17,9 +17,10 @@ from compressor.arrays import CODE_DTYPES, NDArray, Shape
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, decode, name, shape, spec
 from compressor.errors import CompressorError, UsageError
 from compressor.formats.onnx import writing
-from compressor.model import Model, Weight
+from compressor.model import Model
 from compressor.targets import Illegal
 from compressor.targets.onnxruntime import opsets
+from compressor.weight import Weight
 from tests.conformance import codes, operators
 
 RNG = np.random.default_rng(0)
@@ -68,7 +69,7 @@ def build(
         [*constants, TensorProto(name="w", data_type=TensorProto.FLOAT, dims=shape(encoding))],
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    return Model(Path("one.onnx"), [Weight("w", encoding, linear=linear)], {"onnx": proto})
+    return Model(Path("one.onnx"), [Weight("w", encoding, linear=linear)], proto)
 
 
 def one(operator: str, encoding: Encoding, opset: int = 21, data: Shape = (3, 64), *, linear: bool = True) -> Model:
@@ -117,7 +118,7 @@ def run(file: Path | bytes, data: NDArray, optimized: Path | None = None) -> NDA
 def dense(model: Model) -> bytes:
     """The same model with its weight decoded."""
     proto = onnx.ModelProto()
-    proto.CopyFrom(model.graphs["onnx"])
+    proto.CopyFrom(model.graph)
     (weight,) = model.weights
     kept = [tensor for tensor in proto.graph.initializer if tensor.name != weight.name]
     del proto.graph.initializer[:]
@@ -201,7 +202,7 @@ def test_codes_that_cannot_be_codes_in_the_graph_are_refused_beside_quantized_ac
 
 def test_a_model_newer_than_the_target_is_refused(tmp_path: Path) -> None:
     model = one("MatMul", palettized(4), 21)
-    model.graphs["onnx"].graph.node.append(helper.make_node("Cast", ["y"], ["z"], to=TensorProto.INT4))
+    model.graph.graph.node.append(helper.make_node("Cast", ["y"], ["z"], to=TensorProto.INT4))
     says = r"opset 21, onnx-opset18 takes up to 18, which has other forms of Cast: .*`export.opset: 18`"
     with pytest.raises(CompressorError, match=says):
         write(model, tmp_path, "onnx-opset18")
@@ -238,8 +239,8 @@ def test_weights_of_subgraphs_are_decoded_outside_of_them(tmp_path: Path) -> Non
         helper.make_node("If", ["positive"], ["y"], then_branch=then, else_branch=other),
     ]
     model = build(nodes, first, (3, 64), 18, [numpy_helper.from_array(np.asarray(0, np.float32), "zero")])
-    del model.graphs["onnx"].graph.initializer[1:]
-    model = Model(model.path, [Weight("first", first), Weight("second", second)], model.graphs)
+    del model.graph.graph.initializer[1:]
+    model = Model(model.path, [Weight("first", first), Weight("second", second)], model.graph)
     file = write(model, tmp_path)
     data = np.ones((3, 64), np.float32)
     np.testing.assert_allclose(run(file, data, tmp_path / "o.onnx"), data @ decode(first), rtol=1e-4, atol=1e-5)
@@ -257,11 +258,11 @@ def test_constants_that_lie_in_files_are_copied(tmp_path: Path) -> None:
         [TensorProto(name="rows", data_type=TensorProto.INT64, dims=(2,), data_location=TensorProto.EXTERNAL)],
     )
     (tmp_path / "data").write_bytes(b"----" + np.array([2, 0]).tobytes())
-    rows = model.graphs["onnx"].graph.initializer[0]
+    rows = model.graph.graph.initializer[0]
     for key, value in (("location", "data"), ("offset", "4"), ("length", "16")):
         rows.external_data.add(key=key, value=value)
     (tmp_path / "out").mkdir()
-    file = write(Model(tmp_path / "one.onnx", model.weights, model.graphs), tmp_path / "out")
+    file = write(Model(tmp_path / "one.onnx", model.weights, model.graph), tmp_path / "out")
     (found,) = [tensor for tensor in onnx.load(file).graph.initializer if tensor.name == "rows"]
     assert numpy_helper.to_array(found).tolist() == [2, 0]
 
@@ -316,12 +317,12 @@ def test_without_onnxruntime_the_newest_known_opset_counts(monkeypatch: pytest.M
 
 def test_a_later_opset_is_stamped_back_where_no_operator_differs(tmp_path: Path) -> None:
     later = one("MatMul", palettized(4), 25)
-    later.graphs["onnx"].opset_import[0].version = 28
+    later.graph.opset_import[0].version = 28
     for target, opset in (("onnxruntime", min(28, opsets.installed())), ("onnx-opset18", 18)):
         (tmp_path / target).mkdir()
         write(later, tmp_path / target, target)
         assert onnx.load(tmp_path / target / "model.onnx").opset_import[0].version == opset
-    later.graphs["onnx"].graph.node.append(helper.make_node("Cast", ["y"], ["z"], to=TensorProto.INT4))
+    later.graph.graph.node.append(helper.make_node("Cast", ["y"], ["z"], to=TensorProto.INT4))
     with pytest.raises(CompressorError, match=r"opset 28, onnx-opset18 takes up to 18, .* forms of Cast: "):
         write(later, tmp_path / "other", "onnx-opset18")
 
@@ -355,7 +356,7 @@ def test_the_size_is_known_before_there_are_data(
     model = one("MatMul", palettized(64) if kind == "converted" else sparse("int8", (1, 32)), 13)
     if kind == "dense":
         weights = [Weight(weight.name, Dense(decode(weight.encoding))) for weight in model.weights]
-        model = Model(model.path, weights, model.graphs)
+        model = Model(model.path, weights, model.graph)
     specs = {weight.name: spec(weight.encoding) for weight in model.weights}
     expected = targets.get("onnxruntime").size(model, specs)
     write(model, tmp_path)

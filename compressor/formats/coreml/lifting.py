@@ -15,7 +15,7 @@ from compressor.formats.coreml.programs import CONSTEXPR, Scope, Site, readers, 
 from compressor.formats.coreml.signs import shown_zeros
 from compressor.formats.coreml.types import WEIGHT_DTYPES
 from compressor.formats.coreml.values import Files
-from compressor.model import Weight
+from compressor.weight import Weight
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,6 @@ from compressor.arrays import BFLOAT16, Array, DType
 from compressor.encodings import Dense, Encoding
 from compressor.errors import CompressorError, UsageError
 from compressor.formats.onnx import decoding
-from compressor.model import Weight
 from compressor.sources import InputSpec
 from compressor.sources.huggingface import pretrained
 from compressor.sources.huggingface.checkpoint import CONFIG, Checkpoint
@@ -33,6 +32,7 @@ from compressor.sources.torch.load import build, fill
 from compressor.sources.torch.merge import unprefixed
 from compressor.sources.torch.tidy import stored_names, tidy
 from compressor.sources.torch.trace import quiet, trace
+from compressor.weight import Weight
 
 log = logging.getLogger(__name__)
 

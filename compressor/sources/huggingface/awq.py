@@ -19,10 +19,10 @@ import numpy as np
 from compressor.arrays import UINT4, MappedArray, NDArray
 from compressor.encodings import Dense, LinearQuantized
 from compressor.errors import CompressorError
-from compressor.model import Weight
 from compressor.sources.huggingface.checkpoint import Checkpoint
 from compressor.sources.huggingface.layers import Layer, group_size, layers, report_unknown, unsupported
 from compressor.sources.huggingface.layouts import computed, expect, unpack_rows
+from compressor.weight import Weight
 
 PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
 """Where in its word the code of each output stands."""

@@ -24,7 +24,6 @@ import numpy as np
 from compressor.arrays import INT8, MappedArray, NDArray, is_float
 from compressor.encodings import Dense
 from compressor.errors import CompressorError
-from compressor.model import Weight
 from compressor.sources.huggingface import bitmask
 from compressor.sources.huggingface.checkpoint import Checkpoint
 from compressor.sources.huggingface.grids import Grid, zero_points
@@ -40,6 +39,7 @@ from compressor.sources.huggingface.layouts import (
     words,
 )
 from compressor.sources.huggingface.schemes import Scheme, schemes
+from compressor.weight import Weight
 
 INT32 = np.dtype(np.int32)
 LAYOUTS = (words, aligned_words)

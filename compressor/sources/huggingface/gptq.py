@@ -21,7 +21,6 @@ import numpy as np
 from compressor.arrays import MappedArray, NDArray
 from compressor.encodings import Dense, LinearQuantized
 from compressor.errors import CompressorError
-from compressor.model import Weight
 from compressor.sources.huggingface.checkpoint import Checkpoint
 from compressor.sources.huggingface.layers import (
     Layer,
@@ -33,6 +32,7 @@ from compressor.sources.huggingface.layers import (
     unsupported,
 )
 from compressor.sources.huggingface.layouts import code_dtype, computed, expect, unpack_columns, unpack_rows, words
+from compressor.weight import Weight
 
 OFFSETS: Mapping[str, int] = {"gptq": 1, "gptq_v2": 0}
 """What is added to a stored zero point, by format."""

@@ -10,11 +10,11 @@ import numpy as np
 from compressor.arrays import Array, ComputedArray, DType, MappedArray, NDArray, Shape, is_float
 from compressor.encodings import Dense, LinearQuantized, expand
 from compressor.errors import CompressorError
-from compressor.model import Weight
 from compressor.sources.huggingface.bitmask import Masked
 from compressor.sources.huggingface.layers import groups, reordered
 from compressor.sources.huggingface.layouts import FLOAT8, code_dtype, computed, values
 from compressor.sources.huggingface.schemes import Scheme
+from compressor.weight import Weight
 
 UNSET = -1
 """In every place of a `weight_g_idx` that was never filled."""

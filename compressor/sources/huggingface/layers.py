@@ -12,8 +12,8 @@ import numpy as np
 from compressor.arrays import DType, MappedArray, NDArray, is_float
 from compressor.encodings import Dense
 from compressor.errors import CompressorError
-from compressor.model import Weight
 from compressor.sources.huggingface.layouts import as_bytes, computed, values
+from compressor.weight import Weight
 
 log = logging.getLogger(__name__)
 

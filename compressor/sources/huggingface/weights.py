@@ -9,11 +9,11 @@ from typing import Any
 from compressor.arrays import CODE_DTYPES, MappedArray, is_float
 from compressor.encodings import Dense
 from compressor.errors import CompressorError, unknown
-from compressor.model import Weight
 from compressor.sources.huggingface import awq, compressed_tensors, gptq
 from compressor.sources.huggingface.checkpoint import CONFIG, Checkpoint
 from compressor.sources.huggingface.layers import Layer
 from compressor.sources.huggingface.layouts import FLOAT8, as_bytes, float8_values
+from compressor.weight import Weight
 
 METHODS = {"awq": awq.read, "compressed-tensors": compressed_tensors.read, "gptq": gptq.read}
 """Quantization methods by the name that config.json has for them."""

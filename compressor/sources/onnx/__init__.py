@@ -76,8 +76,7 @@ def read(path: Path, *, as_written: bool = False) -> Model:
     metadata |= {f"{DOMAIN}.note.{name}": text for name, text in tied.items()}
     weights = tuple(replace(weight, note=metadata.get(f"{DOMAIN}.note.{weight.name}", "")) for weight in weights)
     traced = path.with_name(TRACED)
-    graphs = {"onnx": model, "torch": traced} if traced.exists() else {"onnx": model}
-    return Model(path, weights, graphs, metadata, read)
+    return Model(path, weights, model, metadata, read, traced=traced if traced.exists() else None)
 
 
 def _place(path: Path) -> Path:

@@ -15,8 +15,8 @@ import numpy as np
 from compressor.arrays import Array, NDArray, is_float, leading
 from compressor.encodings import Dense
 from compressor.formats.onnx.graphs import walk
-from compressor.model import Weight
 from compressor.patterns import patterns
+from compressor.weight import Weight
 
 if TYPE_CHECKING:
     import onnx

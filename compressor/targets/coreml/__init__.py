@@ -18,11 +18,12 @@ from compressor.errors import CompressorError, UsageError, located
 from compressor.formats.coreml import blob, lowering, opening, opsets, package
 from compressor.formats.coreml.importing import coremltools, messages
 from compressor.formats.coreml.skeleton import Assembled, Skeleton, assemble, check
-from compressor.model import Model, Weight
+from compressor.model import Model
 from compressor.targets import Illegal
 from compressor.targets.coreml import legality
 from compressor.targets.coreml.request import Image, Input, Request
 from compressor.targets.coreml.upgrading import upgrade
+from compressor.weight import Weight
 
 TARGETS: Mapping[str, int] = opsets.TARGETS
 """The specification version of each deployment target that has compressed storage."""
@@ -78,15 +79,14 @@ class CoreML:
         return self
 
     def prepare(self, model: Model, smallest: Callable[[Weight], int]) -> Model:
-        found = model.graphs.get("coreml")
-        if found is not None:
-            made = {**model.graphs, "coreml": _upgraded(model, found, self)}
-            return replace(model, graphs=made, notes=(*model.notes, *_unused(self.options)))
-        if "onnx" not in model.graphs:
+        if isinstance(model.graph, Skeleton):
+            made = _upgraded(model, model.graph, self)
+            return replace(model, graph=made, notes=(*model.notes, *_unused(self.options)))
+        if model.graph is None:
             raise CompressorError(f"{model.path}: has weights and no graph: export it first, `compressor export`.")
-        made = _module("fit").prepare(model, self._request(model), smallest)
-        graphs, notes = {**model.graphs, "coreml": made.skeleton}, (*_lacking(model, self.options), *made.notes)
-        return replace(model, weights=made.weights, graphs=graphs, notes=notes)
+        fitted = _module("fit").prepare(model, self._request(model), smallest)
+        notes = (*_lacking(model, self.options), *fitted.notes)
+        return replace(model, weights=fitted.weights, graph=fitted.skeleton, notes=notes)
 
     def restored(self, model: Model, artefact: Model) -> Iterator[tuple[str, NDArray]]:
         found: Iterator[tuple[str, NDArray]] = _module("fit").restored(model, self._request(model), artefact)
@@ -121,7 +121,7 @@ class CoreML:
             encodings = ((weight.name, weight.encoding) for weight in weights)
             made = self._assembled(model, encodings, store, metadata)
         package.write(path, made.model)
-        check(path, model.graphs["coreml"], made)
+        check(path, _skeleton(model), made)
 
     def read(self, directory: Path) -> Model:
         from compressor.sources import coreml as source
@@ -146,8 +146,7 @@ class CoreML:
     def _assembled(
         self, model: Model, encodings: Iterable[tuple[str, Encoding]], store: blob.Store, metadata: Mapping[str, str]
     ) -> Assembled:
-        skeleton: Skeleton = model.graphs["coreml"]
-        return assemble(skeleton, encodings, self.version, store, metadata)
+        return assemble(_skeleton(model), encodings, self.version, store, metadata)
 
     def _beside(self, name: str, encoding: Encoding) -> int:
         """What a weight takes in a package beside its own bytes."""
@@ -165,6 +164,12 @@ def _module(name: str) -> ModuleType:
     """A module that needs Core ML Tools as a whole. Raises `CompressorError` if it is not installed."""
     coremltools()
     return importlib.import_module(f"compressor.targets.coreml.{name}")
+
+
+def _skeleton(model: Model) -> Skeleton:
+    """The graph of a model that was fitted."""
+    assert isinstance(model.graph, Skeleton)
+    return model.graph
 
 
 def _upgraded(model: Model, skeleton: Skeleton, target: CoreML) -> Skeleton:
@@ -200,7 +205,8 @@ def _unused(options: Options) -> tuple[str, ...]:
 
 def _given(model: Model) -> list[Any]:
     """The inputs of the graph, which are no weights."""
-    proto = model.graphs["onnx"].graph
+    assert model.onnx is not None
+    proto = model.onnx.graph
     weights = {initializer.name for initializer in proto.initializer}
     return [value for value in proto.input if value.name not in weights]
 

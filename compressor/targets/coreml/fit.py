@@ -22,12 +22,13 @@ from compressor.errors import CompressorError
 from compressor.formats.coreml import package
 from compressor.formats.coreml.skeleton import Skeleton, rename
 from compressor.formats.onnx.dtypes import DTYPES
-from compressor.model import UNTRACED, Model, Weight
+from compressor.model import UNTRACED, Model
 from compressor.targets.coreml import batch_norm, conversion, slots
 from compressor.targets.coreml.request import Request
 from compressor.targets.coreml.rounding import as_codes, rounded
 from compressor.targets.coreml.sharing import share
 from compressor.targets.coreml.slots import Slot
+from compressor.weight import Weight
 
 LARGEST = float(np.finfo(np.float16).max)
 
@@ -93,7 +94,8 @@ def restored(model: Model, request: Request, artefact: Model) -> Iterator[tuple[
 
     What a batch norm has multiplied them with is divided out. Weights that the artefact has not as such are left out.
     """
-    skeleton: Skeleton = artefact.graphs["coreml"]
+    skeleton = artefact.graph
+    assert isinstance(skeleton, Skeleton)
     folded = set(json.loads(skeleton.model.description.metadata.userDefined.get(FOLDED, "[]")))
     found = _slotted(model, request, lambda slot, _: "" if slot.name in folded else "it was not folded")
     stored = {weight.name: weight.encoding for weight in artefact.weights}
@@ -136,15 +138,16 @@ def _translated(model: Model, request: Request) -> _Slotted:
 
     The ONNX graph comes first too where torch's frontend takes weights apart, so that fewer are found again.
     """
-    graph, target = model.graphs["onnx"], conversion.target(request)
+    assert model.onnx is not None
+    graph, target = model.onnx, conversion.target(request)
     values = {weight.name: _values(weight) for weight in model.weights}
     by_torch, reason = None, model.metadata.get(UNTRACED, "")
-    if "torch" in model.graphs:
+    if model.traced is not None:
         from compressor.targets.coreml import torch
 
         outputs = [one.name for one in graph.graph.output]
         try:
-            program = torch.program(model.graphs["torch"], values, request.inputs, outputs, target)
+            program = torch.program(model.traced, values, request.inputs, outputs, target)
             by_torch = _found(program, {}, values)
         except CompressorError as error:
             reason = str(error)
@@ -182,6 +185,7 @@ def _lost(made: _Slotted, values: Mapping[str, NDArray]) -> int:
 
 def _prepared(skeleton: Skeleton, found: _Slotted, model: Model, request: Request, kept: Mapping[str, str]) -> Prepared:
     """The weights of the skeleton. kept: why one has another precision, by its name."""
+    assert model.onnx is not None
     specs, signed = skeleton.specs(), skeleton.signed()
     by_name = {weight.name: weight for weight in model.weights}
     sources = {name: weight.encoding for name, weight in by_name.items()}
@@ -197,7 +201,7 @@ def _prepared(skeleton: Skeleton, found: _Slotted, model: Model, request: Reques
         note, scaled = "; ".join(filter(None, told)), slot.factor is not None
         shown = signed.get(slot.name, "")
         weights.append(Weight(slot.name, encoding, slot.uses, note=note, scaled=scaled, signed=shown))
-    return Prepared(skeleton, tuple(weights), tuple(_told(model.graphs["onnx"].graph, request, found)))
+    return Prepared(skeleton, tuple(weights), tuple(_told(model.onnx.graph, request, found)))
 
 
 def _told(graph: Any, request: Request, found: _Slotted) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from compressor.arrays import NDArray
 from compressor.encodings import Encoding, LinearQuantized, Sparse, arrays, spec
@@ -14,10 +15,14 @@ from compressor.errors import CompressorError
 from compressor.formats.onnx import assembly, copying, decoding, dtypes, functions, opening, writing
 from compressor.formats.onnx.lowered import shared
 from compressor.formats.onnx.quantized import Form, is_linear
-from compressor.model import Model, Weight
+from compressor.model import Model
 from compressor.targets import Illegal
 from compressor.targets.onnxruntime import computing, opsets
 from compressor.targets.onnxruntime.assembled import Assembled, assemble
+from compressor.weight import Weight
+
+if TYPE_CHECKING:
+    import onnx
 
 TARGETS: Mapping[str, tuple[int, str] | None] = {
     "onnxruntime": None,
@@ -79,10 +84,10 @@ class OnnxRuntime:
         return f"ONNX Runtime {self.since} and later, opset {self.opset}"
 
     def fitted(self, model: Model) -> OnnxRuntime:
-        return replace(self, facts=_facts(model)) if "onnx" in model.graphs else self
+        return self if model.onnx is None else replace(self, facts=_facts(model, model.onnx))
 
     def prepare(self, model: Model, smallest: Callable[[Weight], int]) -> Model:  # noqa: ARG002 - it folds nothing
-        if "onnx" not in model.graphs:
+        if model.onnx is None:
             raise CompressorError(f"{model.path}: has no ONNX graph: {self.name} needs one, export the model to ONNX.")
         return model
 
@@ -146,7 +151,8 @@ class OnnxRuntime:
 
     def _assembled(self, model: Model, specs: Mapping[str, Encoding], metadata: Mapping[str, str]) -> Assembled:
         wanted = computing.wanted(model) if self.facts is UNKNOWN else self.facts.wanted
-        proto = opsets.raised(model.graphs["onnx"], specs.values(), self.newest(), self.name)
+        assert model.onnx is not None
+        proto = opsets.raised(model.onnx, specs.values(), self.newest(), self.name)
         return assemble(proto, model, specs, wanted, metadata)
 
     def read(self, directory: Path) -> Model:
@@ -167,8 +173,7 @@ def get(name: str, options: Mapping[str, object] = {}) -> OnnxRuntime:  # noqa: 
     return OnnxRuntime(name, *(TARGETS[name] or (None,)))
 
 
-def _facts(model: Model) -> Facts:
-    proto = model.graphs["onnx"]
+def _facts(model: Model, proto: onnx.ModelProto) -> Facts:
     reached = functools.cache(partial(opsets.unreachable, proto))
     return Facts(assembly.opset(proto), reached, computing.wanted(model))
 

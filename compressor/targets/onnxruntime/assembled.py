@@ -11,8 +11,9 @@ from compressor.errors import CompressorError
 from compressor.formats.onnx import assembly, decoding, n_bits
 from compressor.formats.onnx.lowered import Part
 from compressor.formats.onnx.quantized import Form
-from compressor.model import Model, Weight
+from compressor.model import Model
 from compressor.targets.onnxruntime.computing import held
+from compressor.weight import Weight
 
 if TYPE_CHECKING:
     import onnx

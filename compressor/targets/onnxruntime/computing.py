@@ -35,7 +35,8 @@ def wanted(model: Model) -> dict[str, Form]:
 
     Source: ONNX Runtime, qdq_propagation.cc, weight_bias_quantization.cc, qdq_selectors.cc.
     """
-    nodes = [node for inner in walk(model.graphs["onnx"].graph) for node in inner.node]
+    assert model.onnx is not None
+    nodes = [node for inner in walk(model.onnx.graph) for node in inner.node]
     in_codes = any(node.op_type in QUANTIZERS for node in nodes)
     readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
     for node in nodes:
