@@ -7,25 +7,32 @@ from typing import Any
 
 from compressor.arrays import Array, Shape, bits
 from compressor.formats.onnx.dtypes import DATA_TYPES, SINCE
-from compressor.formats.onnx.lowered import Lowered, Part
+from compressor.formats.onnx.lowered import Lowered, NonZeros, Part
+
+_NEVER = 1 << 30
 
 
-def store_codes(made: Lowered, name: str, array: Array, opset: int, dims: Shape | None = None, width: int = 0) -> str:
-    """Stored codes, whose value is uint8, int8 or a 2- or 4-bit type, of shape `dims`."""
+def store_codes(made: Lowered, name: str, array: Array, dims: Shape | None = None, width: int = 0) -> str:
+    """Stored codes, whose value is uint8, int8 or a 2- or 4-bit type, of shape `dims`.
+
+    width: the bits of each code, for indices, which are uint8 whatever they take; 0 for those of the array's own type.
+    """
+    kind = f"uint{width}" if width else array.dtype.name
+    if (width or bits(array.dtype)) == 8:
+        return made.store(name, array, dims)
+    if made.opset < SINCE.get(kind, _NEVER):
+        return store_packed(made, name, array, dims, width)
+    made.parts.append(Part(name, DATA_TYPES[kind], tuple(array.shape) if dims is None else dims, array, width))
+    return name
+
+
+def store_packed(made: Lowered, name: str, array: Array, dims: Shape | None = None, width: int = 0) -> str:
+    """The same as bytes that a function unpacks, for operators that do not take the type.
+
+    They lie in runs of the fewest codes that fill whole bytes: 8 codes of 3 bits in 3 bytes for example.
+    """
     dims = tuple(array.shape) if dims is None else dims
-    native = width in {0, 8} or opset >= SINCE.get(f"uint{width}", 1 << 30)
-    own = bits(array.dtype)
-    if own < 8:  # an array of a 2- or 4-bit type
-        if opset >= SINCE[array.dtype.name]:
-            return made.store(name, array, dims)
-        return _unpacked(made, name, array, dims, own, array.dtype.name)
-    if native and width in {2, 4}:
-        made.parts.append(Part(name, DATA_TYPES[f"uint{width}"], dims, array, width))
-        return name
-    return made.store(name, array, dims) if native else _unpacked(made, name, array, dims, width, f"uint{width}")
-
-
-def _unpacked(made: Lowered, name: str, array: Array, dims: Shape, width: int, kind: str) -> str:
+    kind, width = (f"uint{width}", width) if width else (array.dtype.name, bits(array.dtype))
     step = 8 // math.gcd(width, 8)
     runs, run = -(-array.size // step), step * width // 8
     packed = made.store(name, array, (runs,) if run == 1 else (runs, run), width)
@@ -34,7 +41,11 @@ def _unpacked(made: Lowered, name: str, array: Array, dims: Shape, width: int, k
 
 
 def spread(what: str, counts: Shape, to: Shape) -> dict[str, Any]:
-    """The attributes of `Body.spread`: a parameter `counts`, repeated to the shape `to`."""
+    """The attributes of `Body.spread`: a parameter `counts`, repeated to the shape `to`.
+
+    >>> spread("rows", (2, 1), (6, 8))
+    {'rows_grid': (2, 1, 1, 1), 'rows_spread': (2, 3, 1, 8), 'rows_shape': (6, 8)}
+    """
     blocks = [dim // count if count else 1 for count, dim in zip(counts, to, strict=True)]
     grid = tuple(size for count in counts for size in (count, 1))
     both = tuple(size for pair in zip(counts, blocks, strict=True) for size in pair)
@@ -46,14 +57,14 @@ def repeated(counts: Shape, whole: Shape) -> Shape:
     return tuple(1 if count == 1 else dim for count, dim in zip(counts, whole, strict=True))
 
 
-def group_of_places(made: Lowered, name: str, places: str, counts: Shape, whole: Shape) -> str:
-    """The group or block of each place."""
+def group_of_places(made: Lowered, name: str, at: NonZeros, counts: Shape) -> str:
+    """The group or block of each place, `counts` of them along each axis."""
     attributes: dict[str, Any] = {}
     axes = [axis for axis, count in enumerate(counts) if count > 1]
     for number, axis in enumerate(axes):
-        inner = math.prod(whole[axis + 1 :])
-        attributes[f"step{number}"] = [inner * (whole[axis] // counts[axis])]
+        inner = math.prod(at.shape[axis + 1 :])
+        attributes[f"step{number}"] = [inner * (at.shape[axis] // counts[axis])]
         attributes[f"count{number}"] = [counts[axis]]
         if len(axes) > 1:
             attributes[f"stride{number}"] = [math.prod(counts[axis + 1 :])]
-    return made.call(f"group{len(axes)}", [places], name, **attributes)
+    return made.call(f"group{len(axes)}", [at.places], name, **attributes)

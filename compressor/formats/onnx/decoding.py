@@ -17,7 +17,7 @@ from typing import cast
 
 import numpy as np
 
-from compressor.arrays import Array, ArraySpec, DType, Shape, bits, packed_nbytes
+from compressor.arrays import Array, ArraySpec, Shape, packed_nbytes
 from compressor.encodings import (
     Dense,
     Encoding,
@@ -29,24 +29,13 @@ from compressor.encodings import (
     is_places,
     shape,
 )
-from compressor.formats.onnx import n_bits
+from compressor.formats.onnx import n_bits, quantized
 from compressor.formats.onnx.body import INT32
 from compressor.formats.onnx.codes import spread
 from compressor.formats.onnx.functions import MOST_GROUPED_AXES
-from compressor.formats.onnx.lowered import COUNTER, Lowered
+from compressor.formats.onnx.lowered import COUNTER, Lowered, NonZeros
 from compressor.formats.onnx.palettes import palettized
-from compressor.formats.onnx.quantized import (
-    BLOCKED_SINCE,
-    BY_NODE,
-    Form,
-    for_kernels,
-    linear,
-    linear_axis,
-    linear_node,
-    store_data,
-    wide,
-    widened,
-)
+from compressor.formats.onnx.quantized import BLOCKED_SINCE, BY_NODE, Form
 
 _BITWISE_SINCE = 18
 _STRADDLING = {3, 5, 6, 7}
@@ -75,19 +64,20 @@ def why_not(encoding: Encoding) -> str:
 
 def lower(name: str, encoding: Encoding, opset: int, form: Form = "folded", prefix: str = "") -> Lowered:
     """What computes the value `name` of `encoding`, stored under names that begin with `prefix`, or with `name`."""
-    made = Lowered()
-    prefix = prefix or name
+    made = Lowered(prefix or name, opset)
     match encoding:
         case Dense(values):
             made.store(name, values)
         case LinearQuantized() if form == "n_bits":
-            n_bits.store(made, encoding, name, prefix)
+            n_bits.store(made, encoding, name)
+        case LinearQuantized() if form in BY_NODE:
+            quantized.dequantize_linear(made, encoding, name, form)
         case LinearQuantized():
-            linear(made, encoding, name, prefix, opset, form)
+            quantized.folded(made, encoding, name)
         case Palettized():
-            palettized(made, encoding, name, prefix, opset)
+            palettized(made, encoding, name)
         case Sparse():
-            _sparse(made, encoding, name, prefix, opset, form)
+            _sparse(made, encoding, name, form)
     return made
 
 
@@ -99,7 +89,7 @@ def needs_opset(encoding: Encoding, form: Form = "folded") -> int:
     palette = _palette(encoding)
     if palette is not None and index_bits(palette.lut) in _STRADDLING:
         oldest = _BITWISE_SINCE
-    if form in BY_NODE and isinstance(encoding, LinearQuantized) and linear_axis(encoding) == "blocks":
+    if form in BY_NODE and isinstance(encoding, LinearQuantized) and quantized.granularity(encoding) == "blocks":
         oldest = BLOCKED_SINCE
     return oldest
 
@@ -138,67 +128,31 @@ def _palette(encoding: Encoding) -> Palettized | None:
             return None
 
 
-def _sparse(made: Lowered, encoding: Sparse, name: str, prefix: str, opset: int, form: Form) -> str:
-    whole, mask, values = encoding.shape, encoding.mask, encoding.values
-    size, count = math.prod(whole), math.prod(shape(values))
-    places = _places(made, prefix, mask, whole, count)
+def _sparse(made: Lowered, encoding: Sparse, name: str, form: Form) -> str:
+    whole, values = encoding.shape, encoding.values
+    at = NonZeros(_places(made, encoding.mask, whole, math.prod(shape(values))), whole)
     if form in BY_NODE and isinstance(values, LinearQuantized):
-        values, origin = for_kernels(values, whole) if form == "linear" else (values, "")
-        codes = store_data(made, values.data, prefix, opset, places, whole)
-        narrow = dtype(values.data)
-        if bits(narrow) < 8 and codes in {part.name for part in made.parts}:
-            codes = widened(made, codes, narrow)
-        return _sparse_linear(made, values, codes, places, whole, name, prefix, opset, origin)
-    inner = f"{prefix}.values"
+        return quantized.dequantize_linear(made, values, name, form, at)
+    inner = f"{made.prefix}.values"
     match values:
         case Dense(array):
             made.store(inner, array)
         case LinearQuantized():
-            linear(made, values, inner, prefix, opset, form, places, whole)
+            quantized.folded(made, values, inner, at)
         case Palettized():
-            palettized(made, values, inner, prefix, opset, places, whole)
-    return made.call("sparse_to_dense", [places, inner, _zeros(made, dtype(encoding), size)], name, shape=whole)
+            palettized(made, values, inner, at)
+    zeros = made.zero(dtype(encoding), math.prod(whole))
+    return made.call("sparse_to_dense", [at.places, inner, zeros], name, shape=whole)
 
 
-def _sparse_linear(
-    made: Lowered,
-    values: LinearQuantized,
-    codes: str,
-    places: str,
-    whole: Shape,
-    name: str,
-    prefix: str,
-    opset: int,
-    origin: str,
-) -> str:
-    """Codes scattered into zero points, then dequantized: the integer kernels want codes."""
-    kind = wide(dtype(values.data))
-    linear_node(made, values, f"{prefix}.scattered", whole, name, prefix, opset, origin)
-    last = made.nodes.pop()
-    if values.zero_point is None:
-        fill = _zeros(made, kind, math.prod(whole))
-    else:
-        zero = last.input[2]
-        fill = made.call(
-            f"spread_{kind.name}", [zero], f"{prefix}.fill", **spread("fill", tuple(values.scale.shape), whole)
-        )
-    made.call("sparse_to_dense", [places, codes, fill], f"{prefix}.scattered", shape=whole)
-    made.nodes.append(last)
-    return name
-
-
-def _places(made: Lowered, prefix: str, mask: Array, whole: Shape, count: int) -> str:
+def _places(made: Lowered, mask: Array, whole: Shape, count: int) -> str:
+    """The places of the `count` non-zeros."""
+    name = f"{made.prefix}.places"
     if is_places(mask):
-        return made.store(f"{prefix}.places", mask)
-    packed = made.store(f"{prefix}.mask", mask, (packed_nbytes(mask.size, 1),), 1)
+        return made.store(name, mask)
+    packed = made.store(f"{made.prefix}.mask", mask, (packed_nbytes(mask.size, 1),), 1)
     made.counter = max(made.counter, -(-math.prod(whole) // 8) * 8)
-    name = f"{prefix}.places"
     made.declare(name, INT32, count)
     if tuple(mask.shape) == whole:
         return made.call("places", [packed, COUNTER], name)
     return made.call("places_of_blocks", [packed, COUNTER], name, **spread("mask", tuple(mask.shape), whole))
-
-
-def _zeros(made: Lowered, dtype: DType, size: int) -> str:
-    made.zeros.add((dtype.name, size))
-    return f"compressor.zeros.{dtype.name}.{size}"

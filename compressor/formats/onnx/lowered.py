@@ -65,16 +65,27 @@ class Part:
         return pack(values, self.width) if self.width else to_bytes(values)
 
 
+@dataclass(frozen=True)
+class NonZeros:
+    """Where the values of a sparse weight go. places: what their places are called. shape: that of the weight."""
+
+    places: str
+    shape: Shape
+
+
 @dataclass(eq=False)
 class Lowered:
     """What a weight is stored as and computed by.
 
+    prefix: what the names of its parts begin with. opset: the model's.
     parts: the initializers, in the order of `encodings.arrays`. nodes: what computes the weight from them.
     values: types of values that ONNX Runtime cannot know before it has computed them, which it needs to fold them.
     functions: the names of the functions called. zeros: the (dtype, size) of shared zeros that are read.
     counter: how long the shared counter must be.
     """
 
+    prefix: str = ""
+    opset: int = 0
     parts: list[Part] = field(default_factory=list)
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     values: list[onnx.ValueInfoProto] = field(default_factory=list)
@@ -88,6 +99,15 @@ class Lowered:
             Part(name, DATA_TYPES[stored.name], tuple(array.shape) if dims is None else dims, array, width)
         )
         return name
+
+    def stores(self, *names: str) -> bool:
+        """Whether these are parts, and not computed from them."""
+        return {part.name for part in self.parts}.issuperset(names)
+
+    def zero(self, dtype: DType, size: int) -> str:
+        """Zeros `[size]`, which all weights share."""
+        self.zeros.add((dtype.name, size))
+        return f"compressor.zeros.{dtype.name}.{size}"
 
     def declare(self, name: str, dtype: DType, size: int) -> None:
         import onnx

@@ -32,7 +32,7 @@ def fits(encoding: Encoding) -> bool:
     return by_column and (encoding.zero_point is None) == encoding.data.values.dtype.name.startswith("int")
 
 
-def store(made: Lowered, encoding: LinearQuantized, name: str, prefix: str) -> None:
+def store(made: Lowered, encoding: LinearQuantized, name: str) -> None:
     """The inputs of the node: codes `[N, blocks, bytes]`, scales `[N, blocks]` and zero points `[N, bytes]`, if any."""
     (rows, columns), blocks = shape(encoding), encoding.scale.shape[0]
     zero_point = encoding.zero_point
@@ -40,10 +40,10 @@ def store(made: Lowered, encoding: LinearQuantized, name: str, prefix: str) -> N
     assert isinstance(codes.data, Dense)
     width = bits(codes.data.values.dtype)
     made.store(name, _turned(codes.data.values), (columns, blocks, rows // blocks * width // 8), width)
-    made.store(f"{prefix}.s", _turned(encoding.scale), (columns, blocks))
+    made.store(f"{made.prefix}.s", _turned(encoding.scale), (columns, blocks))
     if zero_point is not None:
         step = 8 // width
-        made.store(f"{prefix}.z", _turned(zero_point, step), (columns, -(-blocks // step)), width)
+        made.store(f"{made.prefix}.z", _turned(zero_point, step), (columns, -(-blocks // step)), width)
 
 
 def _turned(array: Array, step: int = 1) -> Array:

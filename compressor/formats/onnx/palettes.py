@@ -3,47 +3,52 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from compressor.arrays import BFLOAT16, Array, Shape, bits
 from compressor.encodings import Palettized, index_bits, shape
-from compressor.formats.onnx.codes import group_of_places, repeated, spread, store_codes
-from compressor.formats.onnx.lowered import Lowered
+from compressor.formats.onnx.codes import group_of_places, repeated, spread, store_codes, store_packed
+from compressor.formats.onnx.lowered import Lowered, NonZeros
 
 # One lookup in a table that is repeated along the other axes is three times as fast as a row for every index, and the
 # repeated table is small where the axis is this many times longer than the table.
 _LONG_AXIS = 4
 
 
-def palettized(
-    made: Lowered, encoding: Palettized, name: str, prefix: str, opset: int, places: str = "", whole: Shape = ()
-) -> str:
-    """The values; those of the non-zeros at `places` of a weight of shape `whole`, if given."""
-    lut, width = encoding.lut, index_bits(encoding.lut)
-    codes = store_codes(made, f"{prefix}.indices", encoding.indices, opset, width=width)
-    groups, (entries, vector) = tuple(lut.shape[:-2]), lut.shape[-2:]
-    table = store_codes(made, f"{prefix}.lut", lut, 13) if bits(lut.dtype) < 8 else made.store(f"{prefix}.lut", lut)
-    indices = tuple(encoding.indices.shape)
-    if places and math.prod(groups) > 1:
-        group = group_of_places(made, f"{prefix}.lut.group", places, groups, whole)
-        return made.call("lut_at", [codes, table, group], name, entries=[entries], groups=groups)
-    if places:
-        groups = (1,)
-    axis = _long_axis(indices, groups, lut)
+def palettized(made: Lowered, encoding: Palettized, name: str, at: NonZeros | None = None) -> str:
+    """The values; only those of the non-zeros `at` their places, if given."""
+    lut = encoding.lut
+    indices = store_codes(made, f"{made.prefix}.indices", encoding.indices, width=index_bits(lut))
+    place = f"{made.prefix}.lut"
+    inputs = [indices, store_packed(made, place, lut) if bits(lut.dtype) < 8 else made.store(place, lut)]
+    groups, entries = tuple(lut.shape[:-2]), lut.shape[-2]
+    if at is not None and math.prod(groups) > 1:
+        inputs.append(group_of_places(made, f"{place}.group", at, groups))
+        return made.call("lut_at", inputs, name, entries=[entries], groups=groups)
+    of, groups = tuple(encoding.indices.shape), groups if at is None else (1,)
+    axis = _long_axis(of, groups, lut)
     if axis is not None:
-        return made.call("lut_to_dense", [codes, table], name, **_table_by_axis(indices, groups, entries, axis))
-    attributes: dict[str, Any] = {}
-    suffix = ""
+        return made.call("lut_to_dense", inputs, name, **_table_by_axis(of, groups, entries, axis))
+    suffix, attributes = _rows(encoding)
+    return made.call(f"gather_lut{suffix}", inputs, name, **attributes)
+
+
+def _rows(encoding: Palettized) -> tuple[str, Mapping[str, Any]]:
+    """What `gather_lut` is called by and with: whether there are groups, and entries of several values."""
+    suffix, attributes = "", dict[str, Any]()
+    *groups, entries, vector = encoding.lut.shape
+    indices = tuple(encoding.indices.shape)
     if math.prod(groups) > 1:
         suffix += "_groups"
-        attributes |= {"entries": [entries], **spread("groups", groups, repeated(groups, indices))}
+        attributes |= {"entries": [entries], **spread("groups", tuple(groups), repeated(tuple(groups), indices))}
     if vector > 1:
         suffix += "_vectors"
         assert encoding.vector_axis is not None
         rank, place = len(indices), encoding.vector_axis
         perm = [*range(place + 1), rank, *range(place + 1, rank)]
         attributes |= {"vectors": (-1, vector), "perm": perm, "shape": shape(encoding)}
-    return made.call(f"gather_lut{suffix}", [codes, table], name, **attributes)
+    return suffix, attributes
 
 
 def _long_axis(indices: Shape, groups: Shape, lut: Array) -> int | None:
