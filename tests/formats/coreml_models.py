@@ -15,7 +15,7 @@ from compressor.formats.coreml.importing import coremltools, messages
 from compressor.formats.coreml.lifting import Lifted, lift
 from compressor.formats.coreml.opsets import OPSETS
 from compressor.formats.coreml.types import TYPES
-from compressor.formats.coreml.values import tensor_type
+from compressor.formats.coreml.values import Held, tensor_type
 
 
 def model(version: int, operations: Sequence[Any], outputs: Sequence[str]) -> Any:
@@ -38,12 +38,7 @@ def stubbed(version: int, encodings: Mapping[str, Encoding]) -> skeleton.Skeleto
     ]
     made = model(version, stubs, [f"w{index}" for index in range(len(stubs))])
     skeleton.rename(made, list(encodings))
-    return skeleton.Skeleton(made, tuple(encodings), _NoFiles())
-
-
-class _NoFiles:
-    def read(self, file: str, offset: int, type_: Any, shape: Any) -> Any:
-        raise AssertionError(f"{file}: {type_.name}{list(shape)} at {offset}")
+    return skeleton.Skeleton(made, tuple(encodings), Held({}))
 
 
 def outputs(made: skeleton.Skeleton) -> list[str]:

@@ -6,7 +6,8 @@ Source: MIL.proto, `Value`; Core ML Tools writes what has 10 or more elements to
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -41,8 +42,29 @@ _PACKED_VALUES = 1 << 3 | 2  # field 1, length-delimited
 class Files(Protocol):
     """Where blobs come from."""
 
-    def read(self, file: str, offset: int, type_: Type, shape: Shape) -> MappedArray:
+    def read(self, file: str, offset: int, type_: Type, shape: Shape) -> Array:
         """The elements of the blob at `offset` of the file that a program calls `file`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """Blobs in memory, by what `read` is asked for: of a program whose files are gone."""
+
+    blobs: Mapping[tuple[str, int, Type, Shape], NDArray]
+
+    def read(self, file: str, offset: int, type_: Type, shape: Shape) -> Array:
+        return self.blobs[file, offset, type_, shape]
+
+
+def held(program: Any, files: Files) -> Held:
+    """All that a program has in files, read now."""
+    blobs: dict[tuple[str, int, Type, Shape], NDArray] = {}
+    for constant in in_files(program):
+        known, where = declared(constant.type), constant.blobFileValue
+        if known is not None:
+            asked = where.fileName, int(where.offset), *known
+            blobs[asked] = np.asarray(files.read(*asked))
+    return Held(blobs)
 
 
 def tensor_type(type_: Type, dims: Sequence[int]) -> Any:

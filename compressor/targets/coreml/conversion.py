@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import logging
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import coremltools as ct
@@ -18,7 +20,8 @@ from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - its use
 from coremltools.converters.mil.mil import Operation, Program
 
 from compressor.errors import CompressorError
-from compressor.formats.coreml import opsets
+from compressor.formats.coreml import opsets, package, values
+from compressor.formats.coreml.values import Held
 from compressor.targets.coreml.repairs import respell
 from compressor.targets.coreml.request import Request
 from compressor.targets.coreml.slots import Slot
@@ -35,8 +38,8 @@ def forget() -> None:
     mb.name_count.clear()
 
 
-def convert(program: Program, slots: Sequence[Slot], wide: frozenset[int], request: Request, package: Path) -> None:
-    """Write the model to `package`, an `.mlpackage` whose weights are stubs.
+def convert(program: Program, slots: Sequence[Slot], wide: frozenset[int], request: Request) -> tuple[Any, Held]:
+    """The model as a protobuf whose weights are stubs, and the other constants that it has in files.
 
     wide: the places of the slots whose values float16 cannot hold: what reads them computes in float32.
 
@@ -46,7 +49,8 @@ def convert(program: Program, slots: Sequence[Slot], wide: frozenset[int], reque
     insert(slots)
     respell(program)
     compute = _float16(wide) if request.precision == "float16" else ct.precision.FLOAT32
-    with quiet():
+    with TemporaryDirectory(prefix="compressor-") as folder, quiet():
+        path = Path(folder) / "model.mlpackage"
         try:
             ct.convert(
                 program,
@@ -57,10 +61,14 @@ def convert(program: Program, slots: Sequence[Slot], wide: frozenset[int], reque
                 compute_precision=compute,
                 classifier_config=ct.ClassifierConfig(list(request.classes)) if request.classes else None,
                 skip_model_load=True,
-                package_dir=str(package),
+                package_dir=str(path),
             )
         except Exception as error:  # a pass raises whatever it stumbles over
+            # Core ML Tools' own temporary folder lives as long as the frame that made it, which the error keeps.
+            traceback.clear_frames(error.__traceback__)
             raise CompressorError(f"Core ML Tools cannot convert the model: {line(error)}.") from error
+        made = package.read(path)
+        return made.model, values.held(made.model.mlProgram, made)
 
 
 def _with_images(program: Program, request: Request) -> list[Any] | None:

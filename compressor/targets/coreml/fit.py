@@ -10,8 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile, gettempdir
+from tempfile import TemporaryFile, gettempdir
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ import numpy as np
 from compressor.arrays import DType, NDArray
 from compressor.encodings import Dense, Encoding, decode
 from compressor.errors import CompressorError
-from compressor.formats.coreml import package
 from compressor.formats.coreml.skeleton import Skeleton, rename
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.model import UNTRACED, Model
@@ -71,15 +69,12 @@ def prepare(model: Model, request: Request, smallest: Smallest) -> Prepared:
     to = np.dtype(request.precision)
     found = _slotted(model, request, partial(_why_not_fold, sources, to, smallest))
     wide = frozenset(place for place, slot in enumerate(found.slots) if to == np.float16 and _is_too_large(slot))
-    folder = TemporaryDirectory(prefix="compressor-")
-    path = Path(folder.name) / "model.mlpackage"
-    conversion.convert(found.program, found.slots, wide, request, path)
-    read = package.read(path)
+    proto, constants = conversion.convert(found.program, found.slots, wide, request)
     names = tuple(slot.name for slot in found.slots)
-    rename(read.model, names)
+    rename(proto, names)
     if folded := [slot.name for slot in found.slots if slot.factor is not None]:
-        read.model.description.metadata.userDefined[FOLDED] = json.dumps(folded, separators=(",", ":"))
-    skeleton = Skeleton(read.model, names, read, folder)
+        proto.description.metadata.userDefined[FOLDED] = json.dumps(folded, separators=(",", ":"))
+    skeleton = Skeleton(proto, names, constants)
     reasons = {found.slots[place].name: f"a value beyond {LARGEST:g}" for place in wide}
     kept = {
         name: f"{reasons.get(name, 'what reads it takes no float16')}: {spec.dtype}"

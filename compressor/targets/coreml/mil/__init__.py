@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - the nam
 from coremltools.converters.mil.mil import Function, Program, Var, get_new_symbol, types
 
 from compressor.arrays import NDArray
-from compressor.errors import CompressorError
+from compressor.errors import CompressorError, line
 from compressor.formats.coreml.names import spelling, take
 from compressor.formats.onnx import assembly
 from compressor.formats.onnx.graphs import is_standard, walk
@@ -190,11 +191,13 @@ def _outputs(node: Node, weights: Mapping[str, NDArray]) -> list[Any]:
     Raises:
         UnsupportedError: it has no form.
     """
-    folded = fold(node)
+    with _refused():
+        folded = fold(node)
     if folded is not None:
         return list(folded)
     try:
-        found = _own(node)
+        with _refused():
+            found = _own(node)
     except UnsupportedError as error:
         found = _by_function(node, weights, error)
     outputs = list(found) if isinstance(found, list | tuple) else [found]
@@ -213,12 +216,24 @@ def _own(node: Node) -> Any:
     lower = OPERATORS.get(node.operator) if is_standard(node.proto) else None
     if lower is None:
         raise UnsupportedError
+    return lower(node)
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """What a node makes of odd attributes and operands may stumble anywhere: that is why it has no form.
+
+    Raises:
+        UnsupportedError: in the place of any exception, as Core ML Tools refuses what it is given.
+    """
     try:
-        return lower(node)
+        yield
     except UnsupportedError:
         raise
-    except Exception as error:  # Core ML Tools refuses what it is given by any exception
-        raise UnsupportedError(" ".join(f"{type(error).__name__}: {error}".split())) from error
+    except CompressorError as error:
+        raise UnsupportedError(str(error).rstrip(".")) from error
+    except Exception as error:
+        raise UnsupportedError(f"{type(error).__name__}: {line(error)}") from error
 
 
 def _by_function(node: Node, weights: Mapping[str, NDArray], error: UnsupportedError) -> list[Any]:

@@ -26,8 +26,8 @@ def body(node: Node) -> onnx.GraphProto | None:
     """The graph of the function that defines a node, with the names of its operands; None where there is none."""
     if not is_standard(node.proto):
         return None
-    values = [_declared(name, value) for name, value in zip(node.proto.input, node.operands, strict=True)]
     try:
+        values = [_declared(name, value) for name, value in zip(node.proto.input, node.operands, strict=True)]
         function = _function(node, values)
     except Exception:  # noqa: BLE001 - there is no such operator, or its function does not take these operands
         return None

@@ -18,9 +18,11 @@ from coremltools.converters.mil.mil import Var, types
 from coremltools.converters.mil.mil.types.symbolic import any_symbolic, is_symbolic
 
 from compressor.arrays import NDArray
+from compressor.errors import CompressorError, line
 from compressor.formats.onnx import reading
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.formats.onnx.graphs import attribute
+from compressor.formats.onnx.wire import EXTERNAL
 
 SHAPE_LIKE = 64
 """Known integers of at most this many elements are shapes, axes or indices: they stay out of the program."""
@@ -117,10 +119,17 @@ class Scope:
         return replace(self, values=values, consts=consts)
 
     def tensor(self, tensor: onnx.TensorProto) -> NDArray:
-        """The elements of a tensor of the graph, wherever they lie."""
-        if tensor.data_type not in DTYPES:  # strings and the like, which `narrowed` refuses where one is read
+        """The elements of a tensor of the graph, wherever they lie.
+
+        Raises: CompressorError: no array has such dimensions, or the data are missing or of another length.
+        """
+        if tensor.data_type in DTYPES or tensor.data_location == EXTERNAL:
+            return np.asarray(reading.array(tensor, self.directory))
+        reading.size(tensor.name, tensor.dims)
+        try:  # strings and the like, which `narrowed` refuses where one is read
             return onnx.numpy_helper.to_array(tensor)
-        return np.asarray(reading.array(tensor, self.directory))
+        except Exception as error:
+            raise CompressorError(f"tensor {tensor.name!r}: not what it declares: {line(error)}.") from error
 
     def const(self, value: Constant, name: str) -> Var:
         """The MIL const of a constant: one for a weight, however often it is read."""
