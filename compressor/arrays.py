@@ -1,14 +1,10 @@
-"""Arrays as values: a specification, a slice of a file, and the packing of n-bit codes.
-
-This is the only place that knows byte layouts. Packing is row-major, least significant bit first, and codes whose width
-does not divide 8 straddle bytes: the layout of ONNX's 2- and 4-bit tensors and of Core ML's sub-byte tensors.
-"""
+"""Arrays as values: a specification, a slice of a file, packed codes, an array that is computed; and their bytes."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from compressor.errors import CompressorError
+from compressor.packing import pack, packed_nbytes, unpack
 
 NDArray = npt.NDArray[Any]
 DType = np.dtype[Any]
 Shape = tuple[int, ...]
-
-# A block that stays in a core's second-level cache together with its temporaries: element-wise passes over a weight
-# then read memory once, however many numpy calls they make.
-BLOCK = 1 << 16
 
 INT2, UINT2 = np.dtype(ml_dtypes.int2), np.dtype(ml_dtypes.uint2)
 INT4, UINT4 = np.dtype(ml_dtypes.int4), np.dtype(ml_dtypes.uint4)
@@ -61,11 +54,6 @@ def bits(dtype: DType) -> int:
 def is_float(dtype: DType) -> bool:
     """Whether `dtype` is a type that weights come in."""
     return dtype in FLOAT_DTYPES.values()
-
-
-def packed_nbytes(count: int, width: int) -> int:
-    """The bytes that `count` codes of `width` bits take."""
-    return -(-count * width // 8)
 
 
 @dataclass(frozen=True)
@@ -207,9 +195,6 @@ class ComputedArray:
 Array = NDArray | MappedArray | PackedArray | ComputedArray | ArraySpec
 """All have `shape`, `dtype`, `size` and `nbytes`; all but the spec give their elements to `np.asarray`."""
 
-ARRAYS = (np.ndarray, MappedArray, PackedArray, ComputedArray, ArraySpec)
-"""The same, for `isinstance`."""
-
 
 def stored_nbytes(array: Array) -> int:
     """The bytes that the elements of any kind of array take when stored, 2- and 4-bit types packed."""
@@ -228,83 +213,6 @@ def leading(array: Array, count: int) -> Array:
     return np.asarray(array)[:count]
 
 
-def blocks(size: int, block: int = BLOCK) -> Iterator[slice]:
-    """Slices of at most `block` elements that cover `size` elements in order."""
-    for start in range(0, size, block):
-        yield slice(start, min(start + block, size))
-
-
-def pack(codes: NDArray, width: int) -> NDArray:
-    """Codes of `width` bits, packed: uint8 `[ceil(codes.size * width / 8)]`.
-
-    Code i lies in bits `i * width` to `(i + 1) * width - 1`, counted from the least significant bit of the first byte.
-    Bits beyond `width` of a code (the sign of a negative one) are dropped.
-
-    >>> pack(np.array([-8, 7, 3, 4, -2], np.int8), 4).tolist()
-    [120, 67, 14]
-    >>> pack(np.array([1, 2, 3, 4, 5, 6, 7, 0], np.uint8), 3).tolist()
-    [209, 88, 31]
-
-    Raises:
-        ValueError: `width` is not 1 to 8.
-    """
-    _check_width(width)
-    flat = np.ascontiguousarray(codes).reshape(-1).view(np.uint8)
-    if width == 8:
-        return flat
-    if width == 1:
-        return np.packbits(flat & 1 if flat.size and flat.max() > 1 else flat, bitorder="little")
-    step, kept, lanes = _merging(width)
-    packed = np.empty(-(-flat.size // 8) * width, np.uint8)
-    for part in blocks(flat.size):
-        words = _words(flat[part]) & _lanes(8, width)
-        for lane in lanes:
-            used = lane // 8 * width
-            if (
-                2 * used <= lane
-            ):  # what moves down from the lower lane falls off, and from above it is dropped or masked
-                words |= words >> np.uint64(lane - used)
-                words = words if lane == lanes[-1] else words & _lanes(2 * lane, 2 * used)
-            else:
-                low = words & _lanes(2 * lane, used)
-                words = low | ((words ^ low) >> np.uint64(lane - used))
-        start = part.start // 8 * width
-        _low_bytes(packed[start : start + words.size * width], kept, kept)[...] = _low_bytes(words, step, kept)
-    return packed[: packed_nbytes(flat.size, width)]
-
-
-def unpack(packed: NDArray, width: int, count: int) -> NDArray:
-    """The inverse of `pack`: uint8 `[count]`, each code unsigned.
-
-    Raises:
-        ValueError: `width` is not 1 to 8, or `packed` is not as long as `count` codes need.
-    """
-    _check_width(width)
-    flat = packed.reshape(-1).view(np.uint8)
-    if flat.size != packed_nbytes(count, width):
-        raise ValueError(f"{count} codes of {width} bits take {packed_nbytes(count, width)} bytes, got {flat.size}")
-    if width == 8:
-        return flat
-    if width == 1:
-        return np.unpackbits(flat, count=count, bitorder="little")
-    step, kept, lanes = _merging(width)
-    codes = np.empty(-(-count // 8) * 8, np.uint8)
-    for part in blocks(codes.size):
-        words = codes[part].view("<u8")
-        words[...] = 0
-        source = flat[part.start // 8 * width : part.stop // 8 * width]
-        if source.size < words.size * width:
-            source = np.concatenate([source, np.zeros(words.size * width - source.size, np.uint8)])
-        _low_bytes(words, step, kept)[...] = _low_bytes(source, kept, kept)
-        for lane in reversed(lanes):
-            used = lane // 8 * width
-            low = words & _lanes(2 * lane, used)
-            words ^= low
-            words <<= np.uint64(lane - used)
-            words |= low
-    return codes[:count]
-
-
 def to_bytes(values: NDArray) -> NDArray:
     """The elements as they are stored: uint8 `[stored_nbytes(values)]`, little-endian, 2- and 4-bit types packed."""
     width = _SUB_BYTE_BITS.get(values.dtype)
@@ -321,35 +229,3 @@ def from_bytes(raw: NDArray, shape: Shape, dtype: DType, width: int = 0) -> NDAr
         return raw.view(dtype).reshape(shape)
     # ml_dtypes keeps an element in the low bits of a byte, the others clear even where it is negative.
     return unpack(raw, width, math.prod(shape)).view(dtype).reshape(shape)
-
-
-def _check_width(width: int) -> None:
-    if not 1 <= width <= 8:
-        raise ValueError(f"codes have 1 to 8 bits, got {width}")
-
-
-def _words(flat: NDArray) -> NDArray:
-    """Bytes as 64-bit words, eight codes each, the last one filled up with zeros."""
-    if flat.size % 8:
-        flat = np.concatenate([flat, np.zeros(-flat.size % 8, np.uint8)])
-    return flat.view("<u8")
-
-
-def _merging(width: int) -> tuple[int, int, tuple[int, ...]]:
-    """How codes become dense: the bytes of a run of codes, the bytes that are kept of it, and the lanes that merge.
-
-    Neighbours are merged pairwise (8-, then 16-, then 32-bit lanes) until the codes of a run fill whole bytes.
-    """
-    step = 8 // math.gcd(width, 8)
-    return step, step * width // 8, (8, 16, 32)[: step.bit_length() - 1]
-
-
-def _low_bytes(buffer: NDArray, step: int, kept: int) -> NDArray:
-    """The first `kept` of every `step` bytes of `buffer`, as a view."""
-    raw = buffer.view(np.uint8)
-    return raw[::step] if kept == 1 else raw.reshape(-1, step)[:, :kept]
-
-
-def _lanes(lane: int, used: int) -> np.uint64:
-    """A 64-bit mask whose every `lane` bits have the lowest `used` ones set."""
-    return np.uint64(sum(((1 << used) - 1) << start for start in range(0, 64, lane)))

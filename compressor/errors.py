@@ -23,6 +23,10 @@ class UsageError(CompressorError):
     exit_status = 2
 
 
+class DamageError(ValueError):
+    """What a weight stores contradicts itself, which shows only when it is read: whoever knows the weight names it."""
+
+
 def located(path: Path, error: CompressorError) -> CompressorError:
     """The error with the path in front of what it says, unless it names that path already."""
     return CompressorError(str(error) if str(path) in str(error) else f"{path}: {error}")
@@ -39,3 +43,12 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> UsageError:
 def line(error: Exception) -> str:
     """The text of an error, in a line."""
     return " ".join(str(error).split())
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun.
+
+    >>> plural(1, "weight"), plural(1200, "value")
+    ('1 weight', '1,200 values')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -11,7 +11,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from compressor.arrays import BLOCK, DType, NDArray, blocks, is_float
+from compressor.arrays import DType, NDArray, is_float
+from compressor.blocks import BLOCK, blocks
 
 
 def patterns(values: NDArray) -> NDArray:

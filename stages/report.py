@@ -15,6 +15,7 @@ from rich.text import Text
 from compressor.compilation.manifest import Manifest, WeightFacts
 from compressor.compilation.plan import Plan
 from compressor.encodings import name, nbytes
+from compressor.errors import plural
 from compressor.recognition.findings import Detection, Finding
 from compressor.stages.sheet import Row, Sheet
 from compressor.stages.text import visible
@@ -39,15 +40,6 @@ def show_json(document: object) -> None:
     """Print one JSON document; a text is one already."""
     text = document if isinstance(document, str) else json.dumps(document, indent=2, ensure_ascii=False)
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
-
-
-def plural(count: int, noun: str) -> str:
-    """A count with its noun.
-
-    >>> plural(1, "weight"), plural(1200, "value")
-    ('1 weight', '1,200 values')
-    """
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def size(count: int) -> str:

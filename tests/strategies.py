@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, DType, NDArray, Shape, bits
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, expand
+from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse
+from compressor.kernels import expand
 
 dtypes = st.sampled_from([*FLOAT_DTYPES.values(), *CODE_DTYPES.values(), np.dtype(np.bool_)])
 float_dtypes = st.sampled_from([*FLOAT_DTYPES.values()])

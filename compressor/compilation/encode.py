@@ -12,18 +12,10 @@ import numpy as np
 
 from compressor.arrays import NDArray
 from compressor.compilation.stream import InexactError, Pass
-from compressor.encodings import (
-    DamageError,
-    Dense,
-    Encoding,
-    LinearQuantized,
-    Palettized,
-    Sparse,
-    decode,
-    name,
-    nbytes,
-)
+from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, decode, name, nbytes
 from compressor.encodings import spec as spec_of
+from compressor.errors import DamageError
+from compressor.kernels import select
 from compressor.recognition.schemes import Scheme, Values, linear_quantize, palettize, sparsify
 from compressor.weight import Weight
 
@@ -99,7 +91,7 @@ def _inner(source: Encoding, values: NDArray, spec: Values, where: NDArray | Non
 def _described(values: NDArray, spec: Values, where: NDArray | None) -> Any:
     match spec:
         case Dense():
-            return Dense(values if where is None else palettize.select(values, where))
+            return Dense(values if where is None else select(values, where))
         case Palettized():
             return palettize.encode(values, spec, where)
         case LinearQuantized():

@@ -13,8 +13,8 @@ from functools import partial, reduce
 from typing import TypeVar
 
 from compressor.arrays import ArraySpec
-from compressor.encodings import DamageError, Encoding, dtype, shape
-from compressor.errors import CompressorError
+from compressor.encodings import Encoding, dtype, shape
+from compressor.errors import CompressorError, DamageError
 from compressor.weight import Weight
 
 Pass = Callable[[Weight], Weight]

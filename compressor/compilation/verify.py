@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from compressor.arrays import NDArray, blocks
+from compressor.arrays import NDArray
+from compressor.blocks import blocks
 from compressor.compilation.stream import InexactError, Pass
-from compressor.encodings import DamageError, Encoding, decode, dtype, name, shape
+from compressor.encodings import Encoding, decode, dtype, name, shape
+from compressor.errors import DamageError
 from compressor.patterns import above, patterns
 from compressor.weight import Weight
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from compressor.arrays import FLOAT_DTYPES, ArraySpec, DType, NDArray, blocks, is_float
+from compressor.arrays import FLOAT_DTYPES, ArraySpec, DType, NDArray, is_float
+from compressor.blocks import blocks
 from compressor.encodings import Dense, Palettized, nbytes
 from compressor.patterns import distance, eps, largest, patterns
 from compressor.recognition.scan import ENTRIES, Scan, sample

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from compressor.arrays import BLOCK, DType, NDArray, blocks
+from compressor.arrays import DType, NDArray
+from compressor.blocks import BLOCK, blocks, row_blocks
 from compressor.patterns import bound, magnitude_bits, magnitudes, patterns, sign_bit, unique
 
 ENTRIES = 256
@@ -134,7 +135,7 @@ def row_tables(rows: NDArray) -> NDArray | None:
     Unsigned `[len(rows), L]`, ascending, shorter ones filled up with their last; 0.0 stands for -0.0 too.
     """
     tables = []
-    for part in blocks(len(rows), max(1, BLOCK * len(rows) // rows.size)):
+    for part in row_blocks(len(rows), rows.size):
         some = np.ascontiguousarray(rows[part]).reshape(part.stop - part.start, -1)
         table = without_duplicates(np.sort(some.view(f"<u{rows.dtype.itemsize}"), axis=1))
         zeros = table & magnitude_bits(rows.dtype) == 0

@@ -12,8 +12,9 @@ from compressor import encodings
 from compressor.arrays import CODE_DTYPES, ArraySpec, NDArray
 from compressor.compilation.encode import encode
 from compressor.compilation.verify import differences
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, dequantize
-from compressor.errors import CompressorError
+from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse
+from compressor.errors import CompressorError, DamageError
+from compressor.kernels import dequantize
 from compressor.recognition.findings import Settings, find
 from compressor.weight import Weight
 
@@ -27,7 +28,7 @@ def encoded(values: NDArray | Encoding, spec: Encoding, threshold: float = 0.0) 
 
 def test_a_damaged_source_is_no_plan_that_fails() -> None:
     damaged = Palettized(np.array([[0, 2]], np.uint8), np.array([[[[3], [7]]]], np.float32))
-    with pytest.raises(encodings.DamageError, match="indices into 2 entries, got 2"):
+    with pytest.raises(DamageError, match="indices into 2 entries, got 2"):
         encoded(damaged, Dense(ArraySpec((1, 2), F32)))
 
 

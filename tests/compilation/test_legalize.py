@@ -14,7 +14,7 @@ from compressor.weight import Weight
 
 
 def halved(encoding: Encoding) -> Encoding:
-    return encodings.map_arrays(lambda array: np.asarray(array) / 2, encoding)
+    return encodings.map_arrays(lambda array, _: np.asarray(array) / 2, encoding)
 
 
 def refused(_: Encoding) -> Encoding:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compressor.arrays import BLOCK, FLOAT_DTYPES, DType, NDArray
+from compressor.arrays import FLOAT_DTYPES, DType, NDArray
+from compressor.blocks import BLOCK
 from compressor.compilation.verify import Allowed, differences, verify
 from compressor.encodings import Dense, Palettized
 from compressor.errors import CompressorError

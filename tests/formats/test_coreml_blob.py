@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compressor.arrays import ArraySpec, MappedArray, NDArray, PackedArray, pack
+from compressor.arrays import ArraySpec, MappedArray, NDArray, PackedArray
 from compressor.errors import CompressorError
 from compressor.formats.coreml import blob
 from compressor.formats.coreml.blob import BlobFile, Layout, Stored, Writer, whole
 from compressor.formats.coreml.importing import coremltools
 from compressor.formats.coreml.types import TYPES
+from compressor.packing import pack
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "coreml" / "weight.bin"
 

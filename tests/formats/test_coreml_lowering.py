@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from compressor.arrays import CODE_DTYPES, NDArray
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, decode, name, packed, spec
+from compressor.compilation.pack import packed
+from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, decode, map_arrays, name, spec
 from compressor.formats.coreml import lifting, lowering, package, values
 from compressor.formats.coreml.blob import Layout, Stored
 from compressor.targets.coreml.legality import legalize, why_not
@@ -66,7 +67,7 @@ def test_a_plan_knows_the_size_of_everything(version: int, cases: list[Case], tm
     forms, layout, written = legal(cases[::7], version), Layout(), Layout()
     for each, (case, encoding) in forms.items():
         planned = lowering.lower(each, spec(encoding), version, layout)
-        made = lowering.lower(each, packed(encoding), version, written)
+        made = lowering.lower(each, map_arrays(packed, encoding), version, written)
         assert [one.ByteSize() for one in planned] == [one.ByteSize() for one in made], case
         assert layout.nbytes == written.nbytes, case
     path = save(tmp_path, version, {name: encoding for name, (_, encoding) in forms.items()})

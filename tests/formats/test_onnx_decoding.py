@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compressor.arrays import CODE_DTYPES, ArraySpec, MappedArray, pack
+from compressor.arrays import CODE_DTYPES, ArraySpec, MappedArray
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, nbytes
 from compressor.formats.onnx.bodies import straddling
 from compressor.formats.onnx.decoding import lower, needs_opset, why_not
 from compressor.formats.onnx.functions import BODIES, function
 from compressor.formats.onnx.quantized import is_linear
+from compressor.packing import pack
 
 F32, U8, BOOL = np.dtype(np.float32), np.dtype(np.uint8), np.dtype(np.bool_)
 

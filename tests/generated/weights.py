@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from compressor.arrays import FLOAT_DTYPES, DType, NDArray, Shape
-from compressor.encodings import dequantize, expand
+from compressor.kernels import dequantize, expand
 
 Random = np.random.Generator
 

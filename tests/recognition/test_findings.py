@@ -20,8 +20,9 @@ from compressor.compilation.encode import encode
 from compressor.compilation.pipelines import get
 from compressor.compilation.plan import choose
 from compressor.compilation.verify import differences
-from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse, dequantize, expand
+from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse
 from compressor.errors import CompressorError
+from compressor.kernels import dequantize, expand
 from compressor.recognition.findings import Detection, Finding, Settings, find
 from compressor.weight import Weight
 from tests import strategies

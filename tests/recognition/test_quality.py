@@ -23,7 +23,8 @@ from compressor import compress, encodings
 from compressor.arrays import FLOAT_DTYPES, ArraySpec, DType, NDArray, Shape
 from compressor.compilation.encode import encode
 from compressor.compilation.verify import differences
-from compressor.encodings import Dense, Encoding, Palettized, dequantize, expand
+from compressor.encodings import Dense, Encoding, Palettized
+from compressor.kernels import dequantize, expand
 from compressor.recognition.findings import Finding, Settings, find
 from compressor.weight import Weight
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compressor.arrays import BLOCK, FLOAT_DTYPES, DType, NDArray
+from compressor.arrays import FLOAT_DTYPES, DType, NDArray
+from compressor.blocks import BLOCK
 from compressor.patterns import above, patterns, sortable, unsortable
 from compressor.recognition.scan import COUNTED, distinct, few_distinct, row_tables, scan
 from tests import strategies

@@ -18,8 +18,9 @@ import compressor
 from compressor import sources, targets
 from compressor.arrays import NDArray
 from compressor.compilation.compile import runnable
-from compressor.encodings import LinearQuantized, Sparse, expand
+from compressor.encodings import LinearQuantized, Sparse
 from compressor.formats.coreml.importing import coremltools
+from compressor.kernels import expand
 from compressor.sources import InputSpec
 from tests.faults.commands import snapshot
 from tests.formats.coreml_models import value

@@ -22,20 +22,10 @@ from typing import IO, Protocol, Self
 
 import numpy as np
 
-from compressor.arrays import (
-    Array,
-    ArraySpec,
-    MappedArray,
-    NDArray,
-    PackedArray,
-    Shape,
-    bits,
-    pack,
-    packed_nbytes,
-    to_bytes,
-)
+from compressor.arrays import Array, ArraySpec, MappedArray, NDArray, PackedArray, Shape, bits, to_bytes
 from compressor.errors import CompressorError
 from compressor.formats.coreml.types import TYPES, Type
+from compressor.packing import pack, packed_nbytes
 
 ALIGNMENT = 64
 VERSION = 2

@@ -12,11 +12,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from compressor.arrays import UINT8, Array, ArraySpec, MappedArray, NDArray, Shape, bits, from_bytes, packed_nbytes
+from compressor.arrays import UINT8, Array, ArraySpec, MappedArray, NDArray, Shape, bits, from_bytes
 from compressor.errors import CompressorError
 from compressor.formats.coreml.blob import Store, Stored, whole
 from compressor.formats.coreml.importing import messages
 from compressor.formats.coreml.types import BY_NUMBER, TYPES, Type
+from compressor.packing import packed_nbytes
 
 IN_FILE = 10
 """From so many elements on, a value lies in weight.bin."""

@@ -17,7 +17,7 @@ from typing import cast
 
 import numpy as np
 
-from compressor.arrays import Array, ArraySpec, Shape, packed_nbytes
+from compressor.arrays import Array, ArraySpec, Shape
 from compressor.encodings import (
     Dense,
     Encoding,
@@ -36,6 +36,7 @@ from compressor.formats.onnx.functions import MOST_GROUPED_AXES
 from compressor.formats.onnx.lowered import COUNTER, Lowered, NonZeros
 from compressor.formats.onnx.palettes import palettized
 from compressor.formats.onnx.quantized import BLOCKED_SINCE, BY_NODE, Form
+from compressor.packing import packed_nbytes
 
 _BITWISE_SINCE = 18
 _STRADDLING = {3, 5, 6, 7}

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from compressor.arrays import CODE_DTYPES, UINT8, Array, DType, MappedArray, Shape, bits, from_bytes, packed_nbytes
+from compressor.arrays import CODE_DTYPES, UINT8, Array, DType, MappedArray, Shape, bits, from_bytes
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, index_bits, shape
 from compressor.errors import CompressorError
 from compressor.formats.onnx.functions import DOMAIN
 from compressor.formats.onnx.signs import signed
+from compressor.packing import packed_nbytes
 
 if TYPE_CHECKING:
     import onnx

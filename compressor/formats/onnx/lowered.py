@@ -9,22 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compressor.arrays import (
-    UINT8,
-    Array,
-    DType,
-    MappedArray,
-    NDArray,
-    PackedArray,
-    Shape,
-    bits,
-    pack,
-    packed_nbytes,
-    to_bytes,
-)
+from compressor.arrays import UINT8, Array, DType, MappedArray, NDArray, PackedArray, Shape, bits, to_bytes
 from compressor.formats.onnx.body import INT32
 from compressor.formats.onnx.dtypes import DATA_TYPES
 from compressor.formats.onnx.functions import DOMAIN
+from compressor.packing import pack, packed_nbytes
 
 if TYPE_CHECKING:
     import onnx

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from compressor import encodings
-from compressor.arrays import BLOCK, CODE_DTYPES, ArraySpec, DType, NDArray, Shape, blocks, is_float
+from compressor.arrays import CODE_DTYPES, ArraySpec, DType, NDArray, Shape, is_float
+from compressor.blocks import row_blocks
 from compressor.encodings import Dense, LinearQuantized
+from compressor.kernels import expand, select
 from compressor.patterns import eps, least_magnitudes
 from compressor.recognition.scan import ENTRIES, Scan, distinct
 from compressor.recognition.schemes import Candidate
-from compressor.recognition.schemes.palettize import select
 
 NAME = "linear_quantize"
 
@@ -112,7 +113,7 @@ def centred(encoding: LinearQuantized) -> NDArray:
     """The codes less their zero points, int16: a code is zero where its value is, whatever the scale makes of it."""
     codes = encodings.decode(encoding.data).astype(np.int16)
     if encoding.zero_point is not None:
-        codes -= encodings.expand(np.asarray(encoding.zero_point), codes.shape).astype(np.int16)
+        codes -= expand(np.asarray(encoding.zero_point), codes.shape).astype(np.int16)
     return codes
 
 
@@ -196,7 +197,7 @@ def _probed(values: NDArray, scales: Shape) -> NDArray:
 def _in_parts(values: NDArray, scales: Shape) -> Iterator[tuple[slice, NDArray]]:
     """The blocks of a weight as rows, a few at a time: where they are, and their values `[blocks, n]`."""
     rows = _rows(values, scales)
-    for part in blocks(len(rows), max(1, BLOCK // rows.shape[1])):
+    for part in row_blocks(len(rows), rows.size):
         yield part, np.ascontiguousarray(rows[part])
 
 

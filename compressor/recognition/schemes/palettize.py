@@ -12,8 +12,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from compressor.arrays import UINT8, ArraySpec, DType, NDArray, Shape, bits, blocks, is_float
-from compressor.encodings import Palettized, nbytes, take
+from compressor.arrays import UINT8, ArraySpec, DType, NDArray, Shape, bits, is_float
+from compressor.encodings import Palettized, nbytes
+from compressor.errors import plural
+from compressor.kernels import select, take
 from compressor.patterns import above, eps, sortable, unsortable
 from compressor.recognition.scan import (
     ENTRIES,
@@ -150,32 +152,9 @@ def without_zero(values: NDArray, candidate: Palettized, threshold: float, scan:
     return int(_counts(tables, above(tables.view(values.dtype), threshold)).max())
 
 
-def select(values: NDArray, where: NDArray) -> NDArray:
-    """`values[where]`, as fast as numpy can: `compress` has no branch an element, unlike indexing by a mask.
-
-    It makes an eight-byte index of each value that it takes, so it is called block by block.
-    """
-    flat, mask, start = values.reshape(-1), where.reshape(-1), 0
-    chosen = np.empty(np.count_nonzero(mask), values.dtype)
-    for part in blocks(flat.size):
-        taken = np.compress(mask[part], flat[part])
-        chosen[start : start + taken.size] = taken
-        start += taken.size
-    return chosen
-
-
 def padded(entries: NDArray, count: int) -> NDArray:
     """A table filled up with zeros to `count` entries."""
     return np.concatenate([entries, np.zeros(count - entries.size, entries.dtype)])
-
-
-def plural(count: int, noun: str) -> str:
-    """A count with its noun.
-
-    >>> plural(1, "distinct value"), plural(1200, "channel")
-    ('1 distinct value', '1,200 channels')
-    """
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _table(chosen: NDArray, entries: int) -> Table:

@@ -12,19 +12,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from compressor.arrays import ArraySpec, NDArray, Shape, packed_nbytes
-from compressor.encodings import (
-    PLACES,
-    Dense,
-    Encoding,
-    LinearQuantized,
-    Palettized,
-    Sparse,
-    expand,
-    is_places,
-    nbytes,
-    shape,
-)
+from compressor.arrays import ArraySpec, NDArray, Shape
+from compressor.encodings import PLACES, Dense, Encoding, LinearQuantized, Palettized, Sparse, is_places, nbytes, shape
+from compressor.errors import plural
+from compressor.kernels import expand
+from compressor.packing import packed_nbytes
 from compressor.patterns import above
 from compressor.recognition.scan import ENTRIES, Scan
 from compressor.recognition.schemes import Candidate, Values, palettize
@@ -96,7 +88,7 @@ def _masked(
         entries = int(np.count_nonzero(above(scan.table.entries, threshold)))
         if entries <= ENTRIES:  # zero, or what the threshold makes zero, was too much for a palette
             one = palettize.spec((count,), values.dtype, (1,) * values.ndim, entries)
-            evidence = f"{share}; {palettize.plural(entries, 'distinct non-zero value')}"
+            evidence = f"{share}; {plural(entries, 'distinct non-zero value')}"
             spec = Sparse(stored, one, values.shape)
             yield Candidate((NAME, palettize.NAME), spec, evidence, threshold, changed, structure)
 
@@ -320,7 +312,7 @@ def _nonzeros(values: NDArray, spec: Encoding, count: int, threshold: float, sca
 def _without_zero(candidate: Candidate, nonzeros: Values) -> str:
     """What a candidate was recognised by, said of the non-zeros."""
     if isinstance(nonzeros, Palettized) and math.prod(nonzeros.lut.shape[:-2]) == 1:
-        return palettize.plural(nonzeros.lut.shape[-2], "distinct non-zero value")
+        return plural(nonzeros.lut.shape[-2], "distinct non-zero value")
     if isinstance(nonzeros, Palettized):
         return f"non-zeros of {candidate.evidence}"
     return candidate.evidence

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from compressor.arrays import ArraySpec, NDArray, Shape, blocks, packed_nbytes
+from compressor.arrays import ArraySpec, NDArray, Shape
+from compressor.blocks import blocks
 from compressor.encodings import Palettized, index_bits
+from compressor.packing import packed_nbytes
 from compressor.patterns import merged, unique
 from compressor.recognition.scan import ENTRIES, distinct
 

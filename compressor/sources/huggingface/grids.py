@@ -8,8 +8,9 @@ from functools import partial
 import numpy as np
 
 from compressor.arrays import Array, ComputedArray, DType, MappedArray, NDArray, Shape, is_float
-from compressor.encodings import Dense, LinearQuantized, expand
+from compressor.encodings import Dense, LinearQuantized
 from compressor.errors import CompressorError
+from compressor.kernels import expand
 from compressor.sources.huggingface.bitmask import Masked
 from compressor.sources.huggingface.layers import groups, reordered
 from compressor.sources.huggingface.layouts import FLOAT8, code_dtype, computed, values

@@ -23,10 +23,10 @@ from compressor.arrays import (
     NDArray,
     Shape,
     is_float,
-    unpack,
 )
-from compressor.encodings import dequantize
 from compressor.errors import CompressorError
+from compressor.kernels import dequantize
+from compressor.packing import unpack
 
 SIGNED: dict[int, DType] = {2: INT2, 4: INT4, 8: INT8}
 UNSIGNED: dict[int, DType] = {2: UINT2, 4: UINT4, 8: UINT8}

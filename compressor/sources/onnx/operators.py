@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressor.arrays import UINT2, UINT4, UINT8, Array, DType, MappedArray, NDArray, from_bytes, to_bytes, unpack
+from compressor.arrays import UINT2, UINT4, UINT8, Array, DType, MappedArray, NDArray, from_bytes, to_bytes
 from compressor.encodings import Dense, LinearQuantized
 from compressor.errors import CompressorError
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.formats.onnx.signs import signed
+from compressor.packing import unpack
 from compressor.sources.onnx.expressions import UnliftableError
 from compressor.sources.onnx.scopes import Index, integer, operand
 

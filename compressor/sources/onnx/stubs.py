@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressor.arrays import is_float, packed_nbytes
+from compressor.arrays import is_float
 from compressor.encodings import PLACES, Dense, Encoding, Sparse, dtype, shape
 from compressor.errors import CompressorError
 from compressor.formats.onnx import reading
 from compressor.formats.onnx.dtypes import DATA_TYPES, DTYPES
 from compressor.formats.onnx.graphs import attribute, is_standard, tensors, walk
 from compressor.formats.onnx.wire import EXTERNAL, KEPT_BELOW
+from compressor.packing import packed_nbytes
 
 if TYPE_CHECKING:
     import onnx

@@ -46,9 +46,7 @@ from compressor.encodings import (
     Palettized,
     Sparse,
     decode,
-    dequantize,
     dtype,
-    expand,
     full_mask,
     index_bits,
     is_places,
@@ -58,6 +56,7 @@ from compressor.encodings import (
 )
 from compressor.formats.coreml.opsets import IOS18, IOS26
 from compressor.formats.coreml.types import WEIGHT_DTYPES
+from compressor.kernels import dequantize, expand
 
 Inner = Dense | LinearQuantized | Palettized
 

@@ -13,7 +13,8 @@ from functools import partial
 import numpy as np
 
 from compressor.arrays import Array, ComputedArray, DType, NDArray, Shape
-from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse, decode, dtype, expand, full_mask, shape
+from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse, decode, dtype, full_mask, shape
+from compressor.kernels import expand
 
 
 def rounded(

@@ -13,6 +13,7 @@ from compressor import encodings
 from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec, NDArray, Shape
 from compressor.compilation.verify import differences
 from compressor.encodings import Dense, LinearQuantized
+from compressor.kernels import dequantize, expand
 from compressor.recognition.scan import scan
 from compressor.recognition.schemes import linear_quantize
 from tests import strategies
@@ -112,9 +113,7 @@ def test_whatever_is_found_is_exact(dtype: str, codes: tuple[int, int], shape: S
     )
     with np.errstate(over="ignore", under="ignore"):
         scale = scale.astype(FLOAT_DTYPES[dtype])
-    values = encodings.dequantize(
-        generator.integers(*codes, shape, endpoint=True).astype(np.int16), encodings.expand(scale, shape)
-    )
+    values = dequantize(generator.integers(*codes, shape, endpoint=True).astype(np.int16), expand(scale, shape))
     for spec in grids(values):
         where = data.draw(st.sampled_from([None, generator.random(shape) < 0.5]))
         encoded = linear_quantize.encode(values, spec, where)
@@ -129,7 +128,7 @@ def test_whatever_is_found_is_exact(dtype: str, codes: tuple[int, int], shape: S
 
 def test_a_row_that_is_searched_by_its_distinct_values_is_the_same() -> None:
     codes = np.random.default_rng(2).integers(-127, 128, (2, 1 << 18)).astype(np.int16)
-    values = encodings.dequantize(codes, np.array([[0.3], [0.7]], np.float32))
+    values = dequantize(codes, np.array([[0.3], [0.7]], np.float32))
     (spec,) = grids(values)
     assert spec.scale.shape == (2, 1)
     encoded = linear_quantize.encode(values, spec, None)

@@ -92,10 +92,3 @@ def test_what_a_mask_leaves_out_needs_no_entry(threshold: float, left: int) -> N
     assert palettize.without_zero(values, spec, threshold, scan(values, threshold)) == left
     grouped = palettize.spec(values.shape, values.dtype, (50, 1), 4)
     assert palettize.without_zero(values, grouped, threshold, scan(values, threshold)) == left
-
-
-@given(st.integers(0, 100_000), st.data())
-def test_selecting_is_indexing_by_a_mask(size: int, data: st.DataObject) -> None:
-    generator = strategies.random(data.draw)
-    values, where = generator.normal(size=(size, 1)), generator.random((size, 1)) < 0.3
-    assert np.array_equal(palettize.select(values, where), values[where])

@@ -8,15 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compressor import encodings
-from compressor.arrays import ArraySpec, NDArray, Shape, pack
-from compressor.encodings import Dense, Sparse, expand
+from compressor.arrays import ArraySpec, NDArray, Shape
+from compressor.encodings import Dense, Sparse
+from compressor.kernels import expand, select
+from compressor.packing import pack
 from compressor.recognition.scan import scan
-from compressor.recognition.schemes import Candidate, Values, palettize, sparsify
+from compressor.recognition.schemes import Candidate, Values, sparsify
 from tests import strategies
 
 
 def dense_inner(values: NDArray, spec: Values, where: NDArray) -> Values:
-    return Dense(palettize.select(values, where))
+    return Dense(select(values, where))
 
 
 def plain(values: NDArray) -> Candidate:

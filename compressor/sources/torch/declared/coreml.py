@@ -23,7 +23,8 @@ import numpy as np
 from torch import Tensor
 
 from compressor.arrays import NDArray, is_float
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, expand
+from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized
+from compressor.kernels import expand
 from compressor.sources.torch.declared.claims import Claim, integer, numbers
 from compressor.sources.torch.declared.recover import ContradictionError, by_block, grid, palette, scaled
 

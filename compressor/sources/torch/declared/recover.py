@@ -7,7 +7,8 @@ import math
 import numpy as np
 
 from compressor.arrays import CODE_DTYPES, NDArray, Shape
-from compressor.encodings import Dense, LinearQuantized, Palettized, decode, expand
+from compressor.encodings import Dense, LinearQuantized, Palettized, decode
+from compressor.kernels import expand
 
 MOST_BITS = 8
 MOST_ENTRIES = 1 << MOST_BITS

@@ -1,0 +1,142 @@
+"""The numpy of `decode` and of the schemes: passes over a weight, block by block, without a branch an element."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from compressor.arrays import Array, MappedArray, NDArray, PackedArray, Shape
+from compressor.blocks import blocks, row_blocks
+from compressor.errors import DamageError
+from compressor.packing import unpack
+
+
+def take(table: NDArray, rows: NDArray) -> NDArray:
+    """`table[rows]`: numpy's own makes an eight-byte copy of every index first."""
+    flat = np.ascontiguousarray(rows).reshape(-1)
+    values = np.empty((flat.size, *table.shape[1:]), table.dtype)
+    for part in blocks(flat.size):
+        np.take(table, flat[part], axis=0, out=values[part], mode="clip")
+    return values.reshape(*rows.shape, *table.shape[1:])
+
+
+def select(values: NDArray, where: NDArray) -> NDArray:
+    """`values[where]`, `[D]` in row-major order.
+
+    Indexing by a mask costs a mispredicted branch an element; `compress` does not, but makes an eight-byte index of
+    each value that it takes.
+    """
+    flat, mask, start = values.reshape(-1), where.reshape(-1), 0
+    chosen = np.empty(np.count_nonzero(mask), values.dtype)
+    for part in blocks(flat.size):
+        taken = np.compress(mask[part], flat[part])
+        chosen[start : start + taken.size] = taken
+        start += taken.size
+    return chosen
+
+
+def scatter(values: NDArray, where: NDArray) -> NDArray:
+    """The inverse of `select`: `values` in row-major order where the mask is set, zero elsewhere."""
+    flat, start = np.ascontiguousarray(where).reshape(-1), 0
+    dense = np.zeros(flat.size, values.dtype)
+    for part in blocks(flat.size):
+        places = np.flatnonzero(flat[part])
+        dense[part][places] = values[start : start + places.size]
+        start += places.size
+    return dense.reshape(where.shape)
+
+
+def expand(parameter: NDArray, to: Shape) -> NDArray:
+    """A parameter by block, repeated to the weight's shape `to`: a view where every block is 1 or the whole axis.
+
+    >>> expand(np.array([[1, 2]]), (2, 4)).tolist()
+    [[1, 1, 2, 2], [1, 1, 2, 2]]
+    """
+    for axis, (have, want) in enumerate(zip(parameter.shape, to, strict=True)):
+        if 1 < have < want:
+            parameter = np.repeat(parameter, want // have, axis)
+    return np.broadcast_to(parameter, to)
+
+
+def facing(
+    values: NDArray, parameters: Sequence[NDArray], where: NDArray | None = None
+) -> tuple[NDArray, Sequence[NDArray]]:
+    """Values and their parameters by block, in shapes that broadcast against each other: blocks become axes.
+
+    where: of `[D]` values, the mask of the places that they have in the weight.
+
+    >>> values, (scale,) = facing(np.zeros((2, 6)), [np.zeros((2, 3))])
+    >>> values.shape, scale.shape
+    ((2, 3, 2), (2, 3, 1))
+    """
+    if where is not None:
+        return values, [one.reshape(()) if one.size == 1 else expand(one, where.shape)[where] for one in parameters]
+    wide: list[int] = []
+    narrow: list[int] = []
+    for dim, count in zip(values.shape, parameters[0].shape, strict=True):
+        split = 1 < count < dim
+        wide += [count, dim // count] if split else [dim]
+        narrow += [count, 1] if split else [count]
+    return values.reshape(wide), [one.reshape(narrow) for one in parameters]
+
+
+def dequantize(codes: NDArray, scale: NDArray, zero_point: NDArray | None = None) -> NDArray:
+    """`(codes - zero_point) * scale` of arrays that broadcast to the codes' shape, rounded once to the scale's dtype.
+
+    The difference of two codes is a small integer, exact in float32; its product with a 16-bit float is exact too.
+    """
+    exact = np.dtype(np.float64) if scale.dtype == np.float64 else np.dtype(np.float32)
+    to = codes.shape
+    codes = codes.reshape(to or (1,))
+    values = np.empty(codes.shape, scale.dtype)
+    scale = np.broadcast_to(scale.astype(exact), values.shape)
+    moved = None if zero_point is None else np.broadcast_to(zero_point.astype(exact), values.shape)
+    with np.errstate(over="ignore", invalid="ignore"):  # an infinite product is what the scale says
+        for part in row_blocks(len(codes), codes.size):
+            exactly = codes[part].astype(exact)
+            if moved is not None:
+                np.subtract(exactly, moved[part], out=exactly)
+            np.multiply(exactly, scale[part], out=values[part], casting="unsafe")
+    return values.reshape(to)
+
+
+def look_up(indices: Array, lut: NDArray, vector_axis: int | None = None, where: NDArray | None = None) -> NDArray:
+    """The entry behind each index, in the table of its group: what `Palettized` means, or `[D]` of its values.
+
+    where: of `[D]` indices, the mask of the places that they have in the weight.
+
+    Raises:
+        DamageError: an index lies outside its table.
+    """
+    if isinstance(indices, MappedArray | PackedArray) and lut.size == lut.shape[-2] and indices.width in (1, 2, 4):
+        return _look_up_bytes(indices, lut)
+    return _look_up(np.asarray(indices), lut, vector_axis, where)
+
+
+def _look_up(indices: NDArray, lut: NDArray, vector_axis: int | None, where: NDArray | None) -> NDArray:
+    groups, (entries, vector) = lut.shape[:-2], lut.shape[-2:]
+    if indices.size and int(indices.max()) >= entries:
+        raise DamageError(f"indices into {entries} entries, got {int(indices.max())}")
+    rows = indices
+    if (tables := math.prod(groups)) > 1:  # one table of all of them, in which each begins `entries` after the last
+        first = (np.arange(tables) * entries).astype(np.min_scalar_type(tables * entries)).reshape(groups)
+        by_block, (first_by_block,) = facing(indices, [first], where)
+        rows = (first_by_block + by_block).reshape(indices.shape)
+    values = take(lut.reshape(-1) if vector == 1 else lut.reshape(-1, vector), rows)
+    if vector_axis is None:
+        return values
+    whole = [dim * vector if axis == vector_axis else dim for axis, dim in enumerate(indices.shape)]
+    return np.moveaxis(values, -1, vector_axis + 1).reshape(whole)
+
+
+def _look_up_bytes(indices: MappedArray | PackedArray, lut: NDArray) -> NDArray:
+    """The values behind packed codes, a byte of codes at a time: its values are neighbours in a table of 256 rows."""
+    entries, width = lut.size, indices.width
+    codes = unpack(np.arange(256, dtype=np.uint8), width, 256 * 8 // width).reshape(256, -1)
+    raw, outside = indices.raw(), np.asarray((codes >= entries).any(axis=1))
+    if outside.any() and outside[raw].any():  # a code, or the bits that fill up the last byte
+        return _look_up(np.asarray(indices), lut, None, None)
+    rows = lut.reshape(-1)[np.minimum(codes, entries - 1)]
+    return take(rows, raw).reshape(-1)[: indices.size].reshape(indices.shape)
