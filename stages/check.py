@@ -14,7 +14,7 @@ from compressor.stages.options import AsJson, Overrides, ParamsFile
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from compressor.stages.params import Evaluate
+    from compressor.stages.groups import Evaluate
 
 
 def check(

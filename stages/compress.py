@@ -14,7 +14,8 @@ from compressor.stages.options import AsJson, ModelPath, Overrides, ParamsFile, 
 if TYPE_CHECKING:
     from compressor.compilation.plan import Plan
     from compressor.recognition.findings import Detection, Settings
-    from compressor.stages.params import Export, Given
+    from compressor.stages.groups import Export
+    from compressor.stages.params import Given
     from compressor.targets import Target
 
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from compressor.compilation.manifest import Manifest
     from compressor.evaluation.compare import Comparison
     from compressor.evaluation.metrics import Size, Values
-    from compressor.stages.params import EvaluateParams, Export
+    from compressor.stages.groups import Export
+    from compressor.stages.params import EvaluateParams
 
 
 ACCURACY_SIZE, CONFUSION = "accuracy_size.csv", "confusion.csv"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from onnx import TensorProto
 
     from compressor.sources import Exporter
-    from compressor.stages.params import Export
+    from compressor.stages.groups import Export
 
 
 def needs_export(model: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The settings: what `params.yaml` may hold, group by group, and how a command gets its own groups and no others.
+"""The settings: what of `params.yaml` a command reads, and where each value comes from.
 
 A command names the settings it reads as a class (`DetectParams`, ...): what is not a field of it cannot be read, so
 the class is also the list of parameters that its stage in dvc.yaml declares.
@@ -10,160 +10,18 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import Field, ValidationError, create_model
+from pydantic_core import ErrorDetails
 
 from compressor import targets
-from compressor.compilation import pipelines
 from compressor.errors import UsageError, unknown
 from compressor.recognition import findings
-from compressor.stages import files, overrides, yaml
+from compressor.stages import groups, overrides, yaml
+from compressor.stages.groups import Compress, Detect, Evaluate, Export, Group, Target
 
 DEFAULT_FILE = Path("params.yaml")
-
-Axis = Annotated[int, Field(strict=False)]  # -S spells the key of a dictionary as text
-Sizes = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)]  # YAML has lists, not tuples
-Limit = Annotated[float, Field(allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Range = Annotated[tuple[Annotated[int, Field(ge=1)], int], Field(strict=False)]
-Names = Annotated[tuple[str, ...], Field(strict=False)]
-
-
-def _known_target(name: str) -> str:
-    try:
-        return targets.get(name).name
-    except UsageError as error:
-        raise PydanticCustomError("choice", "{message}", {"message": str(error)}) from error
-
-
-def _known_pipeline(name: str) -> str:
-    try:
-        return pipelines.get(name).name
-    except UsageError as error:
-        raise PydanticCustomError("choice", "{message}", {"message": str(error)}) from error
-
-
-Target = Annotated[str, AfterValidator(_known_target)]
-Pipeline = Annotated[str, AfterValidator(_known_pipeline)]
-
-
-class Group(BaseModel):
-    """Settings that belong together; a key that is not one of them is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Input(Group):
-    """One input of the model."""
-
-    shape: Sizes = Field(description="Sizes, an example where an axis is dynamic.")
-    dtype: str = Field(default="float32", description="The type of the elements: `float32`, `float16`, `int64`, ...")
-    dynamic: dict[Axis, str] = Field(
-        default={}, description="Names of the axes whose size may differ from call to call: `{0: batch}`."
-    )
-
-
-class Export(Group):
-    """How a fine-tuned model becomes a graph. An ONNX file needs none of it."""
-
-    factory: str | None = Field(
-        default=None,
-        description="`module:function` that builds the model a state dict belongs to, importable from here.",
-    )
-    args: dict[str, Any] = Field(
-        default={}, description="Keyword arguments of the factory, or of the architecture of a Hugging Face folder."
-    )
-    inputs: dict[str, Input] = Field(default={}, description="Every input of the model, by name.")
-    outputs: Names = Field(default=(), description="Names of the outputs; empty: the exporter's.")
-    opset: int = Field(default=18, ge=1, description="The ONNX operator set of the exported graph.")
-    allow_pickle: bool = Field(
-        default=False,
-        description="Whether a checkpoint may run code while it is loaded. Only for files that you trust.",
-    )
-
-
-class Detect(Group):
-    """When a weight is worth encoding, and what counts as zero."""
-
-    min_elements: int = Field(default=2048, ge=0, description="Weights of fewer elements stay dense.")
-    threshold: float | None = Field(
-        default=None,
-        ge=0,
-        allow_inf_nan=False,
-        description="Values up to this magnitude count as zero; none: up to 0.001 for `default_pruning`, and no value "
-        "changes with any other pipeline ...",
-    )
-    max_thresholded: float = Field(
-        default=0.01,
-        ge=0,
-        le=1,
-        description="... where they are at most this share of the values that survive; elsewhere only exact zeros do.",
-    )
-    tolerance: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
-        description="How far a value may be moved to one of a palette or a grid, relative to the largest magnitude of "
-        "its weight; `0.0`: not at all.",
-    )
-
-
-class Compress(Group):
-    """What to look for."""
-
-    pipeline: Pipeline = Field(
-        default="auto",
-        description="Which schemes may take part.",
-    )
-
-
-class Image(Group):
-    """How an image becomes the numbers that an input takes: `scale * pixel + bias`, by channel."""
-
-    color: Literal["RGB", "BGR", "GRAYSCALE"] = Field(default="RGB", description="The order of the channels.")
-    scale: Finite = Field(default=1.0, description="What a pixel, 0 to 255, is multiplied with.")
-    bias: Annotated[tuple[Finite, ...], Field(strict=False)] = Field(
-        default=(), description="What is added then, a number a channel; empty: nothing."
-    )
-
-
-class CoreML(Group):
-    """How a model becomes a Core ML package; other targets read none of it."""
-
-    precision: Literal["float16", "float32"] = Field(
-        default="float16", description="Of weights and activations: `float16` or `float32`."
-    )
-    axes: dict[str, Axis | Range | dict[Axis, Axis | Range]] = Field(
-        default={},
-        description="The size of each axis that `export.inputs` names as dynamic, or its least and its largest one: "
-        "`{batch: 1, sequence: [1, 128]}`. An axis without a name is called by its input and its place: "
-        "`{state: {1: 4}}` or `{state.1: 4}`. A first axis has 1 if none is given; names that a model lacks are left "
-        "out, with a note.",
-    )
-    images: dict[str, Image] = Field(default={}, description="The inputs that take images, by name.")
-    classes: str = Field(
-        default="", description="A file with a class a line, in the order of the first output's scores: a classifier."
-    )
-
-
-class Evaluate(Group):
-    """What the artefact is measured on, and what it must reach."""
-
-    data: str = Field(default="", description="`module:function` that returns inputs and labels, or an `.npz` file.")
-    metric: str = Field(
-        default="accuracy_score",
-        description="A scikit-learn metric by name, or `module:function`: (labels, outputs) -> number.",
-    )
-    metric_args: dict[str, Any] = Field(default={}, description="Arguments of the metric: `{average: macro}`.")
-    batch_size: int = Field(default=256, ge=1, description="Samples in one run of the model.")
-    outputs: Names = Field(default=(), description="The outputs that hold predictions; empty: those that have labels.")
-    limits: dict[str, Limit] = Field(
-        default={},
-        description="What must hold for `passed: true`, by metric: at most `accuracy_drop`, `size_mb`, "
-        "`bits_per_weight`; at least `accuracy`, `agreement`, `size_ratio`.",
-    )
 
 
 class ExportParams(Group):
@@ -186,10 +44,15 @@ class TargetParams(Group):
     )
 
 
-class MadeParams(TargetParams):
-    """What an artefact is made for."""
+if TYPE_CHECKING:
 
-    coreml: CoreML = CoreML()
+    class MadeParams(TargetParams):
+        """What an artefact is made for: the target, and a group for every family of targets that has options."""
+
+else:
+    MadeParams = create_model(
+        "MadeParams", __base__=TargetParams, **{name: (group, group()) for name, group in groups.OPTIONS.items()}
+    )
 
 
 class CompressParams(MadeParams):
@@ -230,16 +93,9 @@ def target(params: MadeParams) -> targets.Target:
     Raises:
         CompressorError: a file that the settings name cannot be read.
     """
-    asked = params.coreml
-    classes = tuple(files.read_text(Path(asked.classes)).splitlines()) if asked.classes else ()
-    axes = {
-        key: size
-        for name, found in asked.axes.items()
-        for key, size in (
-            {f"{name}.{place}": one for place, one in found.items()} if isinstance(found, dict) else {name: found}
-        ).items()
-    }
-    return targets.get(params.target, {**asked.model_dump(), "axes": axes, "classes": classes})
+    family = targets.family(params.target)
+    asked = groups.options(family, getattr(params, family)) if family in groups.OPTIONS else {}
+    return targets.get(params.target, asked)
 
 
 P = TypeVar("P", bound=Group)

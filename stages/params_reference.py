@@ -12,13 +12,14 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from compressor.compilation.pipelines import PIPELINES
-from compressor.stages.params import Compress, CoreML, Detect, Evaluate, Export, Group, TargetParams
+from compressor.stages.groups import OPTIONS, Compress, Detect, Evaluate, Export, Group
+from compressor.stages.params import TargetParams
 
 GROUPS: tuple[tuple[str, type[Group]], ...] = (
     ("export", Export),
     ("detect", Detect),
     ("compress", Compress),
-    ("coreml", CoreML),
+    *OPTIONS.items(),
     ("evaluate", Evaluate),
 )
 

@@ -104,9 +104,13 @@ class Family(Protocol):
     TARGETS: by canonical name. FILES: what `write` leaves in a directory; the name of a folder ends with a slash.
     PACKAGES: those that shape what it writes, by the names under which they are installed.
 
-    One whose format has versions that are no targets has `TOO_OLD`, their names, or `TOO_NEW`, by name what to do.
+    One that reads a group of `params.yaml`, named as the module, has `OPTIONS`, a dataclass of what may be asked: each
+    field has a default and, in its metadata, a `description`; where `lines` is set there, `params.yaml` names a file
+    whose lines they are. One whose format has versions that are no targets has `TOO_OLD`, their names, or `TOO_NEW`, by
+    name what to do.
     """
 
+    __name__: str
     TARGETS: Mapping[str, Any]
     FILES: tuple[str, ...]
     PACKAGES: tuple[str, ...]
@@ -118,7 +122,7 @@ class Family(Protocol):
 def get(name: str, options: Mapping[str, Any] = {}) -> Target:
     """The target of that name, in any case.
 
-    options: what is asked of the family `coreml`, the fields of its `Options`; others read none.
+    options: what is asked of its family: fields of its `OPTIONS`.
 
     Raises:
         UsageError: there is no such target; the choices are named.
@@ -139,6 +143,17 @@ def get(name: str, options: Mapping[str, Any] = {}) -> Target:
 def names() -> tuple[str, ...]:
     """The names of all targets."""
     return tuple(name for module in _modules() for name in module.TARGETS)
+
+
+def family(name: str) -> str:
+    """The family of the target of that canonical name: what its group of `params.yaml` is called."""
+    return next(module.__name__ for module in _modules() if name in module.TARGETS).rpartition(".")[2]
+
+
+def options() -> Mapping[str, type]:
+    """What may be asked, by family: the dataclass of each one that reads options."""
+    found = {module.__name__.rpartition(".")[2]: getattr(module, "OPTIONS", None) for module in _modules()}
+    return {name: kind for name, kind in found.items() if kind is not None}
 
 
 def files() -> frozenset[str]:

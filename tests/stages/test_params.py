@@ -1,12 +1,16 @@
 """Settings: which value wins, what a stage may read, and what an error says."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pytest
+from pydantic import ValidationError
 
 from compressor.errors import UsageError
 from compressor.recognition.findings import Settings as DetectionSettings
-from compressor.stages import params_reference
+from compressor.stages import groups, params_reference
 from compressor.stages.params import (
     CompressAlone,
     CompressParams,
@@ -117,6 +121,11 @@ ERRORS = {
     "export: {inputs: {x: {shape: [-1]}}}": "FILE: export.inputs.x.shape.0 is -1: expected greater than or equal to 0.",
     "export: {allow_pickle: 'yes'}": "FILE: export.allow_pickle is 'yes': expected true or false.",
     "export: {outputs: logits}": "FILE: export.outputs is 'logits': expected a list.",
+    "coreml: {precision: float8}": "FILE: coreml.precision is 'float8': expected 'float16' or 'float32'.",
+    "coreml: {images: {x: {scale: .inf}}}": "FILE: coreml.images.x.scale is inf: expected a finite number.",
+    "coreml: {images: {x: {colour: RGB}}}": "FILE: unknown key coreml.images.x.colour. Did you mean 'color'? "
+    "Choices: bias, color, scale.",
+    "coreml: {classes: [a, b]}": "FILE: coreml.classes is ['a', 'b']: expected text.",
     "[1]": "FILE: expected groups such as `detect:`, got a list.",
     "detect: {": "FILE: not valid YAML in line 1: ",
     "detect: {a: 1}\ndetect: {b: 1}": "FILE: not valid YAML in line 2: ",
@@ -177,9 +186,45 @@ def test_the_reference_has_every_group() -> None:
     assert set(Settings.model_fields) == {"target", *(name for name, _ in params_reference.GROUPS)}
 
 
+def test_classes_of_core_ml_are_the_lines_of_a_file(file: Path) -> None:
+    (file.parent / "classes.txt").write_text("cat\nsea lion\n")
+    file.write_text(f"target: iOS17\ncoreml: {{classes: {file.parent / 'classes.txt'}, images: {{x: {{scale: 2}}}}}}")
+    asked = target(load(CompressParams, Given(file)))
+    assert asked.options.classes == ("cat", "sea lion")  # type: ignore[attr-defined]
+    assert asked.options.images["x"].scale == 2.0  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the parts."""
+
+    ratio: float = field(default=1.0, metadata={"description": "How much."})
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a target of another package might ask."""
+
+    order: tuple[int, ...] = field(default=(1,), metadata={"description": "First to last."})
+    parts: Mapping[int, Part] = field(default_factory=dict, metadata={"description": "By number."})
+    kind: Literal["a", "b"] | None = field(default=None, metadata={"description": "Which."})
+
+
+def test_a_group_is_made_of_the_dataclass_of_a_target() -> None:
+    group = groups.of_dataclass(Asked)
+    assert group.__doc__ == "What a target of another package might ask."
+    assert [field.description for field in group.model_fields.values()] == ["First to last.", "By number.", "Which."]
+    assert group().model_dump() == {"order": (1,), "parts": {}, "kind": None}
+    made = group.model_validate({"order": [2, 1], "parts": {"3": {"ratio": 2}}, "kind": "b"})
+    assert made.model_dump() == {"order": (2, 1), "parts": {3: {"ratio": 2.0}}, "kind": "b"}
+    for wrong in ({"order": ["2"]}, {"parts": {3: {"ratio": True}}}, {"parts": {3: {"other": 1}}}, {"kind": "c"}):
+        with pytest.raises(ValidationError):
+            group.model_validate(wrong)
+
+
 @pytest.mark.parametrize("text", ["state: {1: [1, 4]}", "state.1: [1, 4]"])
 def test_axes_of_core_ml_by_input_and_place(file: Path, text: str) -> None:
     file.write_text(f"target: iOS17\ncoreml: {{axes: {{batch: 2, {text}}}}}")
     asked = load(CompressParams, Given(file, ("coreml.axes.state.0=3",) if "{" in text else (), {}))
     expected = {"batch": 2, "state.1": (1, 4)} | ({"state.0": 3} if "{" in text else {})
-    assert target(asked).options.axes == expected  # type: ignore[attr-defined]
+    assert target(asked).options.sizes == expected  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +21,7 @@ from compressor.formats.coreml.skeleton import Assembled, Skeleton, assemble, ch
 from compressor.model import Model
 from compressor.targets import Illegal
 from compressor.targets.coreml import legality
-from compressor.targets.coreml.request import Image, Input, Request
+from compressor.targets.coreml.request import Image, Input, Options, Request, Size
 from compressor.targets.coreml.upgrading import upgrade
 from compressor.weight import Weight
 
@@ -40,23 +40,7 @@ TOO_NEW = {
 PACKAGE = "model.mlpackage"
 FILES = (f"{PACKAGE}/",)
 PACKAGES = ("coremltools",)
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a user may ask of a conversion (the `coreml` group of params.yaml).
-
-    precision: of weights and activations, `float16` or `float32`.
-    axes: by the name of a dynamic axis, or by its input and place (`state.1`), its size, or its least and largest one;
-        names that a model lacks are of another model.
-    images: by the name of an input that takes images, how a pixel becomes numbers: `color`, `scale`, `bias`.
-    classes: the names of the classes, in the order of the first output's scores; empty: no classifier.
-    """
-
-    precision: str = "float16"
-    axes: Mapping[str, int | tuple[int, int]] = field(default_factory=dict)
-    images: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    classes: tuple[str, ...] = ()
+OPTIONS = Options
 
 
 @dataclass(frozen=True)
@@ -65,7 +49,7 @@ class CoreML:
 
     name: str
     version: int
-    options: Options = Options()
+    options: Options
 
     @property
     def summary(self) -> str:
@@ -156,8 +140,9 @@ class CoreML:
 
 
 def get(name: str, options: Mapping[str, Any] = {}) -> CoreML:
-    """The target of that canonical name; `options` are fields of `Options`."""
-    return CoreML(name, TARGETS[name], Options(**options))
+    """The target of that canonical name; `options` are fields of `Options`, and of `Image` those of an input."""
+    images = {key: Image(**image) for key, image in options.get("images", {}).items()}
+    return CoreML(name, TARGETS[name], Options(**{**options, "images": images}))
 
 
 def _module(name: str) -> ModuleType:
@@ -225,7 +210,7 @@ def _lacking(model: Model, options: Options) -> tuple[str, ...]:
         for place, dim in enumerate(value.type.tensor_type.shape.dim)
         if not dim.HasField("dim_value")
     ]
-    lacking = sorted(options.axes.keys() - {key for each in keys for key in each})
+    lacking = sorted(options.sizes.keys() - {key for each in keys for key in each})
     known = ", ".join(dict.fromkeys(each[-1] for each in keys)) or "none"
     told = f"coreml.axes has {', '.join(lacking)}, which this model lacks; its dynamic axes are: {known}"
     return (told,) if lacking else ()
@@ -250,18 +235,17 @@ def _inputs(model: Model, options: Options) -> tuple[Input, ...]:
             int(dim.dim_value) if dim.HasField("dim_value") else _size(model, value, place, options)
             for place, dim in enumerate(tensor.shape.dim)
         )
-        image = Image(**options.images[value.name]) if value.name in options.images else None
-        made.append(Input(value.name, sizes, _DTYPES[tensor.elem_type], image))
+        made.append(Input(value.name, sizes, _DTYPES[tensor.elem_type], options.images.get(value.name)))
     if unknown := sorted(options.images.keys() - {one.name for one in made}):
         inputs = ", ".join(one.name for one in made)
         raise UsageError(f"coreml.images names {', '.join(unknown)}: the inputs of {model.path} are: {inputs}.")
     return tuple(made)
 
 
-def _size(model: Model, value: Any, place: int, options: Options) -> int | tuple[int, int]:
+def _size(model: Model, value: Any, place: int, options: Options) -> Size:
     """The size of an axis that has none in the graph, or its least and largest one; 1 for a first axis."""
-    keys = _keys(value, place)
-    found = next((options.axes[key] for key in keys if key in options.axes), 1 if place == 0 else None)
+    keys, given = _keys(value, place), options.sizes
+    found = next((given[key] for key in keys if key in given), 1 if place == 0 else None)
     if found is None:
         called = keys[-1] if len(keys) > 1 else "unnamed"
         raise UsageError(
@@ -269,6 +253,8 @@ def _size(model: Model, value: Any, place: int, options: Options) -> int | tuple
             f"set coreml.axes.{keys[-1]} to a size, or to the least and the largest one."
         )
     least, most = found if isinstance(found, tuple) else (found, found)
+    if least < 1:
+        raise UsageError(f"coreml.axes.{keys[-1]}: the least size is {least}: expected 1 or more.")
     if least > most:
         raise UsageError(f"coreml.axes.{keys[-1]}: the least size, {least}, is larger than the largest one, {most}.")
     return found
