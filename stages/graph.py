@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING
 from compressor.errors import CompressorError, UsageError
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message  # type: ignore[import-untyped]
-    from onnx import TensorProto
-
     from compressor.sources import Exporter
     from compressor.stages.groups import Export
 
@@ -50,7 +47,7 @@ def write(source: Path, directory: Path, settings: Export) -> None:
         raise CompressorError(f"{source}: no such file. Name the file that the training wrote.")
     with unchanged(stamps(sources.files(source))):
         if exporter is None:
-            copy_onnx(source, directory)
+            _copy(source, directory)
         else:
             _export(exporter, source, directory, settings)
 
@@ -68,48 +65,16 @@ def _export(exporter: Exporter, source: Path, directory: Path, settings: Export)
     exporter.export(source, directory, inputs=inputs, **others)
 
 
-def copy_onnx(source: Path, directory: Path) -> None:
-    """Write the graph of an ONNX model as it is to `directory`, its data beside it.
-
-    Raises:
-        UsageError: it has another kind of graph.
-        CompressorError: the model cannot be read: what no later command could use is refused here.
-    """
+def _copy(source: Path, directory: Path) -> None:
+    """Write the graph of an ONNX model as it is, its data beside it: what no later command could use is refused."""
     from compressor import sources
     from compressor.formats.coreml.skeleton import Skeleton
-    from compressor.formats.onnx import reading, writing
+    from compressor.formats.onnx import copying
 
     model = sources.read(source)
     if isinstance(model.graph, Skeleton):
         raise UsageError(f"{source}: has no ONNX graph: give it to compress as it is.")
-    file = model.path
-    graph = reading.load(file)
-    with (directory / writing.DATA).open("wb") as data:
-        for tensor, is_initializer in _external(graph):
-            stored = reading.external(tensor, file.parent)
-            del tensor.external_data[:]
-            if not is_initializer:
-                # ONNX Runtime reads external data of initializers only.
-                tensor.ClearField("data_location")
-                tensor.raw_data = bytes(stored.raw())
-                continue
-            data.write(bytes(-data.tell() % writing.ALIGNMENT))
-            for key, value in (("location", writing.DATA), ("offset", data.tell()), ("length", stored.nbytes)):
-                tensor.external_data.add(key=key, value=str(value))
-            data.write(stored.raw().data)
-    (directory / writing.MODEL).write_bytes(graph.SerializeToString(deterministic=True))
-
-
-def _external(message: Message) -> Iterator[tuple[TensorProto, bool]]:
-    """The tensors inside of a message whose data lie in a file, and whether each is an initializer."""
-    for field, value in message.ListFields():
-        if field.message_type is None:
-            continue
-        for inner in value if isinstance(value, Sequence) else (value,):
-            if inner.DESCRIPTOR.name != "TensorProto":
-                yield from _external(inner)
-            elif inner.data_location == inner.EXTERNAL:
-                yield inner, field.name == "initializer"
+    copying.copy(model.path, directory, apart=True)
 
 
 @contextmanager

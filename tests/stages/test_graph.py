@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compressor.errors import CompressorError
 from compressor.stages import graph
+from compressor.stages.params import Export
 
 SIZE = 64
 
@@ -52,7 +53,7 @@ def test_a_copy_computes_the_same(tmp_path: Path, *, external: bool) -> None:
     source, copy = tmp_path / "source.onnx", tmp_path / "copy"
     copy.mkdir()
     onnx.save(everywhere(), source, save_as_external_data=external, location="weights.bin", size_threshold=0)
-    graph.copy_onnx(source, copy)
+    graph.write(source, copy, Export())
     x = np.random.default_rng(1).standard_normal((2, SIZE)).astype(np.float32)
     for choice in (True, False):
         before, after = (
@@ -68,5 +69,5 @@ def test_what_no_command_could_read_is_refused(tmp_path: Path) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(everywhere().SerializeToString()[:5000])
     with pytest.raises(CompressorError, match=r"broken\.onnx: not an ONNX model, or truncated"):
-        graph.copy_onnx(broken, tmp_path)
+        graph.write(broken, tmp_path, Export())
     assert [path.name for path in tmp_path.iterdir()] == ["broken.onnx"]

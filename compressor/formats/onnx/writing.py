@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 from compressor.arrays import NDArray, Shape
 from compressor.errors import CompressorError
+from compressor.formats.onnx.graphs import walk
 from compressor.formats.onnx.wire import key, varint
 
 if TYPE_CHECKING:
@@ -47,18 +48,27 @@ class Tensor(Protocol):
     def payload(self) -> NDArray: ...
 
 
-def write(model: onnx.ModelProto, planned: Sequence[Tensor], tensors: Iterable[Tensor], directory: Path) -> None:
+def write(
+    model: onnx.ModelProto,
+    planned: Sequence[Tensor],
+    tensors: Iterable[Tensor],
+    directory: Path,
+    *,
+    apart: bool = False,
+) -> None:
     """Write `model` with the initializers `tensors` into `directory`.
 
     planned: the tensors without data; tensors: the same ones in the same order, each read when its turn comes.
+    apart: put large tensors into a file of their own, also where one file would do.
 
     Raises:
         CompressorError: the model is too large for its format, or `tensors` are not those planned.
         OSError: the files cannot be written.
     """
     single = _single_file(model, planned)
-    if single.nbytes > SINGLE_FILE_BYTES:
-        _write_external(_two_files(model, planned), planned, tensors, directory)
+    two = _two_files(model, planned) if apart or single.nbytes > SINGLE_FILE_BYTES else None
+    if two is not None and two.data_nbytes:
+        _write_external(two, planned, tensors, directory)
         return
     with (directory / MODEL).open("wb") as file:
         file.write(single.start)
@@ -95,10 +105,12 @@ class _TwoFiles:
 
     model: whole, but for the data of small tensors, which are zeros; its last initializers are the tensors.
     offsets: where each tensor begins in the data's file; None for a small one.
+    held: where initializers of subgraphs begin there, which `model` had inside, behind the tensors, and their bytes.
     """
 
     model: onnx.ModelProto
     offsets: Sequence[int | None]
+    held: Sequence[tuple[int, bytes]]
     data_nbytes: int
 
 
@@ -121,6 +133,7 @@ def _two_files(model: onnx.ModelProto, planned: Sequence[Tensor]) -> _TwoFiles:
     described = onnx.ModelProto()
     described.CopyFrom(model)
     offsets: list[int | None] = []
+    held = []
     end = 0
     for tensor in planned:
         made = described.graph.initializer.add()
@@ -130,17 +143,31 @@ def _two_files(model: onnx.ModelProto, planned: Sequence[Tensor]) -> _TwoFiles:
             offsets.append(None)
             continue
         offset = end + -end % ALIGNMENT
-        made.data_location = onnx.TensorProto.EXTERNAL
-        for name, value in (("location", DATA), ("offset", offset), ("length", tensor.nbytes)):
-            made.external_data.add(key=name, value=str(value))
+        _refer(made, offset, tensor.nbytes)
         offsets.append(offset)
         end = offset + tensor.nbytes
+    for made in [found for inner in [*walk(described.graph)][1:] for found in inner.initializer]:
+        if (nbytes := len(made.raw_data)) >= INLINE_BYTES:
+            offset = end + -end % ALIGNMENT
+            held.append((offset, made.raw_data))
+            _refer(made, offset, nbytes)
+            end = offset + nbytes
     if described.ByteSize() > SINGLE_FILE_BYTES:
         raise CompressorError(
             f"the graph alone takes {described.ByteSize()} bytes, expected at most {SINGLE_FILE_BYTES}: "
             "constants inside of nodes must become initializers."
         )
-    return _TwoFiles(described, offsets, end)
+    return _TwoFiles(described, offsets, held, end)
+
+
+def _refer(made: onnx.TensorProto, offset: int, nbytes: int) -> None:
+    """Let the data of a tensor lie in the data's file."""
+    import onnx
+
+    made.ClearField("raw_data")
+    made.data_location = onnx.TensorProto.EXTERNAL
+    for name, value in (("location", DATA), ("offset", offset), ("length", nbytes)):
+        made.external_data.add(key=name, value=str(value))
 
 
 def _write_external(two: _TwoFiles, planned: Sequence[Tensor], tensors: Iterable[Tensor], directory: Path) -> None:
@@ -152,6 +179,9 @@ def _write_external(two: _TwoFiles, planned: Sequence[Tensor], tensors: Iterable
             else:
                 data.write(bytes(offset - data.tell()))
                 _write_payload(data, tensor)
+        for offset, raw in two.held:
+            data.write(bytes(offset - data.tell()))
+            data.write(raw)
     (directory / MODEL).write_bytes(two.model.SerializeToString(deterministic=True))
 
 

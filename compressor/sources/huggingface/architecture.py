@@ -25,9 +25,8 @@ from compressor.sources import InputSpec
 from compressor.sources.huggingface import pretrained
 from compressor.sources.huggingface.checkpoint import CONFIG, Checkpoint
 from compressor.sources.huggingface.weights import Content
-from compressor.sources.torch import OPSETS, traced
+from compressor.sources.torch import OPSETS, exported
 from compressor.sources.torch.declared import Declared
-from compressor.sources.torch.declared.place import place
 from compressor.sources.torch.load import build, fill
 from compressor.sources.torch.merge import unprefixed
 from compressor.sources.torch.tidy import stored_names, tidy
@@ -66,9 +65,7 @@ def export(
         stored = stored_names(model)
         tidy(program, stored)
         _keep_dtypes(program.model.graph, model, stored, owners, content.weights)
-        declared = _declared(owners)
-        place(program.model, declared, stored, opset)
-        traced.write(program, model, inputs, declared.encodings, directory)
+        exported.write(program.model, model, inputs, _declared(owners), stored, opset, directory)
 
 
 Owners = Mapping[str, Weight]

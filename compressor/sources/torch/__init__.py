@@ -1,11 +1,11 @@
 """Fine-tuned torch models, exported to one canonical ONNX graph whose trained weights are untouched.
 
-    source --load--> module --declare, lower--> float module over codes --trace--> graph --tidy, place--> model.onnx
+    source --load--> module --declare, lower--> float module over codes --trace, tidy--> graph --exported--> model.onnx
 
 `load` runs no code of a checkpoint, `declare` checks what a training tool said about its compression, `lower` replaces
 quantized modules, which no torch exporter handles, by their codes between standard operators, `trace` is torch's own
-exporter, `tidy` makes everything but the weights as small as the standard optimizer does, and `place` stores weights in
-the form that was declared for them.
+exporter, `tidy` makes everything but the weights as small as the standard optimizer does, and `exported` stores weights
+in the form that was declared for them.
 """
 
 from __future__ import annotations
@@ -67,9 +67,8 @@ def export(
     try:
         import torch
 
-        from compressor.sources.torch import traced
+        from compressor.sources.torch import exported
         from compressor.sources.torch.declared import declare
-        from compressor.sources.torch.declared.place import place
         from compressor.sources.torch.legacy.lower import lower
         from compressor.sources.torch.load import load
         from compressor.sources.torch.program import folded
@@ -84,7 +83,6 @@ def export(
         model = load(source, factory=factory, args=args or {}, allow_pickle=allow_pickle)
         declared = declare(model)
         model = lower(model.eval()) if isinstance(model, torch.nn.Module) else folded(model)
-        program = trace(model, inputs, outputs, opset)
-        tidy(program, stored_names(model))
-        place(program.model, declared, stored_names(model), opset)
-        traced.write(program, model, inputs, declared.encodings, directory)
+        program, stored = trace(model, inputs, outputs, opset), stored_names(model)
+        tidy(program, stored)
+        exported.write(program.model, model, inputs, declared, stored, opset, directory)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import onnx_ir as ir
 import torch
@@ -14,11 +13,6 @@ from onnx_ir.passes import common
 from torch.export import ExportedProgram
 from torch.nn import Module
 from torch.onnx import ONNXProgram
-
-INLINE_BELOW = 1024
-"""Smaller tensors (bytes) stay in the graph's file."""
-ALIGNMENT = 4096
-"""Offsets of external tensors: a page, so that they can be mapped."""
 
 
 def stored_names(model: Module | ExportedProgram) -> Mapping[str, str]:
@@ -102,15 +96,3 @@ def forget(model: ir.Model) -> None:
         value.doc_string = None
     for value in model.graph.initializers.values():
         value.shape = value.type = None
-
-
-def write(model: ir.Model, directory: Path) -> None:
-    """`model.onnx` and, where a tensor has INLINE_BELOW bytes or more, `model.onnx.data`."""
-    ir.save(
-        model,
-        directory / "model.onnx",
-        external_data="model.onnx.data",
-        size_threshold_bytes=INLINE_BELOW - 1,
-        alignment=ALIGNMENT,
-        align_threshold=INLINE_BELOW - 1,
-    )

@@ -13,13 +13,10 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 from torch.nn import Module
-from torch.onnx import ONNXProgram
 from torch.utils._pytree import tree_leaves
 
-from compressor.model import UNTRACED
 from compressor.sources import InputSpec
 from compressor.sources.onnx import TRACED
-from compressor.sources.torch import tidy
 from compressor.sources.torch.trace import example_inputs, first_line
 
 PROGRAM = "torch.jit traces modules, and this is an ExportedProgram"
@@ -29,25 +26,13 @@ OTHERS = (3, 32)
 first; a network that halves its input some times takes the second."""
 
 
-def write(
-    program: ONNXProgram,
-    model: Module | ExportedProgram,
-    inputs: Mapping[str, InputSpec],
-    encoded: Collection[str],
-    directory: Path,
-) -> None:
-    """Write the graph of `model` to `directory`, beside it the module as torch traces it, else why there is none.
+def trace(model: Module | ExportedProgram, inputs: Mapping[str, InputSpec]) -> tuple[Any, str]:
+    """`model` as a TorchScript module that returns the flattened outputs; None and the reason where there is none."""
+    return _traced(model, inputs) if isinstance(model, Module) else (None, PROGRAM)
 
-    encoded: the tensors that the graph holds in a form of its own. What the graph holds keeps its shape in the module
-    and loses its values, for good.
-    """
-    made, reason = _traced(model, inputs) if isinstance(model, Module) else (None, PROGRAM)
-    if reason:
-        program.model.metadata_props[UNTRACED] = reason
-    tidy.write(program.model, directory)
-    if made is None or not isinstance(model, Module):
-        return
-    held = {*program.model.graph.initializers, *encoded}
+
+def write(made: Any, model: Module, held: Collection[str], directory: Path) -> None:
+    """Write what `model` was traced to. The tensors that are `held` elsewhere keep their shape, not their values."""
     for name, tensor in model.state_dict(keep_vars=True).items():
         if name in held and isinstance(tensor, torch.Tensor) and not tensor.is_quantized:
             tensor.data = torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
@@ -55,10 +40,8 @@ def write(
 
 
 def _traced(model: Module, inputs: Mapping[str, InputSpec]) -> tuple[Any, str]:
-    """`model` as a TorchScript module that returns the flattened outputs; None and the reason where there is none.
-
-    What Python computes from sizes becomes constant in it, so it must compute what the model does where axes that are
-    dynamic have other sizes.
+    """What Python computes from sizes becomes constant in a trace, so it must compute what the model does where axes
+    that are dynamic have other sizes.
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     flattening = model.register_forward_hook(lambda *called: tuple(_tensors(called[2])))

@@ -1,10 +1,10 @@
 """What training tools declared about their compression: the first hypothesis, which must give back the very weights.
 
-    load --attach--> module that holds its declarations --declare--> float weights, encodings, notes --place--> graph
+    load --attach--> module that holds its declarations --declare--> float weights, encodings, notes --exported--> graph
 
 A tool leaves its declarations in a module: buffers beside a weight (`coreml`), a weight of a class of its own
 (`torchao`), a fake quantizer (`fake_quantize`). Those of a bare state dict are put in the same places (`attach`), so
-that each is read in one way. What holds bit for bit is stored in that form (`place`); the rest is noted and ignored.
+that each is read in one way. What holds bit for bit is stored in that form (`exported`); the rest is noted and ignored.
 """
 
 # ruff: noqa: TID253 - imported where a torch model is exported, and nowhere else
