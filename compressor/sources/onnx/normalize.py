@@ -6,7 +6,8 @@ from collections.abc import Collection, Container, Iterable, Mapping, MutableSeq
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor.encodings import Dense, Encoding
+from compressor.arrays import is_float
+from compressor.encodings import Dense, Encoding, dtype
 from compressor.formats.onnx import reading
 from compressor.formats.onnx.functions import DOMAIN
 from compressor.formats.onnx.graphs import attribute, is_standard, walk
@@ -36,26 +37,30 @@ def normalize(model: onnx.ModelProto, directory: Path) -> tuple[Weight, ...]:
     if model.ir_version < _OPTIONAL_INITIALIZER_INPUTS:
         _keep_true_inputs(graph)
         model.ir_version = _OPTIONAL_INITIALIZER_INPUTS
-    check_names(graph)
-    drop_repeated(graph)
-    make_names_unique(graph)
+    graphs = list(walk(graph))
+    check_names(graphs)
+    drop_repeated(graphs)
+    make_names_unique(graphs)
     sort(graph)
-    _drop_identities(index(graph, directory))
-    found = index(graph, directory)
+    graphs = list(walk(graph))  # from here on they stay the same objects
+    found = index(graphs, directory)
+    if _drop_identities(found):
+        found = index(graphs, directory)
     lifted, refused = lifting.lifts(found)
     linear = {lift.name for lift in lifted if lift.linear}
     n_bits = {lift.name: lift.n_bits for lift in lifted}
     _apply(found, lifted)
     encodings = {lift.name: lift.encoding for lift in lifted}
     _write_stubs(found, {lift.leaf: (lift.name, lift.encoding) for lift in lifted})
-    encodings.update(densify(graph, directory))
-    _drop_unread(index(graph, directory, encodings))
-    found = index(graph, directory, encodings)
+    encodings.update(densify(graphs, directory))
+    found = index(graphs, directory, encodings)
+    if _drop_unread(found):
+        found = index(graphs, directory, encodings)
     pinned = dict(lifting.plain(found, refused))
     plain: dict[str, Encoding] = {name: Dense(reading.array(found.tensors[name], directory)) for name in pinned}
     _write_stubs(found, {name: (name, encoding) for name, encoding in plain.items()})
     encodings.update(plain)
-    _drop_stale(model, encodings)
+    _drop_stale(model, graphs, encodings)
     bring_back(model, directory)
     shown = shown_zeros(found, encodings)
     return tuple(
@@ -64,7 +69,7 @@ def normalize(model: onnx.ModelProto, directory: Path) -> tuple[Weight, ...]:
             encodings[tensor.name],
             _uses(found, tensor.name),
             pinned.get(tensor.name, ""),
-            signed=shown(tensor.name),
+            signed=shown(tensor.name) if is_float(dtype(encodings[tensor.name])) else "",
             linear=tensor.name in linear,
             n_bits=n_bits.get(tensor.name),
         )
@@ -79,8 +84,11 @@ def _keep_true_inputs(graph: onnx.GraphProto) -> None:
     _keep(graph.input, [value.name not in initialized for value in graph.input])
 
 
-def _drop_identities(found: Index) -> None:
-    """Readers of a copy of a constant read the constant itself: a weight under several names is one."""
+def _drop_identities(found: Index) -> bool:
+    """Readers of a copy of a constant read the constant itself: a weight under several names is one.
+
+    Gives whether there was a copy, as of which `found` is no longer true.
+    """
     copies: dict[str, str] = {}
     places: dict[bytes, str] = {}
     gone = set()
@@ -96,6 +104,7 @@ def _drop_identities(found: Index) -> None:
                 gone.add(number)
     _respell(found, copies)
     _delete(found, gone)
+    return bool(copies)
 
 
 def _place(found: Index, number: int) -> bytes:
@@ -149,8 +158,8 @@ def _delete(found: Index, numbers: Collection[int]) -> None:
         _keep(graph.node, [id(node) not in gone for node in graph.node])
 
 
-def _drop_unread(found: Index) -> None:
-    """Remove constants, and what is computed from them alone, that nothing reads."""
+def _drop_unread(found: Index) -> bool:
+    """Remove constants, and what is computed from them alone, that nothing reads; whether there were any."""
     readers = {name: set(numbers) for name, numbers in found.readers.items()}
     gone: set[int] = set()
     unread, pending = set(), [*found.tensors, *(name for name in found.producers if name not in readers)]
@@ -167,6 +176,7 @@ def _drop_unread(found: Index) -> None:
     _delete(found, gone)
     for graph in found.graphs:
         _keep(graph.initializer, [tensor.name not in unread for tensor in graph.initializer])
+    return bool(gone or unread)
 
 
 def _write_stubs(found: Index, weights: Mapping[str, tuple[str, Encoding]]) -> None:
@@ -183,14 +193,15 @@ def _uses(found: Index, name: str) -> tuple[str, ...]:
     return tuple(sorted({found.nodes[number].op_type for number in found.readers.get(name, ())}))
 
 
-def _drop_stale(model: onnx.ModelProto, encodings: Container[str]) -> None:
+def _drop_stale(model: onnx.ModelProto, graphs: Iterable[onnx.GraphProto], encodings: Container[str]) -> None:
     """Remove what describes values, and imports operators, that the normal form does not have."""
-    for graph in walk(model.graph):
+    called: set[tuple[str, str]] = set()
+    for graph in graphs:
+        called.update((node.domain, node.op_type) for node in graph.node)
         values = {name for node in graph.node for name in node.output}
         _keep(graph.value_info, [value.name in values for value in graph.value_info])
         annotations = graph.quantization_annotation
         _keep(annotations, [value.tensor_name not in encodings for value in annotations])
-    called = {(node.domain, node.op_type) for graph in walk(model.graph) for node in graph.node}
     _keep(model.functions, [found.domain != DOMAIN or (DOMAIN, found.name) in called for found in model.functions])
     _keep(model.metadata_props, [not str(entry.key).startswith(f"{DOMAIN}.") for entry in model.metadata_props])
     domains = {domain for domain, _ in called} | {node.domain for made in model.functions for node in made.node}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from compressor.errors import CompressorError
@@ -26,11 +26,16 @@ def sort(graph: onnx.GraphProto) -> None:
         raise CompressorError(f"graph {graph.name!r}: {reader} {name!r}, which nothing defines.")
 
 
-def drop_repeated(graph: onnx.GraphProto) -> None:
-    """Of constants that are there twice, under one name and with one value, keep one.
+def drop_repeated(graphs: Iterable[onnx.GraphProto]) -> None:
+    """Of constants that are twice in a graph, under one name and with one value, keep one.
 
     ONNX Runtime takes one of them, also where they differ: which one depends on their size.
     """
+    for graph in graphs:
+        _drop_repeated(graph)
+
+
+def _drop_repeated(graph: onnx.GraphProto) -> None:
     constants = [(graph.initializer, place, tensor.name, tensor) for place, tensor in enumerate(graph.initializer)]
     constants += [
         (graph.node, place, node.output[0], value.t)
@@ -46,9 +51,6 @@ def drop_repeated(graph: onnx.GraphProto) -> None:
         if (same := (name, content.SerializeToString(deterministic=True))) in seen:
             del values[place]
         seen.add(same)
-    for node in graph.node:
-        for inner in subgraphs(node):
-            drop_repeated(inner)
 
 
 def _sort(graph: onnx.GraphProto) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from compressor.arrays import Array
 from compressor.errors import CompressorError
 from compressor.formats.onnx import reading
 from compressor.formats.onnx.dtypes import DTYPES
-from compressor.formats.onnx.graphs import attribute, subgraphs, walk
+from compressor.formats.onnx.graphs import attribute, subgraphs
 
 if TYPE_CHECKING:
     import onnx
@@ -57,10 +57,10 @@ class Index:
         return reading.array(tensor, self.directory)
 
 
-def index(graph: onnx.GraphProto, directory: Path, weights: Container[str] = ()) -> Index:
-    """The index of `graph` and its subgraphs, whose names are unique; `weights` have no tensors any more."""
+def index(graphs: Iterable[onnx.GraphProto], directory: Path, weights: Container[str] = ()) -> Index:
+    """The index of a graph and its subgraphs, whose names are unique; `weights` have no tensors any more."""
     made = Index(directory)
-    for place, inner in enumerate(walk(graph)):
+    for place, inner in enumerate(graphs):
         made.graphs.append(inner)
         made.inputs.update(value.name for value in inner.input)
         made.outputs.update(value.name for value in inner.output)
@@ -101,13 +101,13 @@ def operand(node: onnx.NodeProto, place: int) -> str:
     return node.input[place] if place < len(node.input) else ""
 
 
-def check_names(graph: onnx.GraphProto) -> None:
+def check_names(graphs: Iterable[onnx.GraphProto]) -> None:
     """Refuse names that are no text: protobuf reads them as bytes.
 
     Raises:
         CompressorError: a name is not UTF-8.
     """
-    for inner in walk(graph):
+    for inner in graphs:
         names = [*_defined(inner), *(value.name for value in inner.output), *(value.name for value in inner.value_info)]
         for node in inner.node:
             names += [*node.input, node.op_type, node.domain]
@@ -116,13 +116,13 @@ def check_names(graph: onnx.GraphProto) -> None:
             raise CompressorError(f"graph {inner.name!r}: the name {wrong!r} is not UTF-8.")
 
 
-def make_names_unique(graph: onnx.GraphProto) -> None:
-    """Rename what a subgraph calls as something outside of it, or beside it, is called; the main graph keeps its names.
+def make_names_unique(graphs: Sequence[onnx.GraphProto]) -> None:
+    """Rename what a subgraph calls as something outside of it, or beside it, is called; the first keeps its names.
 
     Raises:
         CompressorError: two values of one graph have the same name.
     """
-    _rename(graph, set(), {name: 0 for inner in walk(graph) for name in _defined(inner)}, {})
+    _rename(graphs[0], set(), {name: 0 for inner in graphs for name in _defined(inner)}, {})
 
 
 def _rename(graph: onnx.GraphProto, taken: set[str], known: dict[str, int], outer: Mapping[str, str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from compressor.encodings import PLACES, Dense, Encoding, Sparse, dtype, shape
 from compressor.errors import CompressorError
 from compressor.formats.onnx import reading
 from compressor.formats.onnx.dtypes import DATA_TYPES, DTYPES
-from compressor.formats.onnx.graphs import attribute, is_standard, tensors, walk
+from compressor.formats.onnx.graphs import attribute, is_standard, tensors
 from compressor.formats.onnx.wire import EXTERNAL, KEPT_BELOW
 from compressor.packing import packed_nbytes
 
@@ -34,13 +34,13 @@ def stub(name: str, encoding: Encoding) -> onnx.TensorProto:
     return onnx.TensorProto(name=name, dims=shape(encoding), data_type=DATA_TYPES[dtype(encoding).name])
 
 
-def densify(graph: onnx.GraphProto, directory: Path) -> Iterator[tuple[str, Encoding]]:
+def densify(graphs: Iterable[onnx.GraphProto], directory: Path) -> Iterator[tuple[str, Encoding]]:
     """The encodings of the float sparse initializers and sparse constants, which become stubs of their names.
 
     Raises:
         CompressorError: the data are missing, or lie outside of the declared dimensions.
     """
-    for inner in walk(graph):
+    for inner in graphs:
         _hoist_constants(inner)
         kept = []
         for tensor in inner.sparse_initializer:
