@@ -18,16 +18,17 @@ from typing import ParamSpec
 import typer
 
 from compressor.errors import CompressorError
-from compressor.stages import streams
-from compressor.stages.check import check
-from compressor.stages.compress import compress
-from compressor.stages.detect import detect
-from compressor.stages.evaluate import evaluate
-from compressor.stages.export import export
-from compressor.stages.inspect import inspect
-from compressor.stages.targets import targets
-from compressor.stages.text import visible
-from compressor.stages.toolchain import toolchain
+
+from . import streams
+from .check import check
+from .compress import compress
+from .detect import detect
+from .evaluate import evaluate
+from .export import export
+from .inspect import inspect
+from .targets import targets
+from .text import visible
+from .toolchain import toolchain
 
 A = ParamSpec("A")
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compressor.stages.options import AsJson, Overrides, ParamsFile
+from .options import AsJson, Overrides, ParamsFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from compressor.stages.groups import Evaluate
+    from .groups import Evaluate
 
 
 def check(
@@ -44,8 +44,9 @@ def check(
     are those in the settings, and those that evaluate judged when it wrote METRICS.
     """
     from compressor.errors import CompressorError, UsageError
-    from compressor.stages import files
-    from compressor.stages.params import CheckParams, Given, load
+
+    from . import files
+    from .params import CheckParams, Given, load
 
     if tol and against is None:
         raise UsageError("--tol is for a comparison: name a revision with --against.")

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from compressor.stages.options import AsJson, ModelPath, Overrides, ParamsFile, Plots, Strict
+from .options import AsJson, ModelPath, Overrides, ParamsFile, Plots, Strict
 
 if TYPE_CHECKING:
     from compressor.compilation.plan import Plan
     from compressor.recognition.findings import Detection, Settings
-    from compressor.stages.groups import Export
-    from compressor.stages.params import Given
     from compressor.targets import Target
+
+    from .groups import Export
+    from .params import Given
 
 
 def compress(
@@ -48,8 +49,9 @@ def compress(
     import compressor
     from compressor.compilation import publish
     from compressor.errors import UsageError
-    from compressor.stages import files, graph, progress, report, toolchain
-    from compressor.stages.params import Given
+
+    from . import files, graph, progress, report, toolchain
+    from .params import Given
 
     if dry_run and plots is not None:
         raise UsageError("--dry-run writes nothing: leave --plots out.")
@@ -109,8 +111,9 @@ class _Asked:
 def _asked(model: Path, detection: Path | None, given: Given) -> _Asked:
     """What the settings and the options ask for; groups that this run does not need are not read."""
     from compressor.recognition.findings import Settings
-    from compressor.stages import graph
-    from compressor.stages.params import CompressAlone, CompressParams, core_settings, load, target
+
+    from . import graph
+    from .params import CompressAlone, CompressParams, core_settings, load, target
 
     exports = graph.needs_export(model)
     alone = load(CompressAlone, given) if detection is None or exports else None
@@ -132,7 +135,8 @@ def read_detection(path: Path) -> Detection:
     """
     from compressor.errors import CompressorError
     from compressor.recognition.findings import Detection
-    from compressor.stages import files
+
+    from . import files
 
     text = files.read_text(path)
     try:
@@ -143,7 +147,7 @@ def read_detection(path: Path) -> Detection:
 
 def plan_document(planned: Plan) -> dict[str, object]:
     """A plan in the words of `manifest.json`."""
-    from compressor.stages import report
+    from . import report
 
     return {
         "target": planned.target,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from compressor.stages.options import AsJson, ModelPath, Overrides, ParamsFile, Plots, Strict
+from .options import AsJson, ModelPath, Overrides, ParamsFile, Plots, Strict
 
 
 def detect(
@@ -30,8 +30,9 @@ def detect(
     from compressor import targets
     from compressor.compilation import pipelines, publish
     from compressor.compilation.plan import plan
-    from compressor.stages import files, graph, progress, report, toolchain
-    from compressor.stages.params import DetectAlone, DetectParams, Given, core_settings, load
+
+    from . import files, graph, progress, report, toolchain
+    from .params import DetectAlone, DetectParams, Given, core_settings, load
 
     toolchain.check("detect", params, strict=strict)
     files.check_json(out)

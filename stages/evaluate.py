@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compressor.stages.options import AsJson, ModelPath, Overrides, ParamsFile, Strict
+from .options import AsJson, ModelPath, Overrides, ParamsFile, Strict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from compressor.compilation.manifest import Manifest
     from compressor.evaluation.compare import Comparison
     from compressor.evaluation.metrics import Size, Values
-    from compressor.stages.groups import Export
-    from compressor.stages.params import EvaluateParams
+
+    from .groups import Export
+    from .params import EvaluateParams
 
 
 ACCURACY_SIZE, CONFUSION = "accuracy_size.csv", "confusion.csv"
@@ -58,8 +59,9 @@ def evaluate(
     from compressor.errors import CompressorError
     from compressor.evaluation import metrics
     from compressor.model import stamps, unchanged
-    from compressor.stages import files, graph, report, toolchain
-    from compressor.stages.params import EvaluateAlone, EvaluateParams, Given, load
+
+    from . import files, graph, report, toolchain
+    from .params import EvaluateAlone, EvaluateParams, Given, load
 
     toolchain.check("evaluate", params, strict=strict)
     files.check_json(out)
@@ -105,7 +107,8 @@ def _measured(model: Path, artefact: Path, own: EvaluateParams, export: Export |
     import compressor
     from compressor.compilation.compile import runnable
     from compressor.evaluation import compare
-    from compressor.stages import graph, params, progress
+
+    from . import graph, params, progress
 
     target = params.target(own)
     stored = compressor.inspect(artefact)
@@ -177,7 +180,7 @@ def _size(found: Manifest) -> Size:
 
 def _write_plots(directory: Path, values: Values, metric: str, compared: Comparison | None) -> None:
     """One point for this run, and a row for each sample; tables without rows where there is nothing to plot."""
-    from compressor.stages import files
+    from . import files
 
     columns = ("size_mb", metric)
     point = [{name: values[name] for name in columns}] if metric in values else []
@@ -193,7 +196,8 @@ def _report(values: Values, limits: Mapping[str, float], metric: str, compared: 
     from rich.text import Text
 
     from compressor.evaluation import metrics
-    from compressor.stages.sheet import Row, Sheet
+
+    from .sheet import Row, Sheet
 
     before = values["baseline"]
     assert isinstance(before, dict)

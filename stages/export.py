@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from compressor.stages.options import AsJson, Overrides, ParamsFile, Strict
+from .options import AsJson, Overrides, ParamsFile, Strict
 
 
 def export(
@@ -29,8 +29,9 @@ def export(
     EXPORTED_DIR is replaced as a whole. How a torch model is built and what it takes stands in params.yaml (export).
     """
     from compressor.compilation import publish
-    from compressor.stages import files, graph, report, toolchain
-    from compressor.stages.params import ExportParams, Given, load
+
+    from . import files, graph, report, toolchain
+    from .params import ExportParams, Given, load
 
     toolchain.check("export", params, strict=strict)
     publish.check_directory(out, [source])

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from compressor.compilation import publish
 from compressor.errors import CompressorError, UsageError
-from compressor.stages.text import cell
+
+from .text import cell
 
 ROW_SUFFIXES = (".csv", ".json")
 

@@ -12,7 +12,8 @@ from compressor.errors import CompressorError, UsageError
 
 if TYPE_CHECKING:
     from compressor.sources import Exporter
-    from compressor.stages.groups import Export
+
+    from .groups import Export
 
 
 def needs_export(model: Path) -> bool:

@@ -16,7 +16,8 @@ from pydantic_core import PydanticCustomError
 from compressor import targets
 from compressor.compilation import pipelines
 from compressor.errors import UsageError
-from compressor.stages import files
+
+from . import files
 
 Key = Annotated[int, Field(strict=False)]  # -S spells the key of a dictionary as text
 Sizes = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)]  # YAML has lists, not tuples

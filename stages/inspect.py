@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from compressor.stages.options import AsJson
+from .options import AsJson
 
 
 def inspect(
@@ -17,7 +17,8 @@ def inspect(
 ) -> None:
     """Print what ARTEFACT holds, read from the model itself."""
     import compressor
-    from compressor.stages import report
+
+    from . import report
 
     found = compressor.inspect(artefact)
     report.show_json(found.to_json()) if as_json else report.show(report.manifest(found))

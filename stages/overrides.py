@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from compressor.errors import UsageError
-from compressor.stages import yaml
+
+from . import yaml
 
 _OVERRIDE = re.compile(r"(~|\+{0,2})([\w$-]+(?:\.[\w$-]+)*)(?:=(.*))?", re.DOTALL)
 _SHOWN = 80

@@ -18,8 +18,9 @@ from pydantic_core import ErrorDetails
 from compressor import targets
 from compressor.errors import UsageError, unknown
 from compressor.recognition import findings
-from compressor.stages import groups, overrides, yaml
-from compressor.stages.groups import Compress, Detect, Evaluate, Export, Group, Target
+
+from . import groups, overrides, yaml
+from .groups import Compress, Detect, Evaluate, Export, Group, Target
 
 DEFAULT_FILE = Path("params.yaml")
 

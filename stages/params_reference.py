@@ -12,8 +12,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from compressor.compilation.pipelines import PIPELINES
-from compressor.stages.groups import OPTIONS, Compress, Detect, Evaluate, Export, Group
-from compressor.stages.params import TargetParams
+
+from .groups import OPTIONS, Compress, Detect, Evaluate, Export, Group
+from .params import TargetParams
 
 GROUPS: tuple[tuple[str, type[Group]], ...] = (
     ("export", Export),

@@ -41,7 +41,7 @@ def _bars() -> Iterator[Report]:
 
 
 def _lines() -> Report:
-    from compressor.stages.report import size
+    from .report import size
 
     last: dict[str, float] = {}
 

@@ -17,8 +17,9 @@ from compressor.compilation.plan import Plan
 from compressor.encodings import name, nbytes
 from compressor.errors import plural
 from compressor.recognition.findings import Detection, Finding
-from compressor.stages.sheet import Row, Sheet
-from compressor.stages.text import visible
+
+from .sheet import Row, Sheet
+from .text import visible
 
 T = TypeVar("T")
 

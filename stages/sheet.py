@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from compressor.stages.text import visible
+from .text import visible
 
 GAP = "  "
 LEAST_NAME = 12  # columns that a name keeps, however narrow the terminal is

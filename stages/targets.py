@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from compressor.stages.options import AsJson
+from .options import AsJson
 
 
 def targets(*, as_json: AsJson = False) -> None:
     """List the deployment targets."""
     from compressor import targets as known
-    from compressor.stages import report
+
+    from . import report
 
     summaries = [(name, known.get(name).summary) for name in known.names()]
     if as_json:

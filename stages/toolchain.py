@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 
 from compressor.errors import CompressorError
-from compressor.stages.options import AsJson
-from compressor.stages.text import visible
+
+from .options import AsJson
+from .text import visible
 
 FILE = Path("compression/toolchain.json")
 
@@ -27,7 +28,8 @@ def toolchain(
 ) -> None:
     """Print the versions of the packages that shape results."""
     from compressor.compilation import publish
-    from compressor.stages import files, report
+
+    from . import files, report
 
     files.check_json(out)
     versions = installed()
@@ -93,7 +95,7 @@ def _version(package: str) -> str:
 
 
 def _recorded(path: Path) -> dict[str, object]:
-    from compressor.stages import files
+    from . import files
 
     try:
         content = json.loads(files.read_text(path))
