@@ -23,7 +23,8 @@ ct = coremltools()
 from compressor.targets.coreml.conversion import quiet  # noqa: E402 - after Core ML Tools, which warns when it is imported
 from compressor.targets.coreml.mil import program  # noqa: E402
 from compressor.targets.coreml.mil.operators import OPERATORS  # noqa: E402
-from compressor.targets.coreml.slots import find, fold, traced  # noqa: E402
+from compressor.targets.coreml.origins import traced  # noqa: E402
+from compressor.targets.coreml.slots import find, fold  # noqa: E402
 from tests.formats.mil_evaluation import evaluate  # noqa: E402
 
 RNG = np.random.default_rng(0)

@@ -18,8 +18,8 @@ from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - its use
 from coremltools.converters.mil.mil import Operation, Program
 
 from compressor.arrays import NDArray
-from compressor.targets.coreml.slots import Slot, operations
-from compressor.targets.coreml.stubs import in_blocks
+from compressor.targets.coreml.editing import in_blocks, operations
+from compressor.targets.coreml.slots import Slot
 
 CHANNELS = {"conv": 0, "conv_transpose": 1}
 """The axis of a weight's output channels."""

@@ -21,7 +21,7 @@ from compressor.errors import CompressorError
 from compressor.formats.coreml.skeleton import Skeleton, rename
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.model import UNTRACED, Model
-from compressor.targets.coreml import batch_norm, conversion, slots
+from compressor.targets.coreml import batch_norm, conversion, origins, slots
 from compressor.targets.coreml.request import Request
 from compressor.targets.coreml.rounding import as_codes, rounded
 from compressor.targets.coreml.sharing import share
@@ -166,10 +166,10 @@ def _translated(model: Model, request: Request) -> _Slotted:
 
 
 def _found(program: Any, notes: Mapping[str, str], values: Mapping[str, NDArray]) -> _Slotted:
-    origins = slots.traced(program, {name: array.shape for name, array in values.items()})
+    known = origins.traced(program, {name: array.shape for name, array in values.items()})
     with conversion.quiet():
         slots.fold(program)
-    return _Slotted(program, slots.find(program, origins), notes)
+    return _Slotted(program, slots.find(program, known), notes)
 
 
 def _lost(made: _Slotted, values: Mapping[str, NDArray]) -> int:

@@ -8,8 +8,7 @@ import numpy as np
 from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - its users call it that
 from coremltools.converters.mil.mil import Operation, Program
 
-from compressor.targets.coreml.slots import operations
-from compressor.targets.coreml.stubs import in_blocks
+from compressor.targets.coreml.editing import in_blocks, operations
 
 
 def respell(program: Program) -> None:

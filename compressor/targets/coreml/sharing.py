@@ -18,8 +18,8 @@ import numpy as np
 from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - its users call it that
 from coremltools.converters.mil.mil import Operation, Var
 
+from compressor.targets.coreml.editing import in_blocks
 from compressor.targets.coreml.slots import Slot
-from compressor.targets.coreml.stubs import in_blocks
 
 
 @dataclass(frozen=True, eq=False)

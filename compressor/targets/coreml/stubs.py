@@ -9,19 +9,17 @@ longer for a large weight than for a small one. Each stub is replaced in the con
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import coremltools as ct
 import numpy as np
-from coremltools.converters.mil.mil import Block, Operation, types
 from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - its users call it that
+from coremltools.converters.mil.mil import Operation, types
 from coremltools.converters.mil.mil.input_type import InputSpec, TensorInputType
 from coremltools.converters.mil.mil.ops.defs._op_reqs import register_op
-from coremltools.converters.mil.mil.scope import ScopeInfo
 
 from compressor.formats.coreml.skeleton import STUB
+from compressor.targets.coreml.editing import in_blocks
 from compressor.targets.coreml.slots import Slot
 
 
@@ -61,28 +59,6 @@ def insert(slots: Sequence[Slot]) -> None:
         block.remove_ops([constant])
 
     in_blocks(indices, replace)
-
-
-def in_blocks(operations: Iterable[Operation], change: Callable[[Operation], None]) -> None:
-    """Call `change` with each operation: what it makes stands in that one's block and counts to its module.
-
-    Leaving a block, Core ML Tools looks through all of it: once for all operations of a block.
-    """
-    by_block: dict[Block, list[Operation]] = defaultdict(list)
-    for operation in operations:
-        by_block[operation.enclosing_block].append(operation)
-    for block, found in by_block.items():
-        with block:
-            for operation in found:
-                with _module_of(operation):
-                    change(operation)
-
-
-@contextmanager
-def _module_of(operation: Operation) -> Iterator[None]:
-    scopes: Mapping[object, object] = operation.scopes
-    with mb.scope(*(ScopeInfo(source=source, data=data) for source, data in scopes.items())):
-        yield
 
 
 def slot_index(operation: Operation) -> int | None:
