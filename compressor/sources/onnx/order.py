@@ -22,7 +22,8 @@ def sort(graph: onnx.GraphProto) -> None:
     Raises:
         CompressorError: nodes read each other in a circle, or a node or an output reads what nothing defines.
     """
-    for name, reader in _sort(graph).items():
+    for name, node in _sort(graph).items():
+        reader = "it gives" if node is None else f"{_spelled(node)} reads"
         raise CompressorError(f"graph {graph.name!r}: {reader} {name!r}, which nothing defines.")
 
 
@@ -53,14 +54,14 @@ def _drop_repeated(graph: onnx.GraphProto) -> None:
         seen.add(same)
 
 
-def _sort(graph: onnx.GraphProto) -> dict[str, str]:
-    """Sort one graph; what it reads from outside of it, each value with who reads it."""
+def _sort(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto | None]:
+    """Sort one graph; what it reads from outside of it, each value with a node that does, None for its outputs."""
     nodes = graph.node
     reads = [_reads(node) for node in nodes]
     producers = {name: number for number, node in enumerate(nodes) for name in node.output if name}
     before = [{producers[name] for name in read if name in producers} for read in reads]
-    outside = {value.name: "it gives" for value in graph.output}
-    outside.update((name, f"{_spelled(node)} reads") for node, read in zip(nodes, reads, strict=True) for name in read)
+    outside: dict[str, onnx.NodeProto | None] = {value.name: None for value in graph.output}
+    outside.update((name, node) for node, read in zip(nodes, reads, strict=True) for name in read)
     given = {value.name for value in (*graph.input, *graph.initializer)}
     given.update(tensor.values.name for tensor in graph.sparse_initializer)
     for name in {*given, *producers, ""}:

@@ -34,6 +34,8 @@ def tie(graph: onnx.GraphProto, weights: Sequence[Weight]) -> tuple[tuple[Weight
     Also, by the name of a weight that is left, which copies it stands for.
     """
     copies = dict(_copies(graph, weights))
+    if not copies:
+        return tuple(weights), {}
     notes: dict[str, list[str]] = {}
     uses = {weight.name: set(weight.uses) for weight in weights}
     for name, (first, transposed) in copies.items():
