@@ -1,0 +1,92 @@
+"""How finely a weight is cut into blocks that have a scale of their own; each block becomes a row of its values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from compressor.arrays import NDArray, Shape
+from compressor.blocks import row_blocks
+
+BLOCK_LENGTHS = (256, 128, 64, 32, 16)
+"""Lengths of blocks that are looked for, longest first: fewest scales."""
+
+_ROWS_PROBED, _VALUES_PROBED = 8, 256
+
+
+@dataclass(frozen=True)
+class Granularity:
+    """A weight cut into blocks.
+
+    shape: the weight's.
+    counts: of blocks along each axis, each divides the axis: the shape of the scales.
+    name: for a reader: `per tensor`, `per channel along axis 0`, `per block of 32 along axis 1`.
+    """
+
+    shape: Shape
+    counts: Shape
+    name: str = ""
+
+    def rows(self, values: NDArray) -> NDArray:
+        """The values of each block in a row: `[blocks, n]`.
+
+        >>> halves = Granularity((2, 4), (1, 2))
+        >>> halves.rows(np.array([[1, 2, 3, 4], [5, 6, 7, 8]])).tolist()
+        [[1, 2, 5, 6], [3, 4, 7, 8]]
+        """
+        return self._cut(values).reshape(math.prod(self.counts), -1)
+
+    def whole(self, rows: NDArray) -> NDArray:
+        """The inverse of `rows`."""
+        cut = rows.reshape([self._pairs[place] for place in self._order])
+        return np.ascontiguousarray(cut.transpose(np.argsort(self._order)).reshape(self.shape))
+
+    def parts(self, values: NDArray) -> Iterator[tuple[slice, NDArray]]:
+        """The rows of a weight, a few at a time: which they are, and their values `[rows, n]`."""
+        rows = self.rows(values)
+        for part in row_blocks(len(rows), rows.size):
+            yield part, np.ascontiguousarray(rows[part])
+
+    def probe(self, values: NDArray) -> NDArray:
+        """Some values of some rows, to rule a granularity out without reading the weight: `[rows, n]`."""
+        counts = (slice(_ROWS_PROBED),) * len(self.counts)
+        lengths = (slice(_VALUES_PROBED),) * len(self.counts)
+        corner = self._cut(values)[counts + lengths]
+        rows = math.prod(corner.shape[: len(self.counts)])
+        return corner.reshape(rows, -1)[:_ROWS_PROBED, :_VALUES_PROBED]
+
+    def _cut(self, values: NDArray) -> NDArray:
+        """Every axis as two, the count of blocks and their length, all counts first."""
+        return values.reshape(self._pairs).transpose(self._order)
+
+    @property
+    def _pairs(self) -> tuple[int, ...]:
+        return tuple(size for dim, count in zip(self.shape, self.counts, strict=True) for size in (count, dim // count))
+
+    @property
+    def _order(self) -> tuple[int, ...]:
+        axes = 2 * len(self.counts)
+        return (*range(0, axes, 2), *range(1, axes, 2))
+
+
+def per_tensor(shape: Shape) -> Granularity:
+    """One scale for all of a weight."""
+    return Granularity(shape, (1,) * len(shape), "per tensor")
+
+
+def along(shape: Shape, axis: int) -> Iterator[Granularity]:
+    """The granularities with scales along `axis`, coarsest first: by channel, then by block along the last other axis.
+
+    A grid of a channel is one of every block in it, so the last of them rules all others out at once.
+    """
+    if shape[axis] > 1:
+        counts = tuple(dim if place == axis else 1 for place, dim in enumerate(shape))
+        yield Granularity(shape, counts, f"per channel along axis {axis}")
+    other = 0 if axis else len(shape) - 1
+    for length in BLOCK_LENGTHS:
+        if shape[other] % length == 0 and shape[other] > length:
+            counts = tuple(dim // length if place == other else dim for place, dim in enumerate(shape))
+            yield Granularity(shape, counts, f"per block of {length} along axis {other}")

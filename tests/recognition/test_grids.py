@@ -1,0 +1,45 @@
+"""Scales of which all values are multiples: exactly, or but for noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from compressor.arrays import FLOAT_DTYPES
+from compressor.kernels import dequantize
+from compressor.recognition import grids
+
+
+@pytest.mark.parametrize("name", FLOAT_DTYPES)
+def test_each_row_has_the_largest_scale_that_divides_it(name: str) -> None:
+    scale = np.array([[0.3], [7.0], [1.0], [0.011]]).astype(FLOAT_DTYPES[name])
+    codes = np.array([[-128, 127, 3, 1], [0, 255, 4, 2], [0, 0, 0, 0], [-6, 4, 2, 2]], np.int16)
+    found = grids.find(dequantize(codes, scale))
+    assert found is not None
+    assert found.low.tolist() == [-128, 0, 0, -3]
+    assert found.high.tolist() == [127, 255, 0, 2]
+    assert np.array_equal(dequantize(found.high, found.scale), dequantize(codes, scale).max(axis=1))
+
+
+@pytest.mark.parametrize(
+    "other", [[1, 256, 3], [-128, 128, 3], [1, 0.7, 0.123], [1, np.nan, 2], [1, np.inf, 2]], ids=str
+)
+def test_one_row_on_no_grid_is_enough(other: list[float]) -> None:
+    assert grids.find(np.array([[1, 2, 3], other], np.float32)) is None
+
+
+def test_values_near_multiples_have_the_scale_that_fits_all_of_them_best() -> None:
+    random = np.random.default_rng(5)
+    scale = np.array([[0.25], [0.5]], np.float32)
+    rows = random.integers(-100, 101, (2, 512)) * scale
+    noise = random.uniform(-0.01, 0.01, rows.shape).astype(np.float32)
+    found = grids.near(rows + noise, 0.012)
+    assert found is not None
+    np.testing.assert_allclose(found, scale[:, 0], rtol=1e-4)
+    assert grids.near(rows + noise, 0.001) is None
+    assert grids.near(rows + noise, 0.0, rounding=0.001) is not None
+
+
+def test_no_tolerance_takes_a_scale_that_is_near_anything() -> None:
+    values = np.random.default_rng(6).normal(size=(1, 512)).astype(np.float32)
+    assert grids.near(values, 0.1) is None
