@@ -12,16 +12,21 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
+from onnx import helper, numpy_helper
 
 from compressor import targets
 from compressor.arrays import CODE_DTYPES
 from compressor.encodings import Dense, Encoding, Palettized, Sparse, decode, spec
 from compressor.formats.onnx.writing import MODEL
+from compressor.model import Model
+from compressor.weight import Weight
 from tests.conformance import BF16, F16, F32, codes, floats, model, palette, quantized
 
 FOLDER = Path(__file__).parent / "artefacts"
 OPSETS = (18, 21, 25)
 SHAPE = (12, 16)
+INNER = (32, 16)
+"""The shape of a weight that is multiplied by: two of the smallest blocks of `MatMulNBits`."""
 
 
 def forms() -> Mapping[str, Encoding]:
@@ -55,7 +60,51 @@ def forms() -> Mapping[str, Encoding]:
     )
     places = np.array([3, 40, 41, 150], np.int32)
     found["sparse-by-places"] = Sparse(places, Dense(floats(rng, (4,), F32)), SHAPE)
+    for bits in (3, 5, 6, 7):  # looked up in tables before
+        found[f"palettized{bits}-by-shifts"] = found[f"palettized{bits}"]
+        found[f"sparse-palettized{bits}-by-shifts"] = found[f"sparse-palettized{bits}"]
     return found
+
+
+def products(opset: int) -> Mapping[str, Model]:
+    """Models whose source multiplies by the codes of the weight `w`: by integers, as they are stored, or in a node."""
+    rng = np.random.default_rng(2025)
+    mask = rng.random(INNER) < 0.3
+    found: dict[str, Model] = {}
+    for name, of in CODE_DTYPES.items():
+        unsigned = name.startswith("u")
+        by_column = quantized(rng, Dense(codes(rng, INNER, of)), F32, (1, INNER[1]), zero_point=unsigned)
+        found[f"{name}-by-kernels"] = product(by_column, opset, quantizes=True)
+        found[f"{name}-by-stored-codes"] = product(by_column, opset)
+        in_blocks = quantized(rng, Dense(codes(rng, INNER, of)), F32, (2, INNER[1]), zero_point=unsigned)
+        found[f"{name}-by-stored-blocks"] = product(in_blocks, opset)
+        found[f"{name}-by-n-bits"] = product(in_blocks, opset, n_bits=0)
+        values = quantized(rng, Dense(codes(rng, (int(mask.sum()),), of)), F32, (1, INNER[1]), zero_point=unsigned)
+        found[f"sparse-{name}-by-kernels"] = product(Sparse(mask, values, INNER), opset, quantizes=True)
+    return found
+
+
+def product(encoding: Encoding, opset: int, n_bits: int | None = None, *, quantizes: bool = False) -> Model:
+    """`y = x @ w`, after `x` is brought to steps of a half, if asked. n_bits: see `Weight`."""
+    nodes = [helper.make_node("MatMul", ["xd" if quantizes else "x", "w"], ["y"])]
+    stubs = [onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=INNER)]
+    if quantizes:
+        nodes.insert(0, helper.make_node("QuantizeLinear", ["x", "xs", "xz"], ["xq"]))
+        nodes.insert(1, helper.make_node("DequantizeLinear", ["xq", "xs", "xz"], ["xd"]))
+        stubs += [numpy_helper.from_array(np.float32(0.5), "xs"), numpy_helper.from_array(np.uint8(128), "xz")]
+    inputs, outputs = (
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", dim])]
+        for name, dim in (("x", INNER[0]), ("y", INNER[1]))
+    )
+    graph = helper.make_graph(nodes, "product", inputs, outputs, stubs)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    weight = Weight("w", encoding, ("MatMul",), linear=n_bits is None, n_bits=n_bits)
+    return Model(Path("product.onnx"), [weight], proto)
+
+
+def models(opset: int) -> Mapping[str, Model]:
+    """What is written, by name: each has one weight, `w`."""
+    return {name: model([("w", form)], opset) for name, form in forms().items()} | products(opset)
 
 
 def add() -> None:
@@ -64,15 +113,16 @@ def add() -> None:
     An opset that stores a form as an older one does adds nothing.
     """
     FOLDER.mkdir(exist_ok=True)
-    for name, form in forms().items():
-        values = decode(form)
+    by_opset = {opset: models(opset) for opset in OPSETS}
+    for name, first in by_opset[OPSETS[0]].items():
+        values = decode(first.weights[0].encoding)
         expected = FOLDER / f"{name}.npy"
         if expected.exists():
             continue
         np.save(expected, values.view(f"u{values.dtype.itemsize}"))
         before: list[bytes] = []
         for opset in OPSETS:
-            content = artefact(form, opset)
+            content = artefact(by_opset[opset][name], opset)
             if (graph := _graph(content)) in before:
                 continue
             before.append(graph)
@@ -81,10 +131,10 @@ def add() -> None:
             print(f"{file.name}: {len(content)} bytes")
 
 
-def artefact(form: Encoding, opset: int) -> bytes:
-    made = model([("w", form)], opset)
+def artefact(made: Model, opset: int) -> bytes:
     with TemporaryDirectory() as directory:
-        targets.get(f"onnx-opset{opset}").write(made, {"w": spec(form)}, made.weights, Path(directory))
+        specs = {one.name: spec(one.encoding) for one in made.weights}
+        targets.get(f"onnx-opset{opset}").write(made, specs, made.weights, Path(directory))
         return (Path(directory) / MODEL).read_bytes()
 
 
