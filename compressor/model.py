@@ -45,6 +45,7 @@ class Model:
         package. None for weights alone.
     metadata: what this package wrote about itself when it wrote the file; keys begin with `compressor.`.
     traced: the path of the same module, traced by torch, whose parameters have no values; None where there is none.
+    source: the model that it was made of, where a target has one in another way (`Weight.origin`).
     notes: what there is to say of the model as a whole: what was translated in another way than one expects.
     files: those that the model consists of, in the order in which they are read: `path` alone if none are given.
     stamps: every file that is read for it, `files` among them, as they were before; none for what lies in memory.
@@ -57,6 +58,7 @@ class Model:
     files: tuple[Path, ...] = ()
     stamps: Stamps = field(default_factory=dict)
     traced: Path | None = None
+    source: Model | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from compressor.arrays import Array
+from compressor.arrays import Array, NDArray
 from compressor.encodings import Encoding
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """Where the values of a weight of another model come from.
+
+    weight: the name that they have there.
+    index: computes where each value lies in that weight when it is flat, integers of the shape here; None where the
+        values are the weight as it is.
+    factor: what they were multiplied with, float64, of the rank here; None for 1.
+    """
+
+    weight: str
+    index: Callable[[], NDArray] | None = None
+    factor: NDArray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +39,7 @@ class Weight:
     scaled: whether its values are products of those that were trained: what is small there says nothing about training.
     signed: what tells -0.0 from 0.0 where the weight is read (a division, an output, ...): then it keeps both. Empty
         where every reader is linear in it and the like: then 0.0 may stand for -0.0.
+    origin: of a weight that a target has in another way than its source: the one that it was made of, if it is one.
     """
 
     name: str
@@ -35,3 +52,4 @@ class Weight:
     scaled: bool = False
     signed: str = ""
     values: Array | None = None
+    origin: Origin | None = None

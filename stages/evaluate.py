@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -51,7 +52,7 @@ def evaluate(
     """Measure an artefact beside its model.
 
     Sizes and accuracy are those of the files in OUT_DIR, compared with MODEL written for the same target without
-    compression. Without compare.data in the settings only sizes are measured. A limit that is broken is recorded as
+    compression. Without evaluate.data in the settings only sizes are measured. A limit that is broken is recorded as
     passed: false, and is no failure: for that there is `compressor check`.
     """
     from compressor import sources
@@ -105,7 +106,6 @@ class _Measured:
 
 def _measured(model: Path, artefact: Path, own: EvaluateParams, export: Export | None) -> _Measured:
     import compressor
-    from compressor.compilation.compile import runnable
     from compressor.evaluation import compare
 
     from . import graph, params, progress
@@ -115,7 +115,7 @@ def _measured(model: Path, artefact: Path, own: EvaluateParams, export: Export |
     _check_target(stored, own.target, artefact)
     with graph.exported(model, export) as path, TemporaryDirectory(prefix="compressor-") as folder:
         baseline = Path(folder) / "baseline"
-        compressor.write_baseline(path, baseline, target=target)
+        fitted = compressor.write_baseline(path, baseline, target=target)
         dense, source_nbytes = compressor.inspect(baseline), compressor.inspect(path).nbytes
         _check_weights(dense, stored, model, artefact)
         if not own.evaluate.data:
@@ -123,10 +123,10 @@ def _measured(model: Path, artefact: Path, own: EvaluateParams, export: Export |
         core = compare.Settings(**own.evaluate.model_dump(exclude={"limits"}))
         with progress.shown() as shown:
             before, after = (
-                runnable(path, one, _folder(folder, name), target=target)
-                for name, one in (("before", baseline), ("after", artefact))
+                partial(target.session, folder, fitted, str(named))
+                for folder, named in ((baseline, model), (artefact, artefact))
             )
-            compared = compare.compare(before, after, core, shown, labels=(str(model), str(artefact)))
+            compared = compare.compare(before, after, core, shown)
     return _Measured(stored, dense, source_nbytes, compared)
 
 
@@ -166,12 +166,6 @@ def _check_weights(dense: Manifest, stored: Manifest, model: Path, artefact: Pat
             )
 
 
-def _folder(parent: str, name: str) -> Path:
-    made = Path(parent) / name
-    made.mkdir()
-    return made
-
-
 def _size(found: Manifest) -> Size:
     from compressor.evaluation.metrics import Size
 
@@ -208,7 +202,7 @@ def _report(values: Values, limits: Mapping[str, float], metric: str, compared: 
     ]
     broken = metrics.broken(values, limits, metric=metric)
     verdict = "; ".join(broken) if broken else f"all {len(limits)} limits hold" if limits else "no limits are set"
-    measured = "sizes only: compare.data is not set" if compared is None else f"measured on {compared.count} samples"
+    measured = "sizes only: evaluate.data is not set" if compared is None else f"measured on {compared.count} samples"
     if compared is not None and metric not in values:
         measured += f", which have no labels: no {metric}"
     return Group(

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,11 +36,9 @@ from compressor.compilation.stream import InexactError, failures, run
 from compressor.compilation.verify import Allowed, verify
 from compressor.encodings import Dense, Encoding
 from compressor.errors import CompressorError
-from compressor.formats.coreml.skeleton import Skeleton
 from compressor.model import Model, unchanged
 from compressor.recognition.findings import Detection, Finding, Settings
 from compressor.targets import Target
-from compressor.targets.session import HAS_CORE_ML
 from compressor.weight import Weight
 
 _TARGET, _PIPELINE, _VERSION = "compressor.target", "compressor.pipeline", "compressor.version"
@@ -115,8 +112,10 @@ def compress(
         return _settled(prepare(model, findings, asked, sampled=sampled), asked, directory)
 
 
-def write_baseline(model: Model | Path | str, out: Path | str, *, target: str | Target = "onnxruntime") -> None:
+def write_baseline(model: Model | Path | str, out: Path | str, *, target: str | Target = "onnxruntime") -> Model:
     """Writes the same model for the same target with every weight dense: what a compressed one is compared with.
+
+    Returns the model as the target has it, by which a session of this one and of compressed ones can be opened.
 
     Raises:
         UsageError: no such target, or `out` holds what this package has not written.
@@ -129,33 +128,7 @@ def write_baseline(model: Model | Path | str, out: Path | str, *, target: str | 
         choices = [_dense(weight) for weight in model.weights]
         _write(model, chosen, choices, directory, None, {})
         _verify(model, chosen, choices, directory, None)
-
-
-def runnable(model: Model | Path | str, artefact: Path, folder: Path, *, target: str | Target) -> Path:
-    """A file that this machine can run and that computes what an artefact does: the artefact's own if it can.
-
-    Where the target's runtime is not here, it is `model` as ONNX in `folder`, uncompressed, its weights with the values
-    that the artefact has, and computes in float32.
-
-    Raises:
-        CompressorError: the artefact cannot be read, or was made from another model.
-    """
-    chosen, stored = _target(target), sources.read(artefact)
-    if not chosen.precision or (HAS_CORE_ML and isinstance(stored.graph, Skeleton)):
-        return stored.path
-    model = _model(model)
-    restored = chosen.restored(model, stored)
-    upcoming = next(restored, None)
-    weights: list[Weight] = []
-    for weight in model.weights:
-        if upcoming is not None and upcoming[0] == weight.name:
-            weights.append(replace(weight, encoding=Dense(upcoming[1].astype(encodings.dtype(weight.encoding)))))
-            upcoming = next(restored, None)
-        else:
-            weights.append(weight)
-    plain = targets.get("onnxruntime")
-    plain.write(model, {weight.name: encodings.spec(weight.encoding) for weight in weights}, weights, folder)
-    return sources.read(folder).path
+    return model
 
 
 def inspect(path: Path | str) -> Manifest:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from compressor.arrays import NDArray
 from compressor.errors import CompressorError, line, unknown
 from compressor.evaluation import samples, scoring
 from compressor.evaluation.metrics import Quality
-from compressor.targets import session
 from compressor.targets.session import Session
 
 Progress = Callable[[str, int, int], None]
@@ -71,16 +69,14 @@ class _Run:
 
 
 def compare(
-    baseline: Path,
-    artefact: Path,
+    baseline: Callable[[], Session],
+    artefact: Callable[[], Session],
     settings: Settings,
     progress: Progress | None = None,
-    *,
-    labels: tuple[str, str] = ("", ""),
 ) -> Comparison:
     """Run two models on the same samples, one after the other, and score both.
 
-    labels: what errors call the two, whose files may be some that nobody has named.
+    baseline, artefact: what opens each of them: only one is in memory at a time.
 
     Raises:
         UsageError: a setting names what does not exist.
@@ -88,8 +84,8 @@ def compare(
     """
     metric = scoring.metric(settings.metric, settings.metric_args)
     given = samples.read(settings.data)
-    before = _run(session.load(baseline, labels[0] or str(baseline)), given, metric, settings, progress)
-    compressed = session.load(artefact, labels[1] or str(artefact))
+    before = _run(baseline(), given, metric, settings, progress)
+    compressed = artefact()
     after = _run(compressed, given, metric, settings, progress)
     equal = [np.mean(before.classes[name] == after.classes[name]) for name in after.classes]
     quality = Quality(
@@ -154,7 +150,7 @@ def _batches(
         rows = np.minimum(np.arange(start, start + (size if fixed else used)), count - 1)
         try:
             results = model.run(names, {name: array[rows] for name, array in feeds.items()})
-        except Exception as error:  # see session.load
+        except Exception as error:  # of whatever class the runtime's errors are
             raise CompressorError(
                 f"{model.label}: {model.runtime} failed on samples {start} to {start + used - 1}: {line(error)}"
             ) from error

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from compressor.arrays import NDArray
 from compressor.encodings import Encoding
 from compressor.errors import UsageError, unknown
 from compressor.model import Model
+from compressor.targets.session import Session
 from compressor.weight import Weight
 
 
@@ -49,12 +49,6 @@ class Target(Protocol):
         Raises:
             UsageError: the options do not fit the model.
             CompressorError: the runtime does not have what the model consists of.
-        """
-
-    def restored(self, model: Model, artefact: Model) -> Iterator[tuple[str, NDArray]]:
-        """Of a target that prepares models: the weights of `model` by name, in its order, as `artefact` has them.
-
-        What was folded into them is divided out; those that the artefact has in no such way are left out.
         """
 
     def legalize(self, encoding: Encoding) -> Encoding:
@@ -95,6 +89,16 @@ class Target(Protocol):
         """Why the runtime does not open what `write` wrote to `path`, or a source of the same format; empty if it does.
 
         Where the runtime is not installed, what knows its format is asked; sources of other formats are none of its.
+        """
+
+    def session(self, path: Path, model: Model, label: str) -> Session:
+        """What runs here and computes as the artefact in `path`, a directory or its file, does.
+
+        model: the one that `prepare` made of the artefact's source, or made of it for another artefact.
+        label: what errors call it.
+
+        Raises:
+            CompressorError: the artefact cannot be loaded.
         """
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import sklearn.metrics
 from compressor.errors import CompressorError, UsageError
 from compressor.evaluation import compare as evaluate
 from compressor.evaluation import scoring
+from compressor.targets.onnxruntime.session import load
 
 HEADER = '<ir_version: 10, opset_import: ["": 18]>'
 # Logits are the inputs themselves: a sample's class is the position of its largest number.
@@ -40,6 +42,11 @@ def model(text, name="model.onnx"):
     return Path(name)
 
 
+def run(settings, first, second):
+    """Both files in ONNX Runtime, called by their names."""
+    return evaluate.compare(*(partial(load, path, str(path)) for path in (first, second)), settings)
+
+
 def compare(first, second=None, /, *, labels=Y, metric="accuracy_score", outputs=(), size=2, **inputs):
     """Both models on an `.npz` of the inputs and labels."""
     answers = (
@@ -49,7 +56,7 @@ def compare(first, second=None, /, *, labels=Y, metric="accuracy_score", outputs
     given = {name: array for name, array in given.items() if array is not None}
     np.savez("data.npz", **given, **(answers if labels is not None else {}))
     settings = evaluate.Settings("data.npz", metric=metric, batch_size=size, outputs=outputs)
-    return evaluate.compare(model(first), model(second or first, "second.onnx"), settings)
+    return run(settings, model(first), model(second or first, "second.onnx"))
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 256])
@@ -106,7 +113,7 @@ def user_module(body):
 def mine(body, monkeypatch, text=IDENTITY, **settings):
     monkeypatch.delitem(__import__("sys").modules, "mine", raising=False)
     user_module(body)
-    return evaluate.compare(model(text), model(text), evaluate.Settings("mine:data", **settings))
+    return run(evaluate.Settings("mine:data", **settings), model(text), model(text))
 
 
 @pytest.mark.parametrize("returned", ["X, Y", "{'x': X}, {'logits': Y}", "(X,), (Y,)", "[X], list(Y)"])
@@ -207,7 +214,7 @@ def test_settings_that_name_what_does_not_exist(settings, expected, monkeypatch)
     monkeypatch.delitem(__import__("sys").modules, "mine", raising=False)
     user_module("def data(): return X, Y\ndef score(labels, outputs): return 1.0")
     with pytest.raises(UsageError, match=expected):
-        evaluate.compare(model(IDENTITY), model(IDENTITY), evaluate.Settings(**{"data": "mine:data"} | settings))
+        run(evaluate.Settings(**{"data": "mine:data"} | settings), model(IDENTITY), model(IDENTITY))
 
 
 @pytest.mark.parametrize(
@@ -230,11 +237,11 @@ def test_a_function_of_the_user_that_fails(body, expected, monkeypatch):
 def test_a_damaged_npz(content):
     Path("data.npz").write_bytes(content)
     with pytest.raises(CompressorError, match=r"data\.npz: not a readable \.npz"):
-        evaluate.compare(model(IDENTITY), model(IDENTITY), evaluate.Settings("data.npz"))
+        run(evaluate.Settings("data.npz"), model(IDENTITY), model(IDENTITY))
 
 
 def test_a_damaged_model():
     np.savez("data.npz", x=X)
     Path("cut.onnx").write_bytes(b"\x08\x0a\x12")
     with pytest.raises(CompressorError, match=r"cut\.onnx: ONNX Runtime cannot load it: "):
-        evaluate.compare(model(IDENTITY), Path("cut.onnx"), evaluate.Settings("data.npz"))
+        run(evaluate.Settings("data.npz"), model(IDENTITY), Path("cut.onnx"))

@@ -1,6 +1,7 @@
 """`compressor evaluate` on artefacts that `compressor compress` made."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from compressor.stages.app import app
+from compressor.targets.coreml import mil
 
 # One layer of 64 x 64: 4 values (2 bits each), or all different.
 MODEL = (
@@ -169,6 +171,19 @@ def test_an_artefact_for_another_target():
     assert (status, Path("metrics.json").exists()) == (1, False)
     assert "out: made for onnx-opset21, the target is onnxruntime" in text
     evaluate("-S", "target=ONNX-opset21")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning")
+def test_a_model_is_translated_once_for_both_of_its_packages(monkeypatch):
+    """Where Core ML is not, the graph runs with the values of either: fitting keeps where they lie."""
+    translate, translated = mil.program, []
+    monkeypatch.setattr(mil, "program", lambda *given: translated.append(given) or translate(*given))
+    assert run("compress", "model.onnx", "out", "--target", "iOS18")[0] == 0
+    assert len(translated) == 1
+    values, _ = evaluate("-S", "target=iOS18", *DATA)
+    assert len(translated) == 2
+    assert (values["accuracy"], values["agreement"], values["baseline"]["accuracy"]) == (0.75, 1.0, 0.75)
+    assert values["runtime"] == ("coreml" if sys.platform == "darwin" else "onnxruntime")
 
 
 def test_errors_name_the_model_that_the_user_named():

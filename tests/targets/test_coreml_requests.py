@@ -6,6 +6,7 @@ import errno
 import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -271,3 +272,12 @@ def test_a_package_is_not_exported_and_runs_nowhere_else(whole: Path, tmp_path: 
     with pytest.raises(CompressorError, match="has no ONNX graph: onnxruntime needs one"):
         compressor.compress(whole, tmp_path / "out", target="onnxruntime")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="Core ML is here")
+def test_what_was_made_of_a_package_needs_core_ml(whole: Path, tmp_path: Path) -> None:
+    fitted = compressor.write_baseline(whole, tmp_path / "out", target="iOS17")
+    with pytest.raises(
+        CompressorError, match="label: was made of a package, which runs in Core ML alone: evaluate it on"
+    ):
+        targets.get("iOS17").session(tmp_path / "out", fitted, "label")

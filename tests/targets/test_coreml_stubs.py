@@ -15,11 +15,11 @@ from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - its use
 from compressor.formats.coreml.skeleton import STUB
 from compressor.targets.coreml import batch_norm, slots
 from compressor.targets.coreml.editing import operations
-from compressor.targets.coreml.origins import Origin
 from compressor.targets.coreml.repairs import respell
 from compressor.targets.coreml.sharing import share
 from compressor.targets.coreml.slots import Slot
 from compressor.targets.coreml.stubs import insert
+from compressor.weight import Origin
 
 RNG = np.random.default_rng(0)
 KERNEL = RNG.standard_normal((4, 4, 1, 1)).astype(np.float32)

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper
 
 from compressor.errors import CompressorError
 from compressor.formats.coreml.importing import messages
-from compressor.targets import session as sessions
+from compressor.targets.coreml import session as coreml
+from compressor.targets.onnxruntime import session as onnxruntime
 from compressor.targets.session import Port
 
 
@@ -44,7 +45,7 @@ class Package:
 
 def test_a_package_has_ports_and_runs() -> None:
     spec = described(x=([2, 3], 65568, 0), ids=([1, 5], 131104, 1), half=([4], 65552, 0))
-    session = sessions.CoreMLSession(Package(spec), "out")
+    session = coreml.CoreMLSession(Package(spec), "out")
     assert session.inputs == [
         Port("x", (2, 3), np.dtype(np.float32)),
         Port("ids", (None, 5), np.dtype(np.int32)),
@@ -66,11 +67,11 @@ def test_a_package_is_loaded_by_core_ml_tools(monkeypatch: pytest.MonkeyPatch) -
         return Package(described(x=([1, 2], 65568, 0)))
 
     tools = SimpleNamespace(models=SimpleNamespace(MLModel=model))
-    monkeypatch.setattr("compressor.formats.coreml.importing.coremltools", lambda: tools)
-    assert sessions.load(Path("a/model.mlpackage"), "a").runtime == "coreml"
+    monkeypatch.setattr(coreml, "coremltools", lambda: tools)
+    assert coreml.load(Path("a/model.mlpackage"), "a").runtime == "coreml"
     assert opened == ["a/model.mlpackage"]
     with pytest.raises(CompressorError, match="label: Core ML cannot load it: not a model"):
-        sessions.load(Path("broken/model.mlpackage"), "label")
+        coreml.load(Path("broken/model.mlpackage"), "label")
 
 
 def test_a_file_runs_in_onnx_runtime(tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ def test_a_file_runs_in_onnx_runtime(tmp_path: Path) -> None:
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "model.onnx"
     )
-    session = sessions.load(tmp_path / "model.onnx", "model")
+    session = onnxruntime.load(tmp_path / "model.onnx", "model")
     assert session.inputs == [Port("x", (None, 2), np.dtype(np.float32))]
     (found,) = session.run(session.outputs, {"x": np.ones((1, 2), np.float32)})
     assert (session.runtime, found.tolist()) == ("onnxruntime", [[2, 2]])
@@ -88,4 +89,4 @@ def test_a_file_runs_in_onnx_runtime(tmp_path: Path) -> None:
 def test_an_input_without_axes_has_no_samples() -> None:
     spec = described(x=([], 65568, 0))
     with pytest.raises(CompressorError, match="out: input x is a scalar"):
-        _ = sessions.CoreMLSession(Package(spec), "out").inputs
+        _ = coreml.CoreMLSession(Package(spec), "out").inputs

@@ -6,13 +6,13 @@ A model is converted by Core ML Tools with stubs for its weights; what the weigh
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from compressor.arrays import ArraySpec, NDArray
+from compressor.arrays import ArraySpec
 from compressor.encodings import Dense, Encoding, dtype, nbytes, shape, spec
 from compressor.errors import CompressorError, UsageError, located
 from compressor.formats.coreml import blob, lowering, opening, opsets, package
@@ -23,6 +23,7 @@ from compressor.targets import Illegal
 from compressor.targets.coreml import legality
 from compressor.targets.coreml.request import Image, Input, Options, Request, Size
 from compressor.targets.coreml.upgrading import upgrade
+from compressor.targets.session import Session
 from compressor.weight import Weight
 
 TARGETS: Mapping[str, int] = opsets.TARGETS
@@ -70,11 +71,7 @@ class CoreML:
             raise CompressorError(f"{model.path}: has weights and no graph: export it first, `compressor export`.")
         fitted = _module("fit").prepare(model, self._request(model), smallest)
         notes = (*_lacking(model, self.options), *fitted.notes)
-        return replace(model, weights=fitted.weights, graph=fitted.skeleton, notes=notes)
-
-    def restored(self, model: Model, artefact: Model) -> Iterator[tuple[str, NDArray]]:
-        found: Iterator[tuple[str, NDArray]] = _module("fit").restored(model, self._request(model), artefact)
-        return found
+        return replace(model, weights=fitted.weights, graph=fitted.skeleton, notes=notes, source=model)
 
     def legalize(self, encoding: Encoding) -> Encoding:
         reason = legality.why_not(encoding, self.version)
@@ -123,6 +120,12 @@ class CoreML:
     def refusal(self, path: Path) -> str:
         found = path if path.suffix.lower() == ".mlpackage" else path / PACKAGE
         return opening.refusal(found) if found.is_dir() else ""
+
+    def session(self, path: Path, model: Model, label: str) -> Session:
+        from compressor import sources
+        from compressor.targets.coreml.session import session
+
+        return session(sources.read(path), model, label)
 
     def _request(self, model: Model) -> Request:
         return Request(self.version, self.options.precision, _inputs(model, self.options), self.options.classes)

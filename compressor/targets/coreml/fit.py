@@ -6,7 +6,6 @@ graph --frontend--> program --fold--> slots --batch norms--> slots with factors 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,14 +23,12 @@ from compressor.model import UNTRACED, Model
 from compressor.targets.coreml import batch_norm, conversion, origins, slots
 from compressor.targets.coreml.request import Request
 from compressor.targets.coreml.rounding import as_codes, rounded
+from compressor.targets.coreml.session import FOLDED
 from compressor.targets.coreml.sharing import share
 from compressor.targets.coreml.slots import Slot
 from compressor.weight import Weight
 
 LARGEST = float(np.finfo(np.float16).max)
-
-FOLDED = "compressor.folded"
-"""The key of the weights that a batch norm was folded into."""
 
 PARAMETERS = 4
 """A batch norm has so many numbers a channel."""
@@ -82,32 +79,6 @@ def prepare(model: Model, request: Request, smallest: Smallest) -> Prepared:
         if spec.dtype != to
     }
     return _prepared(skeleton, found, model, request, kept)
-
-
-def restored(model: Model, request: Request, artefact: Model) -> Iterator[tuple[str, NDArray]]:
-    """The weights of `model`, by name, with the values that an artefact made of it has: float32.
-
-    What a batch norm has multiplied them with is divided out. Weights that the artefact has not as such are left out.
-    """
-    skeleton = artefact.graph
-    assert isinstance(skeleton, Skeleton)
-    folded = set(json.loads(skeleton.model.description.metadata.userDefined.get(FOLDED, "[]")))
-    found = _slotted(model, request, lambda slot, _: "" if slot.name in folded else "it was not folded")
-    stored = {weight.name: weight.encoding for weight in artefact.weights}
-    by_weight: dict[str, list[Slot]] = defaultdict(list)
-    for slot in found.slots:
-        if slot.origin is not None and slot.name in stored:
-            by_weight[slot.origin.weight].append(slot)
-    for source in model.weights:
-        if source.name not in by_weight:
-            continue
-        values = np.array(_values(source), np.float32)
-        for slot in by_weight[source.name]:
-            have = decode(stored[slot.name]).astype(np.float32)
-            have = have if slot.factor is None else (have / slot.factor).astype(np.float32)
-            index = slot.index()
-            values.reshape(-1)[slice(None) if index is None else index.reshape(-1)] = have.reshape(-1)
-        yield source.name, values
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +166,8 @@ def _prepared(skeleton: Skeleton, found: _Slotted, model: Model, request: Reques
             told += [source.note, found.notes.get(ACTIVATIONS) if as_codes(source.encoding) is not None else ""]
         note, scaled = "; ".join(filter(None, told)), slot.factor is not None
         shown = signed.get(slot.name, "")
-        weights.append(Weight(slot.name, encoding, slot.uses, note=note, scaled=scaled, signed=shown))
+        origin = None if slot.origin is None else replace(slot.origin, factor=slot.factor)
+        weights.append(Weight(slot.name, encoding, slot.uses, note=note, scaled=scaled, signed=shown, origin=origin))
     return Prepared(skeleton, tuple(weights), tuple(_told(model.onnx.graph, request, found)))
 
 

@@ -24,6 +24,7 @@ from coremltools.converters.mil.mil import Function, Operation, Program, Var
 
 from compressor.arrays import NDArray, Shape
 from compressor.targets.coreml.editing import operations
+from compressor.weight import Origin
 
 MOVES = frozenset(
     "concat expand_dims gather identity reshape reverse slice_by_index slice_by_size split squeeze stack "
@@ -33,19 +34,6 @@ MOVES = frozenset(
 
 FEWEST = 10
 """Core ML keeps smaller constants inside of the program."""
-
-
-@dataclass(frozen=True, eq=False)
-class Origin:
-    """Where the values of a constant come from.
-
-    weight: the name of the weight.
-    index: computes where each value lies in the flat weight, integers of the constant's shape; None where the values
-        are the weight as it is.
-    """
-
-    weight: str
-    index: Callable[[], NDArray] | None = None
 
 
 Origins = Callable[[Var], Origin | None]

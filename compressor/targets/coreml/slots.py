@@ -13,7 +13,8 @@ from coremltools.converters.mil.mil.passes.pass_pipeline import PassPipeline, Pa
 
 from compressor.arrays import NDArray
 from compressor.targets.coreml.editing import operations
-from compressor.targets.coreml.origins import FEWEST, Origin, Origins
+from compressor.targets.coreml.origins import FEWEST, Origins
+from compressor.weight import Origin
 
 WEIGHTS: Mapping[str, frozenset[str]] = {
     "conv": frozenset({"weight"}),

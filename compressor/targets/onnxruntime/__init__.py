@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compressor.arrays import NDArray
 from compressor.encodings import Encoding, LinearQuantized, Sparse, arrays, spec
 from compressor.errors import CompressorError
 from compressor.formats.onnx import assembly, copying, decoding, dtypes, functions, opening, writing
@@ -19,6 +18,8 @@ from compressor.model import Model
 from compressor.targets import Illegal
 from compressor.targets.onnxruntime import computing, opsets
 from compressor.targets.onnxruntime.assembled import Assembled, assemble
+from compressor.targets.onnxruntime.session import load
+from compressor.targets.session import Session
 from compressor.weight import Weight
 
 if TYPE_CHECKING:
@@ -90,9 +91,6 @@ class OnnxRuntime:
         if model.onnx is None:
             raise CompressorError(f"{model.path}: has no ONNX graph: {self.name} needs one, export the model to ONNX.")
         return model
-
-    def restored(self, model: Model, artefact: Model) -> Iterator[tuple[str, NDArray]]:  # noqa: ARG002 - its own
-        return iter(())
 
     def legalize(self, encoding: Encoding) -> Encoding:
         newest = self.newest()
@@ -166,6 +164,9 @@ class OnnxRuntime:
 
     def refusal(self, path: Path) -> str:
         return opening.refusal(path / writing.MODEL if path.is_dir() else path)
+
+    def session(self, path: Path, model: Model, label: str) -> Session:  # noqa: ARG002 - a graph has all it needs
+        return load(path / writing.MODEL if path.is_dir() else path, label)
 
 
 def get(name: str, options: Mapping[str, object] = {}) -> OnnxRuntime:  # noqa: ARG001 - it has none
