@@ -1,20 +1,19 @@
-"""Where weights come from. The folder is the registry: each of its modules is a `Source` or an `Exporter`.
+"""Where weights come from: each module is a `Source` or an `Exporter`, or both.
 
-They are imported to learn which files they read, so what is slow to import is imported inside of their functions.
+A new one is a new file, or an entry point of another package. They are imported to learn which files they read, so what
+is slow to import is imported inside of their functions.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
 from compressor.errors import CompressorError, unknown
 from compressor.model import Model, stamps, unchanged
+from compressor.registry import Registry
 
 
 class Source(Protocol):
@@ -157,7 +156,8 @@ def exporter(path: Path) -> Exporter | None:
     for module in _modules("export"):
         folder = hasattr(module, "is_folder") and module.is_folder(path)
         if folder or (path.suffix.lower() in module.SUFFIXES and not path.is_dir()):
-            return module
+            found: Exporter = module
+            return found
     return None
 
 
@@ -171,7 +171,15 @@ def packages() -> frozenset[str]:
     return frozenset(name for module in _modules("export") for name in module.PACKAGES)
 
 
-def _modules(function: str) -> Iterator[ModuleType]:
-    """The modules of this folder that have the function."""
-    modules = (importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__))
-    return (module for module in modules if hasattr(module, function))
+def _known_as(module: Any) -> Iterator[str]:
+    for function, what in (("read", "a source"), ("export", "an exporter")):
+        if hasattr(module, function):
+            yield from (f"{what} of {suffix} files" for suffix in module.SUFFIXES)
+
+
+_REGISTRY = Registry(group="compressor.sources", folder=__name__, needs=("SUFFIXES", "files"), known_as=_known_as)
+
+
+def _modules(function: str) -> Iterator[Any]:
+    """Those that have the function."""
+    return (module for module in _REGISTRY.parts() if hasattr(module, function))

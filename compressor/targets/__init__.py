@@ -1,9 +1,7 @@
-"""Where models run: each module is a `Family` of targets. The folder is the registry: a new target is a new file."""
+"""Where models run: each module is a `Family` of targets. A new one is a new file, or an entry point elsewhere."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +9,7 @@ from typing import Any, Protocol
 from compressor.encodings import Encoding
 from compressor.errors import UsageError, unknown
 from compressor.model import Model
+from compressor.registry import Registry
 from compressor.targets.session import Session
 from compressor.weight import Weight
 
@@ -131,11 +130,11 @@ def get(name: str, options: Mapping[str, Any] = {}) -> Target:
     Raises:
         UsageError: there is no such target; the choices are named.
     """
-    for module in _modules():
+    for module in _families():
         canonical = {known.lower(): known for known in module.TARGETS}.get(name.lower())
         if canonical is not None:
             return module.get(canonical, options)
-    for module in _modules():
+    for module in _families():
         if name.lower() in {too_old.lower() for too_old in getattr(module, "TOO_OLD", ())}:
             raise UsageError(f"target {name!r} has no compressed weights. The targets that have: {', '.join(names())}.")
         for newer, advice in getattr(module, "TOO_NEW", {}).items():
@@ -146,32 +145,46 @@ def get(name: str, options: Mapping[str, Any] = {}) -> Target:
 
 def names() -> tuple[str, ...]:
     """The names of all targets."""
-    return tuple(name for module in _modules() for name in module.TARGETS)
+    return tuple(name for module in _families() for name in module.TARGETS)
 
 
 def family(name: str) -> str:
     """The family of the target of that canonical name: what its group of `params.yaml` is called."""
-    return next(module.__name__ for module in _modules() if name in module.TARGETS).rpartition(".")[2]
+    return next(_group(module) for module in _families() if name in module.TARGETS)
 
 
 def options() -> Mapping[str, type]:
     """What may be asked, by family: the dataclass of each one that reads options."""
-    found = {module.__name__.rpartition(".")[2]: getattr(module, "OPTIONS", None) for module in _modules()}
-    return {name: kind for name, kind in found.items() if kind is not None}
+    return {_group(module): module.OPTIONS for module in _families() if hasattr(module, "OPTIONS")}
 
 
 def files() -> frozenset[str]:
     """The names of all files and folders that targets write."""
-    return frozenset(name for module in _modules() for name in module.FILES)
+    return frozenset(name for module in _families() for name in module.FILES)
 
 
 def packages() -> frozenset[str]:
     """The packages that shape what targets write."""
-    return frozenset(name for module in _modules() for name in module.PACKAGES)
+    return frozenset(name for module in _families() for name in module.PACKAGES)
 
 
-def _modules() -> Iterator[Family]:
-    modules: Iterator[Any] = (
-        importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)
-    )
-    return (module for module in modules if hasattr(module, "TARGETS"))
+def _known_as(module: Any) -> Iterator[str]:
+    yield from (f"the target {name!r}" for name in module.TARGETS)
+    if hasattr(module, "OPTIONS"):
+        yield f"the group {_group(module)!r} of params.yaml"
+
+
+def _group(module: Family) -> str:
+    return module.__name__.rpartition(".")[2]
+
+
+_REGISTRY = Registry(
+    group="compressor.targets",
+    folder=__name__,
+    needs=("TARGETS", "FILES", "PACKAGES", "get"),
+    known_as=_known_as,
+)
+
+
+def _families() -> tuple[Family, ...]:
+    return _REGISTRY.parts()
