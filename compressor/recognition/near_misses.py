@@ -11,6 +11,7 @@ from compressor.arrays import FLOAT_DTYPES, ArraySpec, DType, NDArray, is_float
 from compressor.blocks import blocks
 from compressor.encodings import Dense, Palettized, nbytes
 from compressor.patterns import distance, eps, largest, patterns
+from compressor.recognition import masks
 from compressor.recognition.scan import ENTRIES, Scan, sample
 from compressor.recognition.scan import scan as scan_
 from compressor.recognition.schemes import Candidate, linear_quantize, palettize, sparsify
@@ -146,7 +147,7 @@ def _about_zeros(values: NDArray, scan: Scan, exact: Sequence[Candidate], source
     if scan.zeros <= _FEW * scan.size or not sparse:
         return
     if sparse[0].structure == "unstructured":
-        yield from sparsify.almost(values)
+        yield from masks.almost(values)
     if min(nbytes(candidate.spec) for candidate in sparse) >= source:
         yield f"{scan.zeros / scan.size:.1%} zeros: a mask costs more than it saves"
 

@@ -1,4 +1,4 @@
-"""Masks: where the zeros are, and the structure that they have."""
+"""Sparse forms: a mask, and the values that it leaves."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from compressor.arrays import ArraySpec, NDArray, Shape
 from compressor.encodings import Dense, Sparse
 from compressor.kernels import expand, select
 from compressor.packing import pack
+from compressor.recognition import masks
 from compressor.recognition.scan import scan
 from compressor.recognition.schemes import Candidate, Values, sparsify
 from tests import strategies
@@ -52,58 +53,12 @@ def test_tiny_weights_are_not_zeros() -> None:
     assert candidate.spec.values.values.size == np.count_nonzero(values)  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(
-    ("mask", "blocks", "structure"),
-    [
-        (np.zeros((4, 4)), (4, 4), "all of it"),
-        (np.ones((4, 4)), (4, 4), "all of it"),
-        (np.eye(4), (1, 1), "unstructured"),
-        (np.kron(np.eye(4), np.ones((2, 2))), (2, 2), "blocks of 2x2 along axis 0 and 1"),
-        (np.repeat([[1], [0], [1], [1]], 6, 1), (1, 6), "channels along axis 0"),
-        (np.repeat([[1, 0, 0, 1]], 6, 0), (6, 1), "channels along axis 1"),
-        (np.tile([1, 0, 0, 1], (4, 4)), (4, 1), "channels along axis 1"),
-    ],
-)
-def test_structures_of_small_masks(mask: NDArray, blocks: Shape, structure: str) -> None:
-    assert sparsify.mask_structure(mask.astype(np.float32), 0.0) == (blocks, structure)
-
-
-@pytest.mark.parametrize("exception", [(0, 0), (63, 95), (40, 3)])
-@pytest.mark.parametrize(("n", "m", "axis"), [(2, 4, 0), (2, 4, 1), (1, 8, 1), (3, 4, 0)])
-def test_one_group_with_too_many_is_no_pattern(n: int, m: int, axis: int, exception: tuple[int, int]) -> None:
-    pattern = np.arange(m) < n
-    values = np.broadcast_to(np.resize(pattern, 64)[:, None] if axis == 0 else np.resize(pattern, 96), (64, 96)).astype(
-        np.float32
-    )
-    shuffled = (
-        np.random.default_rng(0)
-        .permuted(
-            values.reshape(64 // m, m, 96) if axis == 0 else values.reshape(64, 96 // m, m), axis=1 if axis == 0 else 2
-        )
-        .reshape(64, 96)
-    )
-    assert sparsify.mask_structure(shuffled, 0.0)[1] == f"{n}:{m} along axis {axis}"
-    group = exception[axis] // m * m
-    at = (slice(group, group + m), exception[1]) if axis == 0 else (exception[0], slice(group, group + m))
-    shuffled[at] = 1
-    assert sparsify.mask_structure(shuffled, 0.0)[1] == "unstructured"
-
-
-@pytest.mark.parametrize("place", [(0, 0), (99_999, 1)])
-def test_one_exception_anywhere_breaks_the_blocks(place: tuple[int, int]) -> None:
-    mask = np.repeat(np.random.default_rng(0).random((25_000, 2)) < 0.5, 4, 0)
-    values = mask.astype(np.float32)
-    assert sparsify.mask_structure(values, 0.0)[0] == (4, 1)
-    values[place] = 1 - values[place]
-    assert sparsify.mask_structure(values, 0.0)[0] == (1, 1)
-
-
 @given(strategies.shapes, st.data())
 def test_a_mask_stored_by_block_is_the_mask(shape: Shape, data: st.DataObject) -> None:
     counts = data.draw(strategies.counts(shape))
     mask = expand(strategies.random(data.draw).random(counts) < 0.5, shape)
     values = mask.astype(np.float32)
-    blocks, _ = sparsify.mask_structure(values, 0.0)
+    blocks, _ = masks.structure(values, 0.0)
     assert all(have % (dim // count) == 0 for have, dim, count in zip(blocks, shape, counts, strict=True))
     stored_shape = tuple(dim // block for dim, block in zip(shape, blocks, strict=True))
     spec = Sparse(ArraySpec(stored_shape, np.dtype(bool)), Dense(ArraySpec((int(mask.sum()),), values.dtype)), shape)
@@ -132,3 +87,8 @@ def test_a_palette_that_is_short_enough_without_zero() -> None:
     found = list(sparsify.detect(values, scan(values, 0.0), [plain(values)], 0.0, 0.0))
     assert [encodings.name(candidate.spec) for candidate in found] == ["sparse", "sparse(palettized8)"]
     assert found[1].evidence == "0.4% zeros, unstructured; 256 distinct non-zero values"
+
+
+def test_nothing_to_store_under_a_mask_has_no_sparse_form() -> None:
+    values = np.diag(np.arange(1, 401, dtype=np.float32))
+    assert not list(sparsify.detect(values, scan(values, 0.0), [], 0.0, 0.0))
