@@ -33,6 +33,7 @@ class Weight:
     uses: the operator types that read it (`Conv`, `MatMul`, ...), sorted.
     pinned: why it must stay stored as it is; empty for a weight that may be encoded.
     note: what its source says about it, for a reader: a declaration that did not hold, codes that were not kept, ...
+    evidence: what its codes were recognised by, where they were found in values; empty for codes of the source.
     linear: whether its source decodes it by `DequantizeLinear`, so that a runtime may compute with its codes.
     n_bits: the `accuracy_level` of the `MatMulNBits` that multiplies by its codes in the source; None where none does.
     values: as the source has them, where the encoding is codes that were found in them; None where it has no others.
@@ -47,6 +48,7 @@ class Weight:
     uses: tuple[str, ...] = ()
     pinned: str = ""
     note: str = ""
+    evidence: str = ""
     linear: bool = False
     n_bits: int | None = None
     scaled: bool = False

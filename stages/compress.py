@@ -147,13 +147,11 @@ def read_detection(path: Path) -> Detection:
 
 def plan_document(planned: Plan) -> dict[str, object]:
     """A plan in the words of `manifest.json`."""
-    from . import report
-
     return {
         "target": planned.target,
         "pipeline": planned.pipeline,
         "weights_nbytes": planned.nbytes,
         "weights_dense_nbytes": planned.dense_nbytes,
         "notes": list(planned.notes),
-        "weights": [dataclasses.asdict(weight) for weight in report.facts(planned)],
+        "weights": [dataclasses.asdict(choice.facts) for choice in planned.choices],
     }

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from compressor.compilation.manifest import Manifest, WeightFacts
 from compressor.compilation.plan import Plan
-from compressor.encodings import name, nbytes
+from compressor.encodings import nbytes
 from compressor.errors import plural
 from compressor.recognition.findings import Detection, Finding
 
@@ -102,38 +102,21 @@ def _finding(finding: Finding) -> Row:
         f"{finding.sparsity:.1%}",
         "> 256" if finding.distinct is None else str(finding.distinct),
     )
-    note = "; ".join(what) or ("" if finding.near_misses else finding.evidence)
-    return Row(cells, note, tuple(f"near miss: {miss}" for miss in finding.near_misses))
+    misses = tuple(f"near miss: {miss}" for miss in finding.near_misses)
+    note = "; ".join(what) or ("" if misses else finding.evidence)
+    return Row(cells, note, (*filter(None, (finding.note,)), *misses))
 
 
 def plan(planned: Plan) -> RenderableType:
     """What each weight would become, and why it would become nothing else."""
-    rows = facts(planned)
-    threshold = max((choice.threshold for choice in planned.choices), default=0.0)
+    rows = [choice.facts for choice in planned.choices]
+    threshold = max((choice.form.loss.threshold for choice in planned.choices), default=0.0)
     return Group(
         weights(rows, refusals=True),
         Text(),
         Text(_outcome(planned.target, planned.pipeline, planned.dense_nbytes, planned.nbytes, "weights"), "bold"),
         *_changed(rows, threshold),
         *(Text(visible(note), "yellow") for note in planned.notes),
-    )
-
-
-def facts(planned: Plan) -> tuple[WeightFacts, ...]:
-    """The choices of a plan in the words of the manifest."""
-    return tuple(
-        WeightFacts(
-            name=choice.name,
-            shape=choice.shape,
-            dtype=choice.dtype,
-            encoding=name(choice.legal),
-            nbytes=nbytes(choice.legal),
-            dense_nbytes=choice.dense_nbytes,
-            evidence=choice.evidence,
-            changed=choice.changed,
-            rejected=tuple((rejected.encoding, rejected.reason) for rejected in choice.rejected),
-        )
-        for choice in planned.choices
     )
 
 

@@ -1,12 +1,13 @@
-"""From a model to a verified artefact: detect, plan, encode, legalize, write, read back, compare, publish."""
+"""From a model to a verified artefact: fit, look, plan, encode, write, read back, compare, publish."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,31 +15,30 @@ from tempfile import TemporaryDirectory
 from compressor import encodings, sources, targets
 from compressor.arrays import ArraySpec
 from compressor.compilation import publish
-from compressor.compilation.encode import encode
-from compressor.compilation.legalize import legalize
+from compressor.compilation.encode import stored
 from compressor.compilation.manifest import FileFacts, Manifest, WeightFacts
-from compressor.compilation.pack import pack
+from compressor.compilation.pipelines import UNCOMPRESSED
 from compressor.compilation.pipelines import get as get_pipeline
-from compressor.compilation.plan import Choice, Plan, plan
+from compressor.compilation.plan import Choice, Plan, as_values, plan
 from compressor.compilation.planning import (
-    Prepared,
     Progress,
     Request,
+    Taken,
     as_it_was,
+    found,
     look,
-    matching,
     mended,
     planned,
-    prepare,
+    take,
     watched,
 )
-from compressor.compilation.stream import InexactError, failures, run
-from compressor.compilation.verify import Allowed, verify
-from compressor.encodings import Dense, Encoding
+from compressor.compilation.stream import InexactError, failure, stream
+from compressor.compilation.verify import verify
+from compressor.encodings import Dense
 from compressor.errors import CompressorError
 from compressor.model import Model, unchanged
-from compressor.recognition.findings import Detection, Finding, Settings
-from compressor.targets import Target
+from compressor.recognition.findings import Detection, Settings, as_declared, unlooked
+from compressor.targets import Fitted, Target
 from compressor.weight import Weight
 
 _TARGET, _PIPELINE, _VERSION = "compressor.target", "compressor.pipeline", "compressor.version"
@@ -77,12 +77,11 @@ def dry_run(
         CompressorError: the model cannot be read, or `detection` is of another one.
     """
     model = _model(model)
-    asked = _request(_target(target).fitted(model), pipeline, detection, settings, progress)
+    asked = _request(_target(target), pipeline, detection, settings, progress)
     with unchanged(model.stamps):
-        findings = _findings(model, detection, asked, sampled=False)
         if model.graph is None:  # weights alone: what the target would make of them in a graph is not known
-            return plan(findings, asked.target, asked.pipeline)
-        return planned(prepare(model, findings, asked, sampled=False), asked)
+            return plan(found(model, asked), asked.target, asked.pipeline)
+        return planned(take(model, asked), asked)
 
 
 def compress(
@@ -102,14 +101,12 @@ def compress(
         CompressorError: the model cannot be read, a weight read back differs, or the disk is full.
     """
     model = _whole(model)
-    asked = _request(_target(target).fitted(model), pipeline, detection, settings, progress)
-    publish.check_directory(Path(out), (model.path, *model.stamps))
     # Every weight is compared with its source before anything is published, so a sample of each is enough to plan by;
     # where it missed a value, which the comparison shows, the weight is looked at as a whole.
-    sampled = detection is None
+    asked = _request(_target(target), pipeline, detection, settings, progress, sampled=True)
+    publish.check_directory(Path(out), (model.path, *model.stamps))
     with publish.directory(Path(out)) as directory, unchanged(model.stamps):
-        findings = _findings(model, detection, asked, sampled=sampled)
-        return _settled(prepare(model, findings, asked, sampled=sampled), asked, directory)
+        return _settled(take(model, asked), asked, directory)
 
 
 def write_baseline(model: Model | Path | str, out: Path | str, *, target: str | Target = "onnxruntime") -> Model:
@@ -124,11 +121,11 @@ def write_baseline(model: Model | Path | str, out: Path | str, *, target: str | 
     model, chosen = _whole(model), _target(target)
     publish.check_directory(Path(out), (model.path, *model.stamps))
     with publish.directory(Path(out)) as directory, unchanged(model.stamps):
-        model = chosen.prepare(model, lambda _: 0)
-        choices = [_dense(weight) for weight in model.weights]
-        _write(model, chosen, choices, directory, None, {})
-        _verify(model, chosen, choices, directory, None)
-    return model
+        fitted = chosen.fit(model, Request(chosen, UNCOMPRESSED, Settings()))
+        choices = [_dense(weight) for weight in fitted.model.weights]
+        _write(fitted, choices, directory, None, {})
+        _verify(fitted, choices, directory, None)
+    return fitted.model
 
 
 def inspect(path: Path | str) -> Manifest:
@@ -163,18 +160,16 @@ def inspect(path: Path | str) -> Manifest:
 
 
 def _request(
-    target: Target, pipeline: str, detection: Detection | None, settings: Settings, progress: Progress | None
+    target: Target,
+    pipeline: str,
+    detection: Detection | None,
+    settings: Settings,
+    progress: Progress | None,
+    *,
+    sampled: bool = False,
 ) -> Request:
     settings = detection.settings if detection else settings
-    chosen = get_pipeline(pipeline, settings.threshold)
-    return Request(target, chosen, settings, progress, detection is not None)
-
-
-def _findings(model: Model, detection: Detection | None, asked: Request, *, sampled: bool) -> Iterator[Finding]:
-    """What is known of the weights: by a detection that was given, or by a look at them."""
-    if detection is not None:
-        return matching(detection.findings, model)
-    return look(model, asked.settings, asked.progress, sampled=sampled)
+    return Request(target, get_pipeline(pipeline, settings.threshold), settings, progress, detection, sampled)
 
 
 class _FailedError(CompressorError):
@@ -185,34 +180,34 @@ class _FailedError(CompressorError):
         self.failures = failures
 
 
-def _settled(prepared: Prepared, asked: Request, directory: Path) -> Manifest:
+def _settled(taken: Taken, asked: Request, directory: Path) -> Manifest:
     """Writes, reads back and compares; a form that fails costs its weight that form, and all is written again.
 
     It ends: each time some weight is looked at as a whole for the first time, or has a form less.
     """
     while True:
-        chosen = planned(prepared, asked)
+        chosen = planned(taken, asked)
         try:
-            return _written(prepared.model, chosen, asked, directory)
+            return _written(taken.fitted, chosen, asked.progress, directory)
         except _FailedError as error:
             publish.empty(directory)
-            prepared = mended(prepared, chosen, error.failures, asked)
+            taken = mended(taken, chosen, error.failures, asked)
 
 
-def _written(model: Model, chosen: Plan, asked: Request, directory: Path) -> Manifest:
+def _written(fitted: Fitted, chosen: Plan, progress: Progress | None, directory: Path) -> Manifest:
     """Writes, reads back, compares; the files' digests are computed meanwhile.
 
     Raises:
         _FailedError: some weights cannot be stored so, or are not read back as they were.
     """
-    target, progress = asked.target, asked.progress
+    target, model = fitted.target, fitted.model
     with ThreadPoolExecutor(1) as executor:
         said = {_TARGET: chosen.target, _PIPELINE: chosen.pipeline, _VERSION: version("compressor")}
-        _write(model, target, chosen.choices, directory, progress, said)
+        _write(fitted, chosen.choices, directory, progress, said)
         chosen = _as_it_was(model, target, chosen, directory) or chosen
         written = _files(directory)
         files = executor.submit(lambda: tuple(_file(file, directory) for file in written))
-        _verify(model, target, chosen.choices, directory, progress)
+        _verify(fitted, chosen.choices, directory, progress)
         notes = (*chosen.notes, *_opened(model, target, directory))
         manifest = _manifest(model, chosen, files.result(), _dense_nbytes(model, target), notes)
         (directory / publish.MANIFEST).write_text(manifest.to_json(), encoding="utf-8", newline="\n")
@@ -242,8 +237,7 @@ def _files(directory: Path) -> list[Path]:
 
 
 def _write(
-    model: Model,
-    target: Target,
+    fitted: Fitted,
     choices: Sequence[Choice],
     directory: Path,
     progress: Progress | None,
@@ -254,33 +248,35 @@ def _write(
     Raises:
         _FailedError: some are not what they were planned to be.
     """
-    specs = {choice.name: choice.spec for choice in choices}
-    thresholds = {choice.name: choice.threshold for choice in choices}
-    max_errors = {choice.name: choice.max_error for choice in choices}
+    target, model = fitted.target, fitted.model
     legal = {choice.name: choice.legal for choice in choices}
-    passes = [encode(specs, thresholds, max_errors), legalize(target.legalize), pack]
-    encoded = run(passes, model.weights)
+    store = partial(stored, target.legalize)
+    coming = watched(stream(store, model.weights, choices), model.weights, "compress", progress)
     try:
-        target.write(model, legal, watched(encoded, model.weights, "compress", progress), directory, metadata)
+        target.write(model, legal, coming, directory, metadata)
     except InexactError as error:
         # The other weights are tried too: however many fail, all is written only once more.
-        raise _FailedError([*filter(None, failures(passes, model.weights))] or [error]) from error
+        failed = stream(partial(failure, store), model.weights, choices)
+        raise _FailedError([*filter(None, failed)] or [error]) from error
 
 
-def _verify(
-    model: Model, target: Target, choices: Sequence[Choice], directory: Path, progress: Progress | None
-) -> None:
+def _verify(fitted: Fitted, choices: Sequence[Choice], directory: Path, progress: Progress | None) -> None:
     """Reads every weight back from the files and compares it with its source.
 
     Raises:
         _FailedError: some are not as they were.
     """
-    stored = {weight.name: weight.encoding for weight in target.read(directory).weights}
-    if missing := [weight.name for weight in model.weights if weight.name not in stored]:
+    weights = fitted.model.weights
+    read = {weight.name: weight.encoding for weight in fitted.target.read(directory).weights}
+    if missing := [weight.name for weight in weights if weight.name not in read]:
         raise CompressorError(f"{len(missing)} weights are missing from the artefact, the first one is {missing[0]}")
-    allowed = {choice.name: Allowed(choice.threshold, choice.changed, choice.max_error) for choice in choices}
-    compared = failures([verify(stored, allowed)], model.weights)
-    if failed := [*filter(None, watched(compared, model.weights, "verify", progress))]:
+    compared = stream(
+        partial(failure, verify),
+        weights,
+        (read[weight.name] for weight in weights),
+        (choice.form.loss for choice in choices),
+    )
+    if failed := [*filter(None, watched(compared, weights, "verify", progress))]:
         raise _FailedError(failed)
 
 
@@ -330,30 +326,12 @@ def _dense_nbytes(model: Model, target: Target) -> int:
 
 def _dense(weight: Weight) -> Choice:
     """A weight as values: the choice of the baseline. What is pinned stays as it is."""
-    shape, dtype = encodings.shape(weight.encoding), encodings.dtype(weight.encoding)
-    spec: Encoding = Dense(ArraySpec(shape, dtype))
-    if weight.pinned:
-        spec = encodings.spec(weight.encoding)
-    return Choice(weight.name, shape, dtype.name, spec, spec, 0.0, "", encodings.nbytes(spec), 0, ())
+    found = unlooked(weight)
+    form = as_declared(weight) if weight.pinned else as_values(found)
+    return Choice(found, form, form.spec)
 
 
 def _manifest(model: Model, chosen: Plan, files: tuple[FileFacts, ...], dense: int, notes: tuple[str, ...]) -> Manifest:
-    weights = tuple(
-        WeightFacts(
-            choice.name,
-            choice.shape,
-            choice.dtype,
-            encodings.name(choice.legal),
-            encodings.nbytes(choice.legal),
-            choice.dense_nbytes,
-            choice.evidence,
-            choice.changed == 0,
-            choice.changed,
-            tuple((rejected.encoding, rejected.reason) for rejected in choice.rejected),
-            choice.max_error,
-        )
-        for choice in chosen.choices
-    )
     return Manifest(
         target=chosen.target,
         pipeline=chosen.pipeline,
@@ -365,7 +343,7 @@ def _manifest(model: Model, chosen: Plan, files: tuple[FileFacts, ...], dense: i
         weights_nbytes=chosen.nbytes,
         weights_dense_nbytes=chosen.dense_nbytes,
         notes=notes,
-        weights=weights,
+        weights=tuple(choice.facts for choice in chosen.choices),
     )
 
 

@@ -1,58 +1,70 @@
-"""The encode pass: a weight becomes the encoding that the plan chose, computed by the schemes that take part."""
+"""A weight becomes the encoding that the plan chose, computed by the schemes that take part, as the target holds it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from compressor.arrays import NDArray
-from compressor.compilation.stream import InexactError, Pass
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, decode, name, nbytes
+from compressor import packing
+from compressor.arrays import Array, NDArray, PackedArray
+from compressor.compilation.plan import Choice
+from compressor.compilation.stream import InexactError
+from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, decode, map_arrays, name, nbytes
 from compressor.encodings import spec as spec_of
 from compressor.errors import DamageError
 from compressor.kernels import select
-from compressor.recognition.schemes import Scheme, Values, linear_quantize, palettize, sparsify
+from compressor.recognition.schemes import Candidate, Scheme, Values, linear_quantize, palettize, sparsify
+from compressor.targets import Illegal
 from compressor.weight import Weight
 
 
-def encode(
-    specs: Mapping[str, Encoding],
-    thresholds: Mapping[str, float],
-    max_errors: Mapping[str, float] = MappingProxyType({}),
-) -> Pass:
-    """The pass that gives each weight the encoding of its spec.
+def stored(legalize: Callable[[Encoding], Encoding], weight: Weight, choice: Choice) -> Weight:
+    """A weight as it is stored: in its form, as the target holds that, what takes less than a byte packed.
 
-    thresholds: by name, the magnitude up to which values become zero.
-    max_errors: by name, how far values may move to be what the spec says; 0.0 for a weight that has none.
+    legalize: the target's, which did the same with the spec while planning.
 
-    Raises (the pass):
-        InexactError: a weight is not what its spec says.
+    Raises:
+        InexactError: the weight is not what its form says, or the target refuses the data whose spec it took.
     """
-    # A proxy does not pickle, and a pool of processes may run the pass.
-    return partial(_run, specs, thresholds, dict(max_errors))
+    encoding = encode(weight, choice.form)
+    try:
+        legal = legalize(encoding)
+    except Illegal as refusal:
+        if refusal.instead is None:
+            raise InexactError(weight.name, encoding, refusal.reason) from refusal
+        legal = refusal.instead
+    return replace(weight, encoding=map_arrays(_packed, legal))
 
 
-def _run(
-    specs: Mapping[str, Encoding], thresholds: Mapping[str, float], max_errors: Mapping[str, float], weight: Weight
-) -> Weight:
-    spec = specs[weight.name]
+def _packed(array: Array, width: int) -> Array:
+    """An array in memory whose elements take `width` bits, packed if that is less than a byte."""
+    if not isinstance(array, np.ndarray) or width >= 8:
+        return array
+    return PackedArray(packing.pack(array, width), array.shape, array.dtype, width)
+
+
+def encode(weight: Weight, form: Candidate) -> Encoding:
+    """The encoding of a weight in a form, with no other loss than the form's own.
+
+    Raises:
+        InexactError: the weight is not what the form says.
+    """
+    spec = form.spec
     try:
         source = weight.encoding
-        if max_error := max_errors.get(weight.name, 0.0):
-            source = Dense(_nearest(decode(source), spec, max_error))
-        encoded = _encoded(source, spec, thresholds.get(weight.name, 0.0))
+        if form.loss.max_error:
+            source = Dense(_nearest(decode(source), spec, form.loss.max_error))
+        encoded = _encoded(source, spec, form.loss.threshold)
         if spec_of(encoded) != spec:
             raise ValueError(f"it takes {nbytes(encoded):,} bytes, {nbytes(spec):,} were planned")
     except DamageError:  # of the source
         raise
     except ValueError as error:
         raise InexactError(weight.name, spec, f"cannot be stored as {name(spec)}: {error}") from error
-    return replace(weight, encoding=encoded)
+    return encoded
 
 
 def _encoded(source: Encoding, spec: Encoding, threshold: float) -> Encoding:

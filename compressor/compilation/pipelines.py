@@ -48,6 +48,9 @@ PIPELINES: Mapping[str, PassPipeline] = MappingProxyType(
 )
 
 
+UNCOMPRESSED = PassPipeline("", frozenset(), "no scheme: what a compressed model is compared with")
+
+
 def get(name: str, threshold: float | None = None) -> PassPipeline:
     """The pipeline of that name.
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec, Shape
+from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec
 from compressor.compilation.cheapest import Cost, smallest
+from compressor.compilation.manifest import WeightFacts
 from compressor.compilation.pipelines import PassPipeline
 from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse, name, nbytes
 from compressor.recognition.findings import Finding
@@ -36,30 +37,38 @@ class Rejected:
 class Choice:
     """What a weight becomes.
 
-    name, shape, dtype: of the weight; dtype by name.
-    spec: the chosen encoding as array specs, as the schemes encode it.
-    legal: the same as the target stores it.
-    threshold: magnitudes up to this become zero; 0.0 where only exact zeros are left out.
-    evidence: what the weight was recognised by ("16 distinct values"), or why it stays dense.
-    dense_nbytes: the bytes of the weight uncompressed on the same target.
-    changed: how many values are not the source's, -0.0 aside: zero by the threshold, or moved within the tolerance.
+    finding: what the weight is.
+    form: the one that was chosen of what the finding proposes, or its values.
+    legal: the form's spec as the target stores it.
     rejected: the other forms, with reasons.
-    declared: whether it is the form that the source has, or dense.
-    max_error: how far a value may be from the source's; 0.0 where every value that the threshold leaves is exact.
     """
 
-    name: str
-    shape: Shape
-    dtype: str
-    spec: Encoding
+    finding: Finding
+    form: Candidate
     legal: Encoding
-    threshold: float
-    evidence: str
-    dense_nbytes: int
-    changed: int
-    rejected: tuple[Rejected, ...]
-    declared: bool = False
-    max_error: float = 0.0
+    rejected: tuple[Rejected, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The weight's name."""
+        return self.finding.name
+
+    @property
+    def facts(self) -> WeightFacts:
+        """The choice in the words of manifests and dry runs."""
+        return WeightFacts(
+            name=self.finding.name,
+            shape=self.finding.shape,
+            dtype=self.finding.dtype,
+            encoding=name(self.legal),
+            nbytes=nbytes(self.legal),
+            dense_nbytes=self.finding.nbytes,
+            evidence="; ".join(filter(None, (self.form.evidence, self.finding.note))),
+            exact=not self.form.loss.changed,
+            changed=self.form.loss.changed,
+            rejected=tuple((one.encoding, one.reason) for one in self.rejected),
+            max_error=self.form.loss.max_error,
+        )
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ class Plan:
     @property
     def dense_nbytes(self) -> int:
         """The bytes of all weights uncompressed on the same target."""
-        return sum(choice.dense_nbytes for choice in self.choices)
+        return sum(choice.finding.nbytes for choice in self.choices)
 
 
 def plan(
@@ -134,19 +143,24 @@ class _Options:
     rejected: tuple[Rejected, ...]
 
 
+def as_values(finding: Finding) -> Candidate:
+    """The form of a weight as its values."""
+    return Candidate((), Dense(ArraySpec(finding.shape, _DTYPES[finding.dtype])), finding.evidence)
+
+
 def _options(finding: Finding, target: Target, pipeline: PassPipeline, refused: Mapping[Encoding, str]) -> _Options:
-    dense = Candidate((), Dense(ArraySpec(finding.shape, _DTYPES[finding.dtype])), finding.evidence)
+    dense = as_values(finding)
     legal: list[_Form] = []
     rejected: list[Rejected] = []
     # The first of the smallest wins, so a form must be smaller than dense to be chosen.
     for candidate in sorted(
-        (*finding.candidates, dense), key=lambda form: (form.max_error, len(form.schemes), form is dense)
+        (*finding.candidates, dense), key=lambda form: (form.loss.max_error, len(form.schemes), form is dense)
     ):
         reason = refused.get(candidate.spec, "")
         if not pipeline.schemes.issuperset(candidate.schemes):
             reason = f"not part of the pipeline {pipeline.name}"
-        elif candidate.threshold > pipeline.threshold:
-            changed, threshold = candidate.changed, candidate.threshold
+        elif candidate.loss.threshold > pipeline.threshold:
+            changed, threshold = candidate.loss.changed, candidate.loss.threshold
             reason = (
                 f"{changed:,} values up to {threshold:g} would become zero: detect.threshold={threshold:g} allows it"
             )
@@ -195,20 +209,7 @@ def _choice(
         for form, cost in zip(options.legal, costs, strict=True)
         if form is not chosen
     )
-    return Choice(
-        finding.name,
-        finding.shape,
-        finding.dtype,
-        chosen.candidate.spec,
-        chosen.spec,
-        chosen.candidate.threshold,
-        chosen.candidate.evidence,
-        finding.nbytes,
-        chosen.candidate.changed,
-        (*options.rejected, *others),
-        declared=not chosen.candidate.schemes,
-        max_error=chosen.candidate.max_error,
-    )
+    return Choice(finding, chosen.candidate, chosen.spec, (*options.rejected, *others))
 
 
 def _reason(form: _Form, cost: Cost, chosen: _Form, best: Cost, shared: Mapping[str, tuple[int, int]]) -> str:

@@ -1,23 +1,22 @@
-"""Passes: pure functions from a weight to a weight, and `run`, which streams weights through them.
+"""Streaming: a function mapped over weights on threads, in order, the bytes in flight bounded.
 
-A pass sees one weight, so whatever maps a function over items in order may run it: threads here, processes elsewhere.
+A function sees one weight and what belongs to it, so whatever maps a function over items in order may run it: threads
+here, processes elsewhere.
 """
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial, reduce
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from compressor.arrays import ArraySpec
 from compressor.encodings import Encoding, dtype, shape
 from compressor.errors import CompressorError, DamageError
 from compressor.weight import Weight
 
-Pass = Callable[[Weight], Weight]
 T = TypeVar("T")
 
 IN_FLIGHT = 64 << 20
@@ -25,7 +24,7 @@ IN_FLIGHT = 64 << 20
 
 
 class InexactError(CompressorError):
-    """A weight is not what its spec says, or is not read back as it was: the plan does not fit the model.
+    """A weight is not what its form says, or is not read back as it was: the plan does not fit the model.
 
     name: the weight's; reason: what is wrong with its form.
     """
@@ -35,38 +34,17 @@ class InexactError(CompressorError):
         self.name, self.reason = name, reason
 
 
-def run(
-    passes: Sequence[Pass],
-    weights: Iterable[Weight],
-    *,
-    map: Callable[[Pass, Iterable[Weight]], Iterator[Weight]] | None = None,  # noqa: A002 - what may be given
-) -> Iterator[Weight]:
-    """Every weight through all passes, in order; `map` is the executor, threads by default.
-
-    What `map` gets pickles if the passes do, which those of this package do: a pool of processes can run it.
-    """
-    return (stream if map is None else map)(partial(_through, tuple(passes)), weights)
-
-
-def _through(passes: tuple[Pass, ...], weight: Weight) -> Weight:
-    return reduce(lambda value, step: step(value), passes, weight)
-
-
-def failures(passes: Sequence[Pass], weights: Iterable[Weight]) -> Iterator[InexactError | None]:
-    """For every weight: why it does not come through the passes, None if it does."""
-    return stream(partial(_failure, tuple(passes)), weights)
-
-
-def _failure(passes: tuple[Pass, ...], weight: Weight) -> InexactError | None:
+def failure(function: Callable[..., object], *arguments: Any) -> InexactError | None:
+    """Why a weight does not come through `function(*arguments)`, None if it does."""
     try:
-        _through(passes, weight)
+        function(*arguments)
     except InexactError as error:
         return error
     return None
 
 
-def stream(function: Callable[[Weight], T], weights: Iterable[Weight]) -> Iterator[T]:
-    """`map(function, weights)` on threads, results in order, the bytes in flight bounded.
+def stream(function: Callable[..., T], weights: Iterable[Weight], *others: Iterable[Any]) -> Iterator[T]:
+    """`map(function, weights, *others)` on threads, results in order, the bytes in flight bounded.
 
     numpy releases the interpreter's lock in its loops, so threads need no copies of what they share.
     """
@@ -75,13 +53,13 @@ def stream(function: Callable[[Weight], T], weights: Iterable[Weight]) -> Iterat
     in_flight = 0
     with ThreadPoolExecutor(workers) as executor:
         try:
-            for weight in weights:
+            for weight, *rest in zip(weights, *others, strict=True):
                 size = ArraySpec(shape(weight.encoding), dtype(weight.encoding)).nbytes
                 while pending and (in_flight + size > IN_FLIGHT or len(pending) > 2 * workers):
                     future, done = pending.popleft()
                     yield future.result()
                     in_flight -= done
-                pending.append((executor.submit(_named, function, weight), size))
+                pending.append((executor.submit(_named, function, weight, *rest), size))
                 in_flight += size
             while pending:
                 yield pending.popleft()[0].result()
@@ -90,9 +68,9 @@ def stream(function: Callable[[Weight], T], weights: Iterable[Weight]) -> Iterat
                 future.cancel()
 
 
-def _named(function: Callable[[Weight], T], weight: Weight) -> T:
+def _named(function: Callable[..., T], weight: Weight, *rest: Any) -> T:
     try:
-        return function(weight)
+        return function(weight, *rest)
     except DamageError as error:
         raise CompressorError(
             f"weight {weight.name}: {error}. The file is damaged: write or download it again."

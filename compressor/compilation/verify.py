@@ -1,63 +1,42 @@
-"""The verify pass: a weight as it was read back from the artefact equals its source, value by value."""
+"""Verification: a weight as it was read back from the artefact equals its source, value by value."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 
 from compressor.arrays import NDArray
 from compressor.blocks import blocks
-from compressor.compilation.stream import InexactError, Pass
+from compressor.compilation.stream import InexactError
 from compressor.encodings import Encoding, decode, dtype, name, shape
 from compressor.errors import DamageError
 from compressor.patterns import above, patterns
+from compressor.recognition.schemes import Loss
 from compressor.weight import Weight
 
 
-class Allowed(NamedTuple):
-    """How a weight may differ from its source.
+def verify(weight: Weight, stored: Encoding, loss: Loss) -> None:
+    """Compare a source weight with what was read back for it.
 
-    threshold: values up to this magnitude may have become zero.
-    changed: just so many values differ.
-    max_error: other values may be as far from the source's as this.
+    loss: how they may differ: by just so many values.
+
+    Raises:
+        InexactError: another value differs: nothing is published.
     """
-
-    threshold: float = 0.0
-    changed: int = 0
-    max_error: float = 0.0
-
-
-def verify(read_back: Mapping[str, Encoding], allowed: Mapping[str, Allowed]) -> Pass:
-    """The pass that compares each source weight with what was read back under its name.
-
-    allowed: by name, how it may differ.
-
-    Raises (the pass):
-        InexactError: a value differs: nothing is published.
-    """
-    return partial(_run, read_back, allowed)
-
-
-def _run(read_back: Mapping[str, Encoding], allowed: Mapping[str, Allowed], weight: Weight) -> Weight:
-    source, stored, (threshold, planned, max_error) = weight.encoding, read_back[weight.name], allowed[weight.name]
+    source = weight.encoding
     expected, got = (dtype(source), shape(source)), (dtype(stored), shape(stored))
     if expected != got:
         raise InexactError(weight.name, source, f"read back as {got[0]}{list(got[1])} from {name(stored)}")
-    values = decode(source)
+    values, signed = decode(source), bool(weight.signed)
     try:
-        different, changed = differences(values, decode(stored), threshold, max_error, signed=bool(weight.signed))
+        different, changed = differences(values, decode(stored), loss.threshold, loss.max_error, signed=signed)
     except DamageError as error:
         raise InexactError(weight.name, source, f"{name(stored)} cannot be read back: {error}") from error
     if different:
         reason = f"{different:,} values read back from {name(stored)} differ from the source"
         raise InexactError(weight.name, source, reason)
-    if changed != planned:
-        how = f"moved by up to {max_error:g}" if max_error else f"up to {threshold:g} became zero"
-        raise InexactError(weight.name, source, f"{changed:,} values {how}, {planned:,} were planned")
-    return weight
+    if changed != loss.changed:
+        how = f"moved by up to {loss.max_error:g}" if loss.max_error else f"up to {loss.threshold:g} became zero"
+        raise InexactError(weight.name, source, f"{changed:,} values {how}, {loss.changed:,} were planned")
 
 
 def differences(

@@ -19,7 +19,7 @@ from compressor.errors import CompressorError
 from compressor.patterns import distance, has_minus_zero, largest
 from compressor.recognition.near_misses import near_misses
 from compressor.recognition.scan import ENTRIES, Scan, scan
-from compressor.recognition.schemes import Candidate, Scheme, linear_quantize, palettize, sparsify
+from compressor.recognition.schemes import Candidate, Loss, Scheme, linear_quantize, palettize, sparsify
 from compressor.weight import Weight
 
 T = TypeVar("T")
@@ -73,6 +73,7 @@ class Finding:
     skipped: why it was not looked at (too few elements, one dimension, ...), or ``.
     near_misses: what it almost is ("257 distinct values").
     candidates: the ways to store it, none if it is plainly dense.
+    note: what its source, or what fitted it to a target, says about it.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Finding:
     skipped: str
     near_misses: tuple[str, ...]
     candidates: tuple[Candidate, ...]
+    note: str = ""
 
     @property
     def source_nbytes(self) -> int:
@@ -115,7 +117,7 @@ class Detection:
         allowed = self.settings.threshold or 0.0
         return sum(
             any(
-                one.threshold <= allowed and encodings.nbytes(one.spec) < finding.source_nbytes
+                one.loss.threshold <= allowed and encodings.nbytes(one.spec) < finding.source_nbytes
                 for one in finding.candidates
             )
             for finding in self.findings
@@ -124,7 +126,7 @@ class Detection:
     def to_json(self) -> str:
         """The text of `detection.json`."""
         findings = [
-            {**vars(finding), "candidates": [{**vars(c), "spec": _spec_to_json(c.spec)} for c in finding.candidates]}
+            {**vars(finding), "candidates": [_candidate_to_json(one) for one in finding.candidates]}
             for finding in self.findings
         ]
         # DVC shows the numbers of a metrics file that lie in no list: how much of the model can be stored smaller.
@@ -152,39 +154,41 @@ def find(weight: Weight, settings: Settings, *, sampled: bool = False) -> Findin
     sampled: distinct values are taken from a sample: a hypothesis for whoever compares every value afterwards; and
         what the weight almost is, is not looked for.
     """
-    encoding = weight.encoding
-    shape, dtype = encodings.shape(encoding), encodings.dtype(encoding)
-    size = math.prod(shape)
     settings = replace(settings, threshold=0.0) if weight.scaled else settings
-    facts: dict[str, Any] = {
-        "name": weight.name,
-        "shape": shape,
-        "dtype": dtype.name,
-        "nbytes": encodings.nbytes(Dense(ArraySpec(shape, dtype))),
-        "uses": weight.uses,
-        "sparsity": 0.0,
-        "structure": "",
-        "distinct": None,
-        "palette": "",
-        "grid": "",
-        "skipped": _skipped(weight, shape, size, settings),
-        "near_misses": (weight.note,) if weight.note else (),
-        "candidates": (),
-    }
-    declared = () if isinstance(encoding, Dense) else (_declared(encoding),)
-    if facts["skipped"]:
-        return Finding(**{**facts, "candidates": declared})
-    values, scanned, candidates = _candidates(encoding, settings, sampled=sampled)
-    if not sampled:
-        source = encodings.nbytes(encoding)
-        facts["near_misses"] += tuple(near_misses(values, scanned, candidates, source, settings.threshold))
-    facts |= _facts(scanned, candidates, settings.threshold or 0.0)
-    return Finding(**{**facts, "candidates": (*declared, *candidates)})
+    known = unlooked(weight, skipped(weight, settings))
+    if known.skipped:
+        return known
+    values, scanned, candidates = _candidates(weight.encoding, settings, sampled=sampled)
+    source = encodings.nbytes(weight.encoding)
+    near = () if sampled else tuple(near_misses(values, scanned, candidates, source, settings.threshold))
+    facts = _facts(scanned, candidates, settings.threshold or 0.0)
+    return replace(known, **facts, near_misses=near, candidates=(*known.candidates, *candidates))
 
 
-def _skipped(weight: Weight, shape: Shape, size: int, settings: Settings) -> str:
+def unlooked(weight: Weight, skipped: str = "") -> Finding:
+    """What is known of a weight without a look at its values. skipped: why there is none."""
+    shape, dtype = encodings.shape(weight.encoding), encodings.dtype(weight.encoding)
+    return Finding(
+        name=weight.name,
+        shape=shape,
+        dtype=dtype.name,
+        nbytes=encodings.nbytes(Dense(ArraySpec(shape, dtype))),
+        uses=weight.uses,
+        sparsity=0.0,
+        structure="",
+        distinct=None,
+        palette="",
+        grid="",
+        skipped=skipped,
+        near_misses=(),
+        candidates=() if isinstance(weight.encoding, Dense) else (as_declared(weight),),
+        note=weight.note,
+    )
+
+
+def skipped(weight: Weight, settings: Settings) -> str:
     """Why a weight is not looked at, or an empty string."""
-    dtype = encodings.dtype(weight.encoding)
+    dtype, shape = encodings.dtype(weight.encoding), encodings.shape(weight.encoding)
     if weight.pinned:
         return weight.pinned
     if not is_float(dtype) and dtype not in CODE_DTYPES.values():
@@ -193,16 +197,17 @@ def _skipped(weight: Weight, shape: Shape, size: int, settings: Settings) -> str
         return "MatMulNBits multiplies by its codes: they stay as they are"
     if len(shape) < 2:
         return "a scalar" if not shape else "one dimension: a bias or a scale"
-    if size < max(1, settings.min_elements):
+    if (size := math.prod(shape)) < max(1, settings.min_elements):
         return f"{size:,} elements: fewer than min_elements ({settings.min_elements:,})"
     if weight.signed and is_float(dtype) and has_minus_zero(encodings.decode(weight.encoding)):
         return f"it holds -0.0, which {weight.signed} tells from 0.0: smaller forms have one zero"
     return ""
 
 
-def _declared(encoding: Encoding) -> Candidate:
-    spec = encodings.spec(encoding)
-    return Candidate((), spec, f"stored as {encodings.name(spec)} by the source")
+def as_declared(weight: Weight) -> Candidate:
+    """The form that the source has."""
+    spec = encodings.spec(weight.encoding)
+    return Candidate((), spec, weight.evidence or f"stored as {encodings.name(spec)} by the source")
 
 
 def _candidates(encoding: Encoding, settings: Settings, *, sampled: bool) -> tuple[NDArray, Scan, list[Candidate]]:
@@ -217,14 +222,19 @@ def _candidates(encoding: Encoding, settings: Settings, *, sampled: bool) -> tup
     if isinstance(encoding, Sparse) and isinstance(encoding.values, LinearQuantized):
         return values, facts, []
     plain = Candidate((), Dense(ArraySpec(values.shape, values.dtype)), "")
-    described: list[Candidate] = []
-    sparse_nbytes = values.size / 8 + (values.size - facts.zeros) * values.dtype.itemsize
-    for scheme in DESCRIBING:
-        best = min(sparse_nbytes, *(encodings.nbytes(candidate.spec) for candidate in (plain, *described)))
-        described += scheme.detect(values, facts, best)
+    described = described_by(values, facts)
     sparse = sparsify.detect(values, facts, [plain, *described], settings.max_thresholded, settings.looked_for)
     near = _near_candidates(values, settings.tolerance) if settings.tolerance and is_float(values.dtype) else ()
     return values, facts, [*described, *sparse, *near]
+
+
+def described_by(values: NDArray, facts: Scan) -> list[Candidate]:
+    """The ways to store all values of a weight exactly, each scheme's own."""
+    described: list[Candidate] = []
+    least = min(values.nbytes, values.size / 8 + (values.size - facts.zeros) * values.dtype.itemsize)
+    for scheme in DESCRIBING:
+        described += scheme.detect(values, facts, min([least, *(encodings.nbytes(one.spec) for one in described)]))
+    return described
 
 
 def _near_candidates(values: NDArray, tolerance: float) -> Iterator[Candidate]:
@@ -241,7 +251,7 @@ def _near_candidates(values: NDArray, tolerance: float) -> Iterator[Candidate]:
             # What is sparse or vectors beside this scheme's own form is found without it.
             if candidate.schemes[-1] == scheme.NAME:
                 told = f"{candidate.evidence}, within {max_error / largest(values):.1e} of the largest magnitude"
-                yield replace(candidate, evidence=told, changed=changed, max_error=max_error)
+                yield replace(candidate, evidence=told, loss=Loss(changed=changed, max_error=max_error))
 
 
 def _code_candidates(encoding: LinearQuantized) -> tuple[NDArray, Scan, list[Candidate]]:
@@ -262,11 +272,11 @@ def _code_candidates(encoding: LinearQuantized) -> tuple[NDArray, Scan, list[Can
 
 def _facts(scanned: Scan, candidates: list[Candidate], threshold: float) -> dict[str, Any]:
     """The fields of a finding that follow from what was found; the structure is that of the zeros by the threshold."""
-    exact = [candidate for candidate in candidates if not candidate.max_error]
+    exact = [candidate for candidate in candidates if not candidate.loss.max_error]
     palettes = [c for c in exact if c.schemes == (palettize.NAME,)]
     grids = [c for c in exact if c.schemes == (linear_quantize.NAME,)]
-    sparse = [c for c in exact if c.schemes[:1] == (sparsify.NAME,) and c.threshold <= threshold]
-    sparse.sort(key=lambda c: -c.threshold)
+    sparse = [c for c in exact if c.schemes[:1] == (sparsify.NAME,) and c.loss.threshold <= threshold]
+    sparse.sort(key=lambda c: -c.loss.threshold)
     count = None if scanned.table is None else scanned.table.entries.size
     return {
         "sparsity": scanned.zeros / scanned.size,
@@ -306,11 +316,26 @@ def _spec_from_json(value: Any) -> Any:
 _DTYPES = {**CODE_DTYPES, **FLOAT_DTYPES, "bool": np.dtype(np.bool_), PLACES.name: PLACES}
 
 
-def _finding_from_json(plain: dict[str, Any]) -> Finding:
-    candidates = tuple(
-        _checked(Candidate, {**entry, "schemes": tuple(entry["schemes"]), "spec": _spec_from_json(entry["spec"])})
-        for entry in plain["candidates"]
+_LOSS = tuple(field.name for field in dataclasses.fields(Loss))
+
+
+def _candidate_to_json(candidate: Candidate) -> dict[str, Any]:
+    """A candidate as JSON, its loss among its fields."""
+    plain = {**vars(candidate), "spec": _spec_to_json(candidate.spec), **vars(candidate.loss)}
+    del plain["loss"]
+    return plain
+
+
+def _candidate_from_json(plain: dict[str, Any]) -> Candidate:
+    own = {key: value for key, value in plain.items() if key not in _LOSS}
+    loss = _checked(Loss, {key: plain[key] for key in _LOSS})
+    return _checked(
+        Candidate, {**own, "schemes": tuple(own["schemes"]), "spec": _spec_from_json(own["spec"]), "loss": loss}
     )
+
+
+def _finding_from_json(plain: dict[str, Any]) -> Finding:
+    candidates = tuple(_candidate_from_json(entry) for entry in plain["candidates"])
     sequences = {key: tuple(plain[key]) for key in ("shape", "uses", "near_misses")}
     for spec in (candidate.spec for candidate in candidates):
         if (encodings.shape(spec), encodings.dtype(spec).name) != (sequences["shape"], plain["dtype"]):

@@ -93,7 +93,9 @@ def _scales(rows: NDArray, largest: NDArray) -> NDArray | None:
     if len(left) > 1 and guesses:  # what divides one row says nothing about the others
         guesses = _GUESSES
     for part, side in guesses:
-        if not left.size or (largest[left] * part > least[left] * _GREATEST).any():
+        with np.errstate(over="ignore"):  # an infinite product is beyond any code
+            beyond = largest[left] * part > least[left] * _GREATEST
+        if not left.size or beyond.any():
             break
         guess = _beside(least[left] / part, side, rows.dtype)
         # Most guesses fail on the first few values: the others are not worth a look then.

@@ -34,14 +34,14 @@ def near_misses(
     source: the bytes of the form that the source has.
     threshold: values up to this magnitude were asked to count as zero; None if nothing was asked.
     """
-    exact = [one for one in candidates if not one.max_error and one.threshold <= (threshold or 0.0)]
+    exact = [one for one in candidates if not one.loss.max_error and one.loss.threshold <= (threshold or 0.0)]
     best = min((source, *(nbytes(candidate.spec) for candidate in exact)))
     yield from _about_distinct_values(scan)
     if is_float(values.dtype):
         factors = list(_about_factors(values, exact))
         yield from factors
         if not factors and not any(
-            one.max_error for one in candidates
+            one.loss.max_error for one in candidates
         ):  # nothing within a tolerance that was asked for
             yield from _about_noise(values, scan, exact)
         yield from _about_types(values, best)
@@ -156,13 +156,13 @@ def _about_small_values(
     scan: Scan, candidates: Sequence[Candidate], best: int, threshold: float | None
 ) -> Iterator[str]:
     """What a threshold would save, or why the one that was asked for does nothing."""
-    lossy = [candidate for candidate in candidates if candidate.changed and not candidate.max_error]
+    lossy = [candidate for candidate in candidates if candidate.loss.changed and not candidate.loss.max_error]
     if threshold and scan.zeros and scan.small > _FEW * scan.size and not lossy:
         yield f"{scan.small:,} values up to {threshold:g} are not zero: too many to be taken for noise"
     if threshold is None and lossy:
         smallest = min(lossy, key=lambda candidate: nbytes(candidate.spec))
         if (saved := best - nbytes(smallest.spec)) > 0:
             yield (
-                f"{smallest.changed:,} values up to {smallest.threshold:g} are not zero; "
-                f"`detect.threshold: {smallest.threshold:g}` would make them so and save {saved:,} bytes"
+                f"{smallest.loss.changed:,} values up to {smallest.loss.threshold:g} are not zero; "
+                f"`detect.threshold: {smallest.loss.threshold:g}` would make them so and save {saved:,} bytes"
             )

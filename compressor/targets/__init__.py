@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from compressor.encodings import Encoding
 from compressor.errors import UsageError, unknown
 from compressor.model import Model
+from compressor.recognition.findings import Settings
 from compressor.registry import Registry
 from compressor.targets.session import Session
 from compressor.weight import Weight
@@ -23,6 +25,31 @@ class Illegal(Exception):  # noqa: N818 - a refusal that plans record, not an er
         self.instead = instead
 
 
+class Asked(Protocol):
+    """What is asked of a model, as far as fitting it must know. schemes: those that may take part, by name."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def schemes(self) -> frozenset[str]: ...
+
+    def smallest(self, weight: Weight) -> int:
+        """The bytes of a weight in its smallest form on the target."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model as a runtime has it.
+
+    target: the runtime, which also refuses what the model's graph has no room for.
+    model: its weights moved, folded, rounded; the very weights of the source where nothing changes.
+    """
+
+    target: Target
+    model: Model
+
+
 class Target(Protocol):
     """A runtime and version. name: its canonical spelling."""
 
@@ -33,17 +60,8 @@ class Target(Protocol):
     def summary(self) -> str:
         """What it is, in a line."""
 
-    @property
-    def precision(self) -> str:
-        """The dtype that weights are rounded to; empty for a runtime that takes any."""
-
-    def fitted(self, model: Model) -> Target:
-        """The target with what the graph of `model` has no room for refused too; itself where that is nothing."""
-
-    def prepare(self, model: Model, smallest: Callable[[Weight], int]) -> Model:
-        """The model as the runtime has it, weights moved, folded and rounded; `model` itself where nothing changes.
-
-        smallest: the bytes of a weight in its smallest form on the target.
+    def fit(self, model: Model, asked: Asked) -> Fitted:
+        """The model as the runtime has it: what is fitted is looked at once, planned once, written once.
 
         Raises:
             UsageError: the options do not fit the model.
@@ -93,7 +111,7 @@ class Target(Protocol):
     def session(self, path: Path, model: Model, label: str) -> Session:
         """What runs here and computes as the artefact in `path`, a directory or its file, does.
 
-        model: the one that `prepare` made of the artefact's source, or made of it for another artefact.
+        model: the one that `fit` made of the artefact's source, or made of it for another artefact.
         label: what errors call it.
 
         Raises:

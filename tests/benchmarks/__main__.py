@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -172,11 +173,10 @@ def _against_peer(source: Path, kind: str, times: int) -> Figure:
     import numpy as np
 
     from compressor import sources, targets
-    from compressor.compilation.encode import encode
-    from compressor.compilation.legalize import legalize
+    from compressor.compilation.encode import stored
     from compressor.compilation.pipelines import PIPELINES
     from compressor.compilation.plan import plan
-    from compressor.compilation.stream import run, stream
+    from compressor.compilation.stream import stream
     from compressor.encodings import decode
     from compressor.recognition.findings import Settings, find
     from tests.benchmarks import peer
@@ -188,8 +188,7 @@ def _against_peer(source: Path, kind: str, times: int) -> Figure:
         started = time.perf_counter()
         findings = list(stream(lambda weight: find(weight, Settings()), weights))
         chosen = plan(findings, target, PIPELINES["auto"])
-        specs = {choice.name: choice.spec for choice in chosen.choices}
-        for _ in run([encode(specs, {}), legalize(target.legalize)], weights):
+        for _ in stream(partial(stored, target.legalize), weights, chosen.choices):
             pass
         return time.perf_counter() - started
 

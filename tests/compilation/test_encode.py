@@ -1,4 +1,4 @@
-"""The encode pass: a weight becomes what the plan chose, or says why it cannot."""
+"""Encoding: a weight becomes what the plan chose, or says why it cannot."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ import pytest
 
 from compressor import encodings
 from compressor.arrays import CODE_DTYPES, ArraySpec, NDArray
-from compressor.compilation.encode import encode
+from compressor.compilation.encode import encode, stored
+from compressor.compilation.plan import Choice
+from compressor.compilation.stream import InexactError
 from compressor.compilation.verify import differences
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse
 from compressor.errors import CompressorError, DamageError
 from compressor.kernels import dequantize
-from compressor.recognition.findings import Settings, find
+from compressor.recognition.findings import Settings, find, unlooked
+from compressor.recognition.schemes import Candidate, Loss
+from compressor.targets import Illegal
 from compressor.weight import Weight
 
 F32 = np.dtype(np.float32)
@@ -23,7 +27,33 @@ F32 = np.dtype(np.float32)
 
 def encoded(values: NDArray | Encoding, spec: Encoding, threshold: float = 0.0) -> Encoding:
     source = Dense(values) if isinstance(values, np.ndarray) else values
-    return encode({"w": spec}, {"w": threshold})(Weight("w", source)).encoding
+    return encode(Weight("w", source), Candidate((), spec, "", Loss(threshold)))
+
+
+def halved(encoding: Encoding) -> Encoding:
+    return encodings.map_arrays(lambda array, _: np.asarray(array) / 2, encoding)
+
+
+def refused(_: Encoding) -> Encoding:
+    raise Illegal("no such tables")
+
+
+def chosen(weight: Weight) -> Choice:
+    spec = encodings.spec(weight.encoding)
+    return Choice(unlooked(weight), Candidate((), spec, ""), spec)
+
+
+def test_the_encoding_is_the_targets_and_all_else_is_kept() -> None:
+    weight = Weight("w", Dense(np.array([[2, 4]], np.float32)), ("MatMul",), "an input")
+    legal = stored(halved, weight, chosen(weight))
+    assert encodings.decode(legal.encoding).tolist() == [[1, 2]]
+    assert (legal.name, legal.uses, legal.pinned) == ("w", ("MatMul",), "an input")
+
+
+def test_data_that_the_target_refuses_is_a_form_that_fails() -> None:
+    weight = Weight("w", Dense(np.ones((1, 1), np.float32)))
+    with pytest.raises(InexactError, match=r"weight w float32\[1, 1\]: no such tables"):
+        stored(refused, weight, chosen(weight))
 
 
 def test_a_damaged_source_is_no_plan_that_fails() -> None:
@@ -122,7 +152,7 @@ def test_memory_stays_near_twice_the_weight(make: Callable[[], NDArray], name: s
         assert encodings.name(spec) == name
         assert tracemalloc.get_traced_memory()[1] < 2 * values.nbytes
         tracemalloc.reset_peak()
-        result = encoded(values, spec, finding.candidates[0].threshold if specs else 0.0)
+        result = encoded(values, spec, finding.candidates[0].loss.threshold if specs else 0.0)
         assert tracemalloc.get_traced_memory()[1] < 2 * values.nbytes
         tracemalloc.reset_peak()
         held = tracemalloc.get_traced_memory()[0]

@@ -14,7 +14,7 @@ from compressor.compilation.pipelines import get
 from compressor.compilation.plan import Plan, choose, plan
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse
 from compressor.recognition.findings import Finding
-from compressor.recognition.schemes import Candidate
+from compressor.recognition.schemes import Candidate, Loss
 from compressor.targets import Illegal
 
 F32, BOOL = np.dtype(np.float32), np.dtype(np.bool_)
@@ -60,7 +60,8 @@ def palette(entries: int) -> Candidate:
 
 def sparse(nonzeros: int, changed: int = 0) -> Candidate:
     spec = Sparse(ArraySpec(SHAPE, BOOL), Dense(ArraySpec((nonzeros,), F32)), SHAPE)
-    return Candidate(("sparsify",), spec, f"{nonzeros} non-zeros", 1e-3 if changed else 0.0, changed, "unstructured")
+    loss = Loss(1e-3 if changed else 0.0, changed)
+    return Candidate(("sparsify",), spec, f"{nonzeros} non-zeros", loss, "unstructured")
 
 
 def codes(*schemes: str) -> Candidate:
@@ -101,7 +102,7 @@ def test_the_smallest_legal_form_is_chosen(
 ) -> None:
     choice = choose(finding(*candidates), Fake(refused), get(pipeline))
     assert (encodings.name(choice.legal), encodings.nbytes(choice.legal)) == (name, nbytes)
-    assert evidence is None or choice.evidence == evidence
+    assert evidence is None or choice.facts.evidence == evidence
     assert len(choice.rejected) == len(candidates)
 
 
@@ -132,15 +133,15 @@ def test_every_other_form_has_a_reason() -> None:
 def test_joint_forms_need_every_scheme_of_theirs() -> None:
     joint = Candidate(("sparsify", "palettize"), sparse(100).spec, "")
     for pipeline in ("default_pruning", "default_palettization"):
-        assert choose(finding(joint), Fake(), get(pipeline)).spec == Dense(ArraySpec(SHAPE, F32))
-    assert choose(finding(joint), Fake(), get("auto")).spec == joint.spec
+        assert choose(finding(joint), Fake(), get(pipeline)).form.spec == Dense(ArraySpec(SHAPE, F32))
+    assert choose(finding(joint), Fake(), get("auto")).form.spec == joint.spec
 
 
 def test_a_choice_says_what_the_threshold_changes() -> None:
     choice = choose(finding(sparse(100, changed=3)), Fake(), get("default_pruning"))
-    assert (choice.threshold, choice.changed) == (1e-3, 3)
+    assert (choice.form.loss.threshold, choice.form.loss.changed) == (1e-3, 3)
     dense = choose(finding(sparse(4000, changed=3)), Fake(), get("default_pruning"))
-    assert (dense.threshold, dense.changed) == (0.0, 0)
+    assert (dense.form.loss.threshold, dense.form.loss.changed) == (0.0, 0)
 
 
 @pytest.mark.parametrize(
@@ -156,14 +157,17 @@ def test_a_choice_says_what_the_threshold_changes() -> None:
 )
 def test_values_become_zero_only_where_that_is_asked_for(pipeline: str, asked: float | None, changed: int) -> None:
     choice = choose(finding(sparse(103), sparse(100, changed=3)), Fake(), get(pipeline, asked))
-    assert (choice.changed, encodings.nbytes(choice.legal)) == (changed, 912 if changed else 924)
+    assert (choice.form.loss.changed, encodings.nbytes(choice.legal)) == (changed, 912 if changed else 924)
     reason = "3 values up to 0.001 would become zero: detect.threshold=0.001 allows it"
     assert [rejected.reason for rejected in choice.rejected].count(reason) == (0 if changed else 1)
 
 
 def test_a_skipped_weight_stays_dense_with_its_reason() -> None:
     choice = choose(finding(skipped="one dimension: a bias or a scale"), Fake(), get("auto"))
-    assert (choice.spec, choice.evidence) == (Dense(ArraySpec(SHAPE, F32)), "one dimension: a bias or a scale")
+    assert (choice.form.spec, choice.facts.evidence) == (
+        Dense(ArraySpec(SHAPE, F32)),
+        "one dimension: a bias or a scale",
+    )
 
 
 def test_a_plan_adds_up() -> None:

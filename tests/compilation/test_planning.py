@@ -19,7 +19,7 @@ from compressor.arrays import NDArray
 from compressor.compilation import encode as encoding
 from compressor.encodings import Dense, Encoding, Palettized
 from compressor.model import Model
-from compressor.targets import Illegal, Target, get
+from compressor.targets import Asked, Fitted, Illegal, Target, get
 from compressor.weight import Weight
 
 SIZE = 96
@@ -71,8 +71,9 @@ class Failing:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def fitted(self, model: Model) -> Failing:
-        return replace(self, inner=self.inner.fitted(model))
+    def fit(self, model: Model, asked: Asked) -> Fitted:
+        fitted = self.inner.fit(model, asked)
+        return Fitted(replace(self, inner=fitted.target), fitted.model)
 
     def legalize(self, encoding: Encoding) -> Encoding:
         data = any(isinstance(array, np.ndarray) for array in encodings.arrays(encoding))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,14 @@ import pytest
 from compressor import encodings
 from compressor.arrays import ArraySpec, MappedArray
 from compressor.compilation import stream as streaming
-from compressor.compilation.encode import encode
-from compressor.compilation.legalize import legalize
-from compressor.compilation.stream import run, stream
-from compressor.compilation.verify import Allowed, verify
+from compressor.compilation.encode import stored
+from compressor.compilation.plan import Choice
+from compressor.compilation.stream import failure, stream
+from compressor.compilation.verify import verify
 from compressor.encodings import Dense, Palettized
 from compressor.errors import CompressorError
+from compressor.recognition.findings import unlooked
+from compressor.recognition.schemes import EXACT, Candidate
 from compressor.weight import Weight
 
 
@@ -30,39 +33,34 @@ def weights(count: int, size: int = 10) -> list[Weight]:
     return [Weight(f"w{place}", Dense(np.full((size, 1), place, np.float32))) for place in range(count)]
 
 
-def renamed(weight: Weight) -> Weight:
-    return replace(weight, name=weight.name + "!")
+def named(weight: Weight, mark: str) -> str:
+    return weight.name + mark
 
 
-def first(weight: Weight) -> Weight:
-    return replace(weight, name=weight.name + "1")
-
-
-def test_every_weight_goes_through_all_passes_in_order() -> None:
-    def slow(weight: Weight) -> Weight:
+def test_every_weight_goes_through_with_what_belongs_to_it_in_order() -> None:
+    def slow(weight: Weight, mark: str) -> str:
         time.sleep(0.02 if weight.name == "w0" else 0)
-        return weight
+        return weight.name + mark
 
-    assert [weight.name for weight in run([slow, first, renamed], weights(50))] == [
-        f"w{place}1!" for place in range(50)
-    ]
-    assert list(run([renamed], [])) == []
-    assert [weight.name for weight in run([], weights(2))] == ["w0", "w1"]
+    marks = [chr(65 + place % 26) for place in range(50)]
+    assert list(stream(slow, weights(50), marks)) == [f"w{place}{mark}" for place, mark in enumerate(marks)]
+    assert list(stream(named, [], [])) == []
 
 
-def test_the_builtin_map_is_an_executor() -> None:
-    assert [weight.name for weight in run([first, renamed], weights(3), map=map)] == ["w01!", "w11!", "w21!"]
+def test_there_is_one_of_everything_for_each_weight() -> None:
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        list(stream(named, weights(2), ["!"]))
 
 
-def test_an_error_of_a_pass_comes_out_in_its_place() -> None:
-    def fail(weight: Weight) -> Weight:
+def test_an_error_comes_out_in_its_place() -> None:
+    def fail(weight: Weight) -> str:
         if weight.name == "w3":
             raise CompressorError("w3 is wrong")
-        return weight
+        return weight.name
 
     seen: list[str] = []
     with pytest.raises(CompressorError, match="w3 is wrong"):
-        seen.extend(weight.name for weight in run([fail], weights(10)))
+        seen.extend(stream(fail, weights(10)))
     assert seen == ["w0", "w1", "w2"]
 
 
@@ -72,7 +70,7 @@ def test_an_error_of_the_source_ends_the_stream() -> None:
         raise CompressorError("the file ends here")
 
     with pytest.raises(CompressorError, match="the file ends here"):
-        list(run([renamed], source()))
+        list(stream(named, source(), "!!"))
 
 
 @pytest.mark.parametrize(
@@ -147,18 +145,16 @@ def same(encoding: encodings.Encoding) -> encodings.Encoding:
     return encoding
 
 
-def test_processes_run_the_same_passes(tmp_path: Path) -> None:
+def test_processes_run_the_same_functions(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     values = (np.arange(4096) % 5).astype(np.float32)
     path.write_bytes(values.tobytes())
     source = [Weight(f"w{place}", Dense(MappedArray(path, 0, (64, 64), values.dtype))) for place in range(3)]
     spec = Palettized(ArraySpec((64, 64), np.dtype(np.uint8)), ArraySpec((1, 1, 5, 1), values.dtype))
-    specs, thresholds = dict.fromkeys(("w0", "w1", "w2"), spec), dict.fromkeys(("w0", "w1", "w2"), 0.0)
-    stored = {weight.name: weight.encoding for weight in source}
-    steps = [encode(specs, thresholds), legalize(same)]
+    choices = [Choice(unlooked(weight), Candidate(("palettize",), spec, ""), spec) for weight in source]
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        encoded = list(run(steps, source, map=pool.map))
-        compared = list(run([verify(stored, dict.fromkeys(stored, Allowed()))], encoded, map=pool.map))
-    assert [weight.name for weight in compared] == ["w0", "w1", "w2"]
-    assert all(encodings.spec(weight.encoding) == spec for weight in encoded)
-    assert np.array_equal(encodings.decode(encoded[2].encoding), values.reshape(64, 64))
+        made = list(pool.map(partial(stored, same), source, choices))
+        compared = list(pool.map(partial(failure, verify), source, [one.encoding for one in made], [EXACT] * 3))
+    assert compared == [None, None, None]
+    assert [encodings.spec(weight.encoding) for weight in made] == [spec] * 3
+    assert np.array_equal(encodings.decode(made[2].encoding), values.reshape(64, 64))

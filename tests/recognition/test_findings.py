@@ -53,7 +53,7 @@ def weight(values: NDArray, **fields: Any) -> Weight:
 
 
 def chosen(finding: Finding) -> str:
-    return encodings.name(choose(finding, Anything(), get("auto")).spec)
+    return encodings.name(choose(finding, Anything(), get("auto")).form.spec)
 
 
 def rng(*seed: Any) -> np.random.Generator:
@@ -69,13 +69,12 @@ def normal(shape: Shape, dtype: str = "float32", *seed: Any) -> NDArray:
 
 def check_every_candidate(values: NDArray, finding: Finding) -> None:
     for candidate in finding.candidates:
-        specs, thresholds = {"w": candidate.spec}, {"w": candidate.threshold}
-        encoded = encode(specs, thresholds)(weight(values)).encoding
+        encoded, loss = encode(weight(values), candidate), candidate.loss
         assert encodings.spec(encoded) == candidate.spec
         decoded = encodings.decode(encoded)
         assert (decoded.shape, decoded.dtype) == (values.shape, values.dtype)
-        assert differences(values, decoded, candidate.threshold) == (0, candidate.changed)
-        assert int(np.count_nonzero((decoded == 0) & (values != 0))) == candidate.changed
+        assert differences(values, decoded, loss.threshold) == (0, loss.changed)
+        assert int(np.count_nonzero((decoded == 0) & (values != 0))) == loss.changed
 
 
 DENSE: dict[str, Callable[[np.random.Generator, Shape], NDArray]] = {
@@ -190,7 +189,7 @@ def test_blocks_and_channels_are_named_with_their_axes(shape: Shape, lengths: Sh
     values = normal(shape) * blocked(shape, lengths)
     finding = find(weight(values), EVERY)
     assert finding.structure == structure
-    spec = choose(finding, Anything(), get("auto")).spec
+    spec = choose(finding, Anything(), get("auto")).form.spec
     assert isinstance(spec, Sparse)
     assert spec.mask.shape == tuple(dim // length for dim, length in zip(shape, lengths, strict=True))
     check_every_candidate(values, finding)
@@ -448,7 +447,7 @@ def test_the_threshold_applies_to_a_vanishing_share(small: int, survivors: int, 
         values = rng(small).permutation(values)
     finding = find(weight(values.reshape(shape)), EVERY)
     *_, sparse = (candidate for candidate in finding.candidates if candidate.schemes == ("sparsify",))
-    assert (sparse.changed, sparse.threshold) == (changed, 1e-3 if changed else 0.0)
+    assert (sparse.loss.changed, sparse.loss.threshold) == (changed, 1e-3 if changed else 0.0)
     assert encodings.spec(sparse.spec).values.values.shape == (survivors + small - changed,)  # type: ignore[union-attr]
     check_every_candidate(values.reshape(shape), finding)
 
@@ -459,7 +458,7 @@ def test_blocks_of_exact_zeros_keep_their_small_survivors() -> None:
     values.reshape(-1)[np.flatnonzero(mask)[0]] = 1e-4
     finding = find(weight(values), EVERY)
     assert finding.structure == "blocks of 4 along axis 0"
-    assert [(candidate.threshold, candidate.changed) for candidate in finding.candidates] == [(0.0, 0)]
+    assert [(candidate.loss.threshold, candidate.loss.changed) for candidate in finding.candidates] == [(0.0, 0)]
     assert finding.near_misses == ()
 
 
@@ -468,7 +467,7 @@ def test_thresholding_can_be_turned_off(threshold: float, max_thresholded: float
     values = normal((64, 64)) * (rng(5).random((64, 64)) > 0.5)
     values.reshape(-1)[:3] = 1e-5
     finding = find(weight(values.astype(np.float32)), Settings(0, threshold, max_thresholded))
-    assert [candidate.changed for candidate in finding.candidates] == ([0, changed] if changed else [0])
+    assert [candidate.loss.changed for candidate in finding.candidates] == ([0, changed] if changed else [0])
 
 
 @given(strategies.weights())
@@ -488,10 +487,9 @@ def test_every_candidate_of_any_source_is_exact(encoding: Encoding) -> None:
     if encodings.shape(encoding) and not isinstance(encoding, Dense):
         assert finding.candidates[0].spec == encodings.spec(encoding)
     for candidate in finding.candidates:
-        encoded = encode({"w": candidate.spec}, {"w": candidate.threshold})(source).encoding
+        encoded, loss = encode(source, candidate), candidate.loss
         assert encodings.spec(encoded) == candidate.spec
-        allowed = (0, candidate.changed)
-        assert differences(encodings.decode(encoding), encodings.decode(encoded), candidate.threshold) == allowed
+        assert differences(encodings.decode(encoding), encodings.decode(encoded), loss.threshold) == (0, loss.changed)
 
 
 def test_what_can_be_stored_smaller_is_smaller_than_the_source_stores_it() -> None:
@@ -553,7 +551,7 @@ def test_a_quantized_source_keeps_its_codes(
     assert finding.sparsity == pytest.approx(sparsity, abs=0.02)
     for candidate in finding.candidates:
         assert encodings.dtype(candidate.spec) == np.float32
-        encoded = encode({"w": candidate.spec}, {})(Weight("w", source)).encoding
+        encoded = encode(Weight("w", source), candidate)
         assert encodings.spec(encoded) == candidate.spec
         assert np.array_equal(encodings.decode(encoded), encodings.decode(source))
 
@@ -563,7 +561,7 @@ def test_codes_survive_a_scale_that_loses_them(scale: float) -> None:
     codes = np.where(rng(1).random((64, 64)) < 0.75, 0, rng(2).integers(-128, 128, (64, 64))).astype(np.int8)
     source = quantized(codes, scale)
     for candidate in find(Weight("w", source), EVERY).candidates:
-        encoded = encode({"w": candidate.spec}, {})(Weight("w", source)).encoding
+        encoded = encode(Weight("w", source), candidate)
         assert encodings.spec(encoded) == candidate.spec
         assert differences(encodings.decode(source), encodings.decode(encoded), 0.0) == (0, 0)
 

@@ -68,7 +68,7 @@ def test_groups_in_the_order_of_activations_become_values_with_the_reason(tmp_pa
     assert "in the order of the activations (g_idx), no blocks: not supported as codes" in weight.note
     assert np.array_equal(decode(weight.encoding), expected)
     (found,) = compressor.detect(tmp_path).findings
-    assert found.near_misses[0] == weight.note
+    assert found.note == weight.note
     tensors, said, expected = gptq(4, -1, order=np.zeros(96, np.int64))
     assert name(read(tmp_path, tensors, said).encoding) == "uint4"
 

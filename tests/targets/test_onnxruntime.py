@@ -14,17 +14,25 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compressor import targets
 from compressor.arrays import CODE_DTYPES, NDArray, Shape
+from compressor.compilation.pipelines import PIPELINES
+from compressor.compilation.planning import Request
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, decode, name, shape, spec
 from compressor.errors import CompressorError, UsageError
 from compressor.formats.onnx import writing
 from compressor.model import Model
-from compressor.targets import Illegal
+from compressor.recognition.findings import Settings
+from compressor.targets import Illegal, Target
 from compressor.targets.onnxruntime import opsets
 from compressor.weight import Weight
 from tests.conformance import codes, operators
 
 RNG = np.random.default_rng(0)
 DATA = {"Conv": (1, 4, 9, 9), "MatMul": (3, 64), "Gemm": (3, 64)}
+
+
+def fitted(model: Model) -> Target:
+    target = targets.get("onnxruntime")
+    return target.fit(model, Request(target, PIPELINES["auto"], Settings())).target
 
 
 def scale(*counts: int) -> NDArray:
@@ -195,9 +203,9 @@ def test_codes_that_cannot_be_codes_in_the_graph_are_refused_beside_quantized_ac
     encoding = sparse("int8", (4, 32))
     model = between_quantizers("MatMul", quantized("int8", (64, 32), (1, 32)))
     with pytest.raises(Illegal, match="would quantize its floats anew"):
-        targets.get("onnxruntime").fitted(model).legalize(spec(encoding))
+        fitted(model).legalize(spec(encoding))
     other = one("MatMul", quantized("int8", (64, 32), (1, 32)), linear=False)
-    assert targets.get("onnxruntime").fitted(other).legalize(spec(encoding)) == spec(encoding)
+    assert fitted(other).legalize(spec(encoding)) == spec(encoding)
 
 
 def test_a_model_newer_than_the_target_is_refused(tmp_path: Path) -> None:

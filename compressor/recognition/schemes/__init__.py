@@ -22,25 +22,38 @@ S = TypeVar("S", bound=Values)
 
 
 @dataclass(frozen=True)
+class Loss:
+    """How a form differs from its source: not at all, unless it was asked for.
+
+    threshold: magnitudes up to this become zero; 0.0 where only exact zeros are left out.
+    changed: how many values are not the source's, -0.0 aside: zero by the threshold, or moved within the tolerance.
+    max_error: how far a value that the threshold leaves may be from the source's.
+    """
+
+    threshold: float = 0.0
+    changed: int = 0
+    max_error: float = 0.0
+
+
+EXACT = Loss()
+
+
+@dataclass(frozen=True)
 class Candidate:
     """One way to store a weight.
 
     schemes: those that take part, outermost first; none for the form that the source has.
     spec: the encoding as array specs: all that `encode` needs to know.
     evidence: what it was recognised by, for a reader.
-    threshold: magnitudes up to this become zero; 0.0 where only exact zeros are left out.
-    changed: how many values the threshold makes zero, or the nearest exact form moves.
+    loss: how it differs from the source.
     structure: of the zeros of a sparse form: `unstructured`, `2:4 along axis 1`, ...
-    max_error: how far a value may be from the source's; 0.0 but for a weight that was asked for within a tolerance.
     """
 
     schemes: tuple[str, ...]
     spec: Encoding
     evidence: str
-    threshold: float = 0.0
-    changed: int = 0
+    loss: Loss = EXACT
     structure: str = ""
-    max_error: float = 0.0
 
 
 class Scheme(Protocol[S]):

@@ -20,7 +20,7 @@ from compressor.patterns import above
 from compressor.recognition import masks
 from compressor.recognition.masks import Structure
 from compressor.recognition.scan import ENTRIES, Scan
-from compressor.recognition.schemes import Candidate, Values, palettize
+from compressor.recognition.schemes import Candidate, Loss, Values, palettize
 
 NAME = "sparsify"
 
@@ -59,6 +59,7 @@ def _masked(
     """The sparse form of every `inner` candidate by a mask of these blocks, magnitudes up to `threshold` left out."""
     changed = scan.small if threshold else 0
     count = scan.size - scan.zeros - changed
+    loss = Loss(threshold, changed)
     share = f"{1 - count / scan.size:.1%} zeros, {zeros.name}"
     if changed:
         share += f", {changed:,} of them values up to {threshold:g}"
@@ -73,14 +74,14 @@ def _masked(
         if (nonzeros := _under_mask(candidate.spec, count, entries_left)) is not None:
             evidence = "; ".join(filter(None, (share, _without_zero(candidate, nonzeros))))
             spec = Sparse(stored, nonzeros, values.shape)
-            yield Candidate((NAME, *candidate.schemes), spec, evidence, threshold, changed, zeros.name)
+            yield Candidate((NAME, *candidate.schemes), spec, evidence, loss, zeros.name)
     if scan.table is not None and scan.table.entries.size > ENTRIES:
         entries = int(np.count_nonzero(above(scan.table.entries, threshold)))
         if entries <= ENTRIES:  # zero, or what the threshold makes zero, was too much for a palette
             one = palettize.spec((count,), values.dtype, (1,) * values.ndim, entries)
             evidence = f"{share}; {plural(entries, 'distinct non-zero value')}"
             spec = Sparse(stored, one, values.shape)
-            yield Candidate((NAME, palettize.NAME), spec, evidence, threshold, changed, zeros.name)
+            yield Candidate((NAME, palettize.NAME), spec, evidence, loss, zeros.name)
 
 
 def mask(values: NDArray, spec: Sparse, threshold: float) -> tuple[NDArray, NDArray]:

@@ -6,7 +6,7 @@ A model is converted by Core ML Tools with stubs for its weights; what the weigh
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +19,7 @@ from compressor.formats.coreml import blob, lowering, opening, opsets, package
 from compressor.formats.coreml.importing import coremltools, messages
 from compressor.formats.coreml.skeleton import Assembled, Skeleton, assemble, check
 from compressor.model import Model
-from compressor.targets import Illegal
+from compressor.targets import Asked, Fitted, Illegal
 from compressor.targets.coreml import legality
 from compressor.targets.coreml.request import Image, Input, Options, Request, Size
 from compressor.targets.coreml.upgrading import upgrade
@@ -56,20 +56,16 @@ class CoreML:
     def summary(self) -> str:
         return f"Core ML, {opsets.first_system(self.version)} and its like, specification {self.version}"
 
-    @property
-    def precision(self) -> str:
-        return self.options.precision
+    def fit(self, model: Model, asked: Asked) -> Fitted:
+        return Fitted(self, self._fitted(model, asked))
 
-    def fitted(self, model: Model) -> CoreML:  # noqa: ARG002 - its graph is another one
-        return self
-
-    def prepare(self, model: Model, smallest: Callable[[Weight], int]) -> Model:
+    def _fitted(self, model: Model, asked: Asked) -> Model:
         if isinstance(model.graph, Skeleton):
             made = _upgraded(model, model.graph, self)
             return replace(model, graph=made, notes=(*model.notes, *_unused(self.options)))
         if model.graph is None:
             raise CompressorError(f"{model.path}: has weights and no graph: export it first, `compressor export`.")
-        fitted = _module("fit").prepare(model, self._request(model), smallest)
+        fitted = _module("fit").fit(model, self._request(model), asked)
         notes = (*_lacking(model, self.options), *fitted.notes)
         return replace(model, weights=fitted.weights, graph=fitted.skeleton, notes=notes, source=model)
 

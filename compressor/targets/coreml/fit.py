@@ -20,6 +20,9 @@ from compressor.errors import CompressorError
 from compressor.formats.coreml.skeleton import Skeleton, rename
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.model import UNTRACED, Model
+from compressor.recognition.recovery import recovered
+from compressor.recognition.schemes import linear_quantize
+from compressor.targets import Asked
 from compressor.targets.coreml import batch_norm, conversion, origins, slots
 from compressor.targets.coreml.request import Request
 from compressor.targets.coreml.rounding import as_codes, rounded
@@ -56,15 +59,18 @@ class Prepared:
     notes: tuple[str, ...]
 
 
-def prepare(model: Model, request: Request, smallest: Smallest) -> Prepared:
+def fit(model: Model, request: Request, asked: Asked) -> Prepared:
     """The model as it is asked for.
 
     Raises:
         CompressorError: Core ML does not have what the model consists of.
     """
-    sources = {weight.name: weight.encoding for weight in model.weights}
     to = np.dtype(request.precision)
-    found = _slotted(model, request, partial(_why_not_fold, sources, to, smallest))
+    if linear_quantize.NAME in asked.schemes:  # rounded values show no grid: codes are found before
+        weights = [recovered(weight, asked.settings, to) for weight in model.weights]
+        model = replace(model, weights=weights)
+    sources = {weight.name: weight.encoding for weight in model.weights}
+    found = _slotted(model, request, partial(_why_not_fold, sources, to, asked.smallest))
     wide = frozenset(place for place, slot in enumerate(found.slots) if to == np.float16 and _is_too_large(slot))
     proto, constants = conversion.convert(found.program, found.slots, wide, request)
     names = tuple(slot.name for slot in found.slots)
@@ -167,7 +173,19 @@ def _prepared(skeleton: Skeleton, found: _Slotted, model: Model, request: Reques
         note, scaled = "; ".join(filter(None, told)), slot.factor is not None
         shown = signed.get(slot.name, "")
         origin = None if slot.origin is None else replace(slot.origin, factor=slot.factor)
-        weights.append(Weight(slot.name, encoding, slot.uses, note=note, scaled=scaled, signed=shown, origin=origin))
+        evidence = "" if source is None else source.evidence
+        weights.append(
+            Weight(
+                slot.name,
+                encoding,
+                slot.uses,
+                note=note,
+                evidence=evidence,
+                scaled=scaled,
+                signed=shown,
+                origin=origin,
+            )
+        )
     return Prepared(skeleton, tuple(weights), tuple(_told(model.onnx.graph, request, found)))
 
 

@@ -15,7 +15,7 @@ from compressor.formats.onnx import assembly, copying, decoding, dtypes, functio
 from compressor.formats.onnx.lowered import shared
 from compressor.formats.onnx.quantized import Form, is_linear
 from compressor.model import Model
-from compressor.targets import Illegal
+from compressor.targets import Asked, Fitted, Illegal
 from compressor.targets.onnxruntime import computing, opsets
 from compressor.targets.onnxruntime.assembled import Assembled, assemble
 from compressor.targets.onnxruntime.session import load
@@ -76,7 +76,6 @@ class OnnxRuntime:
     opset: int | None
     since: str = ""
     facts: Facts = field(default=UNKNOWN, compare=False)
-    precision: str = ""
 
     @property
     def summary(self) -> str:
@@ -84,13 +83,10 @@ class OnnxRuntime:
             return f"the ONNX Runtime that is installed here, opset {self.newest()}"
         return f"ONNX Runtime {self.since} and later, opset {self.opset}"
 
-    def fitted(self, model: Model) -> OnnxRuntime:
-        return self if model.onnx is None else replace(self, facts=_facts(model, model.onnx))
-
-    def prepare(self, model: Model, smallest: Callable[[Weight], int]) -> Model:  # noqa: ARG002 - it folds nothing
+    def fit(self, model: Model, asked: Asked) -> Fitted:  # noqa: ARG002 - it folds nothing
         if model.onnx is None:
             raise CompressorError(f"{model.path}: has no ONNX graph: {self.name} needs one, export the model to ONNX.")
-        return model
+        return Fitted(replace(self, facts=_facts(model, model.onnx)), model)
 
     def legalize(self, encoding: Encoding) -> Encoding:
         newest = self.newest()
