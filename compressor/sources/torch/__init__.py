@@ -12,12 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from compressor import references
 from compressor.errors import CompressorError, UsageError
 from compressor.formats.onnx.writing import DATA, MODEL
 from compressor.sources import InputSpec
 from compressor.sources.onnx import TRACED
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+    from torch.nn import Module
 
 SUFFIXES = (".bin", ".ckpt", ".pt", ".pt2", ".pth", ".safetensors", ".torchscript", ".ts")
 FILES = (MODEL, DATA, TRACED)
@@ -69,9 +74,7 @@ def export(
 
         from compressor.sources.torch import exported
         from compressor.sources.torch.declared import declare
-        from compressor.sources.torch.legacy.lower import lower
         from compressor.sources.torch.load import load
-        from compressor.sources.torch.program import folded
         from compressor.sources.torch.tidy import stored_names, tidy
         from compressor.sources.torch.trace import quiet, trace
     except ModuleNotFoundError as error:
@@ -82,7 +85,26 @@ def export(
     with quiet(), torch.no_grad(), references.importable_here():
         model = load(source, factory=factory, args=args or {}, allow_pickle=allow_pickle)
         declared = declare(model)
-        model = lower(model.eval()) if isinstance(model, torch.nn.Module) else folded(model)
+        model = _plain(model)
         program, stored = trace(model, inputs, outputs, opset), stored_names(model)
         tidy(program, stored)
         exported.write(program.model, model, inputs, declared, stored, opset, directory)
+
+
+def _plain(model: Module | ExportedProgram) -> Module | ExportedProgram:
+    """The model without tensors of kinds that an exporter does not take: codes, and operators in float."""
+    import torch
+
+    from compressor.sources.torch.ao import needs_lowering
+    from compressor.sources.torch.merge import unparametrized
+
+    if not isinstance(model, torch.nn.Module):
+        from compressor.sources.torch.program import folded
+
+        return folded(model)
+    model = unparametrized(model.eval())
+    if not needs_lowering(model):
+        return model
+    from compressor.sources.torch.legacy.lower import lower
+
+    return lower(model)

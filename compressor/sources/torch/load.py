@@ -24,7 +24,6 @@ from compressor.sources.torch import SUFFIXES
 from compressor.sources.torch.archive import check_program, check_script, entries, is_script
 from compressor.sources.torch.declared import torchao
 from compressor.sources.torch.declared.attach import attach
-from compressor.sources.torch.legacy.script import Script
 from compressor.sources.torch.merge import merged, unhooked, unprefixed
 
 SETTING = "export.factory"
@@ -74,6 +73,8 @@ def load(
 
 
 def _read_program(source: Path, *, allow_pickle: bool) -> ExportedProgram:
+    from compressor.sources.torch import program  # noqa: F401 - registers operators that it may call
+
     try:
         if not allow_pickle:
             check_program(source, ALLOW)
@@ -84,7 +85,9 @@ def _read_program(source: Path, *, allow_pickle: bool) -> ExportedProgram:
         raise CompressorError(f"{source}: not a readable ExportedProgram ({_line(error)}). Save it again.") from error
 
 
-def _read_script(source: Path) -> Script:
+def _read_script(source: Path) -> Module:
+    from compressor.sources.torch.legacy.script import Script
+
     # Parts of it run while it is loaded, in TorchScript's own interpreter, where operators are all there is.
     try:
         check_script(source)
@@ -106,6 +109,8 @@ def _read_safetensors(source: Path) -> object:
 
 
 def _read_pickle(source: Path, *, allow_pickle: bool) -> object:
+    if allow_pickle:
+        from compressor.sources.torch import program  # noqa: F401 - registers operators that it may call
     # Only the zip format can be mapped; the legacy one is read into memory.
     mapped = zipfile.is_zipfile(source)
     try:

@@ -21,8 +21,10 @@ from torch.export import ExportedProgram
 from torch.nn import Module
 
 from compressor.encodings import Encoding
+from compressor.sources.torch import ao
 from compressor.sources.torch.declared import coreml, torchao
-from compressor.sources.torch.legacy import fake_quantize
+from compressor.sources.torch.declared.attach import BareGrid
+from compressor.sources.torch.declared.claims import Claim
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,14 @@ class Declared:
 
 def declare(model: Module | ExportedProgram) -> Declared:
     """What is declared about the weights of `model`, whose weights become plain float parameters, in place."""
-    claims = []
+    claims: list[Claim] = []
     with np.errstate(all="ignore"):  # what overflows is not the weight either
         if isinstance(model, Module):
-            claims = [*torchao.settle(model), *fake_quantize.settle(model)]
+            claims += torchao.settle(model)
+            if any(ao.is_own(module) or isinstance(module, BareGrid) for module in model.modules()):
+                from compressor.sources.torch.legacy import fake_quantize
+
+                claims += fake_quantize.settle(model)
         state = model.state_dict() if isinstance(model, Module) else model.state_dict
         claims += coreml.claims({name: value for name, value in state.items() if isinstance(value, Tensor)})
     encodings = {claim.weight: claim.encoding for claim in claims if claim.encoding is not None}

@@ -11,12 +11,13 @@ from typing import TypeGuard
 
 import torch
 from torch import Tensor
-from torch.ao.quantization import FakeQuantizeBase, ObserverBase
 from torch.nn import Module, Parameter
 
+from compressor.sources.torch import ao
 from compressor.sources.torch.declared import coreml, torchao
-from compressor.sources.torch.legacy.fake_quantize import QUANTIZER, Grid
 
+QUANTIZER = "weight_fake_quant"
+"""The name of the submodule that a layer puts its weight through."""
 _KEYS = ("scale", "zero_point", "ch_axis", "fake_quant_enabled")
 """What a grid has of its quantizer."""
 _FINALIZED = {"weight_scale": "scale", "weight_zero_point": "zero_point", "weight_axis": "ch_axis"}
@@ -24,6 +25,22 @@ _FINALIZED |= dict.fromkeys("weight_axis_int weight_qscheme weight_dtype weight_
 """What a layer of a finalized model, which is a reference of a quantized one, has beside its weight."""
 _RANGES = re.compile(r"(.*\.)?activation_post_process\..+|\w+_(scale|zero_point)_\d+")
 """How both call the grids of activations."""
+
+
+class BareGrid(Module):
+    """A grid without its quantizer, which does not say how many codes it has.
+
+    scale  float, a scalar or by channel
+    zero_point  whole numbers, likewise
+    ch_axis  where the channels are; 0 if absent
+    alone: whether the model has no place for the grids of activations, which stood beside this one.
+    """
+
+    def __init__(self, buffers: Mapping[str, Tensor], *, alone: bool = False) -> None:
+        super().__init__()
+        self.alone = alone
+        for name, value in buffers.items():
+            self.register_buffer(name, value, persistent=False)
 
 
 def attach(model: Module, state: Mapping[str, object]) -> OrderedDict[str, object]:
@@ -47,7 +64,7 @@ def attach(model: Module, state: Mapping[str, object]) -> OrderedDict[str, objec
     # Beside the grids of weights stand those of activations, for which such a model has no place.
     ranges = {name for name in rest if grids and name not in own and _RANGES.fullmatch(name)}
     for path, buffers in grids.items():
-        modules[path].add_module(QUANTIZER, Grid(buffers, alone=bool(ranges)))
+        modules[path].add_module(QUANTIZER, BareGrid(buffers, alone=bool(ranges)))
     return OrderedDict((name, value) for name, value in rest.items() if name not in ranges)
 
 
@@ -86,5 +103,8 @@ def _make_room(modules: Mapping[str, Module], name: str, old: object, new: objec
         return
     if torchao.is_own(new) and new.shape == old.shape and key in module._parameters:  # noqa: SLF001
         module._parameters[key] = Parameter(new, requires_grad=False)  # noqa: SLF001
-    elif new.shape != old.shape and key in module._buffers and isinstance(module, FakeQuantizeBase | ObserverBase):  # noqa: SLF001
-        module._buffers[key] = new.clone()  # noqa: SLF001
+    elif new.shape != old.shape and key in module._buffers and ao.is_own(module):  # noqa: SLF001
+        from compressor.sources.torch.legacy.fake_quantize import finds_ranges
+
+        if finds_ranges(module):
+            module._buffers[key] = new.clone()  # noqa: SLF001

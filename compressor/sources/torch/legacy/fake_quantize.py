@@ -9,7 +9,7 @@ Source: torch.ao.quantization.fake_quantize; torch.ao.nn.qat; torch.nn.utils.par
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -25,28 +25,11 @@ from torch.nn.utils import parametrize
 from compressor.arrays import NDArray
 from compressor.encodings import LinearQuantized
 from compressor.errors import CompressorError
+from compressor.sources.torch.declared.attach import QUANTIZER, BareGrid
 from compressor.sources.torch.declared.claims import Claim, integer, numbers
 from compressor.sources.torch.declared.recover import MOST_BITS, ContradictionError, grid
 
 decomposed: Any = torch.ops.quantized_decomposed
-QUANTIZER = "weight_fake_quant"
-"""The name of the submodule that a layer puts its weight through."""
-
-
-class Grid(Module):
-    """A grid without its quantizer, which does not say how many codes it has.
-
-    scale  float, a scalar or by channel
-    zero_point  whole numbers, likewise
-    ch_axis  where the channels are; 0 if absent
-    alone: whether the model has no place for the grids of activations, which stood beside this one.
-    """
-
-    def __init__(self, buffers: Mapping[str, Tensor], *, alone: bool = False) -> None:
-        super().__init__()
-        self.alone = alone
-        for name, value in buffers.items():
-            self.register_buffer(name, value, persistent=False)
 
 
 class Rounding(Module):
@@ -104,7 +87,7 @@ def _layer(module: Any) -> Iterator[Claim]:
         yield from _claims(module.weight, _grid_of(module))
         module.weight_qscheme = None
         return
-    if isinstance(quantizer, Grid):
+    if isinstance(quantizer, BareGrid):
         yield from _claims(module.weight, quantizer)
     elif isinstance(quantizer, FakeQuantizeBase):
         quantizer.disable_observer()
@@ -118,9 +101,9 @@ def _layer(module: Any) -> Iterator[Claim]:
     setattr(module, QUANTIZER, Identity())
 
 
-def _grid_of(module: Any) -> Grid:
+def _grid_of(module: Any) -> BareGrid:
     axis = {"ch_axis": module.weight_axis} if hasattr(module, "weight_axis") else {}
-    return Grid({"scale": module.weight_scale, "zero_point": module.weight_zero_point, **axis})
+    return BareGrid({"scale": module.weight_scale, "zero_point": module.weight_zero_point, **axis})
 
 
 def _fold(module: Any, quantizer: Any) -> None:
@@ -164,7 +147,7 @@ def _claims(value: Tensor, quantizer: Any) -> Iterator[Claim]:
             note=f"the fake quantizer of training declares a grid that does not hold: {error}. What training computes "
             "with is rounded: let the factory prepare its model as the training does",
         )
-    if isinstance(quantizer, Grid) and quantizer.alone:
+    if isinstance(quantizer, BareGrid) and quantizer.alone:
         yield Claim(
             "", note="the ranges of activations that training found are not kept: its model has no place for them"
         )
@@ -186,3 +169,8 @@ def _encoding(values: NDArray, quantizer: Any) -> LinearQuantized:
         except ContradictionError:
             continue
     return grid(values, scale, zero_point, MOST_BITS)
+
+
+def finds_ranges(module: Module) -> bool:
+    """Whether the buffers of the module have the shapes of what it has seen."""
+    return isinstance(module, FakeQuantizeBase | ObserverBase)

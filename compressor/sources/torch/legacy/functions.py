@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from compressor.errors import CompressorError
 from compressor.sources.torch.legacy import recurrent
-from compressor.sources.torch.legacy.quantized import Grid, Lowered, Table, Weight, rounded
+from compressor.sources.torch.legacy.quantized import ActivationGrid, CodedWeight, EmbeddingTable, OverCodes, rounded
 
 Function = Callable[..., Any]
 
@@ -38,7 +38,7 @@ def _batch_norm(x: Tensor, weight: Any, bias: Any, mean: Tensor, var: Tensor, ep
 
 
 def _bag(
-    packed: Table,
+    packed: EmbeddingTable,
     indices: Tensor,
     offsets: Tensor | None = None,
     _frequency: object = None,
@@ -57,7 +57,7 @@ def _bag(
     )
 
 
-def _prelu(x: Tensor, weight: Weight) -> Tensor:
+def _prelu(x: Tensor, weight: CodedWeight) -> Tensor:
     """PReLU as torch's kernel has it: the slope of positive values is 1 on the weight's grid, if that reaches it."""
     scale, zero_point = weight.grid or (1.0, 0)
     most = (torch.iinfo(weight.stored.dtype).max - zero_point) * scale
@@ -191,8 +191,8 @@ class Floating(TorchFunctionMode):
         self.dtype = wanted
         return self._grid(scale, zero_point)(x)
 
-    def _grid(self, scale: Any, zero_point: Any) -> Grid:
-        return Grid(float(scale), int(zero_point), self.dtype or torch.uint8)
+    def _grid(self, scale: Any, zero_point: Any) -> ActivationGrid:
+        return ActivationGrid(float(scale), int(zero_point), self.dtype or torch.uint8)
 
     def _call(self, name: str, compute: Function, *args: Any, **kwargs: Any) -> Any:
         given = {key: _content(value) for key, value in bound(name, args, kwargs).items()}
@@ -203,7 +203,7 @@ class Floating(TorchFunctionMode):
 
 
 def _content(value: Any) -> Any:
-    return value.source if isinstance(value, Lowered) else value
+    return value.source if isinstance(value, OverCodes) else value
 
 
 def spelled(func: Any) -> str:

@@ -8,21 +8,18 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 import torch.ao.nn.quantized as nnq
-from torch import Tensor
 from torch.ao.nn.quantized.dynamic.modules.rnn import RNNBase, RNNCellBase
 from torch.ao.nn.quantized.modules.conv import _ConvNd
 from torch.fx import GraphModule, Node
 from torch.nn import Module
 
 from compressor.errors import CompressorError
+from compressor.sources.torch.ao import is_quantized, packed
 from compressor.sources.torch.legacy.functions import Floating, spelled, supported
-from compressor.sources.torch.legacy.quantized import UNPACKED, Lowered, Weight, kind, unpacked
-from compressor.sources.torch.merge import unparametrized
+from compressor.sources.torch.legacy.quantized import UNPACKED, CodedWeight, OverCodes, kind, unpacked
 from compressor.sources.torch.program import fold
 
-PACKAGES = ("torch.ao.nn.quantized.", "torch.ao.nn.intrinsic.quantized.")
 QPARAMS = ("scale", "zero_point")
 
 LAYERS: Mapping[type[Module], Sequence[str]] = {
@@ -38,21 +35,17 @@ def lower(model: Module) -> Module:
 
     Raises: CompressorError that lists everything quantized that has no float form.
     """
-    model = unparametrized(model)
     modules = dict(model.named_modules())
-    graphs = [module for module in modules.values() if isinstance(module, GraphModule)]
-    packed = [(name, key, value) for name, module in modules.items() for key, value in _packed(module)]
-    if not packed and not graphs and not any(_is_quantized(module) for module in modules.values()):
-        return model
-    _refuse(modules, packed)
-    for graph in graphs:
-        fold(graph)
+    _refuse(modules, [(name, key, value) for name, module in modules.items() for key, value in packed(module)])
+    for module in modules.values():
+        if isinstance(module, GraphModule):
+            fold(module)
     for module in modules.values():
         _fix_qparams(module)
     model = _with_codes(model)
     for module in model.modules():
-        for key, value in _packed(module):
-            child = Lowered()
+        for key, value in packed(module):
+            child = OverCodes()
             delattr(module, key)
             setattr(module, key, child.over(unpacked(child, value, rank=_rank(module, key))))
     return _floating(_plain(model) if isinstance(model, GraphModule) else model).eval()
@@ -60,7 +53,7 @@ def lower(model: Module) -> Module:
 
 def _plain(graph: GraphModule) -> Module:
     """A module with the very tensors of `graph`: an exporter interprets a GraphModule without calling its forward."""
-    plain = Lowered()
+    plain = OverCodes()
     for content in ("_parameters", "_buffers", "_modules"):
         object.__setattr__(plain, content, getattr(graph, content))
     plain.forward = graph.forward  # type: ignore[method-assign]
@@ -79,23 +72,10 @@ def _floating(model: Module) -> Module:
     return model
 
 
-def _packed(module: Module) -> list[tuple[str, Any]]:
-    """Attributes of this very module that are packed parameters or quantized tensors."""
-    return [
-        (key, value)
-        for key, value in vars(module).items()
-        if isinstance(value, torch.ScriptObject) or (isinstance(value, Tensor) and value.is_quantized)
-    ]
-
-
-def _is_quantized(module: Module) -> bool:
-    return any(f"{kind.__module__}.".startswith(PACKAGES) for kind in type(module).__mro__)
-
-
-def _refuse(modules: Mapping[str, Module], packed: Sequence[tuple[str, str, Any]]) -> None:
+def _refuse(modules: Mapping[str, Module], held: Sequence[tuple[str, str, Any]]) -> None:
     problems = [
         f"{name or 'the model'}.{key} ({kind(value) or 'a quantized tensor'})"
-        for name, key, value in packed
+        for name, key, value in held
         if kind(value) not in UNPACKED and not isinstance(modules[name], nnq.PReLU)
     ]
     problems += [
@@ -115,7 +95,7 @@ def _operator(node: Node) -> str:
 
 def _fix_qparams(module: Module) -> None:
     """Scales and zero points of activations as numbers: a grid is no input of an operator, but a part of it."""
-    names = [name for name in QPARAMS if _is_quantized(module) and name in module._buffers]  # noqa: SLF001
+    names = [name for name in QPARAMS if is_quantized(module) and name in module._buffers]  # noqa: SLF001
     owners = [(module, name) for name in names]
     if isinstance(module, GraphModule):
         for node in module.graph.nodes:
@@ -153,15 +133,15 @@ def _with_codes(module: Module) -> Module:
     return module
 
 
-def _codes(source: Any, suffixes: Sequence[str]) -> Lowered:
+def _codes(source: Any, suffixes: Sequence[str]) -> OverCodes:
     """Codes under the names that the float layer's weights had, in place of what `source` has packed."""
-    lowered = Lowered()
+    lowered = OverCodes()
     rank = len(source.kernel_size) if isinstance(source, _ConvNd) else 0
-    found = [(owner, key, value) for owner in source.modules() for key, value in _packed(owner)]
+    found = [(owner, key, value) for owner in source.modules() for key, value in packed(owner)]
     if isinstance(source, RNNBase):
         directions = ("", "_reverse") if source.bidirectional else ("",)
         suffixes = [f"_l{layer}{direction}" for layer in range(source.num_layers) for direction in directions]
     for (owner, key, value), suffix in zip(found, suffixes, strict=True):
-        content = Weight(lowered, "weight", value) if kind(value) is None else unpacked(lowered, value, suffix, rank)
-        setattr(owner, key, content)
+        whole = CodedWeight(lowered, "weight", value) if kind(value) is None else None
+        setattr(owner, key, whole or unpacked(lowered, value, suffix, rank))
     return lowered.over(source)

@@ -27,7 +27,7 @@ TRANSPOSED: Sequence[Any] = (functional.conv_transpose1d, functional.conv_transp
 
 
 @dataclass(frozen=True)
-class Grid:
+class ActivationGrid:
     """value = (code - zero_point) * scale, for codes of `dtype`, rounded half to even and saturated."""
 
     scale: float
@@ -41,7 +41,7 @@ class Grid:
         return on_grid
 
 
-class Weight:
+class CodedWeight:
     """A weight of `owner`: float where the source keeps it so, else its codes.
 
     NAME             int8 or uint8 [shape of the float weight]
@@ -113,7 +113,7 @@ class Product:
     """A weight and its bias, which is float32 [channels] or None."""
 
     def __init__(self, owner: Module, weight: Tensor, bias: Tensor | None, suffix: str = "") -> None:
-        self.weight = Weight(owner, f"weight{suffix}", weight)
+        self.weight = CodedWeight(owner, f"weight{suffix}", weight)
         self._bias = f"bias{suffix}"
         owner.register_buffer(self._bias, None if bias is None else bias.detach())
 
@@ -170,11 +170,11 @@ class Conv(Product):
         return y
 
 
-class Table:
+class EmbeddingTable:
     """An embedding, y = W[indices], by row; the zero points of torch's embeddings are float."""
 
     def __init__(self, owner: Module, weight: Tensor) -> None:
-        self.weight = Weight(owner, "weight", weight)
+        self.weight = CodedWeight(owner, "weight", weight)
 
     def __call__(self, indices: Tensor) -> Tensor:
         y = functional.embedding(indices, self.weight())
@@ -200,7 +200,7 @@ class Cell:
         return [one.weight() for one in products] + [one.bias for one in products if biases and one.bias is not None]
 
 
-class Lowered(Module):
+class OverCodes(Module):
     """Codes in buffers, and what computes over them: the content of packed parameters, or a layer of torch that has it.
 
     source is no submodule, so the names of the buffers are those that the weights have in the state dict.
@@ -210,7 +210,7 @@ class Lowered(Module):
         super().__init__()
         self.source: Callable[..., Any]
 
-    def over(self, source: Callable[..., Any]) -> Lowered:
+    def over(self, source: Callable[..., Any]) -> OverCodes:
         object.__setattr__(self, "source", source)
         return self
 
@@ -230,7 +230,7 @@ UNPACKED: Mapping[str, Callable[[Module, Any, str, int], Any]] = {
     "quantized.LinearPackedParamsBase": _linear,
     "quantized.Conv2dPackedParamsBase": lambda owner, packed, _, rank: Conv(owner, packed, rank or 2),
     "quantized.Conv3dPackedParamsBase": lambda owner, packed, *_: Conv(owner, packed, 3),
-    "quantized.EmbeddingPackedParamsBase": lambda owner, packed, *_: Table(
+    "quantized.EmbeddingPackedParamsBase": lambda owner, packed, *_: EmbeddingTable(
         owner, torch.ops.quantized.embedding_bag_unpack(packed)
     ),
     "rnn.CellParamsBase": lambda owner, packed, suffix, _: Cell(owner, packed, suffix),

@@ -19,7 +19,7 @@ from torch.nn import Module
 
 from compressor.errors import CompressorError
 from compressor.sources.torch.legacy.functions import FLOAT, Floating, supported
-from compressor.sources.torch.legacy.quantized import Lowered, kind, unpacked
+from compressor.sources.torch.legacy.quantized import OverCodes, kind, unpacked
 from compressor.sources.torch.legacy.scalars import ABOUT, ABOUT_NUMBERS, FORBIDDEN, STRUCTURE, UNPACKS, typed
 
 PLACES = (
@@ -116,7 +116,7 @@ class Script(Module):
                     suffix = f"_l{layer}{'_reverse' if direction else ''}"
                 return unpacked(self.get_submodule(owner), packed, suffix, rank)
         parent, _, name = path.rpartition(".")
-        child = Lowered()
+        child = OverCodes()
         self.get_submodule(parent).add_module(name, child)
         return child.over(unpacked(child, packed, rank=rank))
 
