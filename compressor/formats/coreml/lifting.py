@@ -11,8 +11,8 @@ from compressor.encodings import Encoding
 from compressor.errors import CompressorError
 from compressor.formats.coreml import values
 from compressor.formats.coreml.constexprs import Tree, UnliftableError
+from compressor.formats.coreml.negative_zeros import shown_zeros
 from compressor.formats.coreml.programs import CONSTEXPR, Scope, Site, readers, scopes
-from compressor.formats.coreml.signs import shown_zeros
 from compressor.formats.coreml.types import WEIGHT_DTYPES
 from compressor.formats.coreml.values import Files
 from compressor.weight import Weight

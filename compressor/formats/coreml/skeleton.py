@@ -22,9 +22,9 @@ from compressor.formats.coreml import lowering, package, values
 from compressor.formats.coreml.blob import Store, Stored
 from compressor.formats.coreml.importing import messages
 from compressor.formats.coreml.names import spelling, take
+from compressor.formats.coreml.negative_zeros import shown_zeros
 from compressor.formats.coreml.package import Package
 from compressor.formats.coreml.programs import Site, scopes, substitute
-from compressor.formats.coreml.signs import shown_zeros
 from compressor.formats.coreml.types import BY_NUMBER
 from compressor.formats.coreml.values import Files
 

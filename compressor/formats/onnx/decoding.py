@@ -5,7 +5,7 @@
     LinearQuantized                    dequantize(codes, scale, zero_point), or dequantize_linear: see `Form`
     Sparse                             sparse_to_dense(places(mask), values, zeros)
 
-`lifting.lift` is the inverse. Packed codes are stored as ONNX's 2- and 4-bit types where the opset has them, as bytes
+`calls.encoding` is the inverse. Packed codes are stored as ONNX's 2- and 4-bit types where the opset has them, as bytes
 otherwise, low bits first, so that either is a slice of the file that `arrays` can read.
 """
 

@@ -18,7 +18,7 @@ from compressor.arrays import UINT8, Array, ArraySpec, ComputedArray, NDArray, S
 from compressor.encodings import Dense, Encoding, LinearQuantized, dtype, shape
 from compressor.formats.onnx.graphs import MICROSOFT, walk
 from compressor.formats.onnx.lowered import Lowered
-from compressor.formats.onnx.signs import unsigned
+from compressor.formats.onnx.unsigned import unsigned
 
 if TYPE_CHECKING:
     import onnx

@@ -10,7 +10,7 @@ from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, S
 from compressor.formats.onnx.codes import group_of_places, spread, store_codes
 from compressor.formats.onnx.lowered import Lowered, NonZeros
 from compressor.formats.onnx.palettes import palettized
-from compressor.formats.onnx.signs import unsigned, zeros
+from compressor.formats.onnx.unsigned import unsigned, zeros
 
 Form = Literal["folded", "linear", "stored", "n_bits"]
 """`folded`: nothing of the decoding is left when the model runs; `linear`: `DequantizeLinear`, for integer kernels;

@@ -11,12 +11,11 @@ import numpy as np
 
 from compressor.arrays import CODE_DTYPES, UINT8, is_float
 from compressor.encodings import Encoding, LinearQuantized, arrays, dtype, shape
-from compressor.formats.onnx import reading
+from compressor.formats.onnx import calls, reading
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.formats.onnx.functions import DOMAIN
 from compressor.formats.onnx.graphs import MICROSOFT, is_standard
-from compressor.formats.onnx.lifting import lift as decoded
-from compressor.formats.onnx.signs import signed
+from compressor.formats.onnx.unsigned import signed
 from compressor.formats.onnx.wire import KEPT_BELOW
 from compressor.sources.onnx import expressions, operators
 from compressor.sources.onnx.expressions import Expression, UnliftableError
@@ -88,7 +87,7 @@ def _own(index: Index) -> Iterator[Lift]:
         if node.domain == DOMAIN and len(node.output) == 1:
             value = node.output[0]
             readers = index.readers.get(value, ())
-            encoding = decoded(index, value) if any(index.nodes[n].domain != DOMAIN for n in readers) else None
+            encoding = calls.encoding(index, value) if any(index.nodes[n].domain != DOMAIN for n in readers) else None
             if encoding is not None:
                 nodes = _reached(index, number)
                 parts = {name for n in nodes for name in index.nodes[n].input if name in index.tensors}

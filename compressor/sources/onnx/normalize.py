@@ -14,9 +14,9 @@ from compressor.formats.onnx.graphs import attribute, is_standard, walk
 from compressor.formats.onnx.wire import EXTERNAL
 from compressor.sources.onnx import lifting, operators
 from compressor.sources.onnx.lifting import Lift
+from compressor.sources.onnx.negative_zeros import shown_zeros
 from compressor.sources.onnx.order import drop_repeated, sort
 from compressor.sources.onnx.scopes import Index, check_names, index, make_names_unique, operand
-from compressor.sources.onnx.signs import shown_zeros
 from compressor.sources.onnx.stubs import bring_back, densify, stub
 from compressor.weight import Weight
 

@@ -15,7 +15,7 @@ from compressor.arrays import UINT2, UINT4, UINT8, Array, DType, MappedArray, ND
 from compressor.encodings import Dense, LinearQuantized
 from compressor.errors import CompressorError
 from compressor.formats.onnx.dtypes import DTYPES
-from compressor.formats.onnx.signs import signed
+from compressor.formats.onnx.unsigned import signed
 from compressor.packing import unpack
 from compressor.sources.onnx.expressions import UnliftableError
 from compressor.sources.onnx.scopes import Index, integer, operand

@@ -2,7 +2,7 @@
 
     load --attach--> module that holds its declarations --declare--> float weights, encodings, notes --exported--> graph
 
-A tool leaves its declarations in a module: buffers beside a weight (`coreml`), a weight of a class of its own
+A tool leaves its declarations in a module: buffers beside a weight (`coremltools`), a weight of a class of its own
 (`torchao`), a fake quantizer (`fake_quantize`). Those of a bare state dict are put in the same places (`attach`), so
 that each is read in one way. What holds bit for bit is stored in that form (`exported`); the rest is noted and ignored.
 """
@@ -22,7 +22,7 @@ from torch.nn import Module
 
 from compressor.encodings import Encoding
 from compressor.sources.torch import ao
-from compressor.sources.torch.declared import coreml, torchao
+from compressor.sources.torch.declared import coremltools, torchao
 from compressor.sources.torch.declared.attach import BareGrid
 from compressor.sources.torch.declared.claims import Claim
 
@@ -46,7 +46,7 @@ def declare(model: Module | ExportedProgram) -> Declared:
 
                 claims += fake_quantize.settle(model)
         state = model.state_dict() if isinstance(model, Module) else model.state_dict
-        claims += coreml.claims({name: value for name, value in state.items() if isinstance(value, Tensor)})
+        claims += coremltools.claims({name: value for name, value in state.items() if isinstance(value, Tensor)})
     encodings = {claim.weight: claim.encoding for claim in claims if claim.encoding is not None}
     notes: dict[str, list[str]] = defaultdict(list)
     for claim in claims:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from compressor.sources.torch import ao
-from compressor.sources.torch.declared import coreml, torchao
+from compressor.sources.torch.declared import coremltools, torchao
 
 QUANTIZER = "weight_fake_quant"
 """The name of the submodule that a layer puts its weight through."""
@@ -52,7 +52,7 @@ def attach(model: Module, state: Mapping[str, object]) -> OrderedDict[str, objec
         if name in own:
             _make_room(modules, name, own[name], value)
             continue
-        module, prefix, key = name.rpartition(coreml.PREFIX)
+        module, prefix, key = name.rpartition(coremltools.PREFIX)
         path = module.removesuffix(".")
         if prefix and path in modules and _is_plain(value) and "." not in key:
             modules[path].register_buffer(f"{prefix}{key}", value)
@@ -78,7 +78,7 @@ def _of_a_grid(name: str, state: Mapping[str, object]) -> tuple[str, str] | None
     if quantizer:
         return module, key
     path, dot, key = name.rpartition(".")
-    marks = (f"{path}{dot}{mark}" for mark in ("weight_qscheme", f"{coreml.PREFIX}weight/compression_type"))
+    marks = (f"{path}{dot}{mark}" for mark in ("weight_qscheme", f"{coremltools.PREFIX}weight/compression_type"))
     # Others call a scale that the weight is still to be multiplied by `weight_scale` too.
     return (f"{path}{dot}", _FINALIZED[key]) if key in _FINALIZED and any(mark in state for mark in marks) else None
 
@@ -87,7 +87,7 @@ def _unfused(state: Mapping[str, object], own: Mapping[str, object]) -> OrderedD
     """The state dict with the names of layers as the model has them: Core ML Tools puts a layer and its activation into
     one module, the layer as its child 0.
     """
-    fused = {name.rpartition(coreml.PREFIX)[0] for name in state if f".0.{coreml.PREFIX}" in name}
+    fused = {name.rpartition(coremltools.PREFIX)[0] for name in state if f".0.{coremltools.PREFIX}" in name}
     prefixes = [prefix for prefix in fused if f"{prefix}weight" not in own and f"{prefix[:-2]}weight" in own]
     names = {name: name for name in state}
     for prefix in prefixes:

@@ -3,7 +3,7 @@
     quantized::f(codes ..., scale, zero_point) = grid(scale, zero_point)(f(values ...))
 
 `Floating` applies the tables while a model runs, so it does not matter whether torch's modules, a graph of FX, a
-TorchScript or the user's own forward call an operator. Weights come as `quantized` has unpacked them.
+TorchScript or the user's own forward call an operator. Weights come as `packed` has unpacked them.
 """
 
 # ruff: noqa: TID253 - imported where a torch model is exported, and nowhere else
@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from compressor.errors import CompressorError
 from compressor.sources.torch.legacy import recurrent
-from compressor.sources.torch.legacy.quantized import ActivationGrid, CodedWeight, EmbeddingTable, OverCodes, rounded
+from compressor.sources.torch.legacy.packed import ActivationGrid, CodedWeight, EmbeddingTable, OverCodes, rounded
 
 Function = Callable[..., Any]
 

@@ -17,7 +17,7 @@ from torch.nn import Module
 from compressor.errors import CompressorError
 from compressor.sources.torch.ao import is_quantized, packed
 from compressor.sources.torch.legacy.functions import Floating, spelled, supported
-from compressor.sources.torch.legacy.quantized import UNPACKED, CodedWeight, OverCodes, kind, unpacked
+from compressor.sources.torch.legacy.packed import UNPACKED, CodedWeight, OverCodes, kind, unpacked
 from compressor.sources.torch.program import fold
 
 QPARAMS = ("scale", "zero_point")

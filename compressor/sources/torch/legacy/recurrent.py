@@ -11,7 +11,7 @@ import torch
 from torch import _VF, Tensor
 
 from compressor.errors import CompressorError
-from compressor.sources.torch.legacy.quantized import Cell, Linear
+from compressor.sources.torch.legacy.packed import Cell, Linear
 
 
 def _flat(params: Sequence[Cell], *, biases: bool) -> list[Tensor]:

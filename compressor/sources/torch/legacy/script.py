@@ -19,7 +19,7 @@ from torch.nn import Module
 
 from compressor.errors import CompressorError
 from compressor.sources.torch.legacy.functions import FLOAT, Floating, supported
-from compressor.sources.torch.legacy.quantized import OverCodes, kind, unpacked
+from compressor.sources.torch.legacy.packed import OverCodes, kind, unpacked
 from compressor.sources.torch.legacy.scalars import ABOUT, ABOUT_NUMBERS, FORBIDDEN, STRUCTURE, UNPACKS, typed
 
 PLACES = (

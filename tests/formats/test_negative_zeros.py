@@ -14,7 +14,7 @@ from compressor import sources
 from compressor.compilation.stream import InexactError
 from compressor.compilation.verify import verify
 from compressor.encodings import Dense, decode
-from compressor.formats.signs import Reader, shown_by
+from compressor.formats.negative_zeros import Reader, shown_by
 from compressor.recognition.schemes import EXACT
 from compressor.weight import Weight
 

@@ -1,4 +1,4 @@
-"""What Core ML's operators make of the sign of a zero: see `formats.signs`."""
+"""What Core ML's operators make of the sign of a zero: see `formats.negative_zeros`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from compressor.formats.coreml import values
 from compressor.formats.coreml.programs import Scope, Site, scopes
 from compressor.formats.coreml.types import BY_NUMBER, WEIGHT_DTYPES
 from compressor.formats.coreml.values import Files
-from compressor.formats.signs import Effect, Reader, shown_by
+from compressor.formats.negative_zeros import Effect, Reader, shown_by
 
 _DROPS = frozenset(
     # sums of products

@@ -13,7 +13,7 @@ from compressor.arrays import CODE_DTYPES, UINT8, Array, DType, MappedArray, Sha
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, index_bits, shape
 from compressor.errors import CompressorError
 from compressor.formats.onnx.functions import DOMAIN
-from compressor.formats.onnx.signs import signed
+from compressor.formats.onnx.unsigned import signed
 from compressor.packing import packed_nbytes
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Values(Protocol):
     def constant(self, name: str) -> Array | None: ...
 
 
-def lift(values: Values, name: str) -> Encoding | None:
+def encoding(values: Values, name: str) -> Encoding | None:
     """The encoding that the value `name` was lowered from; None if no function of this project computes a weight of it.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What ONNX's operators make of the sign of a zero: see `formats.signs`."""
+"""What ONNX's operators make of the sign of a zero: see `formats.negative_zeros`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from compressor.encodings import Encoding, decode
-from compressor.formats.signs import Effect, Reader, shown_by
+from compressor.formats.negative_zeros import Effect, Reader, shown_by
 from compressor.sources.onnx.scopes import Index, operand
 
 _DROPS = frozenset(
