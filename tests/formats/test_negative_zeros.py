@@ -60,6 +60,8 @@ TRANSPOSED = node("Transpose", "w", "t", perm=[1, 0])
         ([TRANSPOSED, node("Reciprocal", "t", "r"), node("MatMul", "x", "r", "y")], "Reciprocal 'r'"),
         ([node("Pow", "w", "minus_one", "t"), node("Add", "x", "t", "y")], "Pow 't'"),
         ([node("Identity", "w", "y")], "an output of the graph"),
+        ([node("Einsum", "w", "y", equation="ab->ba")], "an output of the graph"),
+        ([node("Einsum", "x", "w", "y", equation="ab,bc->ac")], ""),
         ([node("Mul", "x", "w", "y")], "an output of the graph"),
         ([node("MatMul", "x", "w", "p"), node("Div", "p", "w", "y")], "Div 'y'"),
         ([node("NobodyKnows", "x", "w", "y", domain="foreign")], "NobodyKnows 'y'"),
@@ -68,6 +70,16 @@ TRANSPOSED = node("Transpose", "w", "t", perm=[1, 0])
 def test_readers_are_followed_to_what_shows_the_sign(nodes: list[onnx.NodeProto], told: str, tmp_path: Path) -> None:
     weights = {weight.name: weight for weight in sources.read(model(tmp_path / "m.onnx", nodes)).weights}
     assert weights["w"].signed == told
+
+
+@pytest.mark.parametrize(
+    "operator", "CumSum GridSample MaxUnpool Resize RoiAlign TensorScatter Transpose Upsample".split()
+)
+def test_what_moves_or_interpolates_values_carries_the_sign_on(operator: str, tmp_path: Path) -> None:
+    moved = node(operator, "w", "x", "t")
+    for last, told in (("MatMul", ""), ("Div", "Div 'y'")):
+        made = model(tmp_path / "m.onnx", [moved, node(last, "x", "t", "y")])
+        assert {weight.name: weight.signed for weight in sources.read(made).weights}["w"] == told
 
 
 def test_a_cycle_of_carriers_ends() -> None:

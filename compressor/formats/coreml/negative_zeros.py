@@ -16,23 +16,23 @@ from compressor.formats.negative_zeros import Effect, Reader, shown_by
 
 _DROPS = frozenset(
     # sums of products
-    "conv conv_transpose cumsum einsum gru linear lstm matmul rnn scaled_dot_product_attention "
+    "conv conv_transpose einsum gru linear lstm matmul rnn scaled_dot_product_attention "
     # a zero that is added to anything but a zero is gone
     "add avg_pool batch_norm instance_norm layer_norm local_response_norm reduce_l1_norm reduce_l2_norm "
-    "reduce_log_sum reduce_log_sum_exp reduce_mean reduce_sum reduce_sum_square resample resize resize_bilinear "
-    "resize_nearest_neighbor sub upsample_bilinear upsample_nearest_neighbor "
+    "reduce_log_sum reduce_log_sum_exp reduce_mean reduce_sum reduce_sum_square sub "
     # even, or not zero at zero
     "abs cos cosh equal exp exp2 greater greater_equal less less_equal logical_and logical_not logical_or logical_xor "
     "non_zero not_equal quantize reduce_argmax reduce_argmin shape sigmoid sigmoid_hard softmax softplus "
     "softplus_parametric square".split()
 )
 _CARRIES = frozenset(
-    "band_part batch_to_space ceil clip concat crop depth_to_space elu erf expand_dims flatten2d floor fill_like "
-    "gather gather_along_axis gather_nd gelu identity l2_norm leaky_relu max_pool maximum minimum mul pad "
-    "pixel_shuffle pixel_unshuffle prelu reduce_max reduce_min relu relu6 reshape reshape_like reverse "
-    "reverse_sequence round scaled_tanh scatter scatter_along_axis scatter_nd select silu sin sinh slice_by_index "
-    "slice_by_size slice_update sliding_windows softsign space_to_batch space_to_depth split sqrt squeeze stack tan "
-    "tanh thresholded_relu tile topk transpose".split()
+    "band_part batch_to_space ceil clip concat crop cumsum depth_to_space elu erf expand_dims fill_like flatten2d "
+    "floor gather gather_along_axis gather_nd gelu identity l2_norm leaky_relu max_pool maximum minimum mul pad "
+    "pixel_shuffle pixel_unshuffle prelu reduce_max reduce_min relu relu6 resample reshape reshape_like resize "
+    "resize_bilinear resize_nearest_neighbor reverse reverse_sequence round scaled_tanh scatter scatter_along_axis "
+    "scatter_nd select silu sin sinh slice_by_index slice_by_size slice_update sliding_windows softsign "
+    "space_to_batch space_to_depth split sqrt squeeze stack tan tanh thresholded_relu tile topk transpose "
+    "upsample_bilinear upsample_nearest_neighbor".split()
 )
 
 

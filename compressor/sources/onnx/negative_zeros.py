@@ -12,24 +12,25 @@ from compressor.sources.onnx.scopes import Index, operand
 
 _DROPS = frozenset(
     # sums of products
-    "Attention Conv ConvTranspose CumSum DeformConv Einsum GRU Gemm LSTM LinearAttention MatMul RNN "
+    "Attention Conv ConvTranspose DeformConv Einsum GRU Gemm LSTM LinearAttention MatMul RNN "
     # ONNX Runtime's
     "BiasGelu EmbedLayerNormalization FusedConv FusedGemm FusedMatMul GroupQueryAttention MultiHeadAttention NhwcConv "
     "QAttention SkipGroupNorm SkipLayerNormalization SkipSimplifiedLayerNormalization "
     # a zero that is added to anything but a zero is gone
-    "Add AveragePool BatchNormalization GlobalAveragePool GridSample GroupNormalization InstanceNormalization "
-    "LayerNormalization Mean ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMean ReduceSum ReduceSumSquare "
-    "Resize Sub Sum Upsample "
+    "Add AveragePool BatchNormalization GlobalAveragePool GroupNormalization InstanceNormalization "
+    "LayerNormalization Mean ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMean ReduceSum ReduceSumSquare Sub "
+    "Sum "
     # even, or not zero at zero
     "Abs And ArgMax ArgMin Cos Cosh DynamicQuantizeLinear Equal Exp Greater GreaterOrEqual HardSigmoid IsInf IsNaN "
     "Less LessOrEqual LogSoftmax NonZero Not Or QuantizeLinear Shape Sigmoid Size Softmax Softplus Xor".split()
 )
 _CARRIES = frozenset(
-    "CastLike Ceil Celu Clip Compress Concat DepthToSpace Dropout Elu Erf Expand FastGelu Flatten Floor Gather "
-    "GatherElements GatherND Gelu GlobalLpPool GlobalMaxPool HardSwish Identity LRN LeakyRelu LpNormalization LpPool "
-    "Max MaxPool Min Mish Mul Neg PRelu Pad QuickGelu RMSNormalization ReduceMax ReduceMin Relu Reshape "
-    "ReverseSequence RotaryEmbedding Round ScatterElements ScatterND Selu SimplifiedLayerNormalization Sin Sinh Slice "
-    "Softsign SpaceToDepth Split Sqrt Squeeze Swish Tan Tanh Tile TopK Transpose Trilu Unsqueeze Where".split()
+    "CastLike Ceil Celu Clip Compress Concat CumSum DepthToSpace Dropout Elu Erf Expand FastGelu Flatten Floor Gather "
+    "GatherElements GatherND Gelu GlobalLpPool GlobalMaxPool GridSample HardSwish Identity LRN LeakyRelu "
+    "LpNormalization LpPool Max MaxPool MaxUnpool Min Mish Mul Neg PRelu Pad QuickGelu RMSNormalization ReduceMax "
+    "ReduceMin Relu Reshape Resize ReverseSequence RoiAlign RotaryEmbedding Round ScatterElements ScatterND Selu "
+    "SimplifiedLayerNormalization Sin Sinh Slice Softsign SpaceToDepth Split Sqrt Squeeze Swish Tan Tanh "
+    "TensorScatter Tile TopK Transpose Trilu Unsqueeze Upsample Where".split()
 )
 # Integers have one zero. `TensorProto.DataType` of the types that have two.
 _SIGNED_ZERO = {1, 10, 11, 16}
@@ -59,6 +60,8 @@ def _effect(index: Index, number: int, place: int, weights: Mapping[str, Encodin
         case "Cast":
             to = next((found.i for found in node.attribute if found.name == "to"), 1)
             return "carries" if to in _SIGNED_ZERO else "shows" if to == 8 else "drops"
+        case "Einsum" | "Mean" | "Sum" if len(node.input) == 1:
+            return "carries"
         case "Div":
             return "carries" if place == 0 else "shows"
         case "Pow":

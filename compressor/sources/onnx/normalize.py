@@ -39,7 +39,7 @@ def normalize(model: onnx.ModelProto, directory: Path) -> tuple[Weight, ...]:
         model.ir_version = _OPTIONAL_INITIALIZER_INPUTS
     graphs = list(walk(graph))
     check_names(graphs)
-    drop_repeated(graphs)
+    drop_repeated(graphs, directory)
     make_names_unique(graphs)
     sort(graph)
     graphs = list(walk(graph))  # from here on they stay the same objects

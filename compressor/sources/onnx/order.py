@@ -5,10 +5,14 @@ from __future__ import annotations
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
+from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressor.errors import CompressorError
+from compressor.formats.onnx import reading
 from compressor.formats.onnx.graphs import attribute, is_standard, subgraphs
+from compressor.formats.onnx.wire import EXTERNAL
 
 if TYPE_CHECKING:
     import onnx
@@ -27,16 +31,19 @@ def sort(graph: onnx.GraphProto) -> None:
         raise CompressorError(f"graph {graph.name!r}: {reader} {name!r}, which nothing defines.")
 
 
-def drop_repeated(graphs: Iterable[onnx.GraphProto]) -> None:
+def drop_repeated(graphs: Iterable[onnx.GraphProto], directory: Path) -> None:
     """Of constants that are twice in a graph, under one name and with one value, keep one.
 
     ONNX Runtime takes one of them, also where they differ: which one depends on their size.
+
+    Raises:
+        CompressorError: data that lie in a file of `directory` are missing.
     """
     for graph in graphs:
-        _drop_repeated(graph)
+        _drop_repeated(graph, directory)
 
 
-def _drop_repeated(graph: onnx.GraphProto) -> None:
+def _drop_repeated(graph: onnx.GraphProto, directory: Path) -> None:
     constants = [(graph.initializer, place, tensor.name, tensor) for place, tensor in enumerate(graph.initializer)]
     constants += [
         (graph.node, place, node.output[0], value.t)
@@ -46,12 +53,21 @@ def _drop_repeated(graph: onnx.GraphProto) -> None:
     counts = Counter(name for _, _, name, _ in constants)
     seen = set()
     for values, place, name, tensor in reversed([constant for constant in constants if counts[constant[2]] > 1]):
-        content = type(tensor)()
-        content.CopyFrom(tensor)
-        content.ClearField("name")
-        if (same := (name, content.SerializeToString(deterministic=True))) in seen:
+        if (same := (name, _content(tensor, directory))) in seen:
             del values[place]
         seen.add(same)
+
+
+def _content(tensor: onnx.TensorProto, directory: Path) -> bytes:
+    """What tells the values of tensors apart, wherever they lie."""
+    content = type(tensor)()
+    content.CopyFrom(tensor)
+    content.ClearField("name")
+    if tensor.data_location == EXTERNAL:
+        content.ClearField("data_location")
+        content.ClearField("external_data")
+        content.raw_data = sha256(reading.external(tensor, directory).raw()).digest()
+    return bytes(content.SerializeToString(deterministic=True))
 
 
 def _sort(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto | None]:
