@@ -101,7 +101,7 @@ def _pretrained(
 
 def _state(content: Content, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The values of a folder by name, weights as `dtype`."""
-    state = {weight.name: _tensor(_value(weight)).to(dtype) for weight in content.weights}
+    state = {weight.name: _tensor(encodings.decode(weight.encoding)).to(dtype) for weight in content.weights}
     return state | {name: _tensor(array) for name, array in content.others.items()}
 
 
@@ -196,12 +196,6 @@ def _compute_dtype(weights: Iterable[Weight]) -> torch.dtype:
     return torch.float64 if np.dtype(np.float64) in found else torch.float32
 
 
-def _value(weight: Weight) -> Array:
-    if isinstance(weight.encoding, Dense):
-        return weight.encoding.values
-    return encodings.decode(weight.encoding)
-
-
 def _tensor(array: Array) -> torch.Tensor:
     values = np.asarray(np.asarray(array), order="C")
     if values.dtype == BFLOAT16:
@@ -222,7 +216,9 @@ def _keep_dtypes(
         if stored.get(name) != name or not tensor.is_floating_point():
             continue
         if name in owners:
-            _keep_dtype(graph, name, encodings.dtype(owners[name].encoding), partial(_value, owners[name]))
+            _keep_dtype(
+                graph, name, encodings.dtype(owners[name].encoding), partial(encodings.decode, owners[name].encoding)
+            )
             continue
         values = tensor.numpy()
         kept = next((each for each in narrow if np.array_equal(values.astype(each).astype(values.dtype), values)), None)

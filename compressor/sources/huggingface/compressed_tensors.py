@@ -14,19 +14,17 @@ Source: the compressors of the compressed-tensors library, which are the referen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
-from compressor.arrays import INT8, MappedArray, NDArray, is_float
+from compressor.arrays import INT8, Array, MappedArray, NDArray, is_float
 from compressor.encodings import Dense
 from compressor.errors import CompressorError
 from compressor.sources.huggingface import bitmask
 from compressor.sources.huggingface.checkpoint import Checkpoint
-from compressor.sources.huggingface.grids import Grid, zero_points
 from compressor.sources.huggingface.layers import Layer, layers, report_unknown, unsupported
 from compressor.sources.huggingface.layouts import (
     FLOAT8,
@@ -38,11 +36,14 @@ from compressor.sources.huggingface.layouts import (
     unpack_rows,
     words,
 )
-from compressor.sources.huggingface.schemes import Scheme, schemes
+from compressor.sources.huggingface.parts import QuantizedParts, zero_points
+from compressor.sources.huggingface.schemes import LayerScheme, schemes
 from compressor.weight import Weight
 
 INT32 = np.dtype(np.int32)
-LAYOUTS = (words, aligned_words)
+Layout = Callable[[int, int], int]
+"""The words that so many codes of so many bits take."""
+LAYOUTS: Sequence[Layout] = (words, aligned_words)
 """How codes lie in words: one behind the other, or, as the first versions had it, none in two words."""
 CODES = ("weight", "weight_packed", "bitmask")
 OTHERS = (
@@ -87,7 +88,7 @@ def _unsupported(prefix: str, tensors: Mapping[str, MappedArray], what: str) -> 
     return Layer(tuple(prefix + name for name in tensors), layer.weights)
 
 
-def _packed(prefix: str, tensors: Mapping[str, MappedArray], declared: tuple[Scheme, ...]) -> Weight | None:
+def _packed(prefix: str, tensors: Mapping[str, MappedArray], declared: tuple[LayerScheme, ...]) -> Weight | None:
     packed, scale = tensors["weight_packed"], tensors.get("weight_scale")
     stated = tensors.get("weight_shape")
     if packed.dtype != INT32 or len(packed.shape) != 2 or stated is None or scale is None or not is_float(scale.dtype):
@@ -98,41 +99,58 @@ def _packed(prefix: str, tensors: Mapping[str, MappedArray], declared: tuple[Sch
             f"{packed.path}: {prefix}weight_shape is {list(shape)}, weight_packed has {packed.shape[0]} rows."
         )
     scheme = _scheme(prefix, declared, shape, scale, packed.shape[1])
-    widths = (scheme.bits,) if scheme.bits else range(1, 9)
-    fitting = [(width, layout) for width in widths for layout in LAYOUTS if layout(shape[1], width) == packed.shape[1]]
-    if not fitting or fitting[0][0] > 8:
+    fitting = _fitting(packed.shape[1], shape[1], scheme.bits)
+    if not fitting:
         raise CompressorError(
             f"{packed.path}: {prefix}weight_packed has rows of {packed.shape[1]} words for {shape[1]} codes of "
             f"{scheme.bits or '?'} bits. Is config.json of another model?"
         )
-    width, layout = fitting[0]
-    same = all(other == width and 32 % width == 0 for other, _ in fitting)
-    if len(fitting) > 1 and not same and packed.shape[1] > 1:
-        return None  # which layout it is cannot be seen
-    code = code_dtype(width, signed=True)
-    codes = computed(shape, code, partial(_unpacked, code, width, shape[1], layout), packed)
-    scheme = replace(scheme, bits=width)
-    grid = Grid(f"{prefix}weight", codes, scale, scheme, tensors.get("weight_g_idx"))
-    stored = tensors.get("weight_zero_point")
-    if stored is not None and stored.dtype == INT32 and tuple(stored.shape) != tuple(scale.shape):
-        rows, count = shape[0], 1 if len(scale.shape) < 2 else scale.shape[1]
-        expect(f"{prefix}weight_zero_point", stored, (layout(rows, width), count), INT32)
-        unpacked = computed((rows, count), code, partial(_unpacked_zeros, code, width, rows, layout), stored)
-        return grid.weight(unpacked)
-    return grid.weight(zero_points(f"{prefix}weight_zero_point", stored, scale, code, scheme))
+    if len(fitting) > 1:
+        return None
+    (width, layout) = fitting[0]
+    codes = computed(shape, code_dtype(width, signed=True), partial(_codes, width, shape[1], layout), packed)
+    parts = QuantizedParts(f"{prefix}weight", codes, scale, replace(scheme, bits=width), tensors.get("weight_g_idx"))
+    return parts.weight(_zero_points(prefix, tensors.get("weight_zero_point"), parts, layout))
 
 
-def _unpacked(code: Any, width: int, count: int, layout: Callable[[int, int], int], packed: NDArray) -> NDArray:
+def _fitting(row: int, columns: int, bits: int) -> list[tuple[int, Layout]]:
+    """The bits of a code and the layouts with which `columns` codes fill a `row` of so many words; several: unknown.
+
+    bits: what the settings say; 0 where they say nothing.
+
+    >>> [(width, layout.__name__) for width, layout in _fitting(4, 25, 5)]
+    [(5, 'words')]
+    >>> [(width, layout.__name__) for width, layout in _fitting(5, 25, 5)]
+    [(5, 'aligned_words')]
+    >>> len(_fitting(4, 24, 5))  # whether two codes share a word cannot be seen
+    2
+    """
+    widths = [bits] if bits else range(1, 9)
+    found = [(width, layout) for width in widths for layout in LAYOUTS if layout(columns, width) == row and width <= 8]
+    # In one word, or where whole codes fill a word, both layouts are the same.
+    return [(width, layout) for width, layout in found if layout is words or not (row == 1 or 32 % width == 0)]
+
+
+def _codes(width: int, count: int, layout: Layout, packed: NDArray) -> NDArray:
+    """Rows of words as signed codes `[rows, count]`."""
     rows = unpack_rows if layout is words else unpack_aligned_rows
     stored = rows(packed, width, count)
-    return (stored.astype(np.int16) - (1 << (width - 1))).astype(np.int8).astype(code)
+    return (stored.astype(np.int16) - (1 << (width - 1))).astype(np.int8).astype(code_dtype(width, signed=True))
 
 
-def _unpacked_zeros(code: Any, width: int, rows: int, layout: Callable[[int, int], int], packed: NDArray) -> NDArray:
-    return np.ascontiguousarray(_unpacked(code, width, rows, layout, packed.T).T)
+def _zero_points(prefix: str, stored: MappedArray | None, parts: QuantizedParts, layout: Layout) -> Array | None:
+    """The zero points of packed codes: a matrix as the scales are, or packed along the outputs."""
+    scale, scheme = parts.scale, parts.scheme
+    code = code_dtype(scheme.bits, signed=True)
+    if stored is None or stored.dtype != INT32 or tuple(stored.shape) == tuple(scale.shape):
+        return zero_points(f"{prefix}weight_zero_point", stored, scale, code, scheme)
+    rows, count = parts.shape[0], 1 if len(scale.shape) < 2 else scale.shape[1]
+    expect(f"{prefix}weight_zero_point", stored, (layout(rows, scheme.bits), count), INT32)
+    unpacked = partial(_codes, scheme.bits, rows, layout)
+    return computed((rows, count), code, lambda packed: np.ascontiguousarray(unpacked(packed.T).T), stored)
 
 
-def _scaled(prefix: str, tensors: Mapping[str, MappedArray], declared: tuple[Scheme, ...]) -> Weight | None:
+def _scaled(prefix: str, tensors: Mapping[str, MappedArray], declared: tuple[LayerScheme, ...]) -> Weight | None:
     weight, scale = tensors["weight"], tensors["weight_scale"]
     if is_float(weight.dtype):  # still fake-quantized: the scale only says how
         return Weight(f"{prefix}weight", Dense(weight))
@@ -141,13 +159,13 @@ def _scaled(prefix: str, tensors: Mapping[str, MappedArray], declared: tuple[Sch
     if not is_float(scale.dtype) or "weight_global_scale" in tensors or not weight.shape:
         return None
     scheme = _scheme(prefix, declared, tuple(weight.shape), scale, None)
-    grid = Grid(f"{prefix}weight", weight, scale, scheme, tensors.get("weight_g_idx"))
-    return grid.weight(
+    parts = QuantizedParts(f"{prefix}weight", weight, scale, scheme, tensors.get("weight_g_idx"))
+    return parts.weight(
         zero_points(f"{prefix}weight_zero_point", tensors.get("weight_zero_point"), scale, weight.dtype, scheme)
     )
 
 
-def _sparse(prefix: str, tensors: Mapping[str, MappedArray], declared: tuple[Scheme, ...]) -> Weight | None:
+def _sparse(prefix: str, tensors: Mapping[str, MappedArray], declared: tuple[LayerScheme, ...]) -> Weight | None:
     missing = {"compressed", "shape"} - tensors.keys()
     if missing:
         raise CompressorError(
@@ -161,14 +179,14 @@ def _sparse(prefix: str, tensors: Mapping[str, MappedArray], declared: tuple[Sch
     if not is_float(scale.dtype) or not (found.values.dtype == INT8 or found.values.dtype.name in FLOAT8):
         return None
     scheme = _scheme(prefix, declared, found.shape, scale, None)
-    grid = Grid(f"{prefix}weight", found.dense(), scale, scheme, tensors.get("weight_g_idx"), found)
+    parts = QuantizedParts(f"{prefix}weight", found.dense(), scale, scheme, tensors.get("weight_g_idx"), found)
     stored = tensors.get("weight_zero_point")
-    return grid.weight(zero_points(f"{prefix}weight_zero_point", stored, scale, found.values.dtype, scheme))
+    return parts.weight(zero_points(f"{prefix}weight_zero_point", stored, scale, found.values.dtype, scheme))
 
 
 def _scheme(
-    prefix: str, declared: tuple[Scheme, ...], shape: tuple[int, ...], scale: MappedArray, packed: int | None
-) -> Scheme:
+    prefix: str, declared: tuple[LayerScheme, ...], shape: tuple[int, ...], scale: MappedArray, packed: int | None
+) -> LayerScheme:
     """What the settings say of a layer, as far as its tensors agree.
 
     Raises:
@@ -183,4 +201,4 @@ def _scheme(
             f"{'' if packed is None else f' and rows of {packed} words'}: quantization_config.config_groups says "
             f"{' or '.join(map(str, meant))}. Is config.json of another model?"
         )
-    return fitting[0] if fitting else Scheme()
+    return fitting[0] if fitting else LayerScheme()

@@ -17,7 +17,7 @@ STRATEGIES = ("tensor", "channel", "group", "tensor_group", "block")
 
 
 @dataclass(frozen=True)
-class Scheme:
+class LayerScheme:
     """How the weights of some layers are quantized; what is not known is None or 0.
 
     targets: names, `re:` patterns or types of layers. bits: of a code. strategy: one of STRATEGIES.
@@ -72,7 +72,7 @@ def _matches(target: str, layer: str) -> bool:
         return False
 
 
-def schemes(checkpoint: Checkpoint) -> tuple[Scheme, ...]:
+def schemes(checkpoint: Checkpoint) -> tuple[LayerScheme, ...]:
     """The schemes of the configuration that quantize weights.
 
     Raises:
@@ -89,7 +89,7 @@ def schemes(checkpoint: Checkpoint) -> tuple[Scheme, ...]:
     )
 
 
-def _scheme(checkpoint: Checkpoint, name: str, group: Mapping[str, Any]) -> Scheme:
+def _scheme(checkpoint: Checkpoint, name: str, group: Mapping[str, Any]) -> LayerScheme:
     weights = group["weights"]
     targets, bits, size = group.get("targets"), weights.get("num_bits", 8), weights.get("group_size")
     strategy = weights.get("strategy") or _strategy(size)
@@ -109,7 +109,7 @@ def _scheme(checkpoint: Checkpoint, name: str, group: Mapping[str, Any]) -> Sche
             f"{checkpoint.path}: {CONFIG}: config_groups.{name}: expected targets (names), num_bits, group_size, "
             f"block_structure (numbers) and a strategy ({', '.join(STRATEGIES)}), got {str(dict(weights))[:200]}."
         )
-    return Scheme(tuple(targets), bits, strategy, size or 0, tuple(block), weights.get("symmetric") is not False)
+    return LayerScheme(tuple(targets), bits, strategy, size or 0, tuple(block), weights.get("symmetric") is not False)
 
 
 def _strategy(size: Any) -> str:

@@ -66,7 +66,7 @@ def _content(tensor: onnx.TensorProto, directory: Path) -> bytes:
     if tensor.data_location == EXTERNAL:
         content.ClearField("data_location")
         content.ClearField("external_data")
-        content.raw_data = sha256(reading.external(tensor, directory).raw()).digest()
+        content.raw_data = sha256(reading.external(tensor, directory).raw().data).digest()
     return bytes(content.SerializeToString(deterministic=True))
 
 

@@ -1,4 +1,4 @@
-"""Codes and scales of compressed-tensors as an encoding: (codes - zero_point) * scale, in blocks or not."""
+"""Parts of a weight of compressed-tensors as an encoding: (codes - zero_point) * scale, in blocks or not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compressor.kernels import expand
 from compressor.sources.huggingface.bitmask import Masked
 from compressor.sources.huggingface.layers import groups, reordered
 from compressor.sources.huggingface.layouts import FLOAT8, code_dtype, computed, values
-from compressor.sources.huggingface.schemes import Scheme
+from compressor.sources.huggingface.schemes import LayerScheme
 from compressor.weight import Weight
 
 UNSET = -1
@@ -22,7 +22,7 @@ UNSET = -1
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
+class QuantizedParts:
     """The parts of a quantized weight.
 
     codes: signed, or float8, of the weight's shape. scale: float; one, one a row, or one a block.
@@ -32,7 +32,7 @@ class Grid:
     name: str
     codes: MappedArray | ComputedArray
     scale: MappedArray
-    scheme: Scheme
+    scheme: LayerScheme
     g_idx: MappedArray | None = None
     masked: Masked | None = None
 
@@ -116,7 +116,9 @@ class Grid:
         return Weight(self.name, Dense(made), note=note)
 
 
-def zero_points(name: str, stored: MappedArray | None, scale: MappedArray, code: DType, scheme: Scheme) -> Array | None:
+def zero_points(
+    name: str, stored: MappedArray | None, scale: MappedArray, code: DType, scheme: LayerScheme
+) -> Array | None:
     """The zero points of a weight in the type of its codes; None where all are 0, as those of symmetric ones are.
 
     Raises:
