@@ -25,7 +25,7 @@ from compressor.sources import InputSpec
 from compressor.sources.huggingface import pretrained
 from compressor.sources.huggingface.checkpoint import CONFIG, Checkpoint
 from compressor.sources.huggingface.weights import Content
-from compressor.sources.torch import OPSETS, exported
+from compressor.sources.torch import check_opset, exported
 from compressor.sources.torch.declared import Declared
 from compressor.sources.torch.load import build, fill
 from compressor.sources.torch.merge import unprefixed
@@ -116,8 +116,7 @@ def _check(checkpoint: Checkpoint, content: Content, opset: int) -> None:
         CompressorError: a weight is kept as bytes that nothing here decodes.
         UsageError: one cannot be said in the opset, or there is no such opset.
     """
-    if opset not in OPSETS:
-        raise UsageError(f"export.opset is {opset}: expected {OPSETS.start} to {OPSETS.stop - 1}.")
+    check_opset(opset)
     if bare := [weight for weight in content.weights if weight.pinned]:
         raise CompressorError(f"{checkpoint.path}: {bare[0].name}: {bare[0].pinned}. Export the model before that.")
     if checkpoint.quantization.get("transform_config"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Mapping, MutableSequence, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,25 +33,14 @@ def normalize(model: onnx.ModelProto, directory: Path) -> tuple[Weight, ...]:
     Raises:
         CompressorError: the data of a constant are missing or impossible.
     """
-    graph = model.graph
-    if model.ir_version < _OPTIONAL_INITIALIZER_INPUTS:
-        _keep_true_inputs(graph)
-        model.ir_version = _OPTIONAL_INITIALIZER_INPUTS
-    graphs = list(walk(graph))
-    check_names(graphs)
-    drop_repeated(graphs, directory)
-    make_names_unique(graphs)
-    sort(graph)
-    graphs = list(walk(graph))  # from here on they stay the same objects
+    graphs = _in_order(model, directory)
     found = index(graphs, directory)
     if _drop_identities(found):
         found = index(graphs, directory)
     lifted, refused = lifting.lifts(found)
-    linear = {lift.name for lift in lifted if lift.linear}
-    n_bits = {lift.name: lift.n_bits for lift in lifted}
     _apply(found, lifted)
-    encodings = {lift.name: lift.encoding for lift in lifted}
     _write_stubs(found, {lift.leaf: (lift.name, lift.encoding) for lift in lifted})
+    encodings = {lift.name: lift.encoding for lift in lifted}
     encodings.update(densify(graphs, directory))
     found = index(graphs, directory, encodings)
     if _drop_unread(found):
@@ -62,21 +51,38 @@ def normalize(model: onnx.ModelProto, directory: Path) -> tuple[Weight, ...]:
     encodings.update(plain)
     _drop_stale(model, graphs, encodings)
     bring_back(model, directory)
+    return tuple(_weights(found, encodings, pinned, {lift.name: lift for lift in lifted}))
+
+
+def _in_order(model: onnx.ModelProto, directory: Path) -> list[onnx.GraphProto]:
+    """The graph and those inside of it, each name there once, nodes behind what they read; they stay these objects."""
+    if model.ir_version < _OPTIONAL_INITIALIZER_INPUTS:
+        _keep_true_inputs(model.graph)
+        model.ir_version = _OPTIONAL_INITIALIZER_INPUTS
+    graphs = list(walk(model.graph))
+    check_names(graphs)
+    drop_repeated(graphs, directory)
+    make_names_unique(graphs)
+    sort(model.graph)
+    return list(walk(model.graph))
+
+
+def _weights(
+    found: Index, encodings: Mapping[str, Encoding], pinned: Mapping[str, str], lifted: Mapping[str, Lift]
+) -> Iterator[Weight]:
+    """The weights, in the order of the graph."""
     shown = shown_zeros(found, encodings)
-    return tuple(
-        Weight(
-            tensor.name,
-            encodings[tensor.name],
-            _uses(found, tensor.name),
-            pinned.get(tensor.name, ""),
-            signed=shown(tensor.name) if is_float(dtype(encodings[tensor.name])) else "",
-            linear=tensor.name in linear,
-            n_bits=n_bits.get(tensor.name),
+    for name in (tensor.name for inner in found.graphs for tensor in inner.initializer if tensor.name in encodings):
+        encoding, lift = encodings[name], lifted.get(name)
+        yield Weight(
+            name,
+            encoding,
+            _uses(found, name),
+            pinned.get(name, ""),
+            signed=shown(name) if is_float(dtype(encoding)) else "",
+            linear=lift is not None and lift.linear,
+            n_bits=None if lift is None else lift.n_bits,
         )
-        for inner in found.graphs
-        for tensor in inner.initializer
-        if tensor.name in encodings
-    )
 
 
 def _keep_true_inputs(graph: onnx.GraphProto) -> None:

@@ -6,6 +6,10 @@
 quantized modules, which no torch exporter handles, by their codes between standard operators, `trace` is torch's own
 exporter, `tidy` makes everything but the weights as small as the standard optimizer does, and `exported` stores weights
 in the form that was declared for them.
+
+Initializers keep the state dict's names, layouts and values bit for bit; a quantized weight is stored as its codes
+under the weight's name, `NAME.scale` and `NAME.zero_point` beside it. Beside the graph lies the module as torch traces
+it, without weights (`traced`), if torch can.
 """
 
 from __future__ import annotations
@@ -37,6 +41,12 @@ def files(path: Path) -> tuple[Path, ...]:
     return (path,)
 
 
+def check_opset(opset: int) -> None:
+    """Raises: UsageError when the exporter has no such opset."""
+    if opset not in OPSETS:
+        raise UsageError(f"export.opset is {opset}: expected {OPSETS.start} to {OPSETS.stop - 1}.")
+
+
 def export(
     source: Path,
     directory: Path,
@@ -56,15 +66,9 @@ def export(
     inputs        by name of a parameter of the model's `forward`
     outputs       names of the flattened outputs; empty: the keys of a returned dict, else `output`, or `output_0` ...
 
-    Initializers keep the state dict's names, layouts and values bit for bit; a quantized weight is stored as its codes
-    under the weight's name, `NAME.scale` and `NAME.zero_point` beside it.
-
-    Beside it lies the module as torch traces it, without weights (`traced`), if torch can.
-
     Raises: CompressorError when the source cannot be read or exported, UsageError when the request does not fit it.
     """
-    if opset not in OPSETS:
-        raise UsageError(f"export.opset is {opset}: expected {OPSETS.start} to {OPSETS.stop - 1}.")
+    check_opset(opset)
     if not inputs:
         raise UsageError(
             "export.inputs is empty: declare every input of the model, as NAME: {shape: [...], dtype: ...}."
@@ -73,6 +77,7 @@ def export(
         import torch
 
         from compressor.sources.torch import exported
+        from compressor.sources.torch.ao import legacy_of
         from compressor.sources.torch.declared import declare
         from compressor.sources.torch.load import load
         from compressor.sources.torch.tidy import stored_names, tidy
@@ -82,7 +87,7 @@ def export(
             f"{source}: reading a torch model needs {error.name}. Install it: pip install 'compressor[torch]'."
         ) from error
     # What a file or an exported program imports while it is read may lie in the current directory too.
-    with quiet(), torch.no_grad(), references.importable_here():
+    with quiet(), torch.no_grad(), references.importable_here(), legacy_of(source):
         model = load(source, factory=factory, args=args or {}, allow_pickle=allow_pickle)
         declared = declare(model)
         model = _plain(model)

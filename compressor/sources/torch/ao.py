@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +14,27 @@ from torch import Tensor
 from torch.fx import GraphModule
 from torch.nn import Module
 
+from compressor.errors import CompressorError
+
 PACKAGE = "torch.ao."
 QUANTIZED = (f"{PACKAGE}nn.quantized.", f"{PACKAGE}nn.intrinsic.quantized.")
+
+
+@contextmanager
+def legacy_of(source: Path) -> Iterator[None]:
+    """Where the file `source` is read, and what of torch it needs is imported.
+
+    Raises: CompressorError where torch has dropped it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if not f"{error.name}.".startswith(PACKAGE):
+            raise
+        raise CompressorError(
+            f"{source}: holds what {error.name} makes, which torch {torch.__version__} does not have. Install an older "
+            "torch, or save the model in float."
+        ) from error
 
 
 def is_own(module: Module) -> bool:
