@@ -38,8 +38,8 @@ def run_onnx(target: Target, chunk: Sequence[Case], directory: Path) -> Mapping[
     opset = target.newest()
     model = conformance.model(chunk, opset)
     specs = {weight.name: spec(weight.encoding) for weight in model.weights}
-    target.write(model, specs, model.weights, directory)
-    assert target.size(model, specs) == sum(file.stat().st_size for file in directory.iterdir())
+    targets.write(target, model, directory)
+    assert target.layout(model, specs).nbytes == sum(file.stat().st_size for file in directory.iterdir())
     onnx.checker.check_model(directory / "model.onnx")
     values = conformance.outputs(directory / "model.onnx", chunk, directory / "optimized.onnx")
     assert conformance.operators(directory / "optimized.onnx") == {"Gather": len(chunk)}
@@ -53,9 +53,9 @@ def run_core_ml(target: Target, chunk: Sequence[Case], directory: Path) -> Mappi
     weights = [Weight(name, encoding) for name, encoding in chunk]
     model = Model(Path("forms.mlpackage"), weights, made)
     specs = {name: spec(encoding) for name, encoding in chunk}
-    target.write(model, specs, weights, directory)
+    targets.write(target, model, directory)
     files = [file for file in directory.rglob("*") if file.is_file()]
-    assert target.size(model, specs) == sum(file.stat().st_size for file in files)
+    assert target.layout(model, specs).nbytes == sum(file.stat().st_size for file in files)
     values = coreml_models.materialized(directory / PACKAGE)
     return {name: values[spelled] for name, spelled in zip(made.names, coreml_models.outputs(made), strict=True)}
 

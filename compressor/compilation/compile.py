@@ -15,7 +15,6 @@ from tempfile import TemporaryDirectory
 from compressor import encodings, sources, targets
 from compressor.arrays import ArraySpec
 from compressor.compilation import publish
-from compressor.compilation.encode import stored
 from compressor.compilation.manifest import FileFacts, Manifest, WeightFacts
 from compressor.compilation.pipelines import UNCOMPRESSED
 from compressor.compilation.pipelines import get as get_pipeline
@@ -34,6 +33,7 @@ from compressor.compilation.planning import (
 )
 from compressor.compilation.stream import InexactError, failure, stream
 from compressor.compilation.verify import verify
+from compressor.compilation.write import write
 from compressor.encodings import Dense
 from compressor.errors import CompressorError
 from compressor.model import Model, unchanged
@@ -243,21 +243,19 @@ def _write(
     progress: Progress | None,
     metadata: Mapping[str, str],
 ) -> None:
-    """Encodes the weights and writes them, one after the other.
+    """Encodes the weights, and writes each at its place.
 
     Raises:
         _FailedError: some are not what they were planned to be.
     """
-    target, model = fitted.target, fitted.model
-    legal = {choice.name: choice.legal for choice in choices}
-    store = partial(stored, target.legalize)
-    coming = watched(stream(store, model.weights, choices), model.weights, "compress", progress)
-    try:
-        target.write(model, legal, coming, directory, metadata)
-    except InexactError as error:
-        # The other weights are tried too: however many fail, all is written only once more.
-        failed = stream(partial(failure, store), model.weights, choices)
-        raise _FailedError([*filter(None, failed)] or [error]) from error
+    target, weights = fitted.target, fitted.model.weights
+    layout = target.layout(fitted.model, {choice.name: choice.legal for choice in choices}, metadata)
+    layout.begin(directory)
+    task = partial(failure, partial(write, target.legalize, directory))
+    written = stream(task, weights, choices, (layout.places[weight.name] for weight in weights))
+    if failed := [*filter(None, watched(written, weights, "compress", progress))]:
+        raise _FailedError(failed)
+    layout.check(directory)
 
 
 def _verify(fitted: Fitted, choices: Sequence[Choice], directory: Path, progress: Progress | None) -> None:
@@ -321,7 +319,7 @@ def _whole(model: Model | Path | str) -> Model:
 def _dense_nbytes(model: Model, target: Target) -> int:
     """The bytes of the baseline's files."""
     choices = [_dense(weight) for weight in model.weights]
-    return target.size(model, {choice.name: choice.legal for choice in choices})
+    return target.layout(model, {choice.name: choice.legal for choice in choices}).nbytes
 
 
 def _dense(weight: Weight) -> Choice:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from compressor.encodings import Encoding
+from compressor.encodings import Encoding, spec
 from compressor.errors import UsageError, unknown
+from compressor.formats.layout import Place
 from compressor.model import Model
 from compressor.recognition.findings import Settings
 from compressor.registry import Registry
@@ -50,6 +51,32 @@ class Fitted:
     model: Model
 
 
+class Layout(Protocol):
+    """An artefact before its weights are there: each is written by itself, in any order, by any thread or process."""
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all files."""
+
+    @property
+    def places(self) -> Mapping[str, Place]:
+        """What writes each weight, by its name; they pickle."""
+
+    def begin(self, directory: Path) -> None:
+        """Write all but the weights into `directory`.
+
+        Raises:
+            OSError: the files cannot be written.
+        """
+
+    def check(self, directory: Path) -> None:
+        """Compare what is no weight with what `begin` has written.
+
+        Raises:
+            CompressorError: it is something else.
+        """
+
+
 class Target(Protocol):
     """A runtime and version. name: its canonical spelling."""
 
@@ -77,24 +104,15 @@ class Target(Protocol):
         Those of its own, more than a dense one adds, by the weight's name; what weights share, by names of its own.
         """
 
-    def size(self, model: Model, specs: Mapping[str, Encoding], metadata: Mapping[str, str] = {}) -> int:
-        """The bytes of all files that `write` writes for these specs, known without the data of any weight."""
+    def layout(self, model: Model, specs: Mapping[str, Encoding], metadata: Mapping[str, str] = {}) -> Layout:
+        """Where everything of an artefact lies, known without the data of any weight.
 
-    def write(
-        self,
-        model: Model,
-        specs: Mapping[str, Encoding],
-        weights: Iterable[Weight],
-        directory: Path,
-        metadata: Mapping[str, str] = {},
-    ) -> None:
-        """Write `model` into `directory`: `specs` of all its weights, by name, and the weights in the model's order.
-
+        specs: of all weights of `model`, by name, in its order.
         metadata: what the files say about themselves, by full key; `read` gives those that begin with `compressor.`.
         """
 
     def read(self, directory: Path) -> Model:
-        """The model that `write` wrote."""
+        """The model that was written to `directory`."""
 
     def copy(self, model: Model, directory: Path, untrue: str = "") -> bool:
         """Write the files of the source of `model` as they are; False where the target cannot take them so.
@@ -103,7 +121,7 @@ class Target(Protocol):
         """
 
     def refusal(self, path: Path) -> str:
-        """Why the runtime does not open what `write` wrote to `path`, or a source of the same format; empty if it does.
+        """Why the runtime does not open what was written to `path`, or a source of the same format; empty if it does.
 
         Where the runtime is not installed, what knows its format is asked; sources of other formats are none of its.
         """
@@ -159,6 +177,19 @@ def get(name: str, options: Mapping[str, Any] = {}) -> Target:
             if name.lower() == newer.lower():
                 raise UsageError(f"target {name!r} is none yet. {advice}.")
     raise unknown("target", name, names())
+
+
+def write(target: Target, model: Model, directory: Path, metadata: Mapping[str, str] = {}) -> None:
+    """Write `model` into `directory`, its weights in the encodings that they have.
+
+    Raises:
+        CompressorError: the target cannot hold them.
+        OSError: the files cannot be written.
+    """
+    layout = target.layout(model, {weight.name: spec(weight.encoding) for weight in model.weights}, metadata)
+    layout.begin(directory)
+    for weight in model.weights:
+        layout.places[weight.name].write(directory, weight.encoding)
 
 
 def names() -> tuple[str, ...]:

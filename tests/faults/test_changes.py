@@ -15,7 +15,8 @@ from compressor.arrays import MappedArray
 from compressor.encodings import Dense
 from compressor.errors import CompressorError
 from compressor.formats.onnx import reading
-from compressor.formats.onnx.wire import Window, WireError
+from compressor.formats.onnx.wire import Window
+from compressor.formats.wire import WireError
 from compressor.stages import progress
 from tests.faults.commands import chain, done, refused, snapshot, weights
 from tests.formats import coreml_models

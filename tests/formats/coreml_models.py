@@ -16,6 +16,7 @@ from compressor.formats.coreml.lifting import Lifted, lift
 from compressor.formats.coreml.opsets import OPSETS
 from compressor.formats.coreml.types import TYPES
 from compressor.formats.coreml.values import Held, tensor_type
+from compressor.formats.layout import FileLayout, Piece
 
 
 def model(version: int, operations: Sequence[Any], outputs: Sequence[str]) -> Any:
@@ -59,10 +60,21 @@ def save(path: Path, version: int, encodings: Mapping[str, Encoding]) -> Path:
 
 def in_package(path: Path, build: Callable[[blob.Store], Any]) -> package.Package:
     """A package of the model that `build` makes."""
-    with blob.Writer(package.weights_file(path)) as store:
-        made = build(store)
-    package.write(path, made)
+    blobs = blob.Blobs()
+    write(path, build(blobs), blobs)
     return package.read(path)
+
+
+def write(path: Path, model: Any, blobs: blob.Blobs) -> None:
+    """A package whose program refers to these blobs."""
+    content = model.SerializeToString(deterministic=True)
+    manifest = package.manifest(weights=bool(blobs.stored)).encode()
+    files = {package.MANIFEST: len(manifest), package.MODEL: len(content)}
+    rest = [Piece(package.MANIFEST, 0, manifest), Piece(package.MODEL, 0, content)]
+    if blobs.stored:
+        files[package.WEIGHTS] = blobs.end
+        rest += [*blobs.metadata(package.WEIGHTS), *blobs.data(package.WEIGHTS)]
+    FileLayout(files, rest, {}).begin(path)
 
 
 def read(path: Path) -> Lifted:

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from compressor.arrays import ArraySpec, MappedArray, NDArray, PackedArray
 from compressor.errors import CompressorError
 from compressor.formats.coreml import blob
-from compressor.formats.coreml.blob import BlobFile, Layout, Stored, Writer, whole
+from compressor.formats.coreml.blob import BlobFile, Blobs, Stored, whole
 from compressor.formats.coreml.importing import coremltools
 from compressor.formats.coreml.types import TYPES
+from compressor.formats.layout import FileLayout
 from compressor.packing import pack
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "coreml" / "weight.bin"
@@ -43,8 +44,11 @@ def blobs() -> list[Stored]:
 
 
 def written(path: Path, stored: list[Stored]) -> list[int]:
-    with Writer(path) as store:
-        return [store.append(each) for each in stored]
+    blobs = Blobs()
+    starts = [blobs.append(each) for each in stored]
+    pieces = [*blobs.metadata(path.name), *blobs.data(path.name)]
+    FileLayout({path.name: blobs.end}, pieces, {}).begin(path.parent)
+    return starts
 
 
 def test_the_file_is_the_one_that_core_ml_tools_wrote(tmp_path: Path) -> None:
@@ -71,13 +75,13 @@ def test_core_ml_tools_writes_the_same_file_today(tmp_path: Path) -> None:
 
 
 def test_every_type_is_read_from_the_golden_file() -> None:
-    layout, file = Layout(), blob.open_file(GOLDEN)
+    layout, file = Blobs(), blob.open_file(GOLDEN)
     for stored in blobs():
         found = file.read(layout.append(stored), stored.type, stored.dims)
         assert isinstance(found, MappedArray)
         np.testing.assert_array_equal(np.asarray(found), np.asarray(stored.array))
         assert (found.dtype, found.nbytes) == (stored.type.dtype, stored.nbytes)
-    assert layout.nbytes == GOLDEN.stat().st_size == file.nbytes
+    assert layout.end == GOLDEN.stat().st_size == file.nbytes
 
 
 @pytest.mark.parametrize(
@@ -121,18 +125,13 @@ def test_codes_of_another_width_are_packed_again(tmp_path: Path) -> None:
 
 @given(st.lists(st.tuples(st.sampled_from(WRITTEN), st.integers(0, 300)), max_size=6))
 def test_a_layout_knows_the_size_from_specs(parts: list[tuple[str, int]]) -> None:
-    layout, end = Layout(), 64
+    layout, end = Blobs(), 64
     for name, count in parts:
         start = layout.append(whole(name, ArraySpec((count,), TYPES[name].dtype)))
         assert start % 64 == 0
         assert 0 <= start - end < 64
         end = start + 64 + -(-count * TYPES[name].bits // 8)
-    assert (layout.nbytes, layout.count) == (end, len(parts))
-
-
-def test_without_a_blob_there_is_no_file(tmp_path: Path) -> None:
-    assert written(tmp_path / "w.bin", []) == []
-    assert not (tmp_path / "w.bin").exists()
+    assert (layout.end, len(layout.stored)) == (end, len(parts))
 
 
 @pytest.mark.parametrize("name", [name for name, row in TYPES.items() if row.blob and name not in WRITTEN])
@@ -143,15 +142,10 @@ def test_types_that_core_ml_tools_has_in_programs_alone(tmp_path: Path, name: st
     assert np.asarray(found).tobytes() == array.tobytes()
 
 
-def test_a_file_that_was_not_finished_is_none(tmp_path: Path) -> None:
-    def fail(store: Writer) -> None:
-        store.append(whole("uint8", np.zeros(100, np.uint8)))
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt), Writer(tmp_path / "w.bin") as store:
-        fail(store)
-    with pytest.raises(CompressorError, match="says version 0"):
-        blob.open_file(tmp_path / "w.bin")
+def test_a_blob_of_another_length_is_refused(tmp_path: Path) -> None:
+    short = Stored(TYPES["uint8"], (100,), PackedArray(np.zeros(99, np.uint8), (100,), np.dtype(np.uint8), 8), 8)
+    with pytest.raises(CompressorError, match="a blob of 99 bytes came where 100 were expected"):
+        written(tmp_path / "w.bin", [short])
 
 
 def put(place: int, form: str, *values: int) -> Callable[[bytearray], None]:
@@ -165,8 +159,7 @@ def cut(content: bytearray) -> None:
 def test_a_word_that_older_writers_left_as_it_was(tmp_path: Path) -> None:
     """The count of unused bits came with types of less than a byte."""
     store = tmp_path / "weight.bin"
-    with Writer(store) as writer:
-        offset = writer.append(whole("float16", np.arange(12, dtype=np.float16)))
+    (offset,) = written(store, [whole("float16", np.arange(12, dtype=np.float16))])
     content = bytearray(store.read_bytes())
     put(offset + 24, "<Q", 0xDEADBEEFDEADBEEF)(content)
     store.write_bytes(content)

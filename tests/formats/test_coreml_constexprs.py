@@ -25,7 +25,7 @@ def zero_point(*numbers: float) -> Callable[[Any], None]:
 
     def change(operation: Any) -> None:
         stored = blob.whole("float32", np.array(numbers, np.float32))
-        operation.attributes["zero_point"].CopyFrom(values.value(stored, blob.Layout()))
+        operation.attributes["zero_point"].CopyFrom(values.value(stored, blob.Blobs()))
 
     return change
 
@@ -153,7 +153,7 @@ def test_corrupt_programs(
 def test_a_table_of_another_length(tmp_path: Path) -> None:
     def change(operation: Any) -> None:
         stored = blob.whole("float16", np.ones((1, 1, 3, 1), F16))
-        operation.inputs["lut"].arguments[0].value.CopyFrom(values.value(stored, blob.Layout()))
+        operation.inputs["lut"].arguments[0].value.CopyFrom(values.value(stored, blob.Blobs()))
 
     with pytest.raises(CompressorError, match=r"uint2 indices into a table \[1, 1, 3, 1\]"):
         changed(tmp_path, 9, TABLE, change)

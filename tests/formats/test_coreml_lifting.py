@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, decode, name
-from compressor.formats.coreml import blob, lowering, package, programs, values
+from compressor.formats.coreml import blob, lowering, programs, values
 from compressor.formats.coreml.importing import messages
 from compressor.formats.coreml.lifting import lift
 from compressor.formats.coreml.opsets import OPSETS
-from tests.formats.coreml_models import in_package, model, read, save
+from tests.formats.coreml_models import in_package, model, read, save, write
 
 RNG = np.random.default_rng(0)
 F16 = np.float16
@@ -100,15 +100,14 @@ def test_substitution(tmp_path: Path) -> None:
     lifted = lift(program, found)
     sizes = {key: len(list(values.in_files(program.functions[key]))) for key in ("decode", "prefill")}
     assert sizes == {"decode": 3, "prefill": 3}
-    with blob.Writer(package.weights_file(tmp_path / "b")) as store:
-        replaced = {}
-        for weight in lifted.weights:
-            first, *others = lifted.sites[weight.name]
-            made = lowering.lower(first.output, Dense(decode(weight.encoding)), 9, store)
-            replaced[first] = made
-            replaced.update({site: lowering.renamed(made, first.output, site.output) for site in others})
-        programs.substitute(program, replaced)
-    package.write(tmp_path / "b", found.model)
+    replaced, blobs = {}, blob.Blobs()
+    for weight in lifted.weights:
+        first, *others = lifted.sites[weight.name]
+        made = lowering.lower(first.output, Dense(decode(weight.encoding)), 9, blobs)
+        replaced[first] = made
+        replaced.update({site: lowering.renamed(made, first.output, site.output) for site in others})
+    programs.substitute(program, replaced)
+    write(tmp_path / "b", found.model, blobs)
     kinds = [[op.type for op in scope.block.operations] for scope in programs.scopes(program)]
     assert kinds == [["const", "const", "linear", "matmul"], ["const", "const", "conv", "matmul"]]
     again = read(tmp_path / "b")
@@ -136,7 +135,7 @@ def test_parts_that_are_operations_of_their_own(tmp_path: Path) -> None:
     assert (weight.name, name(weight.encoding)) == ("w", "palettized1")
     (site,) = lift(found.model.mlProgram, found).sites["w"]
     programs.substitute(
-        found.model.mlProgram, {site: lowering.lower("w", Dense(np.ones((2, 2), F16)), 9, blob.Layout())}
+        found.model.mlProgram, {site: lowering.lower("w", Dense(np.ones((2, 2), F16)), 9, blob.Blobs())}
     )
     (scope,) = programs.scopes(found.model.mlProgram)
     assert [op.type for op in scope.block.operations] == ["const"]

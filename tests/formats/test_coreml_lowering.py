@@ -13,7 +13,7 @@ from compressor.arrays import CODE_DTYPES, NDArray
 from compressor.compilation.pack import packed
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, decode, map_arrays, name, spec
 from compressor.formats.coreml import lifting, lowering, package, values
-from compressor.formats.coreml.blob import Layout, Stored
+from compressor.formats.coreml.blob import Blobs
 from compressor.targets.coreml.legality import legalize, why_not
 from tests import conformance, strategies
 from tests.conformance import Case, same
@@ -64,14 +64,14 @@ def test_core_ml_tools_computes_the_same(version: int, cases: list[Case], tmp_pa
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_plan_knows_the_size_of_everything(version: int, cases: list[Case], tmp_path: Path) -> None:
-    forms, layout, written = legal(cases[::7], version), Layout(), Layout()
+    forms, layout, written = legal(cases[::7], version), Blobs(), Blobs()
     for each, (case, encoding) in forms.items():
         planned = lowering.lower(each, spec(encoding), version, layout)
         made = lowering.lower(each, map_arrays(packed, encoding), version, written)
         assert [one.ByteSize() for one in planned] == [one.ByteSize() for one in made], case
-        assert layout.nbytes == written.nbytes, case
+        assert layout.end == written.end, case
     path = save(tmp_path, version, {name: encoding for name, (_, encoding) in forms.items()})
-    assert (path / package.WEIGHTS).stat().st_size == layout.nbytes
+    assert (path / package.WEIGHTS).stat().st_size == layout.end
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -154,16 +154,16 @@ def attribute(operation: Any, key: str) -> list[Any]:
 
 
 def test_the_attributes_of_ios16() -> None:
-    (sparse,) = lowering.lower("w", SPARSE, 7, Layout())
+    (sparse,) = lowering.lower("w", SPARSE, 7, Blobs())
     assert sparse.type == "constexpr_sparse_to_dense"
     assert attribute(sparse, "mask") == [11]
     assert attribute(sparse, "nonzero_data") == [1, 2, 4]
     assert attribute(sparse, "shape") == [4, 1]
-    (affine,) = lowering.lower("w", AFFINE, 7, Layout())
+    (affine,) = lowering.lower("w", AFFINE, 7, Blobs())
     assert affine.type == "constexpr_affine_dequantize"
     assert [attribute(affine, key) for key in ("axis", "scale", "zero_point")] == [[0], [2, 4], [1, 2]]
     single = LinearQuantized(AFFINE.data, of(2, shape=(1, 1)), of(3, shape=(1, 1), dtype=np.int8))
-    (affine,) = lowering.lower("w", single, 7, Layout())
+    (affine,) = lowering.lower("w", single, 7, Blobs())
     assert affine.attributes["scale"].type.tensorType.rank == 0
 
 
@@ -201,7 +201,7 @@ NON_ZEROS = Palettized(np.zeros(9, np.uint8), TABLE.lut)
     ],
 )
 def test_operations(encoding: Encoding, version: int, expected: str) -> None:
-    made = lowering.lower("w", encoding, version, Layout())
+    made = lowering.lower("w", encoding, version, Blobs())
     assert " ".join(one.type.removeprefix("constexpr_") for one in made) == expected
     assert made[-1].outputs[0].name == "w"
     names = [output.name for one in made for output in one.outputs]
@@ -212,31 +212,21 @@ def test_operations(encoding: Encoding, version: int, expected: str) -> None:
 
 def test_operations_again_under_another_name() -> None:
     encoding = Sparse(ROWS, LinearQuantized(NON_ZEROS, of(2, shape=(1, 1))), (4, 4))
-    made = lowering.lower("w", encoding, 10, Layout())
+    made = lowering.lower("w", encoding, 10, Blobs())
     again = lowering.renamed(made, "w", "other")
     assert [one.SerializeToString(deterministic=True) for one in again] == [
-        one.SerializeToString(deterministic=True) for one in lowering.lower("other", encoding, 10, Layout())
+        one.SerializeToString(deterministic=True) for one in lowering.lower("other", encoding, 10, Blobs())
     ]
     assert made[-1].outputs[0].name == "w"
 
 
-def test_blobs_come_as_they_are_asked_for() -> None:
-    """What is stored for a weight is appended while it is lowered, and nothing is kept."""
-
-    class Kept(Layout):
-        stored: list[Stored]
-
-        def append(self, stored: Stored) -> int:
-            self.stored.append(stored)
-            return super().append(stored)
-
-    store = Kept()
-    store.stored = []
+def test_the_blobs_of_a_weight_come_in_the_order_of_its_operations() -> None:
+    store = Blobs()
     encoding = conformance.quantized(
         RNG, Dense(conformance.codes(RNG, (12, 40), UINT4)), np.dtype(F16), (12, 2), zero_point=True
     )
     lowering.lower("w", encoding, 9, store)
-    assert [(one.type.name, one.dims) for one in store.stored] == [
+    assert [(one.type.name, one.dims) for one in store.stored.values()] == [
         ("uint4", (12, 40)),
         ("float16", (12, 2)),
         ("uint4", (12, 2)),

@@ -18,7 +18,7 @@ from compressor.formats.coreml import blob, lifting, package
 from compressor.formats.coreml.importing import coremltools, messages
 from compressor.formats.coreml.types import TYPES
 from compressor.weight import Weight
-from tests.formats.coreml_models import save
+from tests.formats.coreml_models import save, write
 
 MASK = np.arange(300).reshape(10, 30) % 7 == 0
 FORMS: dict[str, Encoding] = {
@@ -85,9 +85,7 @@ def test_two_processes_write_the_same_bytes(saved: Path) -> None:
 def test_a_package_without_large_constants(tmp_path: Path) -> None:
     made = messages("Model").Model(specificationVersion=7)
     made.mlProgram.version = 1
-    with blob.Writer(package.weights_file(tmp_path)):
-        pass
-    package.write(tmp_path, made)
+    write(tmp_path, made, blob.Blobs())
     assert set(contents(tmp_path)) == {package.MANIFEST, package.MODEL}
     assert len(json.loads((tmp_path / package.MANIFEST).read_text())["itemInfoEntries"]) == 1
     assert package.read(tmp_path).model == made

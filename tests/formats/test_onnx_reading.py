@@ -244,14 +244,14 @@ def test_data_behind_a_link_into_a_cache(tmp_path: Path, address: str) -> None:
 
 def test_strings_are_not_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is a field: a walk over all of them would take longer than reading the file does."""
-    looked, field = 0, wire._field
+    looked, field = 0, wire.field
 
     def counted(*arguments: Any) -> Any:
         nonlocal looked
         looked += 1
         return field(*arguments)
 
-    monkeypatch.setattr(wire, "_field", counted)
+    monkeypatch.setattr(wire, "field", counted)
     words = TensorProto(name="words", data_type=TensorProto.STRING, dims=[50_000], string_data=[b"word"] * 50_000)
     graph = helper.make_graph([], "graph", [], [], [words])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), tmp_path / "m.onnx")

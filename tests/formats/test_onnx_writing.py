@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,11 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from compressor.arrays import MappedArray
+from compressor.encodings import Dense, spec
 from compressor.errors import CompressorError
 from compressor.formats.onnx import writing
+from compressor.formats.onnx.decoding import Lowering
 from compressor.formats.onnx.lowered import Part
 
 VALUES = {"a": np.arange(1500, dtype=np.float32), "b": np.arange(3, dtype=np.float32), "c": np.ones(777, np.float32)}
@@ -37,13 +39,28 @@ def parts() -> list[Part]:
     return [Part(name, TensorProto.FLOAT, values.shape, values) for name, values in VALUES.items()]
 
 
+def planned() -> list[tuple[Lowering, list[Part]]]:
+    """The tensors as weights, by spec."""
+    ways = [Lowering(name, 18) for name in VALUES]
+    return [(way, way(spec(Dense(VALUES[way.name]))).parts) for way in ways]
+
+
+@pytest.fixture(params=["constants", "weights"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(params=["single", "external"])
-def written(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def written(request: pytest.FixtureRequest, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     if request.param == "external":
         monkeypatch.setattr(writing, "SINGLE_FILE_BYTES", 5000)
-    writing.write(model(), parts(), parts(), tmp_path)
+    layout = writing.layout(model(), parts()) if kind == "constants" else writing.layout(model(), [], planned())
+    layout.begin(tmp_path)
+    for name, place in reversed(layout.places.items()):
+        place.write(tmp_path, Dense(VALUES[name]))
+    layout.check(tmp_path)
     assert (tmp_path / "model.onnx.data").exists() == (request.param == "external")
-    assert writing.size(model(), parts()) == sum(file.stat().st_size for file in tmp_path.iterdir())
+    assert layout.nbytes == sum(file.stat().st_size for file in tmp_path.iterdir())
     return tmp_path
 
 
@@ -63,7 +80,7 @@ def test_everything_else_of_the_model_is_kept(written: Path) -> None:
 
 def test_large_tensors_are_aligned_and_small_ones_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "SINGLE_FILE_BYTES", 5000)
-    writing.write(model(), parts(), parts(), tmp_path)
+    writing.layout(model(), parts()).begin(tmp_path)
     found = onnx.load(tmp_path / "model.onnx", load_external_data=False)
     entries = {t.name: {e.key: e.value for e in t.external_data} for t in found.graph.initializer}
     assert entries == {
@@ -75,37 +92,41 @@ def test_large_tensors_are_aligned_and_small_ones_stay(tmp_path: Path, monkeypat
     assert (tmp_path / "model.onnx.data").stat().st_size == 8192 + 3108
 
 
-def test_one_tensor_is_held_at_a_time(tmp_path: Path) -> None:
-    alive: list[str] = []
-
-    class Watched(Part):
-        def payload(self) -> np.ndarray:
-            alive.append(self.name)
-            return super().payload()
-
-    def stream() -> Iterator[Part]:
-        for number, part in enumerate(parts()):
-            assert len(alive) == number
-            yield Watched(part.name, part.data_type, part.dims, part.array)
-
-    writing.write(model(), parts(), stream(), tmp_path)
-    assert alive == ["a", "b", "c"]
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        (slice(0, 2), r"tensor 'c': expected c type 1 \[777\] 3108 bytes, got nothing"),
-        (slice(1, 3), r"tensor 'a': expected a type 1 \[1500\] 6000 bytes, got b type 1 \[3\] 12 bytes"),
-    ],
-)
-def test_tensors_that_were_not_planned_are_refused(wrong: slice, message: str, tmp_path: Path) -> None:
-    with pytest.raises(CompressorError, match=message):
-        writing.write(model(), parts(), parts()[wrong], tmp_path)
+@pytest.mark.parametrize("limit", [writing.SINGLE_FILE_BYTES, 5000])
+def test_what_is_no_weight_is_compared(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any byte that differs is found, unless it is a weight's."""
+    monkeypatch.setattr(writing, "SINGLE_FILE_BYTES", limit)
+    layout, file = writing.layout(model(), [], planned()), tmp_path / "model.onnx"
+    layout.begin(tmp_path)
+    begun = np.fromfile(file, np.uint8)
+    for name, place in layout.places.items():
+        place.write(tmp_path, Dense(np.full(VALUES[name].shape, -1, np.int32).view(np.float32)))
+    layout.check(tmp_path)
+    others = np.flatnonzero(np.fromfile(file, np.uint8) == begun)
+    assert begun.size - others.size == (6000 + 12 + 3108 if limit > 5000 else 12)
+    for place in others[::50]:
+        changed = begun.copy()
+        changed[place] ^= 1
+        changed.tofile(file)
+        with pytest.raises(CompressorError, match=r"read back, are not what was written\. Nothing was published"):
+            layout.check(tmp_path)
 
 
-def test_a_graph_that_protobuf_cannot_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensors_that_were_not_planned_are_refused(tmp_path: Path) -> None:
+    layout = writing.layout(model(), [], planned())
+    layout.begin(tmp_path)
+    with pytest.raises(CompressorError, match=r"expected a type 1 \[1500\] 6000 bytes, got a type 1 \[3\] 12 b"):
+        layout.places["a"].write(tmp_path, Dense(VALUES["b"]))
+
+
+def test_data_of_another_length_are_refused() -> None:
+    short = MappedArray(Path(__file__), 0, (100,), np.dtype(np.uint8), 8)
+    part = Part("w", TensorProto.UINT8, (200,), short, 8)
+    with pytest.raises(CompressorError, match=r"tensor 'w': expected 200 bytes of data, got 100"):
+        part.payload()
+
+
+def test_a_graph_that_protobuf_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "SINGLE_FILE_BYTES", 100)
     with pytest.raises(CompressorError, match="the graph alone takes"):
-        writing.write(model(), parts(), parts(), tmp_path)
-    assert list(tmp_path.iterdir()) == []
+        writing.layout(model(), parts())

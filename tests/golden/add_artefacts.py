@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 
 from compressor import targets
 from compressor.arrays import CODE_DTYPES
-from compressor.encodings import Dense, Encoding, Palettized, Sparse, decode, spec
+from compressor.encodings import Dense, Encoding, Palettized, Sparse, decode
 from compressor.formats.onnx.writing import MODEL
 from compressor.model import Model
 from compressor.weight import Weight
@@ -133,8 +133,7 @@ def add() -> None:
 
 def artefact(made: Model, opset: int) -> bytes:
     with TemporaryDirectory() as directory:
-        specs = {one.name: spec(one.encoding) for one in made.weights}
-        targets.get(f"onnx-opset{opset}").write(made, specs, made.weights, Path(directory))
+        targets.write(targets.get(f"onnx-opset{opset}"), made, Path(directory))
         return (Path(directory) / MODEL).read_bytes()
 
 

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 import compressor
 from compressor import targets
+from compressor.arrays import NDArray
 from compressor.errors import CompressorError, UsageError
 from compressor.formats.coreml import blob, importing, package
 from compressor.formats.coreml.importing import messages
@@ -232,15 +233,15 @@ def test_systems_of_another_format() -> None:
 
 @pytest.mark.parametrize("call", range(2))
 def test_a_disk_that_fills_up(call: int, scores: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, calls = blob.Writer.append, []
+    original, calls = blob.Stored.payload, []
 
-    def full(self: blob.Writer, stored: blob.Stored) -> int:
-        calls.append(stored)
+    def full(self: blob.Stored) -> NDArray:
+        calls.append(self)
         if len(calls) > call:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return original(self, stored)
+        return original(self)
 
-    monkeypatch.setattr(blob.Writer, "append", full)
+    monkeypatch.setattr(blob.Stored, "payload", full)
     with pytest.raises(CompressorError, match=r"out: cannot be written: No space left on device\. Nothing was changed"):
         compressor.compress(scores.folder, tmp_path / "out", target="iOS17")
     assert not list(tmp_path.iterdir())

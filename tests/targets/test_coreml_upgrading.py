@@ -17,7 +17,7 @@ from compressor.formats.coreml.importing import coremltools, messages
 from compressor.formats.coreml.lifting import lift
 from compressor.formats.coreml.types import TYPES
 from compressor.targets.coreml import upgrading
-from tests.formats.coreml_models import in_package, materialized, model, read
+from tests.formats.coreml_models import in_package, materialized, model, read, write
 
 F16 = np.float16
 OPERATORS = "gather topk reshape slice_by_index slice_by_size reduce_argmax scatter linear conv".split()
@@ -126,13 +126,13 @@ def test_weights_are_lowered_for_the_new_version(old: Path, tmp_path: Path) -> N
     found = package.read(old)
     lifted = lift(found.model.mlProgram, found)
     made = {}
-    with blob.Writer(package.weights_file(tmp_path)) as store:
-        for weight in lifted.weights:
-            (site,) = lifted.sites[weight.name]
-            made[site] = lowering.lower(site.output, Dense(decode(weight.encoding)), 9, store)
+    blobs = blob.Blobs()
+    for weight in lifted.weights:
+        (site,) = lifted.sites[weight.name]
+        made[site] = lowering.lower(site.output, Dense(decode(weight.encoding)), 9, blobs)
     programs.substitute(found.model.mlProgram, made)
     upgrading.upgrade(found.model, 9)
-    package.write(tmp_path, found.model)
+    write(tmp_path, found.model, blobs)
     again = {weight.name: weight for weight in read(tmp_path).weights}
     assert again.keys() == {weight.name for weight in lifted.weights}
     for weight in lifted.weights:

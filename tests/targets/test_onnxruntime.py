@@ -106,8 +106,7 @@ def between_quantizers(operator: str, encoding: Encoding, opset: int = 21) -> Mo
 
 
 def write(model: Model, directory: Path, target: str = "onnxruntime") -> Path:
-    specs = {weight.name: spec(weight.encoding) for weight in model.weights}
-    targets.get(target).write(model, specs, model.weights, directory)
+    targets.write(targets.get(target), model, directory)
     onnx.checker.check_model(directory / "model.onnx")
     return directory / "model.onnx"
 
@@ -340,11 +339,11 @@ def test_metadata_are_written_as_given_and_read_back(tmp_path: Path) -> None:
     specs = {weight.name: spec(weight.encoding) for weight in model.weights}
     metadata = {"compressor.target": "somewhere", "compressor.a": "b", "author": "somebody"}
     target = targets.get("onnxruntime")
-    target.write(model, specs, model.weights, tmp_path, metadata)
+    targets.write(target, model, tmp_path, metadata)
     written = [(entry.key, entry.value) for entry in onnx.load(tmp_path / "model.onnx").metadata_props]
     assert written == sorted(metadata.items())
     assert target.read(tmp_path).metadata == {"compressor.target": "somewhere", "compressor.a": "b"}
-    assert target.size(model, specs, metadata) == (tmp_path / "model.onnx").stat().st_size
+    assert target.layout(model, specs, metadata).nbytes == (tmp_path / "model.onnx").stat().st_size
 
 
 @pytest.mark.parametrize(
@@ -366,7 +365,7 @@ def test_the_size_is_known_before_there_are_data(
         weights = [Weight(weight.name, Dense(decode(weight.encoding))) for weight in model.weights]
         model = Model(model.path, weights, model.graph)
     specs = {weight.name: spec(weight.encoding) for weight in model.weights}
-    expected = targets.get("onnxruntime").size(model, specs)
+    expected = targets.get("onnxruntime").layout(model, specs).nbytes
     write(model, tmp_path)
     files = list(tmp_path.iterdir())
     assert len(files) == count

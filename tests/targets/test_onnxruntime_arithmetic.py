@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 import compressor
 from compressor import sources, targets
 from compressor.arrays import CODE_DTYPES, NDArray
-from compressor.encodings import LinearQuantized, name, spec
+from compressor.encodings import LinearQuantized, name
 from tests.conformance import codes as random_codes
 from tests.conformance import operators
 from tests.sources.onnx_models import loaded, save, value
@@ -51,7 +51,7 @@ def written(path: Path, directory: Path) -> Path:
     """The artefact, also where it is larger than so small a source."""
     model, target = sources.read(path), targets.get("onnxruntime")
     directory.mkdir()
-    target.write(model, {one.name: spec(one.encoding) for one in model.weights}, model.weights, directory)
+    targets.write(target, model, directory)
     return directory / "model.onnx"
 
 

@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import stat
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Protocol, Self
+from typing import Protocol
 
 import numpy as np
 
 from compressor.arrays import Array, ArraySpec, MappedArray, NDArray, PackedArray, Shape, bits, to_bytes
 from compressor.errors import CompressorError
 from compressor.formats.coreml.types import TYPES, Type
+from compressor.formats.layout import Piece
 from compressor.packing import pack, packed_nbytes
 
 ALIGNMENT = 64
@@ -55,7 +55,17 @@ class Stored:
         return packed_nbytes(self.array.size, self.width)
 
     def payload(self) -> NDArray:
-        """The bytes: uint8 `[nbytes]`."""
+        """The bytes: uint8 `[nbytes]`.
+
+        Raises:
+            CompressorError: the elements take other bytes.
+        """
+        data = self._data()
+        if data.size != self.nbytes:
+            raise CompressorError(f"a blob of {data.size} bytes came where {self.nbytes} were expected.")
+        return data
+
+    def _data(self) -> NDArray:
         if isinstance(self.array, MappedArray | PackedArray) and self.width == (
             self.array.width or bits(self.array.dtype)
         ):
@@ -82,62 +92,33 @@ class Store(Protocol):
         """Where the blob's metadata begin."""
 
 
-class Layout:
-    """A store that keeps nothing but the places of the blobs: how large a file is going to be.
+@dataclass
+class Blobs:
+    """A store that keeps what it is given, and where.
 
-    count: the blobs so far. nbytes: the file's size.
+    end: of the file so far. stored: each blob by where its metadata begin.
     """
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.nbytes = ALIGNMENT
+    end: int = ALIGNMENT
+    stored: dict[int, Stored] = field(default_factory=dict)
 
     def append(self, stored: Stored) -> int:
-        start = -(-self.nbytes // ALIGNMENT) * ALIGNMENT
-        self.count += 1
-        self.nbytes = start + ALIGNMENT + stored.nbytes
+        start = -(-self.end // ALIGNMENT) * ALIGNMENT
+        self.stored[start] = stored
+        self.end = start + ALIGNMENT + stored.nbytes
         return start
 
+    def metadata(self, file: str) -> Iterator[Piece]:
+        """All but the data: what a file begins with, and what lies before the data of each blob."""
+        yield Piece(file, 0, _HEADER.pack(len(self.stored), VERSION))
+        for start, stored in self.stored.items():
+            unused = stored.nbytes * 8 - stored.array.size * stored.width if stored.type.bits < 8 else 0
+            metadata = _METADATA.pack(SENTINEL, stored.type.blob, stored.nbytes, start + ALIGNMENT, unused)
+            yield Piece(file, start, metadata)
 
-class Writer:
-    """A store that writes each blob to the file `path` as it comes; the file is whole when the block ends.
-
-    Without a blob there is no file.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._layout = Layout()
-        self._file: IO[bytes] = path.open("wb")
-        self._file.seek(ALIGNMENT)  # the header comes last: a full disk must not be found out before the block begins
-
-    def append(self, stored: Stored) -> int:
-        end = self._layout.nbytes
-        start = self._layout.append(stored)
-        unused = stored.nbytes * 8 - stored.array.size * stored.width if stored.type.bits < 8 else 0
-        metadata = _METADATA.pack(SENTINEL, stored.type.blob, stored.nbytes, start + ALIGNMENT, unused)
-        self._file.write(bytes(start - end) + metadata)
-        payload = stored.payload()
-        if payload.size != stored.nbytes:
-            raise CompressorError(f"a blob of {payload.size} bytes came where {stored.nbytes} were expected.")
-        self._file.write(payload.data)
-        return start
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._file:
-            if error is None:
-                self._file.seek(0)
-                self._file.write(_HEADER.pack(self._layout.count, VERSION))
-        if error is None and not self._layout.count:
-            self._path.unlink()
+    def data(self, file: str) -> Iterator[Piece]:
+        """The data of each blob."""
+        return (Piece(file, start + ALIGNMENT, stored) for start, stored in self.stored.items())
 
 
 @dataclass(frozen=True)

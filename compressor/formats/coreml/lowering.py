@@ -39,7 +39,7 @@ def lower(name: str, encoding: Encoding, version: int, store: Store, prefix: str
     """The operations that compute the value `name` of a legal `encoding`, last the one that gives it.
 
     version: of the specification. store: takes what lies in weight.bin, in the order of the operations; for a spec,
-    which has the same number of bytes, a `Layout`. prefix: what the names of other values begin with, or `name`.
+    which has the same number of bytes, `Blobs`. prefix: what the names of other values begin with, or `name`.
     """
     made = _Lowered(version, store, prefix or name)
     match encoding:

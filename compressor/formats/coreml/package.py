@@ -88,17 +88,6 @@ def read(path: Path) -> Package:
     return Package(path, model, model_file)
 
 
-def write(path: Path, model: Any) -> None:
-    """Write the manifest and the model into the directory `path`, in which weight.bin lies already if there is one.
-
-    Raises:
-        OSError: the files cannot be written.
-    """
-    (path / MODEL).parent.mkdir(parents=True, exist_ok=True)
-    (path / MODEL).write_bytes(model.SerializeToString(deterministic=True))
-    (path / MANIFEST).write_text(manifest(weights=(path / WEIGHTS).exists()), encoding="utf-8", newline="\n")
-
-
 def copy(path: Path, to: Path) -> None:
     """Copy the files of the package `path`, but for links that lead out of it.
 
@@ -110,12 +99,6 @@ def copy(path: Path, to: Path) -> None:
         if file.is_file() and not places.why_not(name.as_posix(), path, path, "the package"):
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, to / name)
-
-
-def weights_file(path: Path) -> Path:
-    """Where weight.bin lies in the package `path`, its folder made."""
-    (path / WEIGHTS).parent.mkdir(parents=True, exist_ok=True)
-    return path / WEIGHTS
 
 
 def manifest(*, weights: bool) -> str:

@@ -7,25 +7,17 @@ write it.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from compressor.arrays import ArraySpec, to_bytes
-from compressor.encodings import Encoding
-from compressor.errors import CompressorError
-from compressor.formats.coreml import lowering, package, values
-from compressor.formats.coreml.blob import Store, Stored
+from compressor.arrays import ArraySpec
+from compressor.formats.coreml import values
 from compressor.formats.coreml.importing import messages
 from compressor.formats.coreml.names import spelling, take
 from compressor.formats.coreml.negative_zeros import shown_zeros
 from compressor.formats.coreml.package import Package
 from compressor.formats.coreml.programs import Site, scopes, substitute
-from compressor.formats.coreml.types import BY_NUMBER
 from compressor.formats.coreml.values import Files
 
 STUB = "constexpr_stub"
@@ -135,90 +127,6 @@ def names_of(text: str) -> dict[str, str]:
     if len(set(known.values())) != len(found):
         raise ValueError("two weights with one name")
     return known
-
-
-@dataclass(frozen=True, eq=False)
-class Assembled:
-    """A whole model.
-
-    model: the protobuf. copied: by where a constant that is no weight lies in the skeleton's files, the `Value` that it
-    has in the model.
-    """
-
-    model: Any
-    copied: Mapping[tuple[str, int], Any]
-
-
-def assemble(
-    skeleton: Skeleton, encodings: Iterable[tuple[str, Encoding]], version: int, store: Store, texts: Mapping[str, str]
-) -> Assembled:
-    """The whole model, its large values in `store`: other constants first, then weight by weight.
-
-    encodings: of each weight that the program has, by name, in the order of `skeleton.names`.
-    texts: what the model says about itself.
-
-    Raises:
-        CompressorError: a weight came out of order.
-    """
-    model = messages("Model").Model()
-    model.CopyFrom(skeleton.model)
-    copied: dict[tuple[str, int], Any] = {}
-    for constant in values.in_files(model.mlProgram):
-        where, type_ = constant.blobFileValue, BY_NUMBER[constant.type.tensorType.dataType]
-        place = where.fileName, where.offset
-        if place not in copied:  # functions may share one
-            array = values.elements(constant, skeleton.files)
-            assert array is not None
-            written = messages("MIL").Value(type=constant.type)
-            written.blobFileValue.fileName = values.WEIGHT_FILE
-            written.blobFileValue.offset = store.append(Stored(type_, tuple(array.shape), array, type_.bits))
-            copied[place] = written
-        where.CopyFrom(copied[place].blobFileValue)
-    sites: dict[int, list[Site]] = defaultdict(list)
-    for scope in scopes(model.mlProgram):
-        for operation in scope.block.operations:
-            if operation.type == STUB:
-                sites[index_of(operation)].append(scope.site(operation.outputs[0].name))
-    made: dict[Site, list[Any]] = {}
-    for index, (name, encoding) in zip(sorted(sites), encodings, strict=True):
-        if skeleton.names[index] != name:
-            raise CompressorError(f"weight {name!r} came where {skeleton.names[index]!r} was planned.")
-        first = sites[index][0].output
-        lowered = lowering.lower(first, encoding, version, store)
-        for site in sites[index]:
-            same = site.output == first
-            made[site] = lowered if same else lowering.renamed(lowered, first, site.output)
-    substitute(model.mlProgram, made)
-    said = model.description.metadata.userDefined
-    for key in DATES:
-        said.pop(key, None)
-    for key, text in texts.items():
-        said[key] = text
-    return Assembled(model, copied)
-
-
-def check(path: Path, skeleton: Skeleton, made: Assembled) -> None:
-    """Compare the package in `path` with the model that was written there, but for its weights.
-
-    Raises:
-        CompressorError: the program, or a constant that is no weight, is not what it was.
-    """
-    read = package.read(path)
-    if read.model.SerializeToString(deterministic=True) != made.model.SerializeToString(deterministic=True):
-        raise CompressorError(
-            f"{read.model_file}: read back, the model is not what was written. Nothing was published."
-        )
-    for constant in values.in_files(skeleton.model.mlProgram):
-        where = constant.blobFileValue
-        written = made.copied[where.fileName, where.offset]
-        expected, got = (values.elements(*each) for each in ((constant, skeleton.files), (written, read)))
-        assert expected is not None
-        assert got is not None
-        if not np.array_equal(to_bytes(np.asarray(expected)), to_bytes(np.asarray(got))):
-            raise CompressorError(
-                f"{path}: the constant {got.dtype}{list(got.shape)} at {written.blobFileValue.offset}, read back, "
-                "is not what was written. Nothing was published."
-            )
 
 
 def index_of(operation: Any) -> int:

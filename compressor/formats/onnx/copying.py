@@ -22,7 +22,7 @@ def copy(path: Path, directory: Path, untrue: str = "", *, apart: bool = False) 
     """Write the model in `path` to `directory`: its very bytes, but where data lie apart or something is left out.
 
     untrue: the key of what the model says about itself and would not hold of the copy.
-    apart: put the data beside the graph, as `writing.write` does.
+    apart: put the data beside the graph, as `writing.layout` does.
     """
     model = reading.load(path)
     said = [entry for entry in model.metadata_props if entry.key != untrue]
@@ -41,7 +41,7 @@ def copy(path: Path, directory: Path, untrue: str = "", *, apart: bool = False) 
             tensor.raw_data = reading.external(tensor, path.parent).raw().tobytes()
             tensor.ClearField("external_data")
             tensor.ClearField("data_location")
-    writing.write(model, parts, parts, directory, apart=apart)
+    writing.layout(model, parts, apart=apart).begin(directory)
 
 
 def _parts(graph: onnx.GraphProto, directory: Path) -> Iterator[Part]:

@@ -12,7 +12,7 @@ otherwise, low bits first, so that either is a slice of the file that `arrays` c
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -80,6 +80,19 @@ def lower(name: str, encoding: Encoding, opset: int, form: Form = "folded", pref
         case Sparse():
             _sparse(made, encoding, name, form)
     return made
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """How a weight is lowered: the arguments of `lower` but for its encoding."""
+
+    name: str
+    opset: int
+    form: Form = "folded"
+    prefix: str = ""
+
+    def __call__(self, encoding: Encoding) -> Lowered:
+        return lower(self.name, encoding, self.opset, self.form, self.prefix)
 
 
 def needs_opset(encoding: Encoding, form: Form = "folded") -> int:

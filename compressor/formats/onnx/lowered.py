@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compressor.arrays import UINT8, Array, DType, MappedArray, NDArray, PackedArray, Shape, bits, to_bytes
+from compressor.errors import CompressorError
 from compressor.formats.onnx.body import INT32
 from compressor.formats.onnx.dtypes import DATA_TYPES
 from compressor.formats.onnx.functions import DOMAIN
@@ -45,7 +46,17 @@ class Part:
         return packed_nbytes(self.array.size, self.width or bits(self.array.dtype))
 
     def payload(self) -> NDArray:
-        """The bytes: uint8, at most `nbytes`; a run that is not full ends in zeros that are not given."""
+        """The bytes: uint8, at most `nbytes`; a run that is not full ends in zeros that are not given.
+
+        Raises:
+            CompressorError: the elements take other bytes than the tensor.
+        """
+        data = self._data()
+        if not 0 <= self.nbytes - data.size < 8:
+            raise CompressorError(f"tensor {self.name!r}: expected {self.nbytes} bytes of data, got {data.size}.")
+        return data
+
+    def _data(self) -> NDArray:
         if isinstance(self.array, MappedArray | PackedArray):
             own = bits(self.array.dtype)
             if (self.array.width or own) == (self.width or own):

@@ -1,10 +1,8 @@
 """The protobuf wire format of an ONNX file: its tensors' data cut out, everything else as it was.
 
-    field = key varint (number << 3 | kind), then varint | 8 bytes | length varint, bytes | 4 bytes
-
 Only length-delimited fields of 1 KiB or more are looked into, so a scan visits a few fields a node and reads no data.
 
-Source: https://protobuf.dev/programming-guides/encoding; onnx.proto (field numbers).
+Source: onnx.proto (field numbers).
 """
 
 from __future__ import annotations
@@ -12,6 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from typing import overload
+
+from compressor.formats.wire import VARINT, WireError, field, key, run, varint
 
 KEPT_BELOW = 1024
 """The bytes of data from which a tensor's data are cut out."""
@@ -34,15 +34,10 @@ _DATA_TYPE, _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 2, 9, 13, 14
 _DATA = {4, 5, 6, 7, 10, 11, _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION}
 # Packed `float_data` of a FLOAT tensor and `double_data` of a DOUBLE one lie in the file as their raw data would.
 _AS_RAW = {4: 1, 10: 11}
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_DEPTH = 100  # protobuf's own limit: it refuses what lies deeper
 
 
 _AHEAD = 4096  # bytes, of which a scan looks at a few before it jumps over a tensor
-
-
-class WireError(Exception):
-    """The bytes are no protobuf message."""
 
 
 class Window:
@@ -97,7 +92,7 @@ def _message(data: Window, start: int, end: int, kind: int, *, location: str, de
     kept, copied, at = bytearray(), start, start
     while at < end:
         begin = at
-        number, value, content, at = _field(data, begin, end)
+        number, value, content, at = field(data, begin, end)
         message = inside.get(number)
         if message is None or at - content < KEPT_BELOW or value is not None:
             continue
@@ -106,7 +101,7 @@ def _message(data: Window, start: int, end: int, kind: int, *, location: str, de
             body = _tensor(data, content, at, location)
         else:
             body = _message(data, content, at, message, location=location, depth=depth + 1)
-        kept += data[copied:begin] + _delimited(number, body)
+        kept += data[copied:begin] + run(number, body)
         copied = at
     return kept + data[copied:end]
 
@@ -117,7 +112,7 @@ def _tensor(data: Window, start: int, end: int, location: str) -> bytes:
     found: list[tuple[int, bool, int, int, int]] = []
     while at < end and len(found) < 2:  # strings are a field each: one of many is not looked for further
         begin = at
-        number, value, content, at = _field(data, begin, end)
+        number, value, content, at = field(data, begin, end)
         if number == _DATA_TYPE:
             data_type = value or 0
         elif number in _DATA:
@@ -131,63 +126,13 @@ def _tensor(data: Window, start: int, end: int, location: str) -> bytes:
                 (
                     data[start:begin],
                     data[stop:end],
-                    *(_delimited(_EXTERNAL_DATA, _entry(name, value)) for name, value in entries.items()),
-                    key(_DATA_LOCATION, _VARINT) + varint(EXTERNAL),
+                    *(run(_EXTERNAL_DATA, _entry(name, value)) for name, value in entries.items()),
+                    key(_DATA_LOCATION, VARINT) + varint(EXTERNAL),
                 )
             )
     return data[start:end]
 
 
-def _field(data: Window, at: int, end: int) -> tuple[int, int | None, int, int]:
-    """The field that begins at `at`: its number, its value if that is a varint, where its content begins and ends."""
-    first, at = _varint(data, at, end)
-    kind, value, content = first & 7, None, at
-    if kind == _VARINT:
-        value, at = _varint(data, at, end)
-    elif kind == _BYTES:
-        length, content = _varint(data, at, end)
-        at = content + length
-    elif kind in (_FIXED64, _FIXED32):
-        at += 8 if kind == _FIXED64 else 4
-    else:
-        raise WireError(f"a field of unknown kind {kind} before byte {at}")
-    if at > end:
-        raise WireError(f"a field from byte {content} to {at} in a message or file that ends at byte {end}")
-    return first >> 3, value, content, at
-
-
-def _varint(data: Window, at: int, end: int) -> tuple[int, int]:
-    """The number at `at`, seven bits a byte, lowest first, and where it ends."""
-    number = 0
-    for shift in range(0, 70, 7):
-        if at >= end:
-            raise WireError(f"it ends at byte {end}, inside of a number")
-        byte = data[at]
-        at += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return number, at
-    raise WireError(f"a number of more than ten bytes before byte {at}")
-
-
-def varint(number: int) -> bytes:
-    """Seven bits a byte, lowest first, the high bit set in all but the last."""
-    groups = bytearray()
-    while number > 0x7F:
-        groups.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes((*groups, number))
-
-
-def key(number: int, kind: int = _BYTES) -> bytes:
-    """What a field begins with: a length-delimited one if no other kind is given."""
-    return varint(number << 3 | kind)
-
-
-def _delimited(number: int, content: bytes | bytearray) -> bytes:
-    return key(number) + varint(len(content)) + content
-
-
 def _entry(name: str, value: str) -> bytes:
     """A StringStringEntryProto."""
-    return _delimited(1, name.encode()) + _delimited(2, value.encode())
+    return run(1, name.encode()) + run(2, value.encode())

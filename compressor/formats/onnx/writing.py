@@ -1,21 +1,24 @@
-"""ONNX models written tensor by tensor: one file while protobuf can hold it, else one with the data beside it.
+"""ONNX models as layouts: one file while protobuf can hold it, else one with the data beside it.
 
-The lengths of all messages follow from the tensors' types and dimensions, so nothing is held but the tensor in hand.
+The lengths of all messages follow from the tensors' types and dimensions.
 
 Source: onnx.proto; protobuf's encoding, "Message Structure"; ONNX's ExternalData.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from compressor.arrays import NDArray, Shape
+from compressor.encodings import Encoding
 from compressor.errors import CompressorError
+from compressor.formats.layout import FileLayout, Piece, around, put
+from compressor.formats.onnx.decoding import Lowering
 from compressor.formats.onnx.graphs import walk
-from compressor.formats.onnx.wire import key, varint
+from compressor.formats.onnx.lowered import Part
+from compressor.formats.wire import key, runs, varint
 
 if TYPE_CHECKING:
     import onnx
@@ -34,130 +37,112 @@ ALIGNMENT = 4096
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9  # ModelProto.graph, GraphProto.initializer, TensorProto.raw_data
 
 
-class Tensor(Protocol):
-    """A tensor to be written: `nbytes` of data, of which `payload` gives all but zeros at the end."""
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """Where the data of a tensor lie. part: the tensor by spec. file, offset: where they begin."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def data_type(self) -> int: ...
-    @property
-    def dims(self) -> Shape: ...
-    @property
-    def nbytes(self) -> int: ...
-    def payload(self) -> NDArray: ...
+    part: Part
+    file: str
+    offset: int
 
 
-def write(
+@dataclass(frozen=True, eq=False)
+class Slots:
+    """Where a weight lies. lowering: what tensors it becomes. slots: of these."""
+
+    lowering: Lowering
+    slots: Sequence[Slot]
+
+    def write(self, directory: Path, encoding: Encoding) -> None:
+        put(directory, _filled(self.slots, self.lowering(encoding).parts))
+
+
+def layout(
     model: onnx.ModelProto,
-    planned: Sequence[Tensor],
-    tensors: Iterable[Tensor],
-    directory: Path,
+    constants: Sequence[Part],
+    weights: Sequence[tuple[Lowering, Sequence[Part]]] = (),
     *,
     apart: bool = False,
-) -> None:
-    """Write `model` with the initializers `tensors` into `directory`.
+) -> FileLayout:
+    """Where everything of `model` lies, its large constants and weights too, which it does not hold.
 
-    planned: the tensors without data; tensors: the same ones in the same order, each read when its turn comes.
+    weights: how each is lowered, and by spec what it becomes.
     apart: put large tensors into a file of their own, also where one file would do.
-
-    Raises:
-        CompressorError: the model is too large for its format, or `tensors` are not those planned.
-        OSError: the files cannot be written.
-    """
-    single = _single_file(model, planned)
-    two = _two_files(model, planned) if apart or single.nbytes > SINGLE_FILE_BYTES else None
-    if two is not None and two.data_nbytes:
-        _write_external(two, planned, tensors, directory)
-        return
-    with (directory / MODEL).open("wb") as file:
-        file.write(single.start)
-        for header, tensor in zip(single.headers, _checked(planned, tensors), strict=True):
-            file.write(header)
-            _write_payload(file, tensor)
-
-
-def size(model: onnx.ModelProto, planned: Sequence[Tensor]) -> int:
-    """The bytes of all files that `write` makes of these tensors.
 
     Raises:
         CompressorError: the model is too large for its format.
     """
-    single = _single_file(model, planned)
-    if single.nbytes <= SINGLE_FILE_BYTES:
-        return single.nbytes
-    two = _two_files(model, planned)
-    return int(two.model.ByteSize()) + two.data_nbytes
+    parts = [*constants, *(part for _, planned in weights for part in planned)]
+    made = _single_file(model, parts)
+    two = _two_files(model, parts) if apart or made.nbytes > SINGLE_FILE_BYTES else made
+    made = two if DATA in two.files else made
+    slots = iter(made.slots)
+    fixed = _filled([next(slots) for _ in constants], constants)
+    places = {how.name: Slots(how, [next(slots) for _ in planned]) for how, planned in weights}
+    return FileLayout(made.files, [*made.pieces, *fixed], places)
 
 
-@dataclass(frozen=True)
-class _SingleFile:
-    """A model's file up to its tensors, what comes before the data of each, and how long it all is."""
+@dataclass(frozen=True, eq=False)
+class _Files:
+    """The files of a model: the length of each, all but the data of tensors, and where these lie."""
 
-    start: bytes
-    headers: Sequence[bytes]
-    nbytes: int
+    files: dict[str, int]
+    pieces: list[Piece]
+    slots: list[Slot]
 
-
-@dataclass(frozen=True)
-class _TwoFiles:
-    """A model whose large tensors lie in a file of their own.
-
-    model: whole, but for the data of small tensors, which are zeros; its last initializers are the tensors.
-    offsets: where each tensor begins in the data's file; None for a small one.
-    held: where initializers of subgraphs begin there, which `model` had inside, behind the tensors, and their bytes.
-    """
-
-    model: onnx.ModelProto
-    offsets: Sequence[int | None]
-    held: Sequence[tuple[int, bytes]]
-    data_nbytes: int
+    @property
+    def nbytes(self) -> int:
+        return sum(self.files.values())
 
 
-def _single_file(model: onnx.ModelProto, planned: Sequence[Tensor]) -> _SingleFile:
-    graph, headers, length = model.graph.SerializeToString(deterministic=True), [], 0
-    for tensor in planned:
-        header = _header(tensor)
-        inside = len(header) + _field_size(_RAW_DATA, tensor.nbytes)
-        before = key(_INITIALIZER) + varint(inside) + header + key(_RAW_DATA) + varint(tensor.nbytes)
-        headers.append(before)
-        length += len(before) + tensor.nbytes
+def _single_file(model: onnx.ModelProto, parts: Sequence[Part]) -> _Files:
+    """The tensors are the model's last bytes: its graph comes last, and they do in it."""
+    graph, headers = model.graph.SerializeToString(deterministic=True), [_with_data(part) for part in parts]
+    length = sum(len(header) + part.nbytes for header, part in zip(headers, parts, strict=True))
     start = _without_graph(model) + key(_GRAPH) + varint(len(graph) + length) + graph
-    return _SingleFile(start, headers, len(start) + length)
+    pieces, slots, end = [Piece(MODEL, 0, start)], [], len(start)
+    for header, part in zip(headers, parts, strict=True):
+        pieces.append(Piece(MODEL, end, header))
+        slots.append(Slot(part, MODEL, end + len(header)))
+        end += len(header) + part.nbytes
+    return _Files({MODEL: end}, pieces, slots)
 
 
-def _two_files(model: onnx.ModelProto, planned: Sequence[Tensor]) -> _TwoFiles:
-    """Each large tensor at a multiple of `ALIGNMENT`."""
+def _two_files(model: onnx.ModelProto, parts: Sequence[Part]) -> _Files:
+    """Each large tensor at a multiple of `ALIGNMENT`, those that subgraphs hold behind the others."""
     import onnx
 
     described = onnx.ModelProto()
     described.CopyFrom(model)
-    offsets: list[int | None] = []
-    held = []
-    end = 0
-    for tensor in planned:
+    offsets, held, end = [], [], 0
+    for part in parts:
         made = described.graph.initializer.add()
-        made.MergeFromString(_header(tensor))
-        if tensor.nbytes < INLINE_BYTES:
-            made.raw_data = bytes(tensor.nbytes)
-            offsets.append(None)
+        made.MergeFromString(_header(part))
+        offsets.append(end + -end % ALIGNMENT)
+        if part.nbytes < INLINE_BYTES:
+            made.raw_data = bytes(part.nbytes)
             continue
-        offset = end + -end % ALIGNMENT
-        _refer(made, offset, tensor.nbytes)
-        offsets.append(offset)
-        end = offset + tensor.nbytes
+        _refer(made, offsets[-1], part.nbytes)
+        end = offsets[-1] + part.nbytes
     for made in [found for inner in [*walk(described.graph)][1:] for found in inner.initializer]:
         if (nbytes := len(made.raw_data)) >= INLINE_BYTES:
-            offset = end + -end % ALIGNMENT
-            held.append((offset, made.raw_data))
-            _refer(made, offset, nbytes)
-            end = offset + nbytes
-    if described.ByteSize() > SINGLE_FILE_BYTES:
+            held.append(Piece(DATA, end + -end % ALIGNMENT, made.raw_data))
+            _refer(made, held[-1].offset, nbytes)
+            end = held[-1].offset + nbytes
+    content = described.SerializeToString(deterministic=True)
+    if len(content) > SINGLE_FILE_BYTES:
         raise CompressorError(
-            f"the graph alone takes {described.ByteSize()} bytes, expected at most {SINGLE_FILE_BYTES}: "
+            f"the graph alone takes {len(content)} bytes, expected at most {SINGLE_FILE_BYTES}: "
             "constants inside of nodes must become initializers."
         )
-    return _TwoFiles(described, offsets, held, end)
+    inline = dict(_inline(content, len(parts)))
+    slots = [
+        Slot(part, MODEL, inline[place]) if place in inline else Slot(part, DATA, offset)
+        for place, (part, offset) in enumerate(zip(parts, offsets, strict=True))
+    ]
+    inside = [(slot.offset, slot.offset + slot.part.nbytes) for slot in slots if slot.file == MODEL]
+    files = {MODEL: len(content), DATA: end} if end else {MODEL: len(content)}
+    return _Files(files, [*around(MODEL, content, inside), *held], slots)
 
 
 def _refer(made: onnx.TensorProto, offset: int, nbytes: int) -> None:
@@ -170,49 +155,42 @@ def _refer(made: onnx.TensorProto, offset: int, nbytes: int) -> None:
         made.external_data.add(key=name, value=str(value))
 
 
-def _write_external(two: _TwoFiles, planned: Sequence[Tensor], tensors: Iterable[Tensor], directory: Path) -> None:
-    made = two.model.graph.initializer[len(two.model.graph.initializer) - len(planned) :]
-    with (directory / DATA).open("wb") as data:
-        for stored, offset, tensor in zip(made, two.offsets, _checked(planned, tensors), strict=True):
-            if offset is None:
-                stored.raw_data = bytes(tensor.payload()).ljust(tensor.nbytes, b"\0")
-            else:
-                data.write(bytes(offset - data.tell()))
-                _write_payload(data, tensor)
-        for offset, raw in two.held:
-            data.write(bytes(offset - data.tell()))
-            data.write(raw)
-    (directory / MODEL).write_bytes(two.model.SerializeToString(deterministic=True))
+def _inline(content: bytes, count: int) -> Iterator[tuple[int, int]]:
+    """The places, of the last `count` initializers of a model, of those that hold their data, and where these begin."""
+    ((_, start, end),) = runs(content, 0, len(content), _GRAPH)
+    initializers = [*runs(content, start, end, _INITIALIZER)]
+    for place, (_, first, last) in enumerate(initializers[len(initializers) - count :]):
+        yield from ((place, data) for _, data, _ in runs(content, first, last, _RAW_DATA))
 
 
-def _checked(planned: Sequence[Tensor], tensors: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The tensors, each compared with its plan: lengths were written before any of them was there."""
-    found = iter(tensors)
-    for plan in planned:
-        tensor = next(found, None)
-        if tensor is None or _described(tensor) != _described(plan):
-            got = "nothing" if tensor is None else _described(tensor)
-            raise CompressorError(f"tensor {plan.name!r}: expected {_described(plan)}, got {got}.")
-        yield tensor
+def _filled(slots: Sequence[Slot], parts: Sequence[Part]) -> Iterator[Piece]:
+    """The data of tensors at their places; lengths were written before any of them was there.
+
+    Raises:
+        CompressorError: they are not those planned.
+    """
+    for slot, part in zip(slots, parts, strict=True):
+        planned, got = _described(slot.part), _described(part)
+        if planned != got:
+            raise CompressorError(f"tensor {slot.part.name!r}: expected {planned}, got {got}.")
+        yield Piece(slot.file, slot.offset, part)
 
 
-def _described(tensor: Tensor) -> str:
-    return f"{tensor.name} type {tensor.data_type} {list(tensor.dims)} {tensor.nbytes} bytes"
+def _described(part: Part) -> str:
+    return f"{part.name} type {part.data_type} {list(part.dims)} {part.nbytes} bytes"
 
 
-def _write_payload(file: IO[bytes], tensor: Tensor) -> None:
-    payload = tensor.payload()
-    if not 0 <= tensor.nbytes - payload.size < 8:
-        raise CompressorError(f"tensor {tensor.name!r}: expected {tensor.nbytes} bytes of data, got {payload.size}.")
-    file.write(payload.data)
-    file.write(bytes(tensor.nbytes - payload.size))
+def _with_data(part: Part) -> bytes:
+    """A graph's field that holds a tensor, up to the tensor's data."""
+    header, length = _header(part), key(_RAW_DATA) + varint(part.nbytes)
+    return key(_INITIALIZER) + varint(len(header) + len(length) + part.nbytes) + header + length
 
 
-def _header(tensor: Tensor) -> bytes:
+def _header(part: Part) -> bytes:
     """A TensorProto without its data."""
     import onnx
 
-    made = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    made = onnx.TensorProto(name=part.name, data_type=part.data_type, dims=part.dims)
     return bytes(made.SerializeToString(deterministic=True))
 
 
@@ -229,7 +207,3 @@ def _without_graph(model: onnx.ModelProto) -> bytes:
         else:
             getattr(rest, descriptor.name).MergeFrom(value)
     return bytes(rest.SerializeToString(deterministic=True))
-
-
-def _field_size(number: int, length: int) -> int:
-    return len(key(number)) + len(varint(length)) + length

@@ -16,10 +16,11 @@ from compressor.arrays import UINT8, ArraySpec, DType, NDArray, Shape, bits, is_
 from compressor.encodings import Palettized, nbytes
 from compressor.errors import plural
 from compressor.kernels import select, take
-from compressor.patterns import above, eps, sortable, starts, unsortable
+from compressor.patterns import above, eps, sortable, unsortable
 from compressor.recognition.scan import (
     ENTRIES,
     Scan,
+    Table,
     distinct,
     few_distinct,
     row_tables,
@@ -27,7 +28,6 @@ from compressor.recognition.scan import (
     without_duplicates,
 )
 from compressor.recognition.schemes import Candidate, vectors
-from compressor.recognition.tables import Table
 
 NAME = "palettize"
 
@@ -192,7 +192,9 @@ def _clusters(keys: NDArray, dtype: DType) -> Iterator[tuple[NDArray, NDArray]]:
 
 def _counts(tables: NDArray, chosen: NDArray) -> NDArray:
     """How many distinct entries each table has where `chosen`: intp `[tables]`."""
-    return np.asarray(np.count_nonzero(starts(tables) & chosen, axis=1))
+    new = np.ones(tables.shape, np.bool_)
+    np.not_equal(tables[:, 1:], tables[:, :-1], out=new[:, 1:])
+    return np.asarray(np.count_nonzero(new & chosen, axis=1))
 
 
 def _ranks(values: NDArray, where: NDArray | None) -> tuple[NDArray, NDArray]:
@@ -205,7 +207,8 @@ def _ranks(values: NDArray, where: NDArray | None) -> tuple[NDArray, NDArray]:
         keys = np.where(chosen, keys, keys[chosen.argmax()])
     order = np.argsort(keys)
     ordered = keys[order]
-    new = starts(ordered)
+    new = np.ones(keys.size, np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
     ranks = np.empty(keys.size, np.uint8)
     ranks[order] = np.cumsum(new, dtype=np.uint8) - np.uint8(1)
     return ranks.reshape(values.shape), unsortable(ordered[new], values.dtype)

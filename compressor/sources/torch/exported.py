@@ -73,7 +73,7 @@ def _write_graph(
         proto.metadata_props.add(key=key, value=note)
     parts = [part for part in parts if part.name not in fitting]
     parts += [part for one in lowered for part in one.parts]
-    writing.write(proto, parts, parts, directory, apart=True)
+    writing.layout(proto, parts, apart=True).begin(directory)
 
 
 def _parts(graph: ir.Graph) -> Iterator[Part]:

@@ -6,7 +6,7 @@ A model is converted by Core ML Tools with stubs for its weights; what the weigh
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType
@@ -15,16 +15,16 @@ from typing import Any
 from compressor.arrays import ArraySpec
 from compressor.encodings import Dense, Encoding, dtype, nbytes, shape, spec
 from compressor.errors import CompressorError, UsageError, located
-from compressor.formats.coreml import blob, lowering, opening, opsets, package
+from compressor.formats.coreml import blob, layout, lowering, opening, opsets, package
 from compressor.formats.coreml.importing import coremltools, messages
-from compressor.formats.coreml.skeleton import Assembled, Skeleton, assemble, check
+from compressor.formats.coreml.skeleton import Skeleton
+from compressor.formats.layout import FileLayout
 from compressor.model import Model
 from compressor.targets import Asked, Fitted, Illegal
 from compressor.targets.coreml import legality
 from compressor.targets.coreml.request import Image, Input, Options, Request, Size
 from compressor.targets.coreml.upgrading import upgrade
 from compressor.targets.session import Session
-from compressor.weight import Weight
 
 TARGETS: Mapping[str, int] = opsets.TARGETS
 """The specification version of each deployment target that has compressed storage."""
@@ -79,26 +79,8 @@ class CoreML:
         dense = Dense(ArraySpec(shape(encoding), dtype(encoding)))
         return {name: self._beside(name, spec(encoding)) - self._beside(name, dense)}
 
-    def size(self, model: Model, specs: Mapping[str, Encoding], metadata: Mapping[str, str] = {}) -> int:
-        layout = blob.Layout()
-        made = self._assembled(model, specs.items(), layout, metadata).model
-        weights = layout.nbytes if layout.count else 0
-        return int(made.ByteSize()) + weights + len(package.manifest(weights=bool(layout.count)).encode())
-
-    def write(
-        self,
-        model: Model,
-        specs: Mapping[str, Encoding],  # noqa: ARG002 - places follow from the weights as they come
-        weights: Iterable[Weight],
-        directory: Path,
-        metadata: Mapping[str, str] = {},
-    ) -> None:
-        path = directory / PACKAGE
-        with blob.Writer(package.weights_file(path)) as store:
-            encodings = ((weight.name, weight.encoding) for weight in weights)
-            made = self._assembled(model, encodings, store, metadata)
-        package.write(path, made.model)
-        check(path, _skeleton(model), made)
+    def layout(self, model: Model, specs: Mapping[str, Encoding], metadata: Mapping[str, str] = {}) -> FileLayout:
+        return layout.layout(PACKAGE, _skeleton(model), specs, self.version, metadata)
 
     def read(self, directory: Path) -> Model:
         from compressor.sources import coreml as source
@@ -126,16 +108,11 @@ class CoreML:
     def _request(self, model: Model) -> Request:
         return Request(self.version, self.options.precision, _inputs(model, self.options), self.options.classes)
 
-    def _assembled(
-        self, model: Model, encodings: Iterable[tuple[str, Encoding]], store: blob.Store, metadata: Mapping[str, str]
-    ) -> Assembled:
-        return assemble(_skeleton(model), encodings, self.version, store, metadata)
-
     def _beside(self, name: str, encoding: Encoding) -> int:
         """What a weight takes in a package beside its own bytes."""
-        layout = blob.Layout()
-        operations = lowering.lower(name, encoding, self.version, layout)
-        return sum(int(operation.ByteSize()) for operation in operations) + layout.nbytes - nbytes(encoding)
+        blobs = blob.Blobs()
+        operations = lowering.lower(name, encoding, self.version, blobs)
+        return sum(int(operation.ByteSize()) for operation in operations) + blobs.end - nbytes(encoding)
 
 
 def get(name: str, options: Mapping[str, Any] = {}) -> CoreML:

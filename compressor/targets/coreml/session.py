@@ -15,7 +15,7 @@ import numpy as np
 
 from compressor import targets
 from compressor.arrays import ComputedArray, DType, NDArray
-from compressor.encodings import Dense, Encoding, decode, dtype, shape, spec
+from compressor.encodings import Dense, Encoding, decode, dtype, shape
 from compressor.errors import CompressorError, line
 from compressor.formats.coreml.importing import coremltools
 from compressor.model import Model
@@ -72,9 +72,8 @@ def session(artefact: Model, model: Model, label: str) -> Session:
     if model.source is None:
         raise CompressorError(f"{label}: was made of a package, which runs in Core ML alone: evaluate it on a Mac.")
     source, plain = _restored(model, model.source, artefact), targets.get("onnxruntime")
-    specs = {weight.name: spec(weight.encoding) for weight in source.weights}
     with TemporaryDirectory(prefix="compressor-") as name:
-        plain.write(source, specs, source.weights, Path(name))
+        targets.write(plain, source, Path(name))
         return plain.session(Path(name), source, label)
 
 

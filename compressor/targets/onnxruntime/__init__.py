@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 from compressor.encodings import Encoding, LinearQuantized, Sparse, arrays, spec
 from compressor.errors import CompressorError
+from compressor.formats.layout import FileLayout
 from compressor.formats.onnx import assembly, copying, decoding, dtypes, functions, opening, writing
 from compressor.formats.onnx.lowered import shared
 from compressor.formats.onnx.quantized import Form, is_linear
 from compressor.model import Model
 from compressor.targets import Asked, Fitted, Illegal
 from compressor.targets.onnxruntime import computing, opsets
-from compressor.targets.onnxruntime.assembled import Assembled, assemble
+from compressor.targets.onnxruntime.layout import layout
 from compressor.targets.onnxruntime.session import load
 from compressor.targets.session import Session
-from compressor.weight import Weight
 
 if TYPE_CHECKING:
     import onnx
@@ -128,26 +128,11 @@ class OnnxRuntime:
         """The newest opset that a model for this target may have."""
         return self.opset or opsets.installed()
 
-    def size(self, model: Model, specs: Mapping[str, Encoding], metadata: Mapping[str, str] = {}) -> int:
-        made = self._assembled(model, specs, metadata)
-        return writing.size(made.proto, [*made.copied, *made.planned])
-
-    def write(
-        self,
-        model: Model,
-        specs: Mapping[str, Encoding],
-        weights: Iterable[Weight],
-        directory: Path,
-        metadata: Mapping[str, str] = {},
-    ) -> None:
-        made = self._assembled(model, specs, metadata)
-        writing.write(made.proto, [*made.copied, *made.planned], made.stream(weights), directory)
-
-    def _assembled(self, model: Model, specs: Mapping[str, Encoding], metadata: Mapping[str, str]) -> Assembled:
+    def layout(self, model: Model, specs: Mapping[str, Encoding], metadata: Mapping[str, str] = {}) -> FileLayout:
         wanted = computing.wanted(model) if self.facts is UNKNOWN else self.facts.wanted
         assert model.onnx is not None
         proto = opsets.raised(model.onnx, specs.values(), self.newest(), self.name)
-        return assemble(proto, model, specs, wanted, metadata)
+        return layout(proto, model, specs, wanted, metadata)
 
     def read(self, directory: Path) -> Model:
         from compressor.sources import onnx as source

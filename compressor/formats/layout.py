@@ -1,0 +1,119 @@
+"""Where everything lies in the files of an artefact, known before there are data: any part is written by itself.
+
+The bytes of a file belong to a weight each, or to what is no weight, or are zeros between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Protocol
+
+from compressor.arrays import NDArray
+from compressor.encodings import Encoding
+from compressor.errors import CompressorError
+
+
+class Stored(Protocol):
+    """What gives its bytes when they are asked for."""
+
+    def payload(self) -> NDArray: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Bytes of a file. file: its path in the artefact. offset: where they begin. content: themselves."""
+
+    file: str
+    offset: int
+    content: bytes | Stored
+
+    @property
+    def data(self) -> memoryview:
+        """The bytes, read or computed now."""
+        return memoryview(self.content if isinstance(self.content, bytes) else self.content.payload().data)
+
+
+class Place(Protocol):
+    """Where a weight lies: small, and all that is needed to write it."""
+
+    def write(self, directory: Path, encoding: Encoding) -> None:
+        """Write the weight, packed, into the artefact that was begun in `directory`.
+
+        Raises:
+            CompressorError: it takes other bytes than were planned.
+            OSError: the files cannot be written.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class FileLayout:
+    """An artefact before its weights are there.
+
+    files: the length of each, by its path in the artefact. rest: all that is no weight.
+    places: of the weights, by name.
+    """
+
+    files: Mapping[str, int]
+    rest: Sequence[Piece]
+    places: Mapping[str, Place]
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all files."""
+        return sum(self.files.values())
+
+    def begin(self, directory: Path) -> None:
+        """Make the files, each as long as it is going to be, and write all but the weights.
+
+        Raises:
+            OSError: the files cannot be written.
+        """
+        for name, nbytes in self.files.items():
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            with (directory / name).open("wb") as file:
+                file.truncate(nbytes)
+        put(directory, self.rest)
+
+    def check(self, directory: Path) -> None:
+        """Compare what is no weight with what `begin` has written.
+
+        Raises:
+            CompressorError: it is something else.
+        """
+        for name, pieces in groupby(self.rest, lambda piece: piece.file):
+            with (directory / name).open("rb") as file:
+                for piece in pieces:
+                    file.seek(piece.offset)
+                    data = piece.data
+                    if file.read(len(data)) != data:
+                        raise CompressorError(
+                            f"{directory / name}: bytes {piece.offset} to {piece.offset + len(data)}, read back, are "
+                            "not what was written. Nothing was published."
+                        )
+
+
+def put(directory: Path, pieces: Iterable[Piece]) -> None:
+    """Write pieces into files that are there.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    for name, group in groupby(pieces, lambda piece: piece.file):
+        with (directory / name).open("r+b") as file:
+            for piece in group:
+                file.seek(piece.offset)
+                file.write(piece.data)
+
+
+def around(file: str, content: bytes, taken: Iterable[tuple[int, int]]) -> Iterator[Piece]:
+    """The content of a file but for what others write: from where to where `taken` says.
+
+    >>> [(piece.offset, piece.content) for piece in around("file", b"abcdefgh", [(6, 8), (2, 3)])]
+    [(0, b'ab'), (3, b'def')]
+    """
+    for (_, start), (stop, _) in pairwise([(0, 0), *sorted(taken), (len(content), 0)]):
+        if start < stop:
+            yield Piece(file, start, content[start:stop])
