@@ -12,11 +12,12 @@ from compressor import packing
 from compressor.arrays import Array, NDArray, PackedArray
 from compressor.compilation.plan import Choice
 from compressor.compilation.stream import InexactError
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, decode, map_arrays, name, nbytes
+from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse, decode, map_arrays, name, nbytes
 from compressor.encodings import spec as spec_of
 from compressor.errors import DamageError
 from compressor.kernels import select
-from compressor.recognition.schemes import Candidate, Scheme, Values, linear_quantize, palettize, sparsify
+from compressor.recognition import schemes
+from compressor.recognition.schemes import Candidate, Scheme, Values, linear_quantize, sparsify
 from compressor.targets import Illegal
 from compressor.weight import Weight
 
@@ -55,9 +56,10 @@ def encode(weight: Weight, form: Candidate) -> Encoding:
     spec = form.spec
     try:
         source = weight.encoding
-        if form.loss.max_error:
-            source = Dense(_nearest(decode(source), spec, form.loss.max_error))
-        encoded = _encoded(source, spec, form.loss.threshold)
+        scheme = None if form.schemes[-1:] in {(), (sparsify.NAME,)} else schemes.get(form.schemes[-1])
+        if scheme is not None and form.loss.max_error:
+            source = Dense(_nearest(decode(source), scheme, form.loss.max_error))
+        encoded = _encoded(source, spec, scheme, form.loss.threshold)
         if spec_of(encoded) != spec:
             raise ValueError(f"it takes {nbytes(encoded):,} bytes, {nbytes(spec):,} were planned")
     except DamageError:  # of the source
@@ -67,8 +69,19 @@ def encode(weight: Weight, form: Candidate) -> Encoding:
     return encoded
 
 
-def _encoded(source: Encoding, spec: Encoding, threshold: float) -> Encoding:
-    """`source` in the form of `spec`; codes of a quantized source are kept, never computed again."""
+def _encoded(source: Encoding, spec: Encoding, scheme: Scheme[Any] | None, threshold: float) -> Encoding:
+    """`source` in the form of `spec`; codes of a quantized source are kept, never computed again.
+
+    scheme: what describes the values; None where they are stored as they are.
+    """
+
+    def inner(values: NDArray, spec: Values, where: NDArray | None) -> Values:
+        if isinstance(source, LinearQuantized) and isinstance(spec, LinearQuantized):
+            codes = decode(source.data)
+            return LinearQuantized(_described(codes, spec.data, scheme, where), source.scale, source.zero_point)
+        described: Values = _described(values, spec, scheme, where)
+        return described
+
     if spec_of(source) == spec:
         return source
     if isinstance(spec, Dense):
@@ -78,33 +91,21 @@ def _encoded(source: Encoding, spec: Encoding, threshold: float) -> Encoding:
     else:
         values = np.asarray(source.values) if isinstance(source, Dense) else decode(source)
     if isinstance(spec, Sparse):
-        return sparsify.encode(values, spec, threshold, lambda all_, inner, where: _inner(source, all_, inner, where))
-    return _inner(source, values, spec, None)
+        return sparsify.encode(values, spec, threshold, inner)
+    return inner(values, spec, None)
 
 
-def _nearest(values: NDArray, spec: Encoding, max_error: float) -> NDArray:
-    """The weight that the spec's scheme finds within `max_error`."""
-    inner = spec.values if isinstance(spec, Sparse) else spec
-    scheme: Scheme[Any] = palettize if isinstance(inner, Palettized) else linear_quantize
+def _nearest(values: NDArray, scheme: Scheme[Any], max_error: float) -> NDArray:
+    """The weight that the scheme finds within `max_error`."""
     near = scheme.nearest(values, max_error)
     if near is None:
         raise ValueError(f"no such values within {max_error:g}")
     return near
 
 
-def _inner(source: Encoding, values: NDArray, spec: Values, where: NDArray | None) -> Values:
-    if isinstance(source, LinearQuantized) and isinstance(spec, LinearQuantized):
-        codes = decode(source.data)
-        return LinearQuantized(_described(codes, spec.data, where), source.scale, source.zero_point)
-    described: Values = _described(values, spec, where)
-    return described
-
-
-def _described(values: NDArray, spec: Values, where: NDArray | None) -> Any:
-    match spec:
-        case Dense():
-            return Dense(values if where is None else select(values, where))
-        case Palettized():
-            return palettize.encode(values, spec, where)
-        case LinearQuantized():
-            return linear_quantize.encode(values, spec, where)
+def _described(values: NDArray, spec: Values, scheme: Scheme[Any] | None, where: NDArray | None) -> Any:
+    if isinstance(spec, Dense):
+        return Dense(values if where is None else select(values, where))
+    if scheme is None:
+        raise ValueError("no scheme describes the values")
+    return scheme.encode(values, spec, where)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from compressor.errors import unknown
+from compressor.recognition.schemes import describing, linear_quantize, palettize, sparsify
 from compressor.recognition.schemes.sparsify import THRESHOLD
 
 
@@ -32,17 +33,17 @@ PIPELINES: Mapping[str, PassPipeline] = MappingProxyType(
         for pipeline in (
             PassPipeline(
                 "auto",
-                frozenset({"sparsify", "palettize", "linear_quantize"}),
+                frozenset({sparsify.NAME, *(scheme.NAME for scheme in describing())}),
                 "every scheme and their joint forms: the smallest exact one wins, weight by weight",
             ),
             PassPipeline(
                 "default_pruning",
-                frozenset({"sparsify"}),
+                frozenset({sparsify.NAME}),
                 f"sparse storage of pruned weights; values up to {THRESHOLD:g} in them become zero",
                 THRESHOLD,
             ),
-            PassPipeline("default_palettization", frozenset({"palettize"}), "lookup tables for few distinct values"),
-            PassPipeline("default_quantization", frozenset({"linear_quantize"}), "codes for weights on a grid"),
+            PassPipeline("default_palettization", frozenset({palettize.NAME}), "lookup tables for few distinct values"),
+            PassPipeline("default_quantization", frozenset({linear_quantize.NAME}), "codes for weights on a grid"),
         )
     }
 )

@@ -19,13 +19,10 @@ from compressor.errors import CompressorError
 from compressor.patterns import distance, has_minus_zero, largest
 from compressor.recognition.near_misses import near_misses
 from compressor.recognition.scan import ENTRIES, Scan, scan
-from compressor.recognition.schemes import Candidate, Loss, Scheme, linear_quantize, palettize, sparsify
+from compressor.recognition.schemes import Candidate, Loss, describing, linear_quantize, palettize, sparsify
 from compressor.weight import Weight
 
 T = TypeVar("T")
-
-DESCRIBING: tuple[Scheme[Any], ...] = (linear_quantize, palettize)
-"""In the order in which they look at a weight: the first to tell is the cheapest."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +229,7 @@ def described_by(values: NDArray, facts: Scan) -> list[Candidate]:
     """The ways to store all values of a weight exactly, each scheme's own."""
     described: list[Candidate] = []
     least = min(values.nbytes, values.size / 8 + (values.size - facts.zeros) * values.dtype.itemsize)
-    for scheme in DESCRIBING:
+    for scheme in describing():
         described += scheme.detect(values, facts, min([least, *(encodings.nbytes(one.spec) for one in described)]))
     return described
 
@@ -240,7 +237,7 @@ def described_by(values: NDArray, facts: Scan) -> list[Candidate]:
 def _near_candidates(values: NDArray, tolerance: float) -> Iterator[Candidate]:
     """The ways to store the nearest weights that are a palette or lie on a grid, each scheme's own."""
     allowed = tolerance * largest(values)
-    for scheme in DESCRIBING:
+    for scheme in describing():
         near = scheme.nearest(values, allowed)
         changed, max_error = (0, 0.0) if near is None else distance(values, near)
         if near is None or not changed:
@@ -273,8 +270,8 @@ def _code_candidates(encoding: LinearQuantized) -> tuple[NDArray, Scan, list[Can
 def _facts(scanned: Scan, candidates: list[Candidate], threshold: float) -> dict[str, Any]:
     """The fields of a finding that follow from what was found; the structure is that of the zeros by the threshold."""
     exact = [candidate for candidate in candidates if not candidate.loss.max_error]
-    palettes = [c for c in exact if c.schemes == (palettize.NAME,)]
-    grids = [c for c in exact if c.schemes == (linear_quantize.NAME,)]
+    palettes = [c for c in exact if _has_table(c.spec)]
+    grids = [c for c in exact if isinstance(c.spec, LinearQuantized) and not _has_table(c.spec)]
     sparse = [c for c in exact if c.schemes[:1] == (sparsify.NAME,) and c.loss.threshold <= threshold]
     sparse.sort(key=lambda c: -c.loss.threshold)
     count = None if scanned.table is None else scanned.table.entries.size
@@ -285,6 +282,11 @@ def _facts(scanned: Scan, candidates: list[Candidate], threshold: float) -> dict
         "palette": min(palettes, key=lambda c: encodings.nbytes(c.spec)).evidence if palettes else "",
         "grid": grids[0].evidence if grids else "",
     }
+
+
+def _has_table(spec: Encoding) -> bool:
+    """Whether a form of all values has a table of them, or of their codes."""
+    return isinstance(spec.data if isinstance(spec, LinearQuantized) else spec, Palettized)
 
 
 _NODES: dict[str, type[Dense | LinearQuantized | Palettized | Sparse]] = {

@@ -11,7 +11,7 @@ import pytest
 from compressor import encodings
 from compressor.arrays import CODE_DTYPES, ArraySpec, NDArray
 from compressor.compilation.encode import encode, stored
-from compressor.compilation.plan import Choice
+from compressor.compilation.plan import Choice, as_values
 from compressor.compilation.stream import InexactError
 from compressor.compilation.verify import differences
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse
@@ -25,9 +25,9 @@ from compressor.weight import Weight
 F32 = np.dtype(np.float32)
 
 
-def encoded(values: NDArray | Encoding, spec: Encoding, threshold: float = 0.0) -> Encoding:
+def encoded(values: NDArray | Encoding, spec: Encoding, threshold: float = 0.0, scheme: str = "sparsify") -> Encoding:
     source = Dense(values) if isinstance(values, np.ndarray) else values
-    return encode(Weight("w", source), Candidate((), spec, "", Loss(threshold)))
+    return encode(Weight("w", source), Candidate((scheme,), spec, "", Loss(threshold)))
 
 
 def halved(encoding: Encoding) -> Encoding:
@@ -91,16 +91,24 @@ BLOCKS = Sparse(ArraySpec((2, 1), np.dtype(bool)), Dense(ArraySpec((2,), F32)), 
 
 
 @pytest.mark.parametrize(
-    ("values", "spec", "message"),
+    ("values", "spec", "scheme", "message"),
     [
-        ([[1, 2], [3, 4]], PALETTE, "cannot be stored as palettized1: at most 2 distinct values, got 4"),
-        ([[1, 1.2345], [3, 4]], GRID, r"cannot be stored as int8: values on a grid of \[2, 1\] scales for \[2, 2\]"),
-        ([[1, 0], [3, 4]], BLOCKS, r"cannot be stored as sparse: 2 values in blocks of \[1, 2\], got 4"),
+        ([[1, 2], [3, 4]], PALETTE, "palettize", "cannot be stored as palettized1: at most 2 distinct values, got 4"),
+        (
+            [[1, 1.2345], [3, 4]],
+            GRID,
+            "linear_quantize",
+            r"cannot be stored as int8: values on a grid of \[2, 1\] scales for \[2, 2\]",
+        ),
+        ([[1, 0], [3, 4]], BLOCKS, "sparsify", r"cannot be stored as sparse: 2 values in blocks of \[1, 2\], got 4"),
+        ([[1, 2], [1, 2]], PALETTE, "foil", "cannot be stored as palettized1: there is no scheme 'foil'"),
     ],
 )
-def test_a_plan_of_another_weight_is_refused(values: list[list[float]], spec: Encoding, message: str) -> None:
+def test_a_plan_of_another_weight_is_refused(
+    values: list[list[float]], spec: Encoding, scheme: str, message: str
+) -> None:
     with pytest.raises(CompressorError, match=rf"^weight w float32\[2, 2\]: {message}$"):
-        encoded(np.array(values, np.float32), spec)
+        encoded(np.array(values, np.float32), spec, scheme=scheme)
 
 
 SIZE = (2048, 2048)
@@ -147,12 +155,11 @@ def test_memory_stays_near_twice_the_weight(make: Callable[[], NDArray], name: s
     tracemalloc.start()
     try:
         finding = find(Weight("w", Dense(values)), Settings(), sampled=True)
-        specs = [candidate.spec for candidate in finding.candidates]
-        spec = min([*specs, Dense(ArraySpec(SIZE, values.dtype))], key=encodings.nbytes)
-        assert encodings.name(spec) == name
+        form = min([*finding.candidates, as_values(finding)], key=lambda form: encodings.nbytes(form.spec))
+        assert encodings.name(form.spec) == name
         assert tracemalloc.get_traced_memory()[1] < 2 * values.nbytes
         tracemalloc.reset_peak()
-        result = encoded(values, spec, finding.candidates[0].loss.threshold if specs else 0.0)
+        result = encode(Weight("w", Dense(values)), form)
         assert tracemalloc.get_traced_memory()[1] < 2 * values.nbytes
         tracemalloc.reset_peak()
         held = tracemalloc.get_traced_memory()[0]

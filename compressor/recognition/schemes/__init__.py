@@ -1,19 +1,20 @@
 """Schemes: each recognises one kind of compression in a weight's values, and encodes it.
 
-`linear_quantize` and `palettize` describe values: each is a `Scheme`. `sparsify` is none: it takes what the others
-describe, and stores it for the non-zeros alone, so its `detect` has their candidates as an argument and its `encode` a
-function that encodes what is left.
+`linear_quantize` and `palettize` describe values: each is a `Scheme`, and so is what other packages add by entry
+points. `sparsify` is none: it takes what the others describe, and stores it for the non-zeros alone, so its `detect`
+has their candidates as an argument and its `encode` a function that encodes what is left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from compressor.arrays import NDArray
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized
 from compressor.recognition.scan import Scan
+from compressor.registry import Registry
 
 Values = Dense | LinearQuantized | Palettized
 """What may stand under `Sparse`."""
@@ -42,7 +43,8 @@ EXACT = Loss()
 class Candidate:
     """One way to store a weight.
 
-    schemes: those that take part, outermost first; none for the form that the source has.
+    schemes: those that take part, outermost first; none for the form that the source has. The last one, unless that is
+        `sparsify`, describes the values: it is asked to encode them.
     spec: the encoding as array specs: all that `encode` needs to know.
     evidence: what it was recognised by, for a reader.
     loss: how it differs from the source.
@@ -80,3 +82,28 @@ class Scheme(Protocol[S]):
         Raises:
             ValueError: the values are not what `spec` says.
         """
+
+
+_REGISTRY = Registry(
+    group="compressor.schemes",
+    folder=__name__,
+    needs=("NAME", "detect", "nearest", "encode"),
+    known_as=lambda scheme: (f"the scheme {scheme.NAME!r}",),
+)
+
+
+def describing() -> tuple[Scheme[Any], ...]:
+    """All schemes, in the order in which they look at a weight."""
+    return _REGISTRY.parts()
+
+
+def get(name: str) -> Scheme[Any]:
+    """The scheme of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = next((scheme for scheme in describing() if name == scheme.NAME), None)
+    if found is None:
+        raise ValueError(f"there is no scheme {name!r}")
+    return found

@@ -67,11 +67,12 @@ def _masked(
     if count * PLACES.itemsize < packed_nbytes(stored.size, 1):
         stored = ArraySpec((count,), PLACES)
 
-    def entries_left(one: Palettized) -> int:
+    def without_zero(one: Palettized) -> int:
         return palettize.without_zero(values, one, threshold, scan)
 
     for candidate in inner:
-        if (nonzeros := _under_mask(candidate.spec, count, entries_left)) is not None:
+        left = without_zero if candidate.schemes == (palettize.NAME,) else _whole
+        if (nonzeros := _under_mask(candidate.spec, count, left)) is not None:
             evidence = "; ".join(filter(None, (share, _without_zero(candidate, nonzeros))))
             spec = Sparse(stored, nonzeros, values.shape)
             yield Candidate((NAME, *candidate.schemes), spec, evidence, loss, zeros.name)
@@ -114,7 +115,7 @@ def _covered(values: NDArray, inner: Sequence[Candidate]) -> Iterator[Candidate]
     stored = ArraySpec(_counts(values.shape, blocks.lengths), _BOOL)
     share = f"{1 - count / values.size:.1%} zeros in {blocks.name}"
     for candidate in inner:
-        if (leaf := _under_mask(candidate.spec, count, lambda one: one.lut.shape[-2])) is not None:
+        if (leaf := _under_mask(candidate.spec, count, _whole)) is not None:
             evidence = "; ".join(filter(None, (share, candidate.evidence)))
             spec = Sparse(stored, leaf, values.shape)
             yield Candidate((NAME, *candidate.schemes), spec, evidence, structure=blocks.name)
@@ -123,6 +124,11 @@ def _covered(values: NDArray, inner: Sequence[Candidate]) -> Iterator[Candidate]
 def _counts(shape: Shape, lengths: Shape) -> Shape:
     """How many blocks there are along each axis."""
     return tuple(dim // length for dim, length in zip(shape, lengths, strict=True))
+
+
+def _whole(one: Palettized) -> int:
+    """The entries of tables that stay as they are, zero among them."""
+    return int(one.lut.shape[-2])
 
 
 def _under_mask(spec: Encoding, count: int, entries: Callable[[Palettized], int]) -> Values | None:
