@@ -49,7 +49,7 @@ def test_tiny_weights_are_not_zeros() -> None:
     values = np.random.default_rng(0).normal(0, 1e-3, (128, 96)).astype(np.float32)
     values[np.random.default_rng(1).random((128, 96)) < 0.25] = 0
     (candidate,) = sparsify.detect(values, scan(values, 1e-3), [plain(values)], 0.01, 1e-3)
-    assert (candidate.changed, candidate.threshold) == (0, 0.0)
+    assert (candidate.loss.changed, candidate.loss.threshold) == (0, 0.0)
     assert candidate.spec.values.values.size == np.count_nonzero(values)  # type: ignore[union-attr]
 
 
