@@ -56,9 +56,8 @@ def is_float(dtype: DType) -> bool:
     return dtype in FLOAT_DTYPES.values()
 
 
-@dataclass(frozen=True)
-class ArraySpec:
-    """What an array is, without its data."""
+class _Described:
+    """What follows from the shape and the dtype of elements that are not in memory as they are."""
 
     shape: Shape
     dtype: DType
@@ -73,8 +72,40 @@ class ArraySpec:
         return packed_nbytes(self.size, bits(self.dtype))
 
 
+class _Stored(_Described):
+    """Elements that lie somewhere as bytes: `raw` gives them, `np.asarray` the elements."""
+
+    width: int
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that the elements take where they lie."""
+        return packed_nbytes(self.size, self.width or bits(self.dtype))
+
+    def raw(self) -> NDArray:
+        """The bytes as they lie there: uint8 `[nbytes]`."""
+        raise NotImplementedError
+
+    def __array__(self, dtype: DType | None = None, copy: bool | None = None) -> NDArray:  # noqa: FBT001 - numpy's
+        """The elements, read-only, or unpacked where they take less than 8 bits.
+
+        Raises:
+            CompressorError: they lie in a file that is missing or ends before they do.
+        """
+        values = from_bytes(self.raw(), self.shape, self.dtype, self.width)
+        return values.astype(values.dtype if dtype is None else dtype, copy=bool(copy))
+
+
 @dataclass(frozen=True)
-class MappedArray:
+class ArraySpec(_Described):
+    """What an array is, without its data."""
+
+    shape: Shape
+    dtype: DType
+
+
+@dataclass(frozen=True)
+class MappedArray(_Stored):
     """A slice of a file, read when its elements are asked for: holding or pickling one costs a few bytes.
 
     path: the file.
@@ -88,15 +119,6 @@ class MappedArray:
     shape: Shape
     dtype: DType
     width: int = 0
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes that the elements take in the file."""
-        return packed_nbytes(self.size, self.width or bits(self.dtype))
 
     def raw(self) -> NDArray:
         """The bytes as they lie in the file: read-only uint8 `[nbytes]`.
@@ -125,18 +147,9 @@ class MappedArray:
         content.flags.writeable = False
         return content
 
-    def __array__(self, dtype: DType | None = None, copy: bool | None = None) -> NDArray:  # noqa: FBT001 - numpy's
-        """The elements, read-only, or unpacked where they take less than 8 bits.
-
-        Raises:
-            CompressorError: the file is missing or ends before the slice does.
-        """
-        values = from_bytes(self.raw(), self.shape, self.dtype, self.width)
-        return values.astype(values.dtype if dtype is None else dtype, copy=bool(copy))
-
 
 @dataclass(frozen=True)
-class PackedArray:
+class PackedArray(_Stored):
     """Elements of less than a byte, packed in memory: what `MappedArray` is in a file.
 
     packed: uint8 `[nbytes]`.
@@ -148,27 +161,12 @@ class PackedArray:
     dtype: DType
     width: int
 
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes that the packed elements take."""
-        return packed_nbytes(self.size, self.width)
-
     def raw(self) -> NDArray:
-        """The packed elements: uint8 `[nbytes]`."""
         return self.packed
-
-    def __array__(self, dtype: DType | None = None, copy: bool | None = None) -> NDArray:  # noqa: FBT001 - numpy's
-        """The elements, unpacked."""
-        values = from_bytes(self.packed, self.shape, self.dtype, self.width)
-        return values.astype(values.dtype if dtype is None else dtype, copy=bool(copy))
 
 
 @dataclass(frozen=True, eq=False)
-class ComputedArray:
+class ComputedArray(_Described):
     """An array that is computed whenever it is read: a weight that is rounded, transposed or scaled on its way.
 
     shape, dtype: of what `compute` returns.
@@ -177,15 +175,6 @@ class ComputedArray:
     shape: Shape
     dtype: DType
     compute: Callable[[], NDArray]
-
-    @property
-    def size(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes of the elements."""
-        return self.size * self.dtype.itemsize
 
     def __array__(self, dtype: DType | None = None, copy: bool | None = None) -> NDArray:  # noqa: FBT001 - numpy's
         """The elements, computed now."""
