@@ -175,6 +175,19 @@ def test_float32_keeps_every_bit(classifier: Exported, tmp_path: Path) -> None:
     assert package.forms["depthwise.weight"] == "palettized2"
 
 
+def test_one_batch_norm_behind_another_multiplies_what_it_made(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    module = nn.Sequential(nn.Conv2d(8, 32, 3, bias=False), nn.BatchNorm2d(32), nn.BatchNorm2d(32)).eval()
+    for norm in module[1:]:
+        networks.set_(norm.weight, rng.uniform(0.5, 2, 32))
+        networks.set_(norm.running_var, rng.uniform(0.5, 2, 32))
+    made = exported(module, {"input": InputSpec((1, 8, 8, 8))}, tmp_path)
+    package = written(made.folder, tmp_path / "out", targets.get("iOS16", {"precision": "float32"}))
+    assert "batch_norm" not in package.operators()
+    both = made.state["0.weight"] * gain(module[1]) * gain(module[2])
+    np.testing.assert_allclose(package.values["0.weight"], both, rtol=1e-6)
+
+
 def test_recurrent_layers_of_ios16_have_float32_weights(export: Callable[[str], Exported], tmp_path: Path) -> None:
     made = export("lstm")
     package = written(made.folder, tmp_path / "out", "iOS16")

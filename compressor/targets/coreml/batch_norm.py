@@ -41,7 +41,10 @@ def fold(
         slot = by_var.get(id(layer.weight)) if layer is not None and layer.op_type in CHANNELS else None
         if slot is None or layer is None:
             return
+        slot = folded.get(slot.name, slot)  # one batch norm behind another
         factor = _factor(norm, layer)
+        if factor is not None and slot.factor is not None:
+            factor = factor * slot.factor
         reason = _shared(layer, slot) or ("" if factor is not None else "its channels are in groups")
         if factor is not None and not reason:
             reason = why_not(slot, factor)
