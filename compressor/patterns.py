@@ -86,9 +86,18 @@ def distance(values: NDArray, others: NDArray) -> tuple[int, float]:
 def unique(flat: NDArray) -> NDArray:
     """The distinct patterns, ascending: by sorting, which for some thousands is faster than numpy's hash set."""
     ordered = np.sort(flat)
-    new = np.ones(ordered.size, np.bool_)
-    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
-    return ordered[new]
+    return ordered[starts(ordered)]
+
+
+def starts(ordered: NDArray) -> NDArray:
+    """Where a pattern is another than the one before it, along the last axis of what is in order: bool.
+
+    >>> starts(np.array([[3, 3, 5], [4, 6, 6]])).tolist()
+    [[True, False, True], [True, True, False]]
+    """
+    new = np.ones(ordered.shape, np.bool_)
+    np.not_equal(ordered[..., 1:], ordered[..., :-1], out=new[..., 1:])
+    return new
 
 
 def magnitudes(values: NDArray) -> Iterator[tuple[slice, NDArray]]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -13,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, DType, NDArray, Shape, bits
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse
 from compressor.kernels import expand
+from compressor.patterns import patterns
 
 dtypes = st.sampled_from([*FLOAT_DTYPES.values(), *CODE_DTYPES.values(), np.dtype(np.bool_)])
 float_dtypes = st.sampled_from([*FLOAT_DTYPES.values()])
@@ -143,3 +145,21 @@ def vector(draw: Draw, shape: Shape, dtype: DType, generator: np.random.Generato
     groups = draw(counts(shape))
     lut: Any = any_bits(generator, (*groups, 5, length), dtype)
     return Palettized(generator.integers(0, 5, shape).astype(np.uint8), lut, axis)
+
+
+def wide(values: NDArray) -> NDArray:
+    """The values in a type that holds all of them."""
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        return values.astype(np.float64)
+
+
+def merged(values: NDArray) -> NDArray:
+    """The patterns, that of -0.0 as 0.0."""
+    return np.where(wide(values).reshape(-1) == 0, 0, patterns(values))
+
+
+def as_rounded(threshold: float, dtype: DType) -> float:
+    """The threshold as the type has it, at most its largest finite value."""
+    with np.errstate(over="ignore"):
+        rounded = float(np.array([threshold]).astype(dtype)[0])
+    return rounded if np.isfinite(rounded) else float(ml_dtypes.finfo(dtype).max)

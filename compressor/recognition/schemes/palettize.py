@@ -16,11 +16,10 @@ from compressor.arrays import UINT8, ArraySpec, DType, NDArray, Shape, bits, is_
 from compressor.encodings import Palettized, nbytes
 from compressor.errors import plural
 from compressor.kernels import select, take
-from compressor.patterns import above, eps, sortable, unsortable
+from compressor.patterns import above, eps, sortable, starts, unsortable
 from compressor.recognition.scan import (
     ENTRIES,
     Scan,
-    Table,
     distinct,
     few_distinct,
     row_tables,
@@ -28,6 +27,7 @@ from compressor.recognition.scan import (
     without_duplicates,
 )
 from compressor.recognition.schemes import Candidate, vectors
+from compressor.recognition.tables import Table
 
 NAME = "palettize"
 
@@ -192,9 +192,7 @@ def _clusters(keys: NDArray, dtype: DType) -> Iterator[tuple[NDArray, NDArray]]:
 
 def _counts(tables: NDArray, chosen: NDArray) -> NDArray:
     """How many distinct entries each table has where `chosen`: intp `[tables]`."""
-    new = np.ones(tables.shape, np.bool_)
-    np.not_equal(tables[:, 1:], tables[:, :-1], out=new[:, 1:])
-    return np.asarray(np.count_nonzero(new & chosen, axis=1))
+    return np.asarray(np.count_nonzero(starts(tables) & chosen, axis=1))
 
 
 def _ranks(values: NDArray, where: NDArray | None) -> tuple[NDArray, NDArray]:
@@ -207,8 +205,7 @@ def _ranks(values: NDArray, where: NDArray | None) -> tuple[NDArray, NDArray]:
         keys = np.where(chosen, keys, keys[chosen.argmax()])
     order = np.argsort(keys)
     ordered = keys[order]
-    new = np.ones(keys.size, np.bool_)
-    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    new = starts(ordered)
     ranks = np.empty(keys.size, np.uint8)
     ranks[order] = np.cumsum(new, dtype=np.uint8) - np.uint8(1)
     return ranks.reshape(values.shape), unsortable(ordered[new], values.dtype)
