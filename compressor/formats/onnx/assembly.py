@@ -99,17 +99,9 @@ def convert(model: onnx.ModelProto, to: int) -> None:
             f"the model has opset 8, whose Scan goes over batches: no later one does, {to} is needed."
         )
     stubs = [tensor for tensor in graph.initializer if not _has_data(tensor)]
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
-    del bare.graph.initializer[:], bare.graph.sparse_initializer[:]
-    bare.graph.initializer.extend(tensor for tensor in graph.initializer if _has_data(tensor))
-    given = [(one.name, one.data_type, one.dims) for one in stubs]
-    given += [(one.values.name, one.values.data_type, one.dims) for one in graph.sparse_initializer]
-    inputs = {value.name for value in graph.input}
-    bare.graph.input.extend(onnx.helper.make_tensor_value_info(*one) for one in given if one[0] not in inputs)
     try:
         # The converter drops the model's own functions, so their bodies come first into the graph.
-        converted = onnx.version_converter.convert_version(inliner.inline_local_functions(bare), to)
+        converted = onnx.version_converter.convert_version(inliner.inline_local_functions(_bare(model, stubs)), to)
     except Exception as error:  # the converter raises whatever it stumbles over
         raise CompressorError(
             f"the model has opset {opset(model)}, decoding needs {to}, and it cannot be converted: {line(error)}"
@@ -126,6 +118,21 @@ def convert(model: onnx.ModelProto, to: int) -> None:
     converted.graph.MergeFrom(kept)
     _forget_shapes(converted.graph, {value.name for inner in walk(graph) for value in inner.value_info})
     model.CopyFrom(converted)
+
+
+def _bare(model: onnx.ModelProto, stubs: Sequence[onnx.TensorProto]) -> onnx.ModelProto:
+    """The model with inputs in place of `stubs` and sparse initializers."""
+    import onnx
+
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.graph.initializer[:], bare.graph.sparse_initializer[:]
+    bare.graph.initializer.extend(tensor for tensor in model.graph.initializer if _has_data(tensor))
+    given = [(one.name, one.data_type, one.dims) for one in stubs]
+    given += [(one.values.name, one.values.data_type, one.dims) for one in model.graph.sparse_initializer]
+    inputs = {value.name for value in model.graph.input}
+    bare.graph.input.extend(onnx.helper.make_tensor_value_info(*one) for one in given if one[0] not in inputs)
+    return bare
 
 
 def _forget_shapes(graph: onnx.GraphProto, declared: Collection[str]) -> None:

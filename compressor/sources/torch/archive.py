@@ -14,7 +14,7 @@ import json
 import re
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -61,6 +61,13 @@ def entries(source: Path) -> list[str]:
         raise CompressorError(
             f"{source}: its directory is at byte {start}, its end says {claimed_start}. Save it again."
         )
+    _check_names(source, infos)
+    _check_sizes(source, infos)
+    return [info.filename for info in infos]
+
+
+def _check_names(source: Path, infos: Sequence[zipfile.ZipInfo]) -> None:
+    """Refuse names that lie outside, or that readers would take for others."""
     names: set[str] = set()
     for info in infos:
         path = PurePosixPath(info.filename)
@@ -74,6 +81,10 @@ def entries(source: Path) -> list[str]:
                 "Save it again."
             )
         names.add(info.filename.lower())
+
+
+def _check_sizes(source: Path, infos: Sequence[zipfile.ZipInfo]) -> None:
+    """Refuse entries that claim more bytes than the file can hold."""
     stored = [info for info in infos if info.compress_type == zipfile.ZIP_STORED]
     claimed, size = sum(max(info.file_size, info.compress_size) for info in stored), source.stat().st_size
     if claimed > size:
@@ -85,7 +96,6 @@ def entries(source: Path) -> list[str]:
             f"{source}: its compressed entries claim {inflated:,} bytes, expected at most {MOST_CODE:,} of code. "
             "Save it again."
         )
-    return [info.filename for info in infos]
 
 
 def _directory(source: Path) -> int:
