@@ -7,22 +7,19 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 import numpy as np
 
-from compressor import encodings
-from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec, NDArray, Shape, is_float
-from compressor.encodings import PLACES, Dense, Encoding, LinearQuantized, Palettized, Sparse
+from compressor import encodings, specs
+from compressor.arrays import CODE_DTYPES, ArraySpec, NDArray, Shape, is_float
+from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse
 from compressor.errors import CompressorError
 from compressor.patterns import distance, has_minus_zero, largest
 from compressor.recognition.near_misses import near_misses
 from compressor.recognition.scan import ENTRIES, Scan, scan
 from compressor.recognition.schemes import Candidate, Loss, describing, linear_quantize, palettize, sparsify
 from compressor.weight import Weight
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -140,7 +137,7 @@ class Detection:
         try:
             document: dict[str, Any] = json.loads(text)
             findings = tuple(_finding_from_json(finding) for finding in document["findings"])
-            return cls(_checked(Settings, document["settings"][0]), findings)
+            return cls(specs.checked(Settings, document["settings"][0]), findings)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise CompressorError(f"not a detection: {error!r}. Write it again with `compressor detect`.") from error
 
@@ -289,50 +286,21 @@ def _has_table(spec: Encoding) -> bool:
     return isinstance(spec.data if isinstance(spec, LinearQuantized) else spec, Palettized)
 
 
-_NODES: dict[str, type[Dense | LinearQuantized | Palettized | Sparse]] = {
-    node.__name__: node for node in (Dense, LinearQuantized, Palettized, Sparse)
-}
-
-
-def _spec_to_json(value: Any) -> Any:
-    """A spec as JSON: a node is an object with its `node` name and fields, an array an object with dtype and shape."""
-    if isinstance(value, ArraySpec):
-        return {"dtype": value.dtype.name, "shape": list(value.shape)}
-    if isinstance(value, Encoding):
-        fields = {field.name: _spec_to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"node": type(value).__name__, **fields}
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _spec_from_json(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(value)
-    if not isinstance(value, dict):
-        return value
-    if "node" not in value:
-        return _checked(ArraySpec, {"shape": tuple(value["shape"]), "dtype": _DTYPES[value["dtype"]]})
-    fields = {key: _spec_from_json(field) for key, field in value.items() if key != "node"}
-    return _checked(_NODES[value["node"]], fields)
-
-
-_DTYPES = {**CODE_DTYPES, **FLOAT_DTYPES, "bool": np.dtype(np.bool_), PLACES.name: PLACES}
-
-
 _LOSS = tuple(field.name for field in dataclasses.fields(Loss))
 
 
 def _candidate_to_json(candidate: Candidate) -> dict[str, Any]:
     """A candidate as JSON, its loss among its fields."""
-    plain = {**vars(candidate), "spec": _spec_to_json(candidate.spec), **vars(candidate.loss)}
+    plain = {**vars(candidate), "spec": specs.to_json(candidate.spec), **vars(candidate.loss)}
     del plain["loss"]
     return plain
 
 
 def _candidate_from_json(plain: dict[str, Any]) -> Candidate:
     own = {key: value for key, value in plain.items() if key not in _LOSS}
-    loss = _checked(Loss, {key: plain[key] for key in _LOSS})
-    return _checked(
-        Candidate, {**own, "schemes": tuple(own["schemes"]), "spec": _spec_from_json(own["spec"]), "loss": loss}
+    loss = specs.checked(Loss, {key: plain[key] for key in _LOSS})
+    return specs.checked(
+        Candidate, {**own, "schemes": tuple(own["schemes"]), "spec": specs.from_json(own["spec"]), "loss": loss}
     )
 
 
@@ -342,25 +310,4 @@ def _finding_from_json(plain: dict[str, Any]) -> Finding:
     for spec in (candidate.spec for candidate in candidates):
         if (encodings.shape(spec), encodings.dtype(spec).name) != (sequences["shape"], plain["dtype"]):
             raise ValueError(f"{plain['name']}: a spec of {encodings.dtype(spec)}{list(encodings.shape(spec))}")
-    return _checked(Finding, {**plain, **sequences, "candidates": candidates})
-
-
-def _checked(kind: type[T], values: dict[str, Any]) -> T:
-    """A dataclass of values that have the types of its fields.
-
-    Raises:
-        TypeError: one has another type.
-    """
-    for name, hint in get_type_hints(kind).items():
-        if name in values and not _has_type(values[name], hint):
-            raise TypeError(f"{kind.__name__}.{name}: {values[name]!r}")
-    return kind(**values)
-
-
-def _has_type(value: Any, hint: Any) -> bool:
-    origin, parts = get_origin(hint) or hint, get_args(hint)
-    if origin in (Union, UnionType):
-        return any(_has_type(value, part) for part in parts)
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_has_type(item, parts[0]) for item in value)
-    return isinstance(value, int | float if origin is float else origin) and not isinstance(value, bool)
+    return specs.checked(Finding, {**plain, **sequences, "candidates": candidates})
