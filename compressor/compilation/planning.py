@@ -43,10 +43,9 @@ class Request:
         """Those that may take part."""
         return self.pipeline.schemes
 
-    def smallest(self, weight: Weight) -> int:
-        """The bytes of a weight in its smallest form on the target."""
-        found = find(weight, self.settings, sampled=True)
-        return encodings.nbytes(choose(found, self.target, self.pipeline).legal)
+    def smallest(self, weight: Weight) -> Encoding:
+        """The smallest form of a weight on the target, by a sample of its values: a spec."""
+        return choose(find(weight, self.settings, sampled=True), self.target, self.pipeline).legal
 
 
 @dataclass(frozen=True)

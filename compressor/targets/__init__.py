@@ -35,8 +35,8 @@ class Asked(Protocol):
     @property
     def schemes(self) -> frozenset[str]: ...
 
-    def smallest(self, weight: Weight) -> int:
-        """The bytes of a weight in its smallest form on the target."""
+    def smallest(self, weight: Weight) -> Encoding:
+        """The smallest form of a weight on the target, by a sample of its values: a spec."""
 
 
 @dataclass(frozen=True)

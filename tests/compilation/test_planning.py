@@ -17,10 +17,13 @@ import compressor
 from compressor import CompressorError, encodings
 from compressor.arrays import NDArray
 from compressor.compilation import encode as encoding
+from compressor.compilation import planning
 from compressor.encodings import Dense, Encoding, Palettized
 from compressor.formats.layout import Place
 from compressor.model import Model
+from compressor.recognition.findings import Finding, Settings, find
 from compressor.targets import Asked, Fitted, Illegal, Layout, Target, get
+from compressor.weight import Weight
 
 SIZE = 96
 ENTRIES = np.random.default_rng(7).normal(0, 1, 16).astype(np.float32)
@@ -206,3 +209,20 @@ def test_least_magnitudes_of_float64_are_a_palette(tmp_path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
     (weight,) = compressor.compress(tmp_path / "m.onnx", tmp_path / "out").weights
     assert (weight.exact, weight.evidence) == (True, "16 distinct values")
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "iOS17"])
+def test_each_weight_is_looked_at_once(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = (np.random.default_rng(5).integers(-127, 128, (SIZE, SIZE)) * 0.01).astype(np.float32)
+    dense = np.random.default_rng(6).normal(size=(SIZE, SIZE)).astype(np.float32)
+    source = chain(tmp_path / "m.onnx", {"palette": palette(1), "grid": grid, "dense": dense})
+    looked_at: list[str] = []
+
+    def counted(weight: Weight, settings: Settings, *, sampled: bool = False) -> Finding:
+        looked_at.append(weight.name)
+        return find(weight, settings, sampled=sampled)
+
+    monkeypatch.setattr(planning, "find", counted)
+    made = compressor.compress(source, tmp_path / "out", target=target)
+    assert sorted(looked_at) == ["dense", "grid", "palette"]
+    assert [weight.encoding for weight in made.weights[::2]] == ["palettized4", "dense"]

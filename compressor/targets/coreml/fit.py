@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from compressor.arrays import DType, NDArray
-from compressor.encodings import Dense, Encoding, decode
+from compressor.encodings import Dense, Encoding, Sparse, decode, nbytes
 from compressor.errors import CompressorError
 from compressor.formats.coreml.skeleton import Skeleton, rename
 from compressor.formats.onnx.dtypes import DTYPES
@@ -42,9 +42,6 @@ SPILLED = 1 << 20
 ACTIVATIONS = "activations"
 """The key of what a frontend says about the quantization of all activations."""
 
-Smallest = Callable[[Weight], int]
-"""The bytes that a weight takes in the smallest form that the target can hold."""
-
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
@@ -70,7 +67,7 @@ def fit(model: Model, request: Request, asked: Asked) -> Prepared:
         weights = [recovered(weight, asked.settings, to) for weight in model.weights]
         model = replace(model, weights=weights)
     sources = {weight.name: weight.encoding for weight in model.weights}
-    found = _slotted(model, request, partial(_why_not_fold, sources, to, asked.smallest))
+    found = _slotted(model, request, partial(_why_not_fold, sources, to, asked))
     wide = frozenset(place for place, slot in enumerate(found.slots) if to == np.float16 and _is_too_large(slot))
     proto, constants = conversion.convert(found.program, found.slots, wide, request)
     names = tuple(slot.name for slot in found.slots)
@@ -209,10 +206,16 @@ def _rounded(slot: Slot, sources: Mapping[str, Encoding], to: DType) -> tuple[En
     return rounded(slot.values, source, to, slot.index, slot.factor)
 
 
-def _why_not_fold(sources: Mapping[str, Encoding], to: DType, smallest: Smallest, slot: Slot, factor: NDArray) -> str:
+def _why_not_fold(sources: Mapping[str, Encoding], to: DType, asked: Asked, slot: Slot, factor: NDArray) -> str:
     """Why a batch norm stays behind a layer: the weight would lose more than the batch norm takes."""
-    plain = smallest(Weight(slot.name, _rounded(slot, sources, to)[0]))
-    folded = smallest(Weight(slot.name, _rounded(replace(slot, factor=factor), sources, to)[0]))
+
+    def smallest(slot: Slot) -> Encoding:
+        return asked.smallest(Weight(slot.name, _rounded(slot, sources, to)[0]))
+
+    form = smallest(slot)
+    if isinstance(form.values if isinstance(form, Sparse) else form, Dense):
+        return ""  # values and zeros are as many, whatever they are multiplied with
+    plain, folded = nbytes(form), nbytes(smallest(replace(slot, factor=factor)))
     if folded <= plain + PARAMETERS * factor.size * to.itemsize:
         return ""
     return f"with it, the weight would take {folded:,} bytes instead of {plain:,}"

@@ -14,7 +14,7 @@ from compressor.kernels import expand, select
 from compressor.packing import pack
 from compressor.recognition import masks
 from compressor.recognition.scan import scan
-from compressor.recognition.schemes import Candidate, Values, sparsify
+from compressor.recognition.schemes import EXACT, Candidate, Values, sparsify
 from tests import strategies
 
 
@@ -49,7 +49,7 @@ def test_tiny_weights_are_not_zeros() -> None:
     values = np.random.default_rng(0).normal(0, 1e-3, (128, 96)).astype(np.float32)
     values[np.random.default_rng(1).random((128, 96)) < 0.25] = 0
     (candidate,) = sparsify.detect(values, scan(values, 1e-3), [plain(values)], 0.01, 1e-3)
-    assert (candidate.loss.changed, candidate.loss.threshold) == (0, 0.0)
+    assert candidate.loss == EXACT
     assert candidate.spec.values.values.size == np.count_nonzero(values)  # type: ignore[union-attr]
 
 
