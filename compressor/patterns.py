@@ -50,6 +50,11 @@ def eps(dtype: DType) -> float:
     return float(ml_dtypes.finfo(dtype).eps)  # type: ignore[no-untyped-call]
 
 
+def greatest(dtype: DType) -> float:
+    """The greatest finite value of a floating type."""
+    return float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
+
+
 def largest(values: NDArray) -> float:
     """The largest magnitude; NaN if there is one."""
     with np.errstate(invalid="ignore"):

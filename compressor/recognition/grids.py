@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from compressor.arrays import DType, NDArray
-from compressor.patterns import eps, least_magnitudes
+from compressor.patterns import eps, greatest, least_magnitudes
 from compressor.recognition.scan import ENTRIES, distinct
 
 SPAN = 255
@@ -149,7 +149,9 @@ def near(rows: NDArray, tolerance: float, rounding: float = 0.0, slack: float = 
     largest = np.abs(exact).max(axis=1)
     allowed = tolerance + rounding * largest
     roughly = allowed + eps(rows.dtype) * largest
-    scale, left = np.ones(len(rows), rows.dtype), np.flatnonzero(largest > allowed)
+    # A row that is nothing but noise becomes zeros: all of it is less than half a scale.
+    scale = np.clip(3 * largest, 1, greatest(rows.dtype)).astype(rows.dtype)
+    left = np.flatnonzero(largest > allowed)
     for multiple in _possible(exact[left], largest[left], roughly[left]):
         if not left.size:
             break

@@ -43,3 +43,11 @@ def test_values_near_multiples_have_the_scale_that_fits_all_of_them_best() -> No
 def test_no_tolerance_takes_a_scale_that_is_near_anything() -> None:
     values = np.random.default_rng(6).normal(size=(1, 512)).astype(np.float32)
     assert grids.near(values, 0.1) is None
+
+
+@pytest.mark.parametrize("largest", [0.2, 0.9, 900.0, 1e38])
+def test_a_row_within_the_tolerance_is_zeros(largest: float) -> None:
+    row = np.array([[largest, -largest / 3, 0.0]], np.float32)
+    scale = grids.near(row, 1.01 * largest)
+    assert scale is not None
+    assert not grids.on_grid(grids.multiples(row, scale), scale).any()
