@@ -63,7 +63,7 @@ def feeds(samples: Samples, ports: Sequence[Port], model: str) -> dict[str, NDAr
     Raises:
         CompressorError: names, shapes, dtypes or lengths do not fit.
     """
-    given = _by_name(samples, [port.name for port in ports], model)
+    given = _by_input(samples, [port.name for port in ports], model)
     arrays = {port.name: _fitting(samples, port, np.asarray(given[port.name]), model) for port in ports}
     counts = {name: len(array) for name, array in arrays.items()}
     if len(set(counts.values())) > 1:
@@ -85,31 +85,35 @@ def labels_of(samples: Samples, outputs: Sequence[str], chosen: Sequence[str], c
     Raises:
         CompressorError: they are for outputs that the model lacks, or are not as many as there are samples.
     """
-    given = samples.labels
-    if given is None:
-        return {}
-    if isinstance(given, Mapping):
-        found = dict(given)
-    elif isinstance(given, tuple) or (isinstance(given, list) and any(np.ndim(one) for one in given)):
-        names = chosen or outputs
-        if len(given) > len(names):
-            raise CompressorError(f"{samples.where}: labels for {len(given)} outputs, there are {', '.join(names)}.")
-        found = dict(zip(names, given, strict=False))
-    else:
-        found = {(chosen or outputs)[0]: given}
-    wrong = [str(name) for name in found if name not in outputs]
+    labelled = _by_output(samples, chosen or outputs)
+    wrong = [str(name) for name in labelled if name not in outputs]
     if wrong:
         raise CompressorError(
             f"{samples.where}: labels for {', '.join(wrong)}; the model's outputs are {', '.join(outputs)}."
         )
     arrays = {
-        name: np.asarray(one) for name, one in found.items() if one is not None and (not chosen or name in chosen)
+        name: np.asarray(one) for name, one in labelled.items() if one is not None and (not chosen or name in chosen)
     }
     for name, array in arrays.items():
         if array.ndim == 0 or len(array) != count:
             got = len(array) if array.ndim else "a scalar"
             raise CompressorError(f"{samples.where}: {count} samples, but {got} labels for output {name}.")
     return arrays
+
+
+def _by_output(samples: Samples, names: Sequence[str]) -> Mapping[str, Any]:
+    """The labels by name: several are in the order of `names`, a single array belongs to the first."""
+    given = samples.labels
+    if given is None:
+        return {}
+    if isinstance(given, Mapping):
+        return given
+    # A list of numbers is one array; one of arrays has one for each output.
+    if not (isinstance(given, tuple) or (isinstance(given, list) and any(np.ndim(one) for one in given))):
+        return {names[0]: given}
+    if len(given) > len(names):
+        raise CompressorError(f"{samples.where}: labels for {len(given)} outputs, there are {', '.join(names)}.")
+    return dict(zip(names, given, strict=False))
 
 
 def _file(path: Path) -> Samples:
@@ -132,7 +136,8 @@ def _file(path: Path) -> Samples:
     return Samples(f"{SETTING} {path}", arrays, labels)
 
 
-def _by_name(samples: Samples, names: Sequence[str], model: str) -> Mapping[str, Any]:
+def _by_input(samples: Samples, names: Sequence[str], model: str) -> Mapping[str, Any]:
+    """The arrays by name, just one for each input: several are in the order of `names`."""
     given = samples.inputs
     if isinstance(given, Mapping):
         missing = [name for name in names if name not in given]
@@ -153,6 +158,7 @@ def _by_name(samples: Samples, names: Sequence[str], model: str) -> Mapping[str,
 
 
 def _fitting(samples: Samples, port: Port, array: NDArray, model: str) -> NDArray:
+    """An array that an input takes: of a dtype that converts without loss, and of its shape but for the samples."""
     where = f"{samples.where}: input {port.name}"
     if port.dtype == object and array.dtype.kind in "US":
         array = array.astype(object)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -38,12 +38,8 @@ def near_misses(
     best = min((source, *(nbytes(candidate.spec) for candidate in exact)))
     yield from _about_distinct_values(scan)
     if is_float(values.dtype):
-        factors = list(_about_factors(values, exact))
-        yield from factors
-        if not factors and not any(
-            one.loss.max_error for one in candidates
-        ):  # nothing within a tolerance that was asked for
-            yield from _about_noise(values, scan, exact)
+        noise = [] if any(one.loss.max_error for one in candidates) else _about_noise(values, scan, exact)
+        yield from _first(_about_factors(values, exact), noise)
         yield from _about_types(values, best)
     yield from _about_zeros(values, scan, exact, source)
     yield from _about_small_values(scan, candidates, best, threshold)
@@ -80,27 +76,27 @@ def _about_noise(values: NDArray, scan: Scan, exact: Sequence[Candidate]) -> Ite
     """A grid or a palette but for noise, and the tolerance that would take it for one."""
     if scan.table is not None and scan.table.entries.size <= ENTRIES:
         return
-    if not any(candidate.schemes == (linear_quantize.NAME,) for candidate in exact):
-        rounding = max(0.6 * eps(values.dtype), 4e-7)
-        near = linear_quantize.nearest(values, 0.0, rounding)
-        error = 0.0 if near is None else distance(values, near)[1]
-        # Without an error the source itself has stored the codes.
-        if (
-            near is not None
-            and error
-            and (grid := next(linear_quantize.detect(near, scan_(near, 0.0), 0), None)) is not None
-        ):
-            tolerance = _rounded_up(error / largest(values))
-            cause = (
-                "batch norm was folded before export"
-                if values.dtype.itemsize > 2
-                else f"it was rounded to {values.dtype}"
-            )
-            yield (
-                f"{grid.evidence} but for a relative error of {tolerance:.0e}: {cause}; "
-                f"`detect.tolerance: {tolerance:.0e}` would store it so"
-            )
-            return
+    on_grid = any(candidate.schemes == (linear_quantize.NAME,) for candidate in exact)
+    yield from _first([] if on_grid else _about_noisy_grids(values), _about_clusters(values))
+
+
+def _about_noisy_grids(values: NDArray) -> Iterator[str]:
+    near = linear_quantize.nearest(values, 0.0, max(0.6 * eps(values.dtype), 4e-7))
+    error = 0.0 if near is None else distance(values, near)[1]
+    if near is None or not error:  # without an error the source itself has stored the codes
+        return
+    for grid in linear_quantize.detect(near, scan_(near, 0.0), 0):
+        tolerance = _rounded_up(error / largest(values))
+        cause = f"it was rounded to {values.dtype}"
+        if values.dtype.itemsize > 2:
+            cause = "batch norm was folded before export"
+        yield (
+            f"{grid.evidence} but for a relative error of {tolerance:.0e}: {cause}; "
+            f"`detect.tolerance: {tolerance:.0e}` would store it so"
+        )
+
+
+def _about_clusters(values: NDArray) -> Iterator[str]:
     found = palettize.clusters(values, _NOISE * largest(sample(values.reshape(-1))))
     if found is not None and len(found[1]) > _OUTLIERS:
         tolerance = _rounded_up(found[2] / largest(values))
@@ -109,6 +105,11 @@ def _about_noise(values: NDArray, scan: Scan, exact: Sequence[Candidate]) -> Ite
             f"{len(found[1])} clusters within {tolerance:.0e}; `detect.tolerance: {tolerance:.0e}` would store "
             f"{bits} bits a weight"
         )
+
+
+def _first(*stories: Iterable[str]) -> Iterator[str]:
+    """What the first of several searches finds that finds anything; the others, which cost more, are not begun then."""
+    return next((iter(found) for each in stories if (found := list(each))), iter(()))
 
 
 def _rounded_up(relative: float) -> float:
@@ -123,17 +124,13 @@ def _about_types(values: NDArray, best: int) -> Iterator[str]:
         return
     for name in ("float16", "bfloat16", "float32"):
         narrow = FLOAT_DTYPES[name]
-        if (
-            narrow.itemsize < values.dtype.itemsize
-            and _fits(sample(values.reshape(-1)), narrow)
-            and _fits(values, narrow)
-        ):
-            share = narrow.itemsize / values.dtype.itemsize
+        share = narrow.itemsize / values.dtype.itemsize
+        if share < 1 and _holds(narrow, sample(values.reshape(-1))) and _holds(narrow, values):
             yield f"every value is a {name}: exported as such it would take {share:.0%}"
             return
 
 
-def _fits(values: NDArray, narrow: DType) -> bool:
+def _holds(narrow: DType, values: NDArray) -> bool:
     flat = values.reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
         return all(

@@ -53,10 +53,10 @@ def detect(values: NDArray, scan: Scan, best: float) -> Iterator[Candidate]:
         best = min(best, _least_nbytes(scan, values, 1, count, int(np.count_nonzero(scan.table.entries))))
     scalars = math.inf if scan.table is None else scan.table.entries.size
     for axis, length in itertools.product(range(min(values.ndim, MAX_GROUPED_AXES)), vectors.LENGTHS):
-        if (found_spec := vectors.find(values, axis, length, scalars, best)) is not None:
-            best = nbytes(found_spec)
-            evidence = f"{plural(found_spec.lut.shape[-2], 'distinct vector')} of {length} along axis {axis}"
-            yield Candidate((NAME,), found_spec, evidence)
+        if (by_vector := vectors.find(values, axis, length, scalars, best)) is not None:
+            best = nbytes(by_vector)
+            evidence = f"{plural(by_vector.lut.shape[-2], 'distinct vector')} of {length} along axis {axis}"
+            yield Candidate((NAME,), by_vector, evidence)
     for axis in range(min(values.ndim, MAX_GROUPED_AXES)):
         if (found := _grouped(values, scan, axis, best)) is not None:
             best, candidate = found
@@ -174,7 +174,12 @@ def _part(shape: Shape, groups: Shape, group: tuple[int, ...]) -> tuple[slice, .
 def _clusters(keys: NDArray, dtype: DType) -> Iterator[tuple[NDArray, NDArray]]:
     """The least and the greatest values, float64, of at most 256 clusters of `sortable` keys; the fewest first.
 
-    Clusters are many times farther apart than any of them is wide.
+    Clusters are many times farther apart than any of them is wide: cut at the n widest gaps for some n, of which the
+    next one is much narrower.
+
+    >>> keys = sortable(np.array([5.0, 0.9, 1.0, 5.1, 1.1]))
+    >>> [(low.tolist(), high.tolist()) for low, high in _clusters(keys, np.dtype(np.float64))]
+    [([0.9, 5.0], [1.1, 5.1])]
     """
     ordered = unsortable(np.sort(keys), dtype).astype(np.float64)
     if ordered.size < 2 or not np.isfinite(ordered[[0, -1]]).all():
@@ -182,7 +187,7 @@ def _clusters(keys: NDArray, dtype: DType) -> Iterator[tuple[NDArray, NDArray]]:
     gaps = np.diff(ordered)
     widest = np.argpartition(gaps, -min(ENTRIES, gaps.size))[-ENTRIES:]
     widest = widest[np.argsort(-gaps[widest], kind="stable")]
-    # The widest gap that is left lies within a cluster.
+    # The widest gap that is not cut lies within a cluster, and so do all that are narrower.
     for count in np.flatnonzero(gaps[widest[:-1]] >= _APART * gaps[widest[1:]]) + 1:
         ends = np.sort(widest[:count])
         low, high = ordered[np.concatenate([[0], ends + 1])], ordered[np.concatenate([ends, [-1]])]

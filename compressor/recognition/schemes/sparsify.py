@@ -59,30 +59,34 @@ def _masked(
     """The sparse form of every `inner` candidate by a mask of these blocks, magnitudes up to `threshold` left out."""
     changed = scan.small if threshold else 0
     count = scan.size - scan.zeros - changed
-    loss = Loss(threshold, changed)
     share = f"{1 - count / scan.size:.1%} zeros, {zeros.name}"
     if changed:
         share += f", {changed:,} of them values up to {threshold:g}"
     stored = ArraySpec(_counts(values.shape, zeros.lengths), _BOOL)
     if count * PLACES.itemsize < packed_nbytes(stored.size, 1):
         stored = ArraySpec((count,), PLACES)
+    for schemes, nonzeros, told in _nonzeros(values, scan, inner, count, threshold):
+        spec, evidence = Sparse(stored, nonzeros, values.shape), "; ".join(filter(None, (share, told)))
+        yield Candidate((NAME, *schemes), spec, evidence, Loss(threshold, changed), zeros.name)
+
+
+def _nonzeros(
+    values: NDArray, scan: Scan, inner: Sequence[Candidate], count: int, threshold: float
+) -> Iterator[tuple[tuple[str, ...], Values, str]]:
+    """The forms of the `count` values above `threshold`: the schemes, a spec, and what it was recognised by."""
 
     def without_zero(one: Palettized) -> int:
         return palettize.without_zero(values, one, threshold, scan)
 
     for candidate in inner:
-        left = without_zero if candidate.schemes == (palettize.NAME,) else _whole
-        if (nonzeros := _under_mask(candidate.spec, count, left)) is not None:
-            evidence = "; ".join(filter(None, (share, _without_zero(candidate, nonzeros))))
-            spec = Sparse(stored, nonzeros, values.shape)
-            yield Candidate((NAME, *candidate.schemes), spec, evidence, loss, zeros.name)
+        entries = without_zero if candidate.schemes == (palettize.NAME,) else _whole
+        if (spec := _under_mask(candidate.spec, count, entries)) is not None:
+            yield candidate.schemes, spec, _told(candidate, spec)
     if scan.table is not None and scan.table.entries.size > ENTRIES:
-        entries = int(np.count_nonzero(above(scan.table.entries, threshold)))
-        if entries <= ENTRIES:  # zero, or what the threshold makes zero, was too much for a palette
-            one = palettize.spec((count,), values.dtype, (1,) * values.ndim, entries)
-            evidence = f"{share}; {plural(entries, 'distinct non-zero value')}"
-            spec = Sparse(stored, one, values.shape)
-            yield Candidate((NAME, palettize.NAME), spec, evidence, loss, zeros.name)
+        left = int(np.count_nonzero(above(scan.table.entries, threshold)))
+        if left <= ENTRIES:  # zero, or what the threshold makes zero, was too much for a palette
+            spec = palettize.spec((count,), values.dtype, (1,) * values.ndim, left)
+            yield (palettize.NAME,), spec, plural(left, "distinct non-zero value")
 
 
 def mask(values: NDArray, spec: Sparse, threshold: float) -> tuple[NDArray, NDArray]:
@@ -145,7 +149,7 @@ def _under_mask(spec: Encoding, count: int, entries: Callable[[Palettized], int]
             return None
 
 
-def _without_zero(candidate: Candidate, nonzeros: Values) -> str:
+def _told(candidate: Candidate, nonzeros: Values) -> str:
     """What a candidate was recognised by, said of the non-zeros."""
     if isinstance(nonzeros, Palettized) and math.prod(nonzeros.lut.shape[:-2]) == 1:
         return plural(nonzeros.lut.shape[-2], "distinct non-zero value")
