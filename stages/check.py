@@ -17,22 +17,26 @@ if TYPE_CHECKING:
     from .groups import Evaluate
 
 
-def check(
-    metrics: Annotated[Path, typer.Argument(metavar="[METRICS]", help="What compressor evaluate wrote.")] = Path(
-        "compression/metrics.json"
+METRICS = Path("compression/metrics.json")
+
+Metrics = Annotated[Path, typer.Argument(metavar="[METRICS]", help="What compressor evaluate wrote.")]
+Revision = Annotated[
+    str | None, typer.Option(metavar="REV", help="Also compare with METRICS at this git revision.", show_default=False)
+]
+Tolerances = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=AMOUNT",
+        help="Compare only what is named so, and let it get worse by this much; otherwise nothing may. Repeatable.",
+        show_default=False,
     ),
-    against: Annotated[
-        str | None,
-        typer.Option(metavar="REV", help="Also compare with METRICS at this git revision.", show_default=False),
-    ] = None,
-    tol: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=AMOUNT",
-            help="Compare only what is named so, and let it get worse by this much; otherwise nothing may. Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
+]
+
+
+def check(
+    metrics: Metrics = METRICS,
+    against: Revision = None,
+    tol: Tolerances = None,
     params: ParamsFile = None,
     settings: Overrides = None,
     *,

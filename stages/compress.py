@@ -12,6 +12,7 @@ import typer
 from .options import AsJson, ModelPath, Overrides, ParamsFile, Plots, Strict
 
 if TYPE_CHECKING:
+    from compressor.compilation.manifest import Manifest
     from compressor.compilation.plan import Plan
     from compressor.recognition.findings import Detection, Settings
     from compressor.targets import Target
@@ -20,24 +21,28 @@ if TYPE_CHECKING:
     from .params import Given
 
 
+OutDir = Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Where to write the artefact.", show_default=False)]
+TargetName = Annotated[str | None, typer.Option(help="A name from compressor targets.", show_default=False)]
+PipelineName = Annotated[
+    str | None, typer.Option(help="auto, default_pruning, default_palettization, ...", show_default=False)
+]
+Found = Annotated[Path | None, typer.Option(metavar="FILE", help="What compressor detect found.", show_default=False)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan with every refusal; write nothing.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also print what was refused, and why.")]
+
+
 def compress(
     model: ModelPath,
-    out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Where to write the artefact.", show_default=False)],
-    target: Annotated[str | None, typer.Option(help="A name from compressor targets.", show_default=False)] = None,
-    pipeline: Annotated[
-        str | None, typer.Option(help="auto, default_pruning, default_palettization, ...", show_default=False)
-    ] = None,
-    detection: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What compressor detect found.", show_default=False)
-    ] = None,
+    out: OutDir,
+    target: TargetName = None,
+    pipeline: PipelineName = None,
+    detection: Found = None,
     plots: Plots = None,
     params: ParamsFile = None,
     settings: Overrides = None,
     *,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan with every refusal; write nothing.")
-    ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also print what was refused, and why.")] = False,
+    dry_run: DryRun = False,
+    verbose: Verbose = False,
     strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
@@ -46,37 +51,26 @@ def compress(
     Each weight gets the smallest form that the target can hold and that has exactly its values. Without --detection the
     model is looked at first. OUT_DIR is replaced as a whole, once what was written has been read back and compared.
     """
-    import compressor
-    from compressor.compilation import publish
     from compressor.errors import UsageError
 
-    from . import files, graph, progress, report, toolchain
+    from . import files, report, toolchain
     from .params import Given
 
     if dry_run and plots is not None:
         raise UsageError("--dry-run writes nothing: leave --plots out.")
     toolchain.check("compress", params, strict=strict)
     files.check_rows(plots)
-    publish.check_directory(out, [model])
     asked = _asked(model, detection, Given(params, settings or (), {"target": target, "compress.pipeline": pipeline}))
-    read = files.read_by(model, params, detection)
-    publish.check_directory(out, read)
-    publish.check_files([plots], read)
-    export = graph.for_weights(model, asked.export) if dry_run else asked.export
-    with graph.exported(model, export) as path, progress.shown() as shown:
-        if dry_run:
-            planned = compressor.dry_run(path, **asked.arguments(), progress=shown)
-        else:
-            made = compressor.compress(path, out, **asked.arguments(), progress=shown)
+    files.check_outputs(out, plots, model, params, detection)
     if dry_run:
+        planned = asked.planned(model)
         report.show_json(plan_document(planned)) if as_json else report.show(report.plan(planned))
         return
+    made = asked.made(model, out)
     if plots is not None:
         files.write_rows(plots, report.bytes_rows(made.weights), report.BYTES_COLUMNS)
-    if as_json:
-        report.show_json(made.to_json())
-    else:
-        report.show(report.manifest(made, refusals=verbose, threshold=asked.threshold))
+    shown = made.to_json() if as_json else report.manifest(made, refusals=verbose, threshold=asked.threshold)
+    report.show_json(shown) if as_json else report.show(shown)
 
 
 @dataclass(frozen=True)
@@ -103,8 +97,25 @@ class _Asked:
 
         return get(self.pipeline, (self.detection.settings if self.detection else self.settings).threshold).threshold
 
-    def arguments(self) -> dict[str, Any]:
-        """What `compressor.compress` and `compressor.dry_run` take."""
+    def planned(self, model: Path) -> Plan:
+        """What would become of the weights."""
+        import compressor
+
+        from . import graph, progress
+
+        with graph.exported(model, graph.for_weights(model, self.export)) as path, progress.shown() as shown:
+            return compressor.dry_run(path, **self._arguments(), progress=shown)
+
+    def made(self, model: Path, out: Path) -> Manifest:
+        """What was written to `out`."""
+        import compressor
+
+        from . import graph, progress
+
+        with graph.exported(model, self.export) as path, progress.shown() as shown:
+            return compressor.compress(path, out, **self._arguments(), progress=shown)
+
+    def _arguments(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("target", "pipeline", "detection", "settings")}
 
 

@@ -9,12 +9,14 @@ import typer
 
 from .options import AsJson, ModelPath, Overrides, ParamsFile, Plots, Strict
 
+Findings = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write the findings to this .json.", show_default=False)
+]
+
 
 def detect(
     model: ModelPath,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the findings to this .json.", show_default=False)
-    ] = None,
+    out: Findings = None,
     plots: Plots = None,
     params: ParamsFile = None,
     settings: Overrides = None,
@@ -49,8 +51,5 @@ def detect(
         publish.text(out, text)
     if plots is not None:
         files.write_rows(plots, report.sparsity_rows(found), report.SPARSITY_COLUMNS)
-    if as_json:
-        report.show_json(text)
-    else:
-        planned = plan(found.findings, targets.get("onnxruntime"), pipelines.get("auto", found.settings.threshold))
-        report.show(report.detection(found, planned))
+    planned = plan(found.findings, targets.get(targets.DEFAULT), pipelines.get("auto", found.settings.threshold))
+    report.show_json(text) if as_json else report.show(report.detection(found, planned))

@@ -15,34 +15,35 @@ import typer
 from .options import AsJson, ModelPath, Overrides, ParamsFile, Strict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from rich.console import RenderableType
 
     from compressor.compilation.manifest import Manifest
     from compressor.evaluation.compare import Comparison
     from compressor.evaluation.metrics import Size, Values
 
-    from .groups import Export
-    from .params import EvaluateParams
+    from .groups import Evaluate, Export
+    from .params import EvaluateParams, Given
 
 
 ACCURACY_SIZE, CONFUSION = "accuracy_size.csv", "confusion.csv"
 """What is written to the directory of the plots."""
 
 
+Artefact = Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The artefact.", show_default=False)]
+Metrics = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write the metrics to this .json.", show_default=False)
+]
+PlotsDir = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Write accuracy_size.csv and confusion.csv for dvc plots.", show_default=False),
+]
+
+
 def evaluate(
     model: ModelPath,
-    artefact: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The artefact.", show_default=False)],
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the metrics to this .json.", show_default=False)
-    ] = None,
-    plots_dir: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Write accuracy_size.csv and confusion.csv for dvc plots.", show_default=False
-        ),
-    ] = None,
+    artefact: Artefact,
+    out: Metrics = None,
+    plots_dir: PlotsDir = None,
     params: ParamsFile = None,
     settings: Overrides = None,
     *,
@@ -55,79 +56,103 @@ def evaluate(
     compression. Without evaluate.data in the settings only sizes are measured. A limit that is broken is recorded as
     passed: false, and is no failure: for that there is `compressor check`.
     """
-    from compressor import sources
     from compressor.compilation import publish
     from compressor.errors import CompressorError
-    from compressor.evaluation import metrics
-    from compressor.model import stamps, unchanged
 
-    from . import files, graph, report, toolchain
-    from .params import EvaluateAlone, EvaluateParams, Given, load
+    from . import files, report, toolchain
+    from .params import Given
 
     toolchain.check("evaluate", params, strict=strict)
     files.check_json(out)
     if not artefact.exists():
         raise CompressorError(f"{artefact}: no such artefact. Write it with `compressor compress`.")
-    given = Given(params, settings or ())
-    alone = load(EvaluateAlone, given) if graph.needs_export(model) else None
-    own = alone or load(EvaluateParams, given)
-    metric = metrics.key(own.evaluate.metric)
-    metrics.broken({}, own.evaluate.limits, metric=metric)  # an unknown limit must not cost a run of the model
+    own, export = _asked(model, Given(params, settings or ()))
     written = [] if plots_dir is None else [plots_dir / ACCURACY_SIZE, plots_dir / CONFUSION]
     publish.check_files([out, *written], [*files.read_by(model, params), *files.read_by(artefact)])
-    with unchanged(stamps([*sources.files(model), *sources.files(artefact)])):
-        found = _measured(model, artefact, own, alone.export if alone else None)
-    quality = found.compared.quality if found.compared else None
-    values = metrics.summary(_size(found.stored), _size(found.dense), found.source_nbytes, quality, own.evaluate.limits)
-    text = json.dumps(values, indent=2) + "\n"
+    found = _measured(model, artefact, own, export)
+    text = json.dumps(found.values, indent=2) + "\n"
     if plots_dir is not None:
-        _write_plots(plots_dir, values, metric, found.compared)
+        _write_plots(plots_dir, found)
     if out is not None:
         publish.text(out, text)
-    if as_json:
-        report.show_json(text)
-    else:
-        report.show(_report(values, own.evaluate.limits, metric, found.compared))
+    report.show_json(text) if as_json else report.show(_report(found))
+
+
+def _asked(model: Path, given: Given) -> tuple[EvaluateParams, Export | None]:
+    """What the settings ask for, and how the model is exported before; None for one that has a graph.
+
+    Raises:
+        UsageError: they are wrong; an unknown limit too, which must not cost a run of the model.
+    """
+    from compressor.evaluation import metrics
+
+    from . import graph
+    from .params import EvaluateAlone, EvaluateParams, load
+
+    alone = load(EvaluateAlone, given) if graph.needs_export(model) else None
+    own = alone or load(EvaluateParams, given)
+    metrics.broken({}, own.evaluate.limits, metric=metrics.key(own.evaluate.metric))
+    return own, alone.export if alone else None
 
 
 @dataclass(frozen=True)
 class _Measured:
     """An artefact and its uncompressed model as they lie on disk.
 
+    asked: what was to be measured.
     source_nbytes: of the files of the model itself.
     compared: by what they compute; None without data.
     """
 
+    asked: Evaluate
     stored: Manifest
     dense: Manifest
     source_nbytes: int
     compared: Comparison | None
 
+    @property
+    def metric(self) -> str:
+        """What the score is called."""
+        from compressor.evaluation import metrics
+
+        return metrics.key(self.asked.metric)
+
+    @property
+    def values(self) -> Values:
+        """The metrics by name."""
+        from compressor.evaluation import metrics
+
+        quality = self.compared.quality if self.compared else None
+        return metrics.summary(_size(self.stored), _size(self.dense), self.source_nbytes, quality, self.asked.limits)
+
 
 def _measured(model: Path, artefact: Path, own: EvaluateParams, export: Export | None) -> _Measured:
     import compressor
+    from compressor import sources
     from compressor.evaluation import compare
+    from compressor.model import stamps, unchanged
 
     from . import graph, params, progress
 
     target = params.target(own)
-    stored = compressor.inspect(artefact)
-    _check_target(stored, own.target, artefact)
-    with graph.exported(model, export) as path, TemporaryDirectory(prefix="compressor-") as folder:
-        baseline = Path(folder) / "baseline"
+    with (
+        unchanged(stamps([*sources.files(model), *sources.files(artefact)])),
+        graph.exported(model, export) as path,
+        TemporaryDirectory(prefix="compressor-") as folder,
+    ):
+        stored, baseline = compressor.inspect(artefact), Path(folder) / "baseline"
+        _check_target(stored, own.target, artefact)
         fitted = compressor.write_baseline(path, baseline, target=target)
         dense, source_nbytes = compressor.inspect(baseline), compressor.inspect(path).nbytes
         _check_weights(dense, stored, model, artefact)
-        if not own.evaluate.data:
-            return _Measured(stored, dense, source_nbytes, None)
-        core = compare.Settings(**own.evaluate.model_dump(exclude={"limits"}))
-        with progress.shown() as shown:
-            before, after = (
-                partial(target.session, folder, fitted, str(named))
-                for folder, named in ((baseline, model), (artefact, artefact))
-            )
-            compared = compare.compare(before, after, core, shown)
-    return _Measured(stored, dense, source_nbytes, compared)
+        compared = None
+        if own.evaluate.data:
+            core = compare.Settings(**own.evaluate.model_dump(exclude={"limits"}))
+            before = partial(target.session, baseline, fitted, str(model))
+            after = partial(target.session, artefact, fitted, str(artefact))
+            with progress.shown() as shown:
+                compared = compare.compare(before, after, core, shown)
+        return _Measured(own.evaluate, stored, dense, source_nbytes, compared)
 
 
 def _check_target(stored: Manifest, target: str, artefact: Path) -> None:
@@ -172,19 +197,19 @@ def _size(found: Manifest) -> Size:
     return Size(found.nbytes, found.weights_nbytes, sum(math.prod(weight.shape) for weight in found.weights))
 
 
-def _write_plots(directory: Path, values: Values, metric: str, compared: Comparison | None) -> None:
+def _write_plots(directory: Path, found: _Measured) -> None:
     """One point for this run, and a row for each sample; tables without rows where there is nothing to plot."""
     from . import files
 
-    columns = ("size_mb", metric)
-    point = [{name: values[name] for name in columns}] if metric in values else []
+    columns, values = ("size_mb", found.metric), found.values
+    point = [{name: values[name] for name in columns}] if found.metric in values else []
     files.write_rows(directory / ACCURACY_SIZE, point, columns)
-    actual, predicted = (compared.confusion if compared else None) or ((), ())
+    actual, predicted = (found.compared.confusion if found.compared else None) or ((), ())
     rows = [{"actual": int(one), "predicted": int(other)} for one, other in zip(actual, predicted, strict=True)]
     files.write_rows(directory / CONFUSION, rows, ("actual", "predicted"))
 
 
-def _report(values: Values, limits: Mapping[str, float], metric: str, compared: Comparison | None) -> RenderableType:
+def _report(found: _Measured) -> RenderableType:
     """The metrics beside the baseline's, and what they were measured on."""
     from rich.console import Group
     from rich.text import Text
@@ -193,6 +218,7 @@ def _report(values: Values, limits: Mapping[str, float], metric: str, compared: 
 
     from .sheet import Row, Sheet
 
+    values, limits, compared = found.values, found.asked.limits, found.compared
     before = values["baseline"]
     assert isinstance(before, dict)
     rows = [
@@ -200,11 +226,11 @@ def _report(values: Values, limits: Mapping[str, float], metric: str, compared: 
         for name, value in values.items()
         if name not in ("baseline", "passed")
     ]
-    broken = metrics.broken(values, limits, metric=metric)
+    broken = metrics.broken(values, limits, metric=found.metric)
     verdict = "; ".join(broken) if broken else f"all {len(limits)} limits hold" if limits else "no limits are set"
     measured = "sizes only: evaluate.data is not set" if compared is None else f"measured on {compared.count} samples"
-    if compared is not None and metric not in values:
-        measured += f", which have no labels: no {metric}"
+    if compared is not None and found.metric not in values:
+        measured += f", which have no labels: no {found.metric}"
     return Group(
         Sheet(("metric", "uncompressed", "compressed"), tuple(rows), numbers=1),
         Text(),

@@ -34,9 +34,8 @@ def export(
     from .params import ExportParams, Given, load
 
     toolchain.check("export", params, strict=strict)
-    publish.check_directory(out, [source])
     own = load(ExportParams, Given(params, settings or ()))
-    publish.check_directory(out, files.read_by(source, params))
+    files.check_outputs(out, None, source, params)
     with publish.directory(out) as directory:
         graph.write(source, directory, own.export)
     written = {file.name: file.stat().st_size for file in sorted(out.iterdir())}

@@ -41,6 +41,19 @@ def read_by(model: Path, *others: Path | None) -> list[Path]:
     return [model, *sources.files(model), *(other for other in others if other is not None)]
 
 
+def check_outputs(directory: Path, rows: Path | None, model: Path, *others: Path | None) -> None:
+    """Refuse outputs that would replace what is read for them, or what this package has not written.
+
+    Raises:
+        UsageError: one would.
+        CompressorError: there is no such model, or a folder may not be written to.
+    """
+    publish.check_directory(directory, [model])  # before the model is opened
+    read = read_by(model, *others)
+    publish.check_directory(directory, read)
+    publish.check_files([rows], read)
+
+
 def check_json(path: Path | None) -> None:
     """Refuse a path for JSON that does not say so: it may be the model that the user meant to read.
 

@@ -41,7 +41,7 @@ class TargetParams(Group):
     """The target, which is one for the whole pipeline."""
 
     target: Target = Field(
-        default="onnxruntime", description="What the artefact is for: a name from `compressor targets`."
+        default=targets.DEFAULT, description="What the artefact is for: a name from `compressor targets`."
     )
 
 

@@ -24,16 +24,18 @@ GROUPS: tuple[tuple[str, type[Group]], ...] = (
     ("evaluate", Evaluate),
 )
 
-INTRODUCTION = """\
+_OPTIONS = ", ".join(f"`{family}`" for family in OPTIONS)
+
+INTRODUCTION = f"""\
 # Settings
 
 Written from the schema; change that, then run `python -m compressor.stages.params_reference > docs/params.md`.
 
 A command takes its settings from, each winning over those before it: the defaults below, `params.yaml` in the current
 directory (or `--params FILE`), `-S`, and its own options (`--target`). `-S key=value` sets a dotted key to a value in
-YAML, as it would stand in `params.yaml` (`-S evaluate.limits='{size_ratio: 4}'`): mappings are merged, anything else is
+YAML, as it would stand in `params.yaml` (`-S evaluate.limits='{{size_ratio: 4}}'`): mappings are merged, all else is
 replaced, and nothing after the `=` is empty text. `-S ~key` takes a key back to its default. `dvc exp run -S` reads
-numbers, text, `null`, `[a, b]` and `{a: 1}` in the same way, and wants a `+` before a key that `params.yaml` lacks.
+numbers, text, `null`, `[a, b]` and `{{a: 1}}` in the same way, and wants a `+` before a key that `params.yaml` lacks.
 Groups of `params.yaml` that are not listed here belong to other stages and are ignored; a key that a group here does
 not know is an error.
 
@@ -41,9 +43,9 @@ not know is an error.
 |---|---|
 | `compressor export` | `export` |
 | `compressor detect` | `detect`; for a torch file also `export` |
-| `compressor compress --detection FILE` | `target`, `compress`, `coreml`; the file brings its settings |
-| `compressor compress` without it, or for a torch file | `target`, `compress`, `coreml`, `detect`, `export` |
-| `compressor evaluate` | `target`, `coreml`, `evaluate` |
+| `compressor compress --detection FILE` | `target`, `compress`, {_OPTIONS}; the file brings its settings |
+| `compressor compress` without it, or for a torch file | `target`, `compress`, {_OPTIONS}, `detect`, `export` |
+| `compressor evaluate` | `target`, {_OPTIONS}, `evaluate` |
 | `compressor check` | `evaluate` |
 
 In dvc.yaml a stage lists under `params` what its command reads.

@@ -16,6 +16,9 @@ from compressor.registry import Registry
 from compressor.targets.session import Session
 from compressor.weight import Weight
 
+DEFAULT = "onnxruntime"
+"""The target of whoever names none."""
+
 
 class Illegal(Exception):  # noqa: N818 - a refusal that plans record, not an error
     """A target cannot hold an encoding. reason: why, for the plan. instead: the same value as it could be held."""
