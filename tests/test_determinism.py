@@ -17,7 +17,7 @@ from onnx import helper
 import compressor
 from compressor.arrays import NDArray
 from tests.faults.commands import snapshot
-from tests.sources.onnx_models import save, tensor, value
+from tests.sources.onnx.models import save, tensor, value
 
 SIZE = 128
 ENCODINGS = {

@@ -19,7 +19,7 @@ from compressor import sources, targets
 from compressor.arrays import NDArray
 from compressor.encodings import decode, name
 from tests.conformance import operators
-from tests.sources.onnx_models import save, tensor, value
+from tests.sources.onnx.models import save, tensor, value
 
 RNG = np.random.default_rng(0)
 Feeds = Mapping[str, NDArray]

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from compressor.arrays import NDArray
 from compressor.formats.onnx.dtypes import DATA_TYPES
 from compressor.stages import app
-from tests.sources.onnx_models import save, tensor, value
+from tests.sources.onnx.models import save, tensor, value
 
 SIZE = 64
 

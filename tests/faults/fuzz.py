@@ -152,8 +152,8 @@ def _parse(path: Path) -> None:
 def _load(path: Path) -> None:
     import torch
 
+    from compressor.sources.torch import plain
     from compressor.sources.torch.declared import declare
-    from compressor.sources.torch.legacy.lower import lower
     from compressor.sources.torch.load import load
     from compressor.sources.torch.trace import quiet
     from compressor.stages.params import DetectAlone, Given
@@ -164,7 +164,7 @@ def _load(path: Path) -> None:
         model = load(path, factory=factory, args={}, allow_pickle=False)
         declare(model)
         if isinstance(model, torch.nn.Module):
-            lower(model.eval())
+            plain(model)
 
 
 def work(

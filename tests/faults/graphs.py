@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from tests.sources.onnx_models import tensor, value
+from tests.sources.onnx.models import tensor, value
 
 KINDS = (
     "FLOAT",

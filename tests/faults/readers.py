@@ -21,7 +21,7 @@ from compressor.encodings import Dense, Encoding, Palettized, Sparse
 from tests.faults import graphs
 from tests.faults.commands import SIZE, chain, done, weights
 from tests.formats import coreml_models
-from tests.sources.huggingface_folders import awq, gptq, masked, quantized, saved, scaled, scheme, words
+from tests.sources.huggingface.folders import awq, gptq, masked, quantized, saved, scaled, scheme, words
 
 Arguments = tuple[str, ...]
 LOAD = "load"

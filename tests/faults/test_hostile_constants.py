@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 import compressor
 from compressor.errors import CompressorError
 from tests.faults.commands import chain, refused
-from tests.sources.onnx_models import save, tensor, value
+from tests.sources.onnx.models import save, tensor, value
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 

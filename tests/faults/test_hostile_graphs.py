@@ -16,7 +16,7 @@ from compressor import sources
 from compressor.errors import CompressorError
 from compressor.sources.onnx.scopes import Index
 from tests.faults.commands import chain, done, refused, weights
-from tests.sources.onnx_models import floats, save, tensor, value
+from tests.sources.onnx.models import floats, save, tensor, value
 
 CODES = tensor("c", (np.arange(4096) % 16).astype(np.int8).reshape(64, 64))
 SCALE = tensor("s", np.float32(0.5))

@@ -23,7 +23,7 @@ from compressor.sources.torch.load import load
 from tests.faults.commands import SIZE, chain, done, refused
 from tests.faults.mutations import varint
 from tests.formats import coreml_models
-from tests.sources.huggingface_folders import saved
+from tests.sources.huggingface.folders import saved
 
 MEMORY = 256 << 20
 """What refusing a file may take at most, with all that is imported for it."""

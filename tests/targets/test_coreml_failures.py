@@ -21,7 +21,7 @@ from compressor.errors import UsageError
 from compressor.formats.coreml.importing import coremltools
 from compressor.sources import InputSpec
 from compressor.targets.coreml.conversion import quiet
-from tests.sources import torch_networks
+from tests.sources.torch import torch_networks
 from tests.targets import coreml_networks as networks
 from tests.targets.coreml_networks import Exported, Written, exported, half, written
 

@@ -16,7 +16,7 @@ from compressor.arrays import CODE_DTYPES, NDArray
 from compressor.encodings import LinearQuantized, name
 from tests.conformance import codes as random_codes
 from tests.conformance import operators
-from tests.sources.onnx_models import loaded, save, value
+from tests.sources.onnx.models import loaded, save, value
 
 EXTREMES = np.array([-128, -127, -1, 1, 127], np.int8)
 """Pairs of products of the largest of them and of activations of 255 do not fit 16 bits."""

@@ -90,13 +90,13 @@ def export(
     with quiet(), torch.no_grad(), references.importable_here(), legacy_of(source):
         model = load(source, factory=factory, args=args or {}, allow_pickle=allow_pickle)
         declared = declare(model)
-        model = _plain(model)
+        model = plain(model)
         program, stored = trace(model, inputs, outputs, opset), stored_names(model)
         tidy(program, stored)
         exported.write(program.model, model, inputs, declared, stored, opset, directory)
 
 
-def _plain(model: Module | ExportedProgram) -> Module | ExportedProgram:
+def plain(model: Module | ExportedProgram) -> Module | ExportedProgram:
     """The model without tensors of kinds that an exporter does not take: codes, and operators in float."""
     import torch
 

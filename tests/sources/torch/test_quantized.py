@@ -16,7 +16,7 @@ import compressor
 from compressor.errors import CompressorError
 from compressor.sources.torch import InputSpec, export
 from compressor.sources.torch.legacy.lower import lower
-from tests.sources.onnx_models import loaded
+from tests.sources.onnx.models import loaded
 
 HERE = Path(__file__).parent
 BATCH = {0: "batch"}

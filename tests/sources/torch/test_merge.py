@@ -11,9 +11,8 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 from compressor.errors import CompressorError
-from compressor.sources.torch.legacy.lower import lower
 from compressor.sources.torch.load import fill, load
-from compressor.sources.torch.merge import unhooked
+from compressor.sources.torch.merge import unhooked, unparametrized
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -84,7 +83,7 @@ def test_parts_become_the_weight(tmp_path: Path, parts: str, of: str):
     if of == "the module":
         PARTS[parts](model)
     fill(model, source.state_dict(), tmp_path / "a.pt", "it")
-    model = lower(unhooked(model))
+    model = unparametrized(unhooked(model))
     names = {"0.weight", "0.bias", "2.weight", "3.weight", "3.bias"}
     assert set(model.state_dict()) == names
     torch.testing.assert_close(model[:3](x), first)

@@ -13,7 +13,7 @@ import compressor
 from compressor import sources
 from compressor.arrays import UINT2, UINT4, UINT8, DType, NDArray
 from compressor.encodings import Dense, LinearQuantized, decode, dtype, name
-from tests.sources.huggingface_folders import (
+from tests.sources.huggingface.folders import (
     RANDOM,
     awq,
     gptq,

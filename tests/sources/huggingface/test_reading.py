@@ -21,7 +21,7 @@ from compressor.arrays import MappedArray, NDArray
 from compressor.encodings import Dense, decode
 from compressor.errors import CompressorError
 from compressor.stages.app import app
-from tests.sources.huggingface_folders import RANDOM, saved
+from tests.sources.huggingface.folders import RANDOM, saved
 
 WEIGHTS = {
     "embed.weight": RANDOM.normal(size=(8, 4)).astype(ml_dtypes.bfloat16),

@@ -20,7 +20,7 @@ from compressor.encodings import LinearQuantized
 from compressor.sources.torch import InputSpec, export
 from compressor.sources.torch import operators as ours
 from compressor.sources.torch.legacy.lower import lower
-from tests.sources.onnx_models import loaded
+from tests.sources.onnx.models import loaded
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 OPS = torch.ops.quantized_decomposed

@@ -198,7 +198,7 @@ def test_another_process_writes_the_same_bytes(networks, tmp_path: Path):
         "spec = InputSpec((2, 7), 'int64', {0: 'batch'});"
         "export(Path(sys.argv[1]), Path(sys.argv[2]), factory='torch_networks:tied', inputs={'ids': spec})"
     )
-    path = os.pathsep.join(filter(None, [str(HERE.parents[1]), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(HERE.parents[2]), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "trained.pt", tmp_path / "other"],
         env=os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": path},

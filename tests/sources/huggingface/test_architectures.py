@@ -28,7 +28,7 @@ pytest.importorskip("transformers")
 coremltools()
 
 from tests.formats.mil_evaluation import evaluate_package  # noqa: E402 - after Core ML Tools, which warns at import
-from tests.sources.architectures import NETWORKS, Network, feeds  # noqa: E402
+from tests.sources.huggingface.architectures import NETWORKS, Network, feeds  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of both libraries, about themselves
 
@@ -37,7 +37,7 @@ CHOSEN = NETWORKS if EVERY else ("BERT", "Mixtral", "ResNet", "ViT", "Whisper (e
 SETTINGS = compressor.Settings(min_elements=256)
 LENGTHS = ((16, 0), (9, 3), (21, 20), (7, 7), (1, 0))
 """Lengths, and how many places at the end are masked: none, some, all."""
-DOCUMENT = Path(__file__).parents[2] / "docs" / "sources.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "sources.md"
 
 
 def modified(model: Any) -> Any:

@@ -21,7 +21,7 @@ from compressor.errors import CompressorError
 from compressor.sources.torch import InputSpec
 from compressor.sources.torch.declared import declare
 from compressor.sources.torch.declared.attach import attach
-from tests.sources.declared_exports import FLAT, IMAGE, Exported, kept
+from tests.sources.torch.declared_exports import FLAT, IMAGE, Exported, kept
 
 HERE = Path(__file__).parent
 PREFIX = "_COREML_/"

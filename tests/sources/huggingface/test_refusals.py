@@ -14,7 +14,7 @@ from compressor import sources
 from compressor.arrays import NDArray
 from compressor.encodings import decode
 from compressor.errors import CompressorError
-from tests.sources.huggingface_folders import (
+from tests.sources.huggingface.folders import (
     RANDOM,
     Layer,
     awq,

@@ -13,7 +13,7 @@ from compressor import sources
 from compressor.arrays import NDArray
 from compressor.encodings import Dense, LinearQuantized, Sparse, decode, name
 from compressor.errors import CompressorError
-from tests.sources.huggingface_folders import (
+from tests.sources.huggingface.folders import (
     RANDOM,
     masked,
     product,

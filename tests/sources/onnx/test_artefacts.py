@@ -16,7 +16,7 @@ from compressor.formats.onnx.decoding import lower
 from compressor.formats.onnx.functions import DOMAIN, VERSION, function
 from compressor.formats.onnx.lowered import shared
 from compressor.formats.onnx.quantized import Form
-from tests.sources.onnx_models import RNG, check_same, floats, tensor, value
+from tests.sources.onnx.models import RNG, check_same, floats, tensor, value
 
 MASK = RNG.random((32, 48)) < 0.3
 COUNT = int(MASK.sum())

@@ -14,7 +14,7 @@ import torch.ao.quantization as tq
 from compressor.encodings import LinearQuantized
 from compressor.errors import CompressorError
 from compressor.sources.torch import InputSpec, export
-from tests.sources.declared_exports import FLAT, Exported
+from tests.sources.torch.declared_exports import FLAT, Exported
 
 HERE = Path(__file__).parent
 SMALL = InputSpec((2, 8, 6, 6), dynamic={0: "batch"})

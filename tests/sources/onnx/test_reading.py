@@ -15,7 +15,7 @@ from compressor.arrays import MappedArray, NDArray
 from compressor.encodings import Dense, Sparse, decode
 from compressor.errors import CompressorError, UsageError
 from compressor.formats.onnx.dtypes import DTYPES
-from tests.sources.onnx_models import RNG, check_same, decoded, floats, run, save, tensor, value
+from tests.sources.onnx.models import RNG, check_same, decoded, floats, run, save, tensor, value
 
 
 def test_plain_initializers_are_dense_weights_in_graph_order(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 import compressor
 from compressor import sources
 from compressor.errors import CompressorError
-from tests.sources.onnx_models import check_same, floats, run, save, tensor, value
+from tests.sources.onnx.models import check_same, floats, run, save, tensor, value
 
 FEW = np.eye(2, 64, dtype=np.float32)
 """An input whose products with whole numbers are exact in any order of summation."""

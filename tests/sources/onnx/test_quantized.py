@@ -18,7 +18,7 @@ from compressor import sources
 from compressor.arrays import CODE_DTYPES
 from compressor.encodings import Dense, LinearQuantized, Palettized, decode, name
 from compressor.model import Model
-from tests.sources.onnx_models import RNG, check_same, floats, run, save, tensor, value
+from tests.sources.onnx.models import RNG, check_same, floats, run, save, tensor, value
 
 LIMITS = {"int8": (-128, 128), "uint8": (0, 256), "int4": (-8, 8), "uint4": (0, 16), "int2": (-2, 2), "uint2": (0, 4)}
 
