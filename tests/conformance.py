@@ -10,7 +10,7 @@ import ctypes
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,23 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, DType, NDArray, Shape
-from compressor.encodings import PLACES, Dense, Encoding, LinearQuantized, Palettized, Sparse, dtype, is_places, shape
+from compressor.encodings import (
+    PLACES,
+    Dense,
+    Encoding,
+    LinearQuantized,
+    Palettized,
+    Sparse,
+    arrays,
+    decode,
+    dtype,
+    is_places,
+    shape,
+    spec,
+)
 from compressor.formats.onnx.dtypes import DATA_TYPES
 from compressor.model import Model
+from compressor.targets import Illegal, Target
 from compressor.weight import Weight
 
 F32, F16, BF16 = (FLOAT_DTYPES[name] for name in ("float32", "float16", "bfloat16"))
@@ -31,6 +45,9 @@ FLOATS = (F32, F16, BF16)
 SHAPES: tuple[Shape, ...] = ((1,), (7,), (300,), (5, 3), (12, 40), (3, 8, 5), (4, 6, 3, 5))
 
 Case = tuple[str, Encoding]
+
+AT_ONCE = 300
+"""How many forms an artefact has."""
 
 
 def floats(rng: np.random.Generator, to: Shape, of: DType) -> NDArray:
@@ -195,3 +212,44 @@ def same(got: NDArray, expected: NDArray) -> bool:
     equal = np.ascontiguousarray(got).view(bits) == np.ascontiguousarray(expected).view(bits)
     with np.errstate(invalid="ignore"):
         return bool(np.all(equal | ((got == 0) & (expected == 0))))
+
+
+Run = Callable[[Target, Sequence[Case], Path], Mapping[str, NDArray]]
+"""Writes the cases as an artefact to a directory; their values as the target's runtime computes them."""
+
+
+def wrong(target: Target, run: Run, cases: Sequence[Case], directory: Path) -> list[str]:
+    """The cases that a target takes and that its runtime does not decode, or that are not read back as they were."""
+    found = []
+    for number, chunk in enumerate(_chunks(target, cases)):
+        folder = directory / str(number)
+        folder.mkdir()
+        values = run(target, chunk, folder)
+        found += [case for case, encoding in chunk if not same(values[case], decode(encoding))]
+        found += [f"{case} read back" for case in _unlike(target.read(folder).weights, chunk)]
+    return found
+
+
+def _chunks(target: Target, cases: Sequence[Case]) -> Iterator[list[Case]]:
+    legal, refused = [], []
+    for name, encoding in cases:
+        try:
+            legal.append((name, target.legalize(encoding)))
+        except Illegal as refusal:
+            refused.append((name, refusal.reason))
+    assert all(reason for _, reason in refused)
+    return (legal[start : start + AT_ONCE] for start in range(0, len(legal), AT_ONCE))
+
+
+def _unlike(weights: Sequence[Weight], chunk: Sequence[Case]) -> Iterator[str]:
+    """The cases that are not read back as the encoding that was written."""
+    found = {weight.name: weight.encoding for weight in weights}
+    for case, encoding in chunk:
+        one = found.get(case)
+        if one is None or repr(spec(one)) != repr(spec(encoding)) or not _equal(one, encoding):
+            yield case
+
+
+def _equal(one: Encoding, other: Encoding) -> bool:
+    pairs = zip(arrays(one), arrays(other), strict=True)
+    return all(np.asarray(left).tobytes() == np.asarray(right).tobytes() for left, right in pairs)

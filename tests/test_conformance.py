@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 
 from compressor import targets
 from compressor.arrays import NDArray
-from compressor.encodings import Encoding, arrays, decode, spec
+from compressor.encodings import spec
 from compressor.model import Model
-from compressor.targets import Illegal, Target
+from compressor.targets import Target
 from compressor.targets.coreml import PACKAGE, CoreML
 from compressor.targets.onnxruntime import OnnxRuntime
 from compressor.weight import Weight
 from tests import conformance
-from tests.conformance import Case, same
+from tests.conformance import Case
 from tests.formats import coreml_models
-
-AT_ONCE = 300
 
 # A form in so many: of a target that differs from another one by its version alone, and where decompression is slow.
 SAMPLED = {"onnx-opset18": 3, "onnx-opset21": 3, "onnx-opset25": 3, "iOS16": 3, "iOS17": 7, "iOS18": 4, "iOS26": 6}
@@ -68,17 +65,6 @@ RUNNERS = {
 """One target of a version stands for those that are the same but for their names."""
 
 
-def chunks(target: Target, cases: Sequence[Case]) -> Iterator[list[Case]]:
-    legal, refused = [], []
-    for name, encoding in cases[:: SAMPLED.get(target.name, 1)]:
-        try:
-            legal.append((name, target.legalize(encoding)))
-        except Illegal as refusal:
-            refused.append((name, refusal.reason))
-    assert all(reason for _, reason in refused)
-    return (legal[start : start + AT_ONCE] for start in range(0, len(legal), AT_ONCE))
-
-
 def test_every_target_is_run() -> None:
     run = {summary(name) for name in RUNNERS}
     assert {summary(name) for name in targets.names()} == run
@@ -90,26 +76,4 @@ def summary(name: str) -> str:
 
 @pytest.mark.parametrize("name", RUNNERS)
 def test_lowering_means_what_decode_does(name: str, cases: list[Case], tmp_path: Path) -> None:
-    target = targets.get(name)
-    wrong = []
-    for number, chunk in enumerate(chunks(target, cases)):
-        directory = tmp_path / str(number)
-        directory.mkdir()
-        values = RUNNERS[name](target, chunk, directory)
-        wrong += [case for case, encoding in chunk if not same(values[case], decode(encoding))]
-        wrong += [f"{case} read back" for case in unlike(target.read(directory).weights, chunk)]
-    assert wrong == []
-
-
-def unlike(weights: Sequence[object], chunk: Sequence[Case]) -> Iterator[str]:
-    """The cases that are not read back as the encoding that was written."""
-    found: dict[str, Encoding] = {weight.name: weight.encoding for weight in weights}  # type: ignore[attr-defined]
-    for case, encoding in chunk:
-        one = found.get(case)
-        if one is None or repr(spec(one)) != repr(spec(encoding)) or not _equal(one, encoding):
-            yield case
-
-
-def _equal(one: Encoding, other: Encoding) -> bool:
-    pairs = zip(arrays(one), arrays(other), strict=True)
-    return all(np.asarray(left).tobytes() == np.asarray(right).tobytes() for left, right in pairs)
+    assert conformance.wrong(targets.get(name), RUNNERS[name], cases[:: SAMPLED.get(name, 1)], tmp_path) == []
