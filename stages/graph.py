@@ -69,11 +69,10 @@ def _export(exporter: Exporter, source: Path, directory: Path, settings: Export)
 def _copy(source: Path, directory: Path) -> None:
     """Write the graph of an ONNX model as it is, its data beside it: what no later command could use is refused."""
     from compressor import sources
-    from compressor.formats.coreml.skeleton import Skeleton
     from compressor.formats.onnx import copying
 
     model = sources.read(source)
-    if isinstance(model.graph, Skeleton):
+    if model.onnx is None:
         raise UsageError(f"{source}: has no ONNX graph: give it to compress as it is.")
     copying.copy(model.path, directory, apart=True)
 

@@ -64,7 +64,7 @@ def detect(
 def dry_run(
     model: Model | Path | str,
     *,
-    target: str | Target = "onnxruntime",
+    target: str | Target = targets.DEFAULT,
     pipeline: str = "auto",
     detection: Detection | None = None,
     settings: Settings = Settings(),  # noqa: B008 - frozen
@@ -88,7 +88,7 @@ def compress(
     model: Model | Path | str,
     out: Path | str,
     *,
-    target: str | Target = "onnxruntime",
+    target: str | Target = targets.DEFAULT,
     pipeline: str = "auto",
     detection: Detection | None = None,
     settings: Settings = Settings(),  # noqa: B008 - frozen
@@ -109,7 +109,7 @@ def compress(
         return _settled(take(model, asked), asked, directory)
 
 
-def write_baseline(model: Model | Path | str, out: Path | str, *, target: str | Target = "onnxruntime") -> Model:
+def write_baseline(model: Model | Path | str, out: Path | str, *, target: str | Target = targets.DEFAULT) -> Model:
     """Writes the same model for the same target with every weight dense: what a compressed one is compared with.
 
     Returns the model as the target has it, by which a session of this one and of compressed ones can be opened.

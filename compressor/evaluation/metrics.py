@@ -62,7 +62,7 @@ class Quality:
     before: Mapping[str, float]
     after: Mapping[str, float]
     agreement: float | None
-    runtime: str = "onnxruntime"
+    runtime: str
 
 
 def key(metric: str) -> str:

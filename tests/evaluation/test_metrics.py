@@ -7,7 +7,7 @@ from compressor.evaluation.metrics import Quality, Size, broken, regressions, su
 
 DENSE = Size(1_566_000, 1_560_000, 390_000)
 SMALL = Size(205_000, 196_000, 390_000)
-GOOD = Quality("accuracy", {"logits": 0.99704}, {"logits": 0.99613}, 0.99891)
+GOOD = Quality("accuracy", {"logits": 0.99704}, {"logits": 0.99613}, 0.99891, "onnxruntime")
 
 
 def test_all_numbers_in_their_order_rounded():
@@ -34,12 +34,14 @@ def test_what_is_unknown_is_left_out():
         "passed": True,
         "baseline": {"size_mb": 1.566},
     }
-    unlabelled = summary(Size(10, 0, 0), Size(10, 0, 0), 10, Quality("accuracy", {}, {}, 0.5), {})
+    unlabelled = summary(Size(10, 0, 0), Size(10, 0, 0), 10, Quality("accuracy", {}, {}, 0.5, "coreml"), {})
     assert list(unlabelled) == ["agreement", "runtime", "size_mb", "size_ratio", "source_mb", "passed", "baseline"]
 
 
 def test_several_outputs_have_a_mean_and_a_number_each():
-    values = summary(SMALL, DENSE, 1_600_000, Quality("f1", {"a": 0.9, "b": 0.7}, {"a": 0.8, "b": 0.7}, None), {})
+    values = summary(
+        SMALL, DENSE, 1_600_000, Quality("f1", {"a": 0.9, "b": 0.7}, {"a": 0.8, "b": 0.7}, None, "coreml"), {}
+    )
     scores = {name: value for name, value in values.items() if name.startswith("f1")}
     assert scores == {"f1": 0.75, "f1_a": 0.8, "f1_b": 0.7, "f1_drop": 0.05}
     assert values["baseline"] == {"f1": 0.8, "size_mb": 1.566}
@@ -56,7 +58,7 @@ def test_several_outputs_have_a_mean_and_a_number_each():
     ],
 )
 def test_a_drop_is_positive_where_the_artefact_is_worse(metric, before, after, drop):
-    values = summary(SMALL, DENSE, 1_600_000, Quality(metric, {"y": before}, {"y": after}, None), {})
+    values = summary(SMALL, DENSE, 1_600_000, Quality(metric, {"y": before}, {"y": after}, None, "coreml"), {})
     assert str(values[f"{metric}_drop"]) == str(drop)  # not -0.0, which would make rows of `dvc metrics diff`
 
 
