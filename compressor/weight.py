@@ -14,13 +14,12 @@ class Origin:
     """Where the values of a weight of another model come from.
 
     weight: the name that they have there.
-    index: computes where each value lies in that weight when it is flat, integers of the shape here; None where the
-        values are the weight as it is.
+    move: takes an array of that weight's shape the way of its values; None where they are the weight as it is.
     factor: what they were multiplied with, float64, of the rank here; None for 1.
     """
 
     weight: str
-    index: Callable[[], NDArray] | None = None
+    move: Callable[[NDArray], NDArray] | None = None
     factor: NDArray | None = None
 
 

@@ -368,7 +368,7 @@ def test_a_weight_reaches_its_layer_by_its_name():
     assert {slot.name: slot.uses for slot in slots} == {"w": ("conv",), "l": ("linear",)}
     for slot in slots:  # the transposed matrix was transposed again: it is the weight itself
         np.testing.assert_array_equal(slot.values, weights[slot.name])
-        assert slot.index() is None
+        assert slot.move is None
 
 
 @pytest.mark.parametrize(
@@ -379,9 +379,8 @@ def test_the_way_of_a_weight_is_known(name, count):
     assert len(slots) == count
     for slot in slots:
         assert slot.origin is not None, slot.name
-        where = slot.index()
-        assert where is not None
-        np.testing.assert_array_equal(slot.values, weights[slot.origin.weight].reshape(-1)[where])
+        assert slot.move is not None
+        np.testing.assert_array_equal(slot.values, slot.move(weights[slot.origin.weight]))
 
 
 def test_directions_that_were_joined_keep_their_weights():

@@ -32,6 +32,12 @@ def slots_of(move: Callable[[Any, Any], Any]) -> list[Slot]:
     return find(program, origins)
 
 
+def moved(slot: Slot) -> Any:
+    """The numbers of the elements of `w` that a slot has."""
+    assert slot.move is not None
+    return slot.move(np.arange(32).reshape(SHAPE))
+
+
 def lower_half(w: Any, _: Any) -> Any:
     return mb.transpose(x=mb.split(x=w, num_splits=2, axis=0)[1], perm=[1, 0])
 
@@ -47,11 +53,19 @@ def mixed(w: Any, v: Any) -> Any:
     return mb.concat(values=[mb.slice_by_index(x=w, begin=[0, 0], end=[4, 2]), v], axis=0)
 
 
+def with_computed(w: Any, v: Any) -> Any:
+    return mb.concat(values=[w, mb.mul(x=v, y=np.float32(2))], axis=0)
+
+
+def with_a_few_others(w: Any, _: Any) -> Any:
+    return mb.concat(values=[w, np.ones((1, 2), np.float32)], axis=0)
+
+
 def test_a_part_of_a_weight_that_was_turned() -> None:
     (slot,) = slots_of(lower_half)
     assert slot.origin is not None
     assert slot.origin.weight == "w"
-    np.testing.assert_array_equal(slot.index(), [range(16, 32, 2), range(17, 32, 2)])
+    np.testing.assert_array_equal(moved(slot), [range(16, 32, 2), range(17, 32, 2)])
 
 
 def test_a_value_that_is_read_twice_is_followed_once() -> None:
@@ -59,10 +73,41 @@ def test_a_value_that_is_read_twice_is_followed_once() -> None:
     assert slot.origin is not None
     assert slot.origin.weight == "w"
     expected = np.roll(np.arange(32).reshape(SHAPE), -180, axis=0)
-    np.testing.assert_array_equal(slot.index(), expected)
+    np.testing.assert_array_equal(moved(slot), expected)
 
 
-@pytest.mark.parametrize("move", [mixed, lambda w, v: mb.concat(values=[v, w], axis=0)])
-def test_values_of_two_weights_are_of_none(move: Callable[[Any, Any], Any]) -> None:
+def some(w: Any, _: Any) -> Any:
+    return mb.gather(x=w, indices=np.array([15, 0, -3, 7, 1], np.int32), axis=0)
+
+
+def in_batches(w: Any, _: Any) -> Any:
+    indices = np.array([[3, 0, 1], [2, 2, 1]], np.int32)
+    return mb.gather(x=mb.reshape(x=w, shape=[2, -1, 2]), indices=indices, axis=1, batch_dims=1)
+
+
+def cut(w: Any, _: Any) -> Any:
+    """Backwards in steps, one axis squeezed, the last ones of another by size."""
+    cube = mb.expand_dims(x=mb.reshape(x=w, shape=[4, 4, 2]), axes=[0])
+    options = {"stride": [1, 1, -1, 1], "begin_mask": [False, True, True, False], "end_mask": [True, True, True, False]}
+    by_index = mb.slice_by_index(
+        x=cube, begin=[0, 0, 0, 1], end=[1, 0, 0, 2], squeeze_mask=[True, False, False, False], **options
+    )
+    return mb.slice_by_size(x=by_index, begin=[-3, 0, 0], size=[3, -1, 1])
+
+
+def piled(w: Any, _: Any) -> Any:
+    parts = mb.split(x=mb.identity(x=w), split_sizes=[5, 5, 6], axis=0)
+    turned = mb.reverse(x=mb.stack(values=[parts[0], parts[1]], axis=-1), axes=[0, 2])
+    return mb.squeeze(x=mb.expand_dims(x=turned, axes=[1, -1]), axes=[1])
+
+
+@pytest.mark.parametrize("move", [lower_half, some, in_batches, cut, piled, ring])
+def test_moves_are_those_of_core_ml_tools(move: Callable[[Any, Any], Any]) -> None:
+    (slot,) = slots_of(move)
+    np.testing.assert_array_equal(moved(slot), slot.values)
+
+
+@pytest.mark.parametrize("move", [mixed, with_computed, with_a_few_others])
+def test_what_has_elements_of_others_too_is_of_no_weight(move: Callable[[Any, Any], Any]) -> None:
     (slot,) = slots_of(move)
     assert slot.origin is None

@@ -6,14 +6,14 @@ import numpy as np
 
 from compressor.arrays import ComputedArray
 from compressor.encodings import Dense, LinearQuantized, Sparse, decode
-from compressor.targets.coreml.rounding import as_codes, moved
+from compressor.targets.coreml.rounding import as_codes, moved, rounded
 
 CODES = np.array([[1, -2, 3], [4, 0, -6]], np.int8)
 SCALE = np.array([[0.5], [2.0]], np.float32)
 
 
 def test_moved_codes_are_computed_when_they_are_read() -> None:
-    found = moved(LinearQuantized(Dense(CODES), SCALE), lambda: np.arange(6).reshape(2, 3).T)
+    found = moved(LinearQuantized(Dense(CODES), SCALE), np.transpose, (3, 2))
     assert isinstance(found.data, Dense)
     assert isinstance(found.data.values, ComputedArray)
     np.testing.assert_array_equal(np.asarray(found.data.values), CODES.T)
@@ -30,3 +30,10 @@ def test_codes_of_zeros_are_the_zero_point() -> None:
     assert isinstance(found.data.values, ComputedArray)
     np.testing.assert_array_equal(np.asarray(found.data.values), CODES + 7)
     np.testing.assert_array_equal(decode(found), CODES * SCALE)
+
+
+def test_values_are_multiplied_before_they_are_rounded() -> None:
+    values, factor = np.array([[1.0009765, 3.0], [65504.0, 1e-7]], np.float32), np.array([[1.0009765], [2.0]])
+    found, reason = rounded(values, None, np.dtype(np.float16), None, factor)
+    assert reason == ""
+    np.testing.assert_array_equal(decode(found), [[1.001953125, 3.001953125], [np.inf, np.float16(2e-7)]])

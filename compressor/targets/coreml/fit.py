@@ -1,29 +1,28 @@
-"""From a graph to a skeleton and its weights: frontend, constant folding, batch norms, passes.
+"""From a graph to a skeleton and its weights: frontend, batch norms, passes.
 
-graph --frontend--> program --fold--> slots --batch norms--> slots with factors --stubs, passes--> skeleton
+graph --frontend--> program, slots --batch norms--> slots with factors --stubs, passes--> skeleton
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from tempfile import TemporaryFile, gettempdir
 from typing import Any
 
 import numpy as np
 
 from compressor.arrays import DType, NDArray
-from compressor.encodings import Dense, Encoding, Sparse, decode, nbytes
-from compressor.errors import CompressorError
+from compressor.encodings import Dense, Encoding, Sparse, nbytes
 from compressor.formats.coreml.skeleton import Skeleton, rename
 from compressor.formats.onnx.dtypes import DTYPES
-from compressor.model import UNTRACED, Model
+from compressor.model import Model
 from compressor.recognition.recovery import recovered
 from compressor.recognition.schemes import linear_quantize
 from compressor.targets import Asked
-from compressor.targets.coreml import batch_norm, conversion, origins, slots
+from compressor.targets.coreml import batch_norm, conversion
+from compressor.targets.coreml.frontends import Translated, translated
 from compressor.targets.coreml.request import Request
 from compressor.targets.coreml.rounding import as_codes, rounded
 from compressor.targets.coreml.session import FOLDED
@@ -35,9 +34,6 @@ LARGEST = float(np.finfo(np.float16).max)
 
 PARAMETERS = 4
 """A batch norm has so many numbers a channel."""
-
-SPILLED = 1 << 20
-"""Decoded values of so many bytes lie in a file while a program has them."""
 
 ACTIVATIONS = "activations"
 """The key of what a frontend says about the quantization of all activations."""
@@ -67,7 +63,10 @@ def fit(model: Model, request: Request, asked: Asked) -> Prepared:
         weights = [recovered(weight, asked.settings, to) for weight in model.weights]
         model = replace(model, weights=weights)
     sources = {weight.name: weight.encoding for weight in model.weights}
-    found = _slotted(model, request, partial(_why_not_fold, sources, to, asked))
+    found = translated(model, request)
+    why_not = partial(_why_not_fold, sources, to, asked)
+    folded, kept_norms = batch_norm.fold(found.program, share(found.slots), why_not)
+    found = replace(found, slots=folded, notes={**found.notes, **kept_norms})
     wide = frozenset(place for place, slot in enumerate(found.slots) if to == np.float16 and _is_too_large(slot))
     proto, constants = conversion.convert(found.program, found.slots, wide, request)
     names = tuple(slot.name for slot in found.slots)
@@ -84,75 +83,9 @@ def fit(model: Model, request: Request, asked: Asked) -> Prepared:
     return _prepared(skeleton, found, model, request, kept)
 
 
-@dataclass(frozen=True, eq=False)
-class _Slotted:
-    """A program, its weights, what to say about some of them, and why it is not of the graph that comes first."""
-
-    program: Any
-    slots: Sequence[Slot]
-    notes: Mapping[str, str]
-    instead: str = ""
-
-
-def _slotted(model: Model, request: Request, why_not: Callable[[Slot, NDArray], str]) -> _Slotted:
-    """The program with its constants and batch norms folded; `why_not` is the reason to keep a batch norm."""
-    conversion.forget()
-    made = _translated(model, request)
-    found, kept = batch_norm.fold(made.program, share(made.slots), why_not)
-    return replace(made, slots=found, notes={**made.notes, **kept})
-
-
-def _translated(model: Model, request: Request) -> _Slotted:
-    """The program of torch's own graph, if there is one that can be translated, else that of the ONNX graph.
-
-    The ONNX graph comes first too where torch's frontend takes weights apart, so that fewer are found again.
-    """
-    assert model.onnx is not None
-    graph, target = model.onnx, conversion.target(request)
-    values = {weight.name: _values(weight) for weight in model.weights}
-    by_torch, reason = None, model.metadata.get(UNTRACED, "")
-    if model.traced is not None:
-        from compressor.targets.coreml import torch
-
-        outputs = [one.name for one in graph.graph.output]
-        try:
-            program = torch.program(model.traced, values, request.inputs, outputs, target)
-            by_torch = _found(program, {}, values)
-        except CompressorError as error:
-            reason = str(error)
-    if by_torch is not None and not _lost(by_torch, values):
-        return by_torch
-    from compressor.targets.coreml import mil as onnx
-
-    try:
-        made = onnx.program(graph, model.path.parent, values, request.inputs, target)
-        by_onnx = _found(*made, values)
-    except CompressorError as error:
-        if by_torch is not None:
-            return by_torch
-        raise CompressorError(f"{reason}; {error}" if reason else str(error)) from error
-    if by_torch is not None:
-        taken_apart = _lost(by_torch, values)
-        if _lost(by_onnx, values) >= taken_apart:
-            return by_torch
-        reason = f"Core ML Tools' torch frontend takes {taken_apart} weights apart"
-    return replace(by_onnx, instead=f"Converted from the ONNX graph: {reason}." if reason else "")
-
-
-def _found(program: Any, notes: Mapping[str, str], values: Mapping[str, NDArray]) -> _Slotted:
-    known = origins.traced(program, {name: array.shape for name, array in values.items()})
-    with conversion.quiet():
-        slots.fold(program)
-    return _Slotted(program, slots.find(program, known), notes)
-
-
-def _lost(made: _Slotted, values: Mapping[str, NDArray]) -> int:
-    """How many weights the program has not as such."""
-    found = {slot.origin.weight for slot in made.slots if slot.origin is not None}
-    return sum(array.size >= slots.FEWEST_ELSEWHERE for name, array in values.items() if name not in found)
-
-
-def _prepared(skeleton: Skeleton, found: _Slotted, model: Model, request: Request, kept: Mapping[str, str]) -> Prepared:
+def _prepared(
+    skeleton: Skeleton, found: Translated, model: Model, request: Request, kept: Mapping[str, str]
+) -> Prepared:
     """The weights of the skeleton. kept: why one has another precision, by its name."""
     assert model.onnx is not None
     specs, signed = skeleton.specs(), skeleton.signed()
@@ -186,7 +119,7 @@ def _prepared(skeleton: Skeleton, found: _Slotted, model: Model, request: Reques
     return Prepared(skeleton, tuple(weights), tuple(_told(model.onnx.graph, request, found)))
 
 
-def _told(graph: Any, request: Request, found: _Slotted) -> Iterator[str]:
+def _told(graph: Any, request: Request, found: Translated) -> Iterator[str]:
     """Why it is not of the graph that comes first, what differs on its outside, and how activations are computed."""
     notes = found.notes
     if found.instead:
@@ -203,7 +136,7 @@ def _told(graph: Any, request: Request, found: _Slotted) -> Iterator[str]:
 
 def _rounded(slot: Slot, sources: Mapping[str, Encoding], to: DType) -> tuple[Encoding, str]:
     source = None if slot.origin is None else sources.get(slot.origin.weight)
-    return rounded(slot.values, source, to, slot.index, slot.factor)
+    return rounded(slot.values, source, to, slot.move, slot.factor)
 
 
 def _why_not_fold(sources: Mapping[str, Encoding], to: DType, asked: Asked, slot: Slot, factor: NDArray) -> str:
@@ -222,31 +155,11 @@ def _why_not_fold(sources: Mapping[str, Encoding], to: DType, asked: Asked, slot
 
 
 def _is_too_large(slot: Slot) -> bool:
-    values = slot.values if slot.factor is None else slot.values * slot.factor
-    return bool(values.size) and max(float(values.max()), -float(values.min())) > LARGEST
-
-
-def _values(weight: Weight) -> NDArray:
-    """The values of a weight, in no memory of this process: a program has all of its constants at once."""
-    if weight.values is not None:
-        return np.asarray(weight.values)
-    if isinstance(weight.encoding, Dense):
-        return np.asarray(weight.encoding.values)
-    return _spilled(decode(weight.encoding))
-
-
-def _spilled(values: NDArray) -> NDArray:
-    """The values in a file without a name, mapped.
-
-    Raises:
-        CompressorError: the file cannot be written.
-    """
-    if values.nbytes < SPILLED:
-        return values
-    try:
-        with TemporaryFile(prefix="compressor-") as file:
-            file.write(np.ascontiguousarray(values).data)
-            file.flush()
-            return np.asarray(np.memmap(file, values.dtype, "r", shape=values.shape))
-    except OSError as error:
-        raise CompressorError(f"{gettempdir()}: cannot be written: {error.strerror}.") from error
+    """Whether a value, multiplied, is beyond float16."""
+    values = slot.values
+    factor = np.ones((1,) * values.ndim) if slot.factor is None else slot.factor
+    axes = tuple(axis for axis, count in enumerate(factor.shape) if count == 1)
+    if not values.size:
+        return False
+    largest = np.maximum(values.max(axes, keepdims=True), -values.min(axes, keepdims=True))
+    return bool((largest * np.abs(factor)).max() > LARGEST)

@@ -1,40 +1,78 @@
 """Where the constants of a MIL program come from: a weight, and how its elements were moved.
 
 A frontend reorders a weight before an operator reads it (a transposed matrix, the gates of an LSTM). Such moves are
-noted while they are still in the program, and made once more with positions in the place of values, so that the codes
-of a weight can take the same way.
+noted while they are still in the program, and made once more with whatever else is to take the weight's way: its codes,
+its scales.
 
-    a, b = split(w, axis=0);  t = transpose(b)      w: [4, 2], of the elements  0 1 | 2 3 | 4 5 | 6 7
-    the origin of t: w, index [[4, 6], [5, 7]]
+    a, b = split(w, axis=0);  t = transpose(b)      w: [4, 2]
+    the origin of t is w, moved: [[0, 1], [2, 3], [4, 5], [6, 7]] -> [[4, 6], [5, 7]]
 """
 
 # ruff: noqa: TID253 - imported where a program is converted, and nowhere else
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - its users call it that
-from coremltools.converters.mil.mil import Function, Operation, Program, Var
+from coremltools.converters.mil.mil import Operation, Program, Var
+from coremltools.converters.mil.mil.ops.defs._utils import compute_gather, solve_slice_by_index_slice
 
 from compressor.arrays import NDArray, Shape
 from compressor.targets.coreml.editing import operations
 from compressor.weight import Origin
 
-MOVES = frozenset(
-    "concat expand_dims gather identity reshape reverse slice_by_index slice_by_size split squeeze stack "
-    "transpose".split()
-)
-"""Operators whose results are values of their arguments, moved."""
+Shapes = Sequence[Shape]
 
-FEWEST = 10
-"""Core ML keeps smaller constants inside of the program."""
 
+def _split(shapes: Shapes, x: NDArray, axis: int, **_: Any) -> list[NDArray]:
+    ends = np.cumsum([shape[axis] for shape in shapes])
+    return np.split(x, ends[:-1], axis)
+
+
+def _reverse(_: Shapes, x: NDArray, axes: Sequence[int] | None = None) -> list[NDArray]:
+    return [np.flip(x, None if axes is None else tuple(axes))]
+
+
+def _slice_by_index(shapes: Shapes, x: NDArray, begin: NDArray, end: NDArray, **given: Any) -> list[NDArray]:
+    masks = (given.get(name) for name in ("stride", "begin_mask", "end_mask", "squeeze_mask"))
+    return [x[solve_slice_by_index_slice(x.shape, begin, end, *masks)].reshape(shapes[0])]
+
+
+def _slice_by_size(shapes: Shapes, x: NDArray, begin: NDArray, size: NDArray) -> list[NDArray]:  # noqa: ARG001
+    starts = (int(start) % dim for start, dim in zip(begin, x.shape, strict=True))
+    return [x[tuple(slice(start, start + count) for start, count in zip(starts, shapes[0], strict=True))]]
+
+
+def _gather(_: Shapes, x: NDArray, indices: NDArray, axis: int = 0, batch_dims: int = 0, **__: Any) -> list[NDArray]:
+    return [np.asarray(compute_gather(x, indices, axis, batch_dims))]
+
+
+def _in_shape(shapes: Shapes, x: NDArray, **_: Any) -> list[NDArray]:
+    return [x.reshape(shapes[0])]
+
+
+MOVES: Mapping[str, Callable[..., list[NDArray]]] = {
+    "concat": lambda _, values, axis, **__: [np.concatenate(values, axis)],
+    "expand_dims": _in_shape,
+    "gather": _gather,
+    "identity": _in_shape,
+    "reshape": _in_shape,
+    "reverse": _reverse,
+    "slice_by_index": _slice_by_index,
+    "slice_by_size": _slice_by_size,
+    "split": _split,
+    "squeeze": _in_shape,
+    "stack": lambda _, values, axis: [np.stack(values, axis)],
+    "transpose": lambda _, x, perm: [x.transpose(perm)],
+}
+"""Operators whose results are values of their arguments, moved: the results by their shapes and the arguments.
+
+What numpy can it leaves a view, of a scale that stands for a whole row too.
+"""
 
 Origins = Callable[[Var], Origin | None]
 """Where a constant comes from, if it comes from a single weight."""
@@ -42,7 +80,7 @@ Origins = Callable[[Var], Origin | None]
 
 @dataclass(frozen=True)
 class _Read:
-    """An argument that an earlier move gave, or a constant that may be a weight: the name of its value."""
+    """An argument that is moved: the name of a weight, of what an earlier move gave, or of any other constant."""
 
     name: str
 
@@ -51,12 +89,12 @@ class _Read:
 class _Move:
     """An operator of `MOVES` that reads constants alone.
 
-    arguments: by name, `_Read`, a value, or a tuple of both. results: the names of what it gives.
+    arguments: by name, `_Read`, a value, or a tuple of both. results: the names and the shapes of what it gives.
     """
 
     operator: str
     arguments: Mapping[str, Any]
-    results: tuple[str, ...]
+    results: Mapping[str, Shape]
 
     def reads(self) -> Iterator[str]:
         for argument in self.arguments.values():
@@ -71,33 +109,31 @@ def traced(program: Program, weights: Mapping[str, Shape]) -> Origins:
     To be called before the program is folded.
     """
     moves: list[_Move] = []
-    sources: dict[str, frozenset[str]] = {}
+    sources: dict[str, frozenset[str]] = {}  # of what a move gives, the constants whose elements it has
     for operation in operations(program):
         if operation.op_type not in MOVES or all(output.val is None for output in operation.outputs):
             continue
-        results = tuple(output.name for output in operation.outputs)
-        move = _Move(operation.op_type, _arguments(operation, sources), results)
-        moves.append(move)
-        sources.update(dict.fromkeys(results, frozenset().union(*(sources.get(name, {name}) for name in move.reads()))))
-    version = program.functions["main"].opset_version
+        results = {output.name: tuple(output.shape) for output in operation.outputs}
+        move = _Move(operation.op_type, _arguments(operation), results)
+        if found := frozenset[str]().union(*(sources.get(name, {name}) for name in move.reads())):
+            moves.append(move)
+            sources.update(dict.fromkeys(results, found))
 
     def origin(var: Var) -> Origin | None:
         found = sources.get(var.name, frozenset())
         if len(found) == 1 and found <= weights.keys():
             (weight,) = found
-            return Origin(weight, partial(_index, var.name, moves, weight, weights[weight], version))
+            return Origin(weight, partial(_moved, var.name, moves, weight))
         return Origin(var.name) if weights.get(var.name) == var.val.shape else None
 
     return origin
 
 
-def _arguments(operation: Operation, sources: Mapping[str, frozenset[str]]) -> dict[str, Any]:
-    """What a move reads: by name where it was moved itself or may be a weight, else as a value."""
+def _arguments(operation: Operation) -> dict[str, Any]:
+    """What a move reads: numbers that are moved by their name, places and sizes as they are."""
 
     def part(var: Var) -> Any:
-        values, constant = var.val, var.op is not None and var.op.op_type == "const"
-        named = constant and isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.size >= FEWEST
-        return _Read(var.name) if named or sources.get(var.name) else values
+        return _Read(var.name) if np.asarray(var.val).dtype.kind == "f" else var.val
 
     return {
         name: tuple(map(part, value)) if isinstance(value, list | tuple) else part(value)
@@ -106,23 +142,22 @@ def _arguments(operation: Operation, sources: Mapping[str, frozenset[str]]) -> d
     }
 
 
-def _index(name: str, moves: Sequence[_Move], weight: str, shape: Shape, version: Any) -> NDArray:
-    """The moves that gave `name`, each made once, with positions in the weight in the place of values."""
-    needed, made = {name}, list[_Move]()
+def _moved(name: str, moves: Sequence[_Move], weight: str, array: NDArray) -> NDArray:
+    """What the moves that gave `name`, each made once, make of an array in the place of the weight."""
+    needed, chosen = {name}, list[_Move]()
     for move in reversed(moves):
         if not needed.isdisjoint(move.results):
             needed.update(move.reads())
-            made.append(move)
-    places = {weight: np.arange(math.prod(shape), dtype=np.int32).reshape(shape)}
+            chosen.append(move)
+    made = {weight: array}
 
-    def value(argument: Any) -> Any:
-        if isinstance(argument, tuple):
-            return tuple(map(value, argument))
-        return places[argument.name] if isinstance(argument, _Read) else argument
+    def value(part: Any) -> Any:
+        return made[part.name] if isinstance(part, _Read) else part
 
-    with Function({}, opset_version=version):
-        for move in reversed(made):
-            found = getattr(mb, move.operator)(**{key: value(argument) for key, argument in move.arguments.items()})
-            results = found if isinstance(found, list | tuple) else [found]
-            places.update({result: np.asarray(one.val) for result, one in zip(move.results, results, strict=True)})
-    return places[name]
+    for move in reversed(chosen):
+        given = {
+            key: tuple(map(value, argument)) if isinstance(argument, tuple) else value(argument)
+            for key, argument in move.arguments.items()
+        }
+        made.update(zip(move.results, MOVES[move.operator](tuple(move.results.values()), **given), strict=True))
+    return made[name]

@@ -16,32 +16,35 @@ from compressor.arrays import Array, ComputedArray, DType, NDArray, Shape
 from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse, decode, dtype, full_mask, shape
 from compressor.kernels import expand
 
+Move = Callable[[NDArray], NDArray]
+"""Takes an array of a weight's shape the way that its values have gone."""
+
 
 def rounded(
-    values: NDArray,
-    source: Encoding | None,
-    to: DType,
-    index: Callable[[], NDArray | None],
-    factor: NDArray | None = None,
+    values: NDArray, source: Encoding | None, to: DType, move: Move | None, factor: NDArray | None = None
 ) -> tuple[Encoding, str]:
     """The weight in the dtype `to`, and what to say about its codes.
 
     values: of the weight, moved. source: how the model has it; None if the model does not have it.
-    index: where each value lies in the flat source; None where nothing was moved.
+    move: of the source's values to these; None where nothing was moved.
     factor: what the values are multiplied with, float64, of their rank.
     """
     codes = None if source is None else as_codes(source)
     reason = ""
     if codes is not None:
-        made = _scaled(moved(codes, index), factor, to)
+        made = _scaled(moved(codes, move, values.shape), factor, to)
         if made is not None:
             return made, "" if factor is None and made.scale.dtype == codes.scale.dtype else f"scales rounded to {to}"
         reason = f"its scales are too small for {to}"
 
     def compute() -> NDArray:
+        result = np.empty(values.shape, to)
         with np.errstate(over="ignore"):
-            exact = values if factor is None else values.astype(np.float64) * factor
-            return np.ascontiguousarray(exact.astype(to, copy=False))
+            if factor is None:
+                result[...] = values
+            else:  # in float64, a buffer of a few values at a time
+                np.multiply(values, factor, out=result, dtype=np.float64, casting="unsafe")
+        return result
 
     plain = values.dtype == to and factor is None and values.flags.c_contiguous
     array: Array = values if plain else ComputedArray(values.shape, to, compute)
@@ -79,30 +82,28 @@ def _filled(encoding: Sparse, inner: LinearQuantized) -> NDArray:
     return codes
 
 
-def moved(encoding: LinearQuantized, index: Callable[[], NDArray | None]) -> LinearQuantized:
-    """The codes at the places of `index()` in the flat weight, each with the scale that it had."""
-    places = index()
-    if places is None:
+def moved(encoding: LinearQuantized, move: Move | None, to: Shape) -> LinearQuantized:
+    """The codes as `move` takes them, to the shape `to`, each with the scale that it had."""
+    if move is None:
         return encoding
     whole = shape(encoding)
-
-    def parameter(array: Array) -> NDArray:
-        return by_block(expand(np.asarray(array), whole).reshape(-1)[places])
-
-    def codes() -> NDArray:
-        taken: NDArray = decode(encoding.data).reshape(-1)[index()]
-        return taken
-
-    scale = parameter(encoding.scale)
-    zero_point = None if encoding.zero_point is None else parameter(encoding.zero_point)
-    if zero_point is not None and zero_point.shape != scale.shape:
-        counts = tuple(math.lcm(*pair) for pair in zip(scale.shape, zero_point.shape, strict=True))
-        scale, zero_point = expand(scale, counts), expand(zero_point, counts)
-    return LinearQuantized(_later(places.shape, dtype(encoding.data), codes), scale, zero_point)
+    scale = by_block(move(expand(np.asarray(encoding.scale), whole)))
+    zero_point = encoding.zero_point
+    if zero_point is not None:
+        zero_point = by_block(move(expand(np.asarray(zero_point), whole)))
+        if zero_point.shape != scale.shape:
+            counts = tuple(math.lcm(*pair) for pair in zip(scale.shape, zero_point.shape, strict=True))
+            scale, zero_point = expand(scale, counts), expand(zero_point, counts)
+    return LinearQuantized(_later(to, dtype(encoding.data), lambda: move(decode(encoding.data))), scale, zero_point)
 
 
 def by_block(whole: NDArray) -> NDArray:
-    """The smallest array that `expand` makes `whole` of."""
+    """The smallest array that `expand` makes `whole` of.
+
+    >>> by_block(np.array([[1, 1, 2, 2], [1, 1, 2, 2]])).tolist()
+    [[1, 2]]
+    """
+    whole = whole[tuple(slice(None if step else 1) for step in whole.strides)]  # one value all along these axes
     for axis, dim in enumerate(whole.shape):
         ahead = np.moveaxis(whole, axis, 0)
         steps = np.flatnonzero((ahead[1:] != ahead[:-1]).any(axis=tuple(range(1, whole.ndim)))) + 1

@@ -115,10 +115,12 @@ def _filled(encoding: Encoding, parts: Sequence[tuple[Origin, Encoding]]) -> Den
 
     def values() -> NDArray:
         made = np.array(decode(encoding), np.float32)
+        places = np.arange(made.size).reshape(made.shape)
         for origin, part in parts:
             found = decode(part).astype(np.float32)
             found = found if origin.factor is None else (found / origin.factor).astype(np.float32)
-            made.reshape(-1)[slice(None) if origin.index is None else origin.index().reshape(-1)] = found.reshape(-1)
+            where = slice(None) if origin.move is None else origin.move(places).reshape(-1)
+            made.reshape(-1)[where] = found.reshape(-1)
         return made.astype(dtype(encoding))
 
     return Dense(ComputedArray(shape(encoding), dtype(encoding), values))

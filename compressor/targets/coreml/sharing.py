@@ -53,7 +53,7 @@ def _shared(group: Sequence[Slot]) -> list[_Shared]:
 
 
 def _is_moved(slot: Slot) -> bool:
-    return slot.origin is not None and slot.origin.index is not None
+    return slot.move is not None
 
 
 def _is_free(slot: Slot) -> bool:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from coremltools.converters.mil.mil.passes.pass_pipeline import PassPipeline, Pa
 
 from compressor.arrays import NDArray
 from compressor.targets.coreml.editing import operations
-from compressor.targets.coreml.origins import FEWEST, Origins
+from compressor.targets.coreml.origins import Origins
 from compressor.weight import Origin
 
 WEIGHTS: Mapping[str, frozenset[str]] = {
@@ -28,6 +28,9 @@ WEIGHTS: Mapping[str, frozenset[str]] = {
     "rnn": frozenset({"weight_ih", "weight_hh"}),
 }
 """The arguments that are a layer's weights, by operator."""
+
+FEWEST = 10
+"""Core ML keeps smaller constants inside of the program."""
 
 FEWEST_ELSEWHERE = 2048
 """Constants of other operators are weights from here on: smaller ones are what patterns are recognised by."""
@@ -52,9 +55,10 @@ class Slot:
     uses: tuple[str, ...]
     factor: NDArray | None = None
 
-    def index(self) -> NDArray | None:
-        """Where each value lies in the flat weight; None where it is the weight as it is."""
-        return self.origin.index() if self.origin is not None and self.origin.index is not None else None
+    @property
+    def move(self) -> Callable[[NDArray], NDArray] | None:
+        """Takes an array of the weight's shape the way of its values; None where they are the weight as it is."""
+        return None if self.origin is None else self.origin.move
 
 
 def fold(program: Program) -> None:
