@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from compressor.arrays import CODE_DTYPES, NDArray
-from compressor.compilation.pack import packed
+from compressor import packing
+from compressor.arrays import CODE_DTYPES, Array, NDArray, PackedArray
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, decode, map_arrays, name, spec
 from compressor.formats.coreml import lifting, lowering, package, values
 from compressor.formats.coreml.blob import Blobs
@@ -60,6 +60,12 @@ def test_core_ml_tools_computes_the_same(version: int, cases: list[Case], tmp_pa
     forms = legal(cases[:: SAMPLED[version]], version)
     computed = materialized(save(tmp_path, version, {name: encoding for name, (_, encoding) in forms.items()}))
     assert [case for each, (case, encoding) in forms.items() if not same(computed[each], decode(encoding))] == []
+
+
+def packed(array: Array, width: int) -> Array:
+    if width >= 8:
+        return array
+    return PackedArray(packing.pack(np.asarray(array), width), array.shape, array.dtype, width)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
