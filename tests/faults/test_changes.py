@@ -15,7 +15,7 @@ from compressor.arrays import MappedArray
 from compressor.encodings import Dense
 from compressor.errors import CompressorError
 from compressor.formats.onnx import reading
-from compressor.formats.onnx.wire import Window
+from compressor.formats.onnx.wire import FileBytes
 from compressor.formats.wire import WireError
 from compressor.stages import progress
 from tests.faults.commands import chain, done, refused, snapshot, weights
@@ -146,7 +146,7 @@ def test_slices_of_a_file_that_was_cut_short() -> None:
     array = MappedArray(Path("data"), 32, (8,), np.dtype(np.float32))
     held = np.asarray(array)
     with Path("data").open("rb") as file:
-        window = Window(file.fileno())
+        window = FileBytes(file.fileno())
         assert window[0] == 0
         os.truncate("data", 16)
         with pytest.raises(WireError, match="cut short to 16 bytes while it was read"):

@@ -36,7 +36,7 @@ def encoding(values: Values, name: str) -> Encoding | None:
     node = values.producer(name)
     if node is None or node.domain != DOMAIN or not node.op_type.startswith(_WEIGHTS):
         return None
-    reader = _Reader(values)
+    reader = _Calls(values)
     try:
         return reader.weight(node)
     except (ValueError, IndexError, KeyError) as error:
@@ -47,7 +47,7 @@ _WEIGHTS = ("sparse_to_dense", "lut_to_dense", "gather_lut", "dequantize")
 
 
 @dataclass(frozen=True)
-class _Reader:
+class _Calls:
     values: Values
 
     def weight(self, node: onnx.NodeProto) -> Encoding:

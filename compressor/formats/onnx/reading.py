@@ -22,7 +22,7 @@ from compressor.errors import CompressorError
 from compressor.formats import places
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.formats.onnx.graphs import tensors
-from compressor.formats.onnx.wire import EXTERNAL, Window, without_data
+from compressor.formats.onnx.wire import EXTERNAL, FileBytes, without_data
 from compressor.formats.wire import WireError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def load(path: Path) -> onnx.ModelProto:
                 raise CompressorError(f"{path}: not a file, expected an ONNX model.")
             if os.fstat(file.fileno()).st_size == 0:
                 raise CompressorError(f"{path}: the file is empty, expected an ONNX model.")
-            model.ParseFromString(without_data(Window(file.fileno()), path.name))
+            model.ParseFromString(without_data(FileBytes(file.fileno()), path.name))
     except OSError as error:
         raise CompressorError(f"{path}: cannot be read: {error.strerror}.") from error
     except (DecodeError, WireError) as error:

@@ -40,7 +40,7 @@ _MAX_DEPTH = 100  # protobuf's own limit: it refuses what lies deeper
 _AHEAD = 4096  # bytes, of which a scan looks at a few before it jumps over a tensor
 
 
-class Window:
+class FileBytes:
     """The bytes of an open file, read where they are asked for.
 
     Not a mapping: that of a file which is cut short meanwhile would end the process.
@@ -78,7 +78,7 @@ class Window:
         return b"".join(parts)
 
 
-def without_data(data: Window, location: str) -> bytes:
+def without_data(data: FileBytes, location: str) -> bytes:
     """The serialized ModelProto `data`, where large tensors have external data at their place in the file `location`.
 
     Raises:
@@ -87,7 +87,7 @@ def without_data(data: Window, location: str) -> bytes:
     return bytes(_message(data, 0, len(data), _MODEL, location=location, depth=0))
 
 
-def _message(data: Window, start: int, end: int, kind: int, *, location: str, depth: int) -> bytearray:
+def _message(data: FileBytes, start: int, end: int, kind: int, *, location: str, depth: int) -> bytearray:
     inside = _INSIDE[kind] if depth < _MAX_DEPTH else {}
     kept, copied, at = bytearray(), start, start
     while at < end:
@@ -106,7 +106,7 @@ def _message(data: Window, start: int, end: int, kind: int, *, location: str, de
     return kept + data[copied:end]
 
 
-def _tensor(data: Window, start: int, end: int, location: str) -> bytes:
+def _tensor(data: FileBytes, start: int, end: int, location: str) -> bytes:
     """A TensorProto whose data, if they are one large run of bytes, are external."""
     at, data_type = start, 0
     found: list[tuple[int, bool, int, int, int]] = []

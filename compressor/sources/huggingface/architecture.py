@@ -65,7 +65,7 @@ def export(
         stored = stored_names(model)
         tidy(program, stored)
         _keep_dtypes(program.model.graph, model, stored, owners, content.weights)
-        exported.write(program.model, model, inputs, _declared(owners), stored, opset, directory)
+        exported.write(program.model, model, inputs, _declared(owners), stored, directory)
 
 
 Owners = Mapping[str, Weight]

@@ -93,7 +93,7 @@ def export(
         model = plain(model)
         program, stored = trace(model, inputs, outputs, opset), stored_names(model)
         tidy(program, stored)
-        exported.write(program.model, model, inputs, declared, stored, opset, directory)
+        exported.write(program.model, model, inputs, declared, stored, directory)
 
 
 def plain(model: Module | ExportedProgram) -> Module | ExportedProgram:

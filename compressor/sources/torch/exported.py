@@ -38,7 +38,6 @@ def write(
     inputs: Mapping[str, InputSpec],
     declared: Declared,
     stored: Mapping[str, str],
-    opset: int,
     directory: Path,
 ) -> None:
     """Write `graph`, which `model` was exported to, and beside it the module as torch traces it or why there is none.
@@ -50,17 +49,16 @@ def write(
     notes = {f"{NOTE}{stored.get(name, name)}": note for name, note in declared.notes.items()}
     notes |= {UNTRACED: reason} if reason else {}
     encodings = {stored.get(name, name): encoding for name, encoding in declared.encodings.items()}
-    _write_graph(graph, encodings, notes, opset, directory)
+    _write_graph(graph, encodings, notes, directory)
     if made is not None and isinstance(model, Module):
         traced.write(made, model, held, directory)
 
 
-def _write_graph(
-    model: ir.Model, encodings: Mapping[str, Encoding], notes: Mapping[str, str], opset: int, directory: Path
-) -> None:
+def _write_graph(model: ir.Model, encodings: Mapping[str, Encoding], notes: Mapping[str, str], directory: Path) -> None:
     """Write `model`, which loses its initializers, with the weights of `encodings` in their form where it can be."""
     parts = list(_parts(model.graph))
     proto = ir.to_proto(model)
+    opset = assembly.opset(proto)
     held = {part.name for part in parts} if proto.graph.node else set()
     fitting = {name: one for name, one in encodings.items() if name in held and _fits(one, opset)}
     taken = sorted({*assembly.names(proto.graph), *held})

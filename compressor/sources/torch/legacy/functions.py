@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
@@ -159,8 +160,7 @@ class Floating(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__self__", None) is torch.Tensor.is_quantized:
-            # Modules of torch.ao that ask have a quantized model around them; everything else gets a true answer.
-            return str(sys._getframe(1).f_globals.get("__name__")).startswith("torch.ao.") or func(*args)  # noqa: SLF001
+            return _is_torch_ao(sys._getframe(1)) or func(*args)  # noqa: SLF001 - of whoever asks
         found = self.function(spelled(func))
         return (found or func)(*args, **(kwargs or {}))
 
@@ -200,6 +200,15 @@ class Floating(TorchFunctionMode):
         zero_point = next((given.pop(key) for key in ZERO_POINTS if key in given), None)
         result = compute(*given.values())
         return result if scale is None else self._grid(scale, zero_point)(result)
+
+
+def _is_torch_ao(asking: FrameType) -> bool:
+    """Whether code of torch.ao asks if a tensor is quantized: for it every one is, else it would refuse what is float.
+
+    Its functions begin with `if not input.is_quantized: raise`, and nothing else tells them apart from a user's own
+    forward, or torch's float layers, which must get a true answer.
+    """
+    return str(asking.f_globals.get("__name__")).startswith("torch.ao.")
 
 
 def _content(value: Any) -> Any:
