@@ -34,6 +34,8 @@ def read(path):
     return Model(path, [Weight(path.stem, Dense(np.load(path)))], None)
 """
 
+SCHEME = "from compressor.recognition.schemes.palettize import NAME, detect, encode, nearest"
+
 
 def package(folder: Path, name: str, group: str, code: str) -> None:
     """Installs a package of one module, as pip leaves one: the module, and what is said about it."""
@@ -68,18 +70,19 @@ def test_a_source_of_another_package_reads_its_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "says"),
+    ("group", "code", "says"),
     [
-        ("import nowhere_at_all", "cannot be imported: ModuleNotFoundError: No module named 'nowhere_at_all'"),
-        ("1 / 0", "cannot be imported: ZeroDivisionError: division by zero"),
-        ("TARGETS = {}", "has no FILES, PACKAGES, get"),
+        ("targets", "import nowhere", "cannot be imported: ModuleNotFoundError: No module named 'nowhere'"),
+        ("targets", "TARGETS = {}", "has no FILES, PACKAGES, get"),
+        ("sources", "SUFFIXES = ()", "has no files"),
+        ("schemes", "1 / 0", "cannot be imported: ZeroDivisionError: division by zero"),
     ],
 )
-def test_a_package_that_is_broken_is_named(code: str, says: str, tmp_path: Path) -> None:
-    package(tmp_path, "stranger", "targets", code)
-    done = command(tmp_path, "targets")
+def test_a_package_that_is_broken_is_named(group: str, code: str, says: str, tmp_path: Path) -> None:
+    package(tmp_path, "stranger", group, code)
+    done = command(tmp_path, *(["targets"] if group == "targets" else ["detect", "stranger.py"]))
     told = (
-        f"error: the package stranger 1.5 adds stranger to compressor.targets, which {says}: repair or uninstall it.\n"
+        f"error: the package stranger 1.5 adds stranger to compressor.{group}, which {says}: repair or uninstall it.\n"
     )
     assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
     assert command(tmp_path, "--help").returncode == 0
@@ -90,6 +93,7 @@ def test_a_package_that_is_broken_is_named(code: str, says: str, tmp_path: Path)
     [
         ("targets", TARGET.format(name="OnnxRuntime"), ("targets",), "the target 'OnnxRuntime'"),
         ("sources", SOURCE.format(suffix=".onnx"), ("detect", "stranger.py"), "a source of .onnx files"),
+        ("schemes", SCHEME, ("detect", "stranger.py"), "the scheme 'palettize'"),
     ],
 )
 def test_names_that_are_there_twice_are_refused(
