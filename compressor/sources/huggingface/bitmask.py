@@ -16,6 +16,7 @@ import numpy as np
 from compressor.arrays import UINT8, ComputedArray, MappedArray, NDArray, Shape
 from compressor.encodings import Dense, LinearQuantized, Sparse
 from compressor.errors import CompressorError
+from compressor.kernels import scatter
 from compressor.sources.huggingface.layouts import computed
 
 MAX_RANK = 8
@@ -34,7 +35,7 @@ class Masked:
 
     def dense(self) -> ComputedArray:
         """The values in their places, zero elsewhere."""
-        return computed(self.shape, self.values.dtype, _scattered, self.mask, self.values)
+        return computed(self.shape, self.values.dtype, scatter, self.values, self.mask)
 
 
 def read(prefix: str, mask: MappedArray, values: MappedArray, shape: MappedArray) -> Masked:
@@ -72,9 +73,3 @@ def _bits(where: str, shape: Shape, count: int, packed: NDArray) -> NDArray:
     if (found := int(np.count_nonzero(mask))) != count:
         raise CompressorError(f"{where} has {found} set bits for {count} values. Save or download the folder again.")
     return mask
-
-
-def _scattered(mask: NDArray, values: NDArray) -> NDArray:
-    dense = np.zeros(mask.shape, values.dtype)
-    dense[mask] = values
-    return dense

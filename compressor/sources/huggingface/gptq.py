@@ -89,7 +89,7 @@ def _weight(prefix: str, tensors: Mapping[str, MappedArray], said: Mapping[str, 
     size = group_size(f"{scales.path}: {prefix}scales", said, "group_size", columns, count)
     if order is not None or columns % count:
         order = np.arange(columns) // size if order is None else order
-        return reordered(f"{prefix}weight", scales.dtype, codes, scale, zero_point, order)
+        return reordered(f"{prefix}weight", codes, scale, zero_point, order)
     return Weight(f"{prefix}weight", LinearQuantized(Dense(codes), scale, zero_point))
 
 

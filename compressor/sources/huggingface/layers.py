@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from compressor.arrays import DType, MappedArray, NDArray, is_float
+from compressor.arrays import Array, DType, MappedArray, NDArray, is_float
 from compressor.encodings import Dense
 from compressor.errors import CompressorError
 from compressor.sources.huggingface.layouts import as_bytes, computed, values
@@ -80,24 +81,37 @@ def group_size(where: str, said: Mapping[str, Any], key: str, columns: int, coun
     return size
 
 
-def reordered(name: str, dtype: DType, codes: Any, scale: Any, zero_point: Any, order: NDArray) -> Weight:
-    """The values of a weight whose groups are not blocks of neighbours.
+def reordered(name: str, codes: Array, scale: Array, zero_point: Array | None, order: NDArray) -> Weight:
+    """A weight whose groups are not blocks of neighbours.
 
     codes `[out, in]`, scale and zero_point `[out, groups]`, order: the group of each input.
     """
-    parts = [codes, scale] if zero_point is None else [codes, scale, zero_point]
-    dense = computed(codes.shape, dtype, _Reordered(dtype, order), *parts)
     note = "its groups are in the order of the activations (g_idx), no blocks: not supported as codes, kept as values"
+    return as_values(name, codes, scale, zero_point, {1: order}, note)
+
+
+def as_values(
+    name: str, codes: Array, scale: Array, zero_point: Array | None, order: Mapping[int, NDArray], note: str
+) -> Weight:
+    """The values of a weight whose codes no encoding can have.
+
+    order: by axis, which of the parameters each place there has; where an axis is not named, all have one, or each its
+    own.
+    """
+    parts = [codes, scale] if zero_point is None else [codes, scale, zero_point]
+    dense = computed(tuple(codes.shape), scale.dtype, partial(_values, scale.dtype, order), *parts)
     return Weight(name, Dense(dense), note=note)
 
 
-@dataclass(frozen=True, eq=False)
-class _Reordered:
-    dtype: DType
-    order: NDArray
+def _values(dtype: DType, order: Mapping[int, NDArray], codes: NDArray, *parameters: NDArray) -> NDArray:
+    """The values, where codes and parameters have been read.
 
-    def __call__(self, codes: NDArray, *parameters: NDArray) -> NDArray:
-        return values(self.dtype, codes, *(parameter[:, self.order] for parameter in parameters))
+    >>> _values(np.dtype(np.float32), {1: np.array([0, 0, 1])}, np.array([[1, 2, 3]]), np.float32([[1, 10]])).tolist()
+    [[1.0, 2.0, 30.0]]
+    """
+    for axis, places in order.items():
+        parameters = tuple(parameter.take(places, axis) for parameter in parameters)
+    return values(dtype, codes, *parameters)
 
 
 def report_unknown(where: str, given: Mapping[str, Any], known: Iterable[str]) -> None:

@@ -10,10 +10,9 @@ import numpy as np
 from compressor.arrays import Array, ComputedArray, DType, MappedArray, NDArray, Shape, is_float
 from compressor.encodings import Dense, LinearQuantized
 from compressor.errors import CompressorError
-from compressor.kernels import expand
 from compressor.sources.huggingface.bitmask import Masked
-from compressor.sources.huggingface.layers import groups, reordered
-from compressor.sources.huggingface.layouts import FLOAT8, code_dtype, computed, values
+from compressor.sources.huggingface.layers import as_values, groups, reordered
+from compressor.sources.huggingface.layouts import FLOAT8, code_dtype, computed
 from compressor.sources.huggingface.schemes import LayerScheme
 from compressor.weight import Weight
 
@@ -106,14 +105,17 @@ class QuantizedParts:
                 f"{self.scale.path}: {self.name}: weight_g_idx gives groups of {int(counts.min())} to "
                 f"{int(counts.max())} inputs: expected groups of one size. Save or download the folder again."
             )
-        return reordered(self.name, scale.dtype, self.codes, scale, zero_point, order)
+        return reordered(self.name, self.codes, scale, zero_point, order)
 
     def _dense(self, scale: Array, zero_point: Array | None, note: str) -> Weight:
-        parts = [self.codes, scale] if zero_point is None else [self.codes, scale, zero_point]
-        places = zip(self._blocks(), self.shape, scale.shape, strict=True)
-        blocks = tuple(block or dim // count for block, dim, count in places)
-        made = computed(self.shape, scale.dtype, partial(_spread, scale.dtype, blocks), *parts)
-        return Weight(self.name, Dense(made), note=note)
+        places = enumerate(zip(self._blocks(), self.shape, scale.shape, strict=True))
+        # The last block of an axis may be cut off.
+        order = {
+            axis: np.arange(dim) // (block or dim // count)
+            for axis, (block, dim, count) in places
+            if count not in {1, dim}
+        }
+        return as_values(self.name, self.codes, scale, zero_point, order, note)
 
 
 def zero_points(
@@ -158,14 +160,3 @@ def _divides(count: int, dim: int, block: int) -> bool:
     if count in (1, dim):
         return True
     return count == -(-dim // block) if block else count > 0 and dim % count == 0
-
-
-def _spread(dtype: DType, blocks: Shape, codes: NDArray, *parameters: NDArray) -> NDArray:
-    """The values, with each parameter repeated over its block; the last block of an axis may be cut off."""
-    wide = []
-    for parameter in parameters:
-        for axis, (block, dim) in enumerate(zip(blocks, codes.shape, strict=True)):
-            if parameter.shape[axis] not in (1, dim):
-                parameter = np.repeat(parameter, block, axis).take(range(dim), axis)  # noqa: PLW2901 - axis by axis
-        wide.append(expand(parameter, codes.shape))
-    return values(dtype, codes, *wide)
