@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compressor.encodings import Encoding, LinearQuantized, Sparse, arrays, spec
+from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, arrays, spec
 from compressor.errors import CompressorError
 from compressor.formats.layout import FileLayout
 from compressor.formats.onnx import assembly, copying, decoding, dtypes, functions, opening, writing
@@ -90,7 +90,8 @@ class OnnxRuntime:
 
     def legalize(self, encoding: Encoding) -> Encoding:
         newest = self.newest()
-        for array in arrays(encoding) if not isinstance(encoding, Sparse | LinearQuantized) else ():
+        # Codes are stored as bytes where an opset has no type for them; values that are dense or in a table are not.
+        for array in arrays(encoding) if isinstance(encoding, Dense | Palettized) else ():
             since = dtypes.SINCE.get(array.dtype.name, 0)
             if since > newest:
                 raise Illegal(f"{array.dtype} needs opset {since}, {self.name} has {newest}")

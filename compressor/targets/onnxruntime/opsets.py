@@ -27,6 +27,7 @@ def installed() -> int:
 
 
 def opens(opset: int) -> bool:
+    """Whether the installed onnxruntime opens a model of that opset."""
     import onnx
     import onnxruntime
 
