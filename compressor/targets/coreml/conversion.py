@@ -89,25 +89,32 @@ def _with_images(program: Program, request: Request) -> list[Any] | None:
 
 
 def _float16(wide: frozenset[int]) -> Any:
-    """Everything in float16 but the weights that cannot be, and what reads them."""
+    """Core ML Tools' pass that computes in float16, but for weights that cannot be in it, and for what reads those.
 
-    def computes(operation: Operation) -> bool:
-        return not any(slot_index(var.op) in wide for var in _read(operation).values() if var.op is not None)
+    An operator goes to float16 where all that it reads can. A stub goes with its readers, all or none of them: to one
+    that takes no float16 it would be cast back when the model runs, where that one needs a constant.
+    """
 
-    def narrows(operation: Operation) -> bool:
-        if slot_index(operation) is None:
-            return computes(operation)
-        # An operator that takes no float16 would get it cast back, where it needs a constant.
-        stub = operation.outputs[0]
-        return slot_index(operation) not in wide and all(
-            computes(use) and passes.is_valid_op(use) and passes.should_cast_parameter(use, name)
-            for use in stub.child_ops
-            for name, var in _read(use).items()
-            if var is stub
+    def can_read(operation: Operation) -> bool:
+        return not any(var.op is not None and slot_index(var.op) in wide for var in _read(operation).values())
+
+    def goes(operation: Operation) -> bool:
+        index = slot_index(operation)
+        if index is None:
+            return can_read(operation)
+        return index not in wide and all(
+            can_read(use) and passes.is_valid_op(use) and passes.should_cast_parameter(use, name)
+            for use, name in _readers(operation.outputs[0])
         )
 
-    passes = ct.transform.FP16ComputePrecision(narrows)
+    passes = ct.transform.FP16ComputePrecision(goes)
     return passes
+
+
+def _readers(stub: Any) -> Iterator[tuple[Operation, str]]:
+    """The operations that read a stub, each with the parameter."""
+    for use in stub.child_ops:
+        yield from ((use, name) for name, var in _read(use).items() if var is stub)
 
 
 def _read(operation: Operation) -> dict[str, Any]:

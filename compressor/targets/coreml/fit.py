@@ -6,7 +6,8 @@ graph --frontend--> program, slots --batch norms--> slots with factors --stubs, 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 from compressor.arrays import DType, NDArray
 from compressor.encodings import Dense, Encoding, Sparse, nbytes
 from compressor.formats.coreml.skeleton import Skeleton, rename
+from compressor.formats.coreml.values import Held
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.model import Model
 from compressor.recognition.recovery import recovered
@@ -65,22 +67,29 @@ def fit(model: Model, request: Request, asked: Asked) -> Prepared:
     sources = {weight.name: weight.encoding for weight in model.weights}
     found = translated(model, request)
     why_not = partial(_why_not_fold, sources, to, asked)
-    folded, kept_norms = batch_norm.fold(found.program, share(found.slots), why_not)
-    found = replace(found, slots=folded, notes={**found.notes, **kept_norms})
-    wide = frozenset(place for place, slot in enumerate(found.slots) if to == np.float16 and _is_too_large(slot))
-    proto, constants = conversion.convert(found.program, found.slots, wide, request)
-    names = tuple(slot.name for slot in found.slots)
+    slots, stay = batch_norm.fold(found.program, share(found.slots), why_not)
+    found = replace(found, slots=slots, notes={**found.notes, **stay})
+    wide = frozenset(place for place, slot in enumerate(slots) if to == np.float16 and _is_too_large(slot))
+    skeleton = _skeleton(*conversion.convert(found.program, slots, wide, request), slots)
+    return _prepared(skeleton, found, model, request, _other_precisions(skeleton, {slots[at].name for at in wide}, to))
+
+
+def _skeleton(proto: Any, constants: Held, slots: Sequence[Slot]) -> Skeleton:
+    """The converted model, in which each stub is called like its weight, and which says what was folded."""
+    names = tuple(slot.name for slot in slots)
     rename(proto, names)
-    if folded := [slot.name for slot in found.slots if slot.factor is not None]:
+    if folded := [slot.name for slot in slots if slot.factor is not None]:
         proto.description.metadata.userDefined[FOLDED] = json.dumps(folded, separators=(",", ":"))
-    skeleton = Skeleton(proto, names, constants)
-    reasons = {found.slots[place].name: f"a value beyond {LARGEST:g}" for place in wide}
-    kept = {
-        name: f"{reasons.get(name, 'what reads it takes no float16')}: {spec.dtype}"
+    return Skeleton(proto, names, constants)
+
+
+def _other_precisions(skeleton: Skeleton, wide: AbstractSet[str], to: DType) -> dict[str, str]:
+    """Why weights have another dtype than `to`, by their names. wide: those that float16 cannot hold."""
+    return {
+        name: f"{f'a value beyond {LARGEST:g}' if name in wide else 'what reads it takes no float16'}: {spec.dtype}"
         for name, spec in skeleton.specs().items()
         if spec.dtype != to
     }
-    return _prepared(skeleton, found, model, request, kept)
 
 
 def _prepared(

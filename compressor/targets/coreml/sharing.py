@@ -23,11 +23,11 @@ from compressor.targets.coreml.slots import Slot
 
 
 @dataclass(frozen=True, eq=False)
-class _Shared:
-    """A slot, and those that are its transposes."""
+class _Family:
+    """A slot that stays, and those that go: its transposes."""
 
-    slot: Slot
-    transposes: tuple[Slot, ...] = ()
+    stays: Slot
+    go: tuple[Slot, ...] = ()
 
 
 def share(slots: Sequence[Slot]) -> list[Slot]:
@@ -35,25 +35,27 @@ def share(slots: Sequence[Slot]) -> list[Slot]:
     by_weight: dict[str, list[Slot]] = defaultdict(list)
     for slot in slots:
         by_weight[slot.name if slot.origin is None else slot.origin.weight].append(slot)
-    shared = [one for group in by_weight.values() for one in _shared(group)]
-    turned = _turned([var for one in shared for slot in one.transposes for var in slot.vars])
-    return [_merged(one, turned) for one in shared]
+    families = [family for group in by_weight.values() for family in _families(group)]
+    turned = _turned([var for family in families for slot in family.go for var in slot.vars])
+    return [_merged(family, turned) for family in families]
 
 
-def _shared(group: Sequence[Slot]) -> list[_Shared]:
-    """The slots of one weight; of two transposes, the one stays that must or that is the weight as it is."""
-    kept: list[_Shared] = []
-    for slot in sorted(group, key=lambda each: (_is_free(each), _is_moved(each))):
-        place = next((at for at, other in enumerate(kept) if _is_free(slot) and _transposes(slot, other.slot)), None)
-        if place is None:
-            kept.append(_Shared(slot))
+def _families(group: Sequence[Slot]) -> list[_Family]:
+    """The slots of one weight: what can only be read as it is stays, then what is the weight as it is.
+
+    w (read by gather), w.1 (its transpose, read by matmul)      w stays, w.1 goes
+    w (its transpose, read by linear), w.1 (read by gather)      w.1 stays, called w, and w goes
+    """
+    families: list[_Family] = []
+    for slot in sorted(group, key=lambda each: (_is_free(each), each.move is not None)):
+        for place, family in enumerate(families):
+            if _is_free(slot) and _transposes(slot, family.stays):
+                families[place] = replace(family, go=(*family.go, slot))
+                break
         else:
-            kept[place] = replace(kept[place], transposes=(*kept[place].transposes, slot))
-    return [replace(one, slot=replace(one.slot, name=named.name)) for one, named in zip(kept, group, strict=False)]
-
-
-def _is_moved(slot: Slot) -> bool:
-    return slot.move is not None
+            families.append(_Family(slot))
+    names = (slot.name for slot in group)  # the weight's own first
+    return [replace(one, stays=replace(one.stays, name=name)) for one, name in zip(families, names, strict=False)]
 
 
 def _is_free(slot: Slot) -> bool:
@@ -73,12 +75,12 @@ def _transposes(slot: Slot, other: Slot) -> bool:
     return bool(other.values.shape == slot.values.shape[::-1] and np.array_equal(slot.values.T, other.values))
 
 
-def _merged(one: _Shared, turned: Mapping[Var, Var]) -> Slot:
-    """The slot as what has read its transposes has it too."""
-    if not one.transposes:
-        return one.slot
-    vars_ = (*one.slot.vars, *(turned[var] for slot in one.transposes for var in slot.vars))
-    return replace(one.slot, vars=vars_, uses=tuple(sorted({*one.slot.uses, "matmul"})))
+def _merged(family: _Family, turned: Mapping[Var, Var]) -> Slot:
+    """The slot that stays, as what has read the others has it too."""
+    if not family.go:
+        return family.stays
+    consts = (*family.stays.vars, *(turned[var] for slot in family.go for var in slot.vars))
+    return replace(family.stays, vars=consts, uses=tuple(sorted({*family.stays.uses, "matmul"})))
 
 
 def _turned(constants: Sequence[Var]) -> dict[Var, Var]:
