@@ -18,7 +18,7 @@ from compressor.targets.onnxruntime import OnnxRuntime
 from compressor.weight import Weight
 from tests import conformance
 from tests.conformance import Case
-from tests.formats import coreml_models
+from tests.formats.coreml import models as coreml_models
 
 # A form in so many: of a target that differs from another one by its version alone, and where decompression is slow.
 SAMPLED = {"onnx-opset18": 3, "onnx-opset21": 3, "onnx-opset25": 3, "iOS16": 3, "iOS17": 7, "iOS18": 4, "iOS26": 6}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from compressor.errors import CompressorError, located
 from compressor.formats.coreml import package, skeleton
-from compressor.formats.coreml.lifting import lift
+from compressor.formats.coreml.constants import lift
 from compressor.model import Model
 
 SUFFIXES = (".mlpackage",)

@@ -24,7 +24,7 @@ from compressor.targets import get
 from compressor.targets.coreml.conversion import quiet
 from tests.backend_suite.cases import ATOL, Case, inputs
 from tests.backend_suite.variants import AS_SHIPPED, CHANGES, CONSTANT, variant
-from tests.formats import mil_evaluation
+from tests.targets.coreml import mil_evaluation
 
 SAME, REFUSED, NOT_RUNNABLE, WRONG, CRASH = "same", "refused", "not runnable", "wrong", "crash"
 """An outcome is one of these words, and for all but the first a colon and the reason."""

@@ -20,7 +20,7 @@ from torch import nn
 from compressor.encodings import Dense, Encoding, Palettized, Sparse
 from tests.faults import graphs
 from tests.faults.commands import SIZE, chain, done, weights
-from tests.formats import coreml_models
+from tests.formats.coreml import models as coreml_models
 from tests.sources.huggingface.folders import awq, gptq, masked, quantized, saved, scaled, scheme, words
 
 Arguments = tuple[str, ...]

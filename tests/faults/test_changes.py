@@ -19,7 +19,7 @@ from compressor.formats.onnx.wire import FileBytes
 from compressor.formats.wire import WireError
 from compressor.stages import progress
 from tests.faults.commands import chain, done, refused, snapshot, weights
-from tests.formats import coreml_models
+from tests.formats.coreml import models as coreml_models
 
 
 def replaced(file: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 from compressor.encodings import Dense
 from tests.faults.commands import chain, check_refusal, done, encodings, refused, snapshot, weights
 from tests.faults.disks import disk_of
-from tests.formats import coreml_models
+from tests.formats.coreml import models as coreml_models
 
 ALL = os.environ.get("COMPRESSOR_TESTS") == "all"
 MAIN = "from compressor.stages.app import main; main()"

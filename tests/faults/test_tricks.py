@@ -22,7 +22,7 @@ from compressor.errors import CompressorError
 from compressor.sources.torch.load import load
 from tests.faults.commands import SIZE, chain, done, refused
 from tests.faults.mutations import varint
-from tests.formats import coreml_models
+from tests.formats.coreml import models as coreml_models
 from tests.sources.huggingface.folders import saved
 
 MEMORY = 256 << 20

@@ -11,7 +11,7 @@ import numpy as np
 from compressor.arrays import NDArray
 from compressor.formats.coreml import package
 from compressor.patterns import eps
-from tests.formats import coreml_models
+from tests.formats.coreml import models as coreml_models
 
 _EPS = 2.0**-10
 """A code's value is off by as much, relatively, where its scale was rounded to float16 and the product is."""

@@ -16,9 +16,9 @@ from compressor.formats.coreml.importing import coremltools
 
 coremltools()
 
-from tests.formats.mil_evaluation import evaluate_package  # noqa: E402 - after Core ML Tools, which warns at import
 from tests.networks.catalogue import NETWORKS, PACKAGE, fetched  # noqa: E402
 from tests.networks.test_networks import changed, feeds, palettize, prune, quantize, session  # noqa: E402
+from tests.targets.coreml.mil_evaluation import evaluate_package  # noqa: E402 - after Core ML Tools, which warns at import
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning")
 

@@ -15,6 +15,7 @@ Source: Core ML Tools' docstrings of `constexpr_*`.
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import numpy as np
 
@@ -66,7 +67,7 @@ def _smallest(encoding: Inner, whole: Shape, version: int, mask: ArraySpec | Non
     def is_legal(inner: Inner) -> bool:
         return not _refusal(inner if mask is None else Sparse(mask, inner, whole), version)
 
-    known = spec(encoding)
+    known = cast("Inner", spec(encoding))
     ways = {way: way(known) for way in rewritings(known, whole, version, masked=mask is not None)}
     legal = [way for way, made in ways.items() if is_legal(made)]
     return min(legal or [*ways][:1], key=lambda way: nbytes(ways[way]))(encoding)

@@ -62,8 +62,8 @@ def rewritings(encoding: Inner, whole: Shape, version: int, *, masked: bool) -> 
             return [partial(_padded, version=version)]
         case LinearQuantized(Palettized()):
             return _of_quantized_tables(encoding, whole, version, masked=masked)
-        case LinearQuantized(Dense(codes)):
-            few = codes.dtype in (_WIDENED if version < IOS18 else _WIDENED_SINCE_IOS18)
+        case LinearQuantized():
+            few = dtype(encoding.data) in (_WIDENED if version < IOS18 else _WIDENED_SINCE_IOS18)
             return [partial(_widened, version=version), *([_as_palette] if few else [])]
 
 

@@ -27,8 +27,8 @@ from compressor.sources.onnx import TRACED
 pytest.importorskip("transformers")
 coremltools()
 
-from tests.formats.mil_evaluation import evaluate_package  # noqa: E402 - after Core ML Tools, which warns at import
 from tests.sources.huggingface.architectures import NETWORKS, Network, feeds  # noqa: E402
+from tests.targets.coreml.mil_evaluation import evaluate_package  # noqa: E402 - after Core ML Tools, which warns at import
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of both libraries, about themselves
 

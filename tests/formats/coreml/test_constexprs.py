@@ -12,9 +12,9 @@ import pytest
 from compressor.encodings import Dense, LinearQuantized, Palettized, Sparse, decode
 from compressor.errors import CompressorError
 from compressor.formats.coreml import blob, lowering, values
-from compressor.formats.coreml.lifting import Lifted, lift
+from compressor.formats.coreml.constants import Constants, lift
 from compressor.formats.coreml.types import TYPES
-from tests.formats.coreml_models import in_package, model
+from tests.formats.coreml.models import in_package, model
 
 F16 = np.float16
 SPARSE = Sparse(np.arange(60).reshape(6, 10) % 3 == 0, Dense(np.arange(20, dtype=F16)), (6, 10))
@@ -35,7 +35,7 @@ AFFINE = LinearQuantized(
 )
 
 
-def changed(path: Path, version: int, encoding: Any, change: Callable[[Any], None]) -> Lifted:
+def changed(path: Path, version: int, encoding: Any, change: Callable[[Any], None]) -> Constants:
     def build(store: blob.Store) -> Any:
         operations = lowering.lower("w", encoding, version, store)
         change(operations[-1])

@@ -18,11 +18,11 @@ import compressor
 from compressor import targets
 from compressor.formats.coreml.importing import coremltools
 from compressor.sources import InputSpec
-from tests.targets.coreml_networks import Exported, exported
+from tests.targets.coreml.networks import Exported, exported
 
 coremltools()
 
-from tests.formats.mil_evaluation import evaluate_package  # noqa: E402 - after Core ML Tools, which warns at import
+from tests.targets.coreml.mil_evaluation import evaluate_package  # noqa: E402 - after Core ML Tools, which warns at import
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning")
 

@@ -18,8 +18,8 @@ from compressor.errors import CompressorError
 from compressor.formats.coreml import package
 from compressor.formats.coreml.importing import coremltools
 from compressor.targets.coreml.conversion import quiet
-from tests.targets import coreml_networks as networks
-from tests.targets.coreml_networks import half, written
+from tests.targets.coreml import networks
+from tests.targets.coreml.networks import half, written
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning")
 

@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from compressor import packing
 from compressor.arrays import CODE_DTYPES, Array, NDArray, PackedArray
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, decode, map_arrays, name, spec
-from compressor.formats.coreml import lifting, lowering, package, values
+from compressor.formats.coreml import constants, lowering, package, values
 from compressor.formats.coreml.blob import Blobs
 from compressor.targets.coreml.legality import legalize, why_not
 from tests import conformance, strategies
 from tests.conformance import Case, same
-from tests.formats.coreml_models import materialized, save
+from tests.formats.coreml.models import materialized, save
 from tests.strategies import bits_of
 
 VERSIONS = (7, 8, 9, 10)
@@ -44,7 +44,7 @@ def test_what_is_written_is_read_back(version: int, step: int, fewest: int, case
     forms = legal(cases[::step], version)
     assert len(forms) >= fewest
     found = package.read(save(tmp_path, version, {name: encoding for name, (_, encoding) in forms.items()}))
-    lifted = lifting.lift(found.model.mlProgram, found)
+    lifted = constants.lift(found.model.mlProgram, found)
     assert lifted.opaque == {}
     read = {weight.name: weight.encoding for weight in lifted.weights}
     assert read.keys() == forms.keys()
@@ -90,7 +90,7 @@ def test_any_bits_survive(version: int, encoding: Encoding, tmp_path: Path) -> N
     assert spec(made) == legalize(spec(encoding), version)
     assert bits_of(decode(made)) == bits_of(decode(encoding))
     found = package.read(save(tmp_path, version, {"w": made}))
-    (weight,) = lifting.lift(found.model.mlProgram, found).weights
+    (weight,) = constants.lift(found.model.mlProgram, found).weights
     assert bits_of(decode(weight.encoding)) == bits_of(decode(encoding))
 
 
@@ -103,7 +103,7 @@ def test_small_values_lie_in_the_program_whatever_their_bits(of: Any, count: int
     path = save(tmp_path, 9, {"w": Dense(array)})
     assert (path / package.WEIGHTS).exists() == (count >= 10)
     found = package.read(path)
-    (weight,) = lifting.lift(found.model.mlProgram, found).weights
+    (weight,) = constants.lift(found.model.mlProgram, found).weights
     assert bits_of(decode(weight.encoding)) == bits_of(array)
 
 
@@ -148,7 +148,7 @@ SPARSE = Sparse(of(1, 1, 0, 1, shape=(4, 1), dtype=np.bool_), Dense(of(1, 2, 4, 
 def test_known_answers(encoding: Encoding, version: int, expected: list[float], tmp_path: Path) -> None:
     path = save(tmp_path, version, {"w": legalize(encoding, version)})
     found = package.read(path)
-    (weight,) = lifting.lift(found.model.mlProgram, found).weights
+    (weight,) = constants.lift(found.model.mlProgram, found).weights
     np.testing.assert_allclose(decode(weight.encoding).reshape(-1), expected, rtol=1e-6)
     np.testing.assert_allclose(materialized(path)["w"].reshape(-1), expected, rtol=1e-6)
 

@@ -14,11 +14,11 @@ import pytest
 
 from compressor.encodings import Dense, Encoding, Sparse, decode
 from compressor.errors import CompressorError
-from compressor.formats.coreml import blob, lifting, package
+from compressor.formats.coreml import blob, constants, package
 from compressor.formats.coreml.importing import coremltools, messages
 from compressor.formats.coreml.types import TYPES
 from compressor.weight import Weight
-from tests.formats.coreml_models import save, write
+from tests.formats.coreml.models import save, write
 
 MASK = np.arange(300).reshape(10, 30) % 7 == 0
 FORMS: dict[str, Encoding] = {
@@ -38,7 +38,7 @@ def contents(path: Path) -> dict[str, bytes]:
 
 def weights(path: Path) -> tuple[Weight, ...]:
     found = package.read(path)
-    return lifting.lift(found.model.mlProgram, found).weights
+    return constants.lift(found.model.mlProgram, found).weights
 
 
 def change_manifest(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -55,7 +55,7 @@ def test_what_lies_in_a_package(saved: Path) -> None:
     assert set(contents(saved)) == {package.MANIFEST, package.MODEL, package.WEIGHTS}
     found = package.read(saved)
     assert found.model.specificationVersion == 9
-    lifting.lift(found.model.mlProgram, found)
+    constants.lift(found.model.mlProgram, found)
     assert found.files == (saved / package.MANIFEST, saved / package.MODEL, saved / package.WEIGHTS)
 
 
@@ -74,7 +74,7 @@ def test_core_ml_tools_reads_it(saved: Path) -> None:
 
 def test_two_processes_write_the_same_bytes(saved: Path) -> None:
     script = (
-        "from pathlib import Path; import sys; from tests.formats import test_coreml_package as t; "
+        "from pathlib import Path; import sys; from tests.formats.coreml import test_package as t; "
         "t.save(Path(sys.argv[1]), 9, t.FORMS)"
     )
     other = saved.parent / "other.mlpackage"
@@ -93,8 +93,9 @@ def test_a_package_without_large_constants(tmp_path: Path) -> None:
 
 def test_reading_takes_neither_torch_nor_the_rest_of_core_ml_tools(saved: Path) -> None:
     script = (
-        "from pathlib import Path; import sys; from compressor.formats.coreml import blob, lifting, package; "
-        "found = package.read(Path(sys.argv[1])); assert len(lifting.lift(found.model.mlProgram, found).weights) == 2; "
+        "from pathlib import Path; import sys; from compressor.formats.coreml import blob, constants, package; "
+        "found = package.read(Path(sys.argv[1])); "
+        "assert len(constants.lift(found.model.mlProgram, found).weights) == 2; "
         "assert not {'coremltools', 'torch'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", script, str(saved)], check=True)

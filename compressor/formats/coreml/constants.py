@@ -19,7 +19,7 @@ from compressor.weight import Weight
 
 
 @dataclass(frozen=True, eq=False)
-class Lifted:
+class Constants:
     """The constants of a program.
 
     weights: in the order of the program; the name of the first site, behind its function's where several have it.
@@ -32,7 +32,7 @@ class Lifted:
     opaque: Mapping[str, str]
 
 
-def lift(program: Any, files: Files) -> Lifted:
+def lift(program: Any, files: Files) -> Constants:
     """Every float constant of one or more axes, and everything that `constexpr` operations compute.
 
     Raises:
@@ -72,7 +72,7 @@ def lift(program: Any, files: Files) -> Lifted:
         )
         for name, storage in sites.items()
     )
-    return Lifted(tuple(weights), {name: tuple(by_storage[storage]) for name, storage in sites.items()}, opaque)
+    return Constants(tuple(weights), {name: tuple(by_storage[storage]) for name, storage in sites.items()}, opaque)
 
 
 def _named(by_storage: Mapping[bytes, list[Site]]) -> dict[str, bytes]:

@@ -9,10 +9,10 @@ import numpy as np
 
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, decode, name
 from compressor.formats.coreml import blob, lowering, programs, values
+from compressor.formats.coreml.constants import lift
 from compressor.formats.coreml.importing import messages
-from compressor.formats.coreml.lifting import lift
 from compressor.formats.coreml.opsets import OPSETS
-from tests.formats.coreml_models import in_package, model, read, save, write
+from tests.formats.coreml.models import in_package, model, read, save, write
 
 RNG = np.random.default_rng(0)
 F16 = np.float16

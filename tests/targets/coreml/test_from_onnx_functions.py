@@ -10,8 +10,8 @@ from onnx.reference import ReferenceEvaluator
 
 from compressor.errors import CompressorError
 from compressor.formats.coreml.importing import coremltools
-from tests.formats.mil_evaluation import evaluate
-from tests.targets.test_coreml_from_onnx import IMG, RNG, build, check, f, ints, one, translate
+from tests.targets.coreml.mil_evaluation import evaluate
+from tests.targets.coreml.test_from_onnx import IMG, RNG, build, check, f, ints, one, translate
 
 ct = coremltools()
 

@@ -20,7 +20,7 @@ from compressor.formats.coreml.types import TYPES
 from compressor.formats.layout import FileLayout
 from compressor.packing import pack
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "coreml" / "weight.bin"
+GOLDEN = Path(__file__).parents[2] / "golden" / "coreml" / "weight.bin"
 
 WRITERS = {"float16": "fp16", "float32": "float"}
 """How Core ML Tools calls the types whose names differ."""

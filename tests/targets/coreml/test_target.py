@@ -23,9 +23,9 @@ from compressor.kernels import expand
 from compressor.model import Model
 from compressor.sources import InputSpec
 from tests.faults.commands import snapshot
-from tests.formats.coreml_models import value
-from tests.targets import coreml_networks as networks
-from tests.targets.coreml_networks import Exported, Written, exported, half, written
+from tests.formats.coreml.models import value
+from tests.targets.coreml import networks
+from tests.targets.coreml.networks import Exported, Written, exported, half, written
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning")
 

@@ -24,7 +24,7 @@ from compressor.formats.coreml.importing import coremltools
 
 coremltools()
 
-from tests.formats.mil_evaluation import evaluate_package  # noqa: E402 - after Core ML Tools, which warns at import
+from tests.targets.coreml.mil_evaluation import evaluate_package  # noqa: E402 - after Core ML Tools, which warns at import
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning")
 

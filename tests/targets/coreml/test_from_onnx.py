@@ -25,7 +25,7 @@ from compressor.targets.coreml.mil import program  # noqa: E402
 from compressor.targets.coreml.mil.operators import OPERATORS  # noqa: E402
 from compressor.targets.coreml.origins import traced  # noqa: E402
 from compressor.targets.coreml.slots import find, fold  # noqa: E402
-from tests.formats.mil_evaluation import evaluate  # noqa: E402
+from tests.targets.coreml.mil_evaluation import evaluate  # noqa: E402
 
 RNG = np.random.default_rng(0)
 DTYPES = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16", TensorProto.DOUBLE: "float32"}
@@ -590,5 +590,5 @@ def test_every_operator_of_the_table_is_here():
         "Swish",
         "TensorScatter",
         *functions.split(),
-    }  # see test_coreml_from_onnx_functions.py
+    }  # see test_from_onnx_functions.py
     assert OPERATORS.keys() - tested - elsewhere == set()

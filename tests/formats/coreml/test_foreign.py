@@ -18,7 +18,7 @@ from compressor.encodings import decode, name, nbytes
 from compressor.formats.coreml import package
 from compressor.formats.coreml.importing import coremltools
 from tests.conformance import same
-from tests.formats.coreml_models import read, value
+from tests.formats.coreml.models import read, value
 
 MODELS = pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")
 """Models of Core ML Tools leave their folders to the garbage collector."""

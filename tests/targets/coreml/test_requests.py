@@ -26,7 +26,7 @@ from compressor.formats.coreml import blob, importing, package
 from compressor.formats.coreml.importing import messages
 from compressor.sources import InputSpec
 from compressor.stages import app
-from tests.targets.coreml_networks import Exported, exported, written
+from tests.targets.coreml.networks import Exported, exported, written
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning")
 

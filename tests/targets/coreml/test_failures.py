@@ -22,8 +22,8 @@ from compressor.formats.coreml.importing import coremltools
 from compressor.sources import InputSpec
 from compressor.targets.coreml.conversion import quiet
 from tests.sources.torch import torch_networks
-from tests.targets import coreml_networks as networks
-from tests.targets.coreml_networks import Exported, Written, exported, half, written
+from tests.targets.coreml import networks
+from tests.targets.coreml.networks import Exported, Written, exported, half, written
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 

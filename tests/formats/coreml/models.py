@@ -11,8 +11,8 @@ import numpy as np
 from compressor.arrays import NDArray
 from compressor.encodings import Encoding, dtype, shape
 from compressor.formats.coreml import blob, lowering, package, skeleton
+from compressor.formats.coreml.constants import Constants, lift
 from compressor.formats.coreml.importing import coremltools, messages
-from compressor.formats.coreml.lifting import Lifted, lift
 from compressor.formats.coreml.opsets import OPSETS
 from compressor.formats.coreml.types import TYPES
 from compressor.formats.coreml.values import Held, tensor_type
@@ -77,7 +77,7 @@ def write(path: Path, model: Any, blobs: blob.Blobs) -> None:
     FileLayout(files, rest, {}).begin(path)
 
 
-def read(path: Path) -> Lifted:
+def read(path: Path) -> Constants:
     """The constants of a package."""
     found = package.read(path)
     return lift(found.model.mlProgram, found)

@@ -13,11 +13,11 @@ import pytest
 from compressor.encodings import Dense, decode
 from compressor.errors import CompressorError
 from compressor.formats.coreml import blob, lowering, package, programs, values
+from compressor.formats.coreml.constants import lift
 from compressor.formats.coreml.importing import coremltools, messages
-from compressor.formats.coreml.lifting import lift
 from compressor.formats.coreml.types import TYPES
 from compressor.targets.coreml import upgrading
-from tests.formats.coreml_models import in_package, materialized, model, read, write
+from tests.formats.coreml.models import in_package, materialized, model, read, write
 
 F16 = np.float16
 OPERATORS = "gather topk reshape slice_by_index slice_by_size reduce_argmax scatter linear conv".split()
