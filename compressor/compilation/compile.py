@@ -37,7 +37,8 @@ from compressor.compilation.write import write
 from compressor.encodings import Dense
 from compressor.errors import CompressorError
 from compressor.model import Model, unchanged
-from compressor.recognition.findings import Detection, Settings, as_declared, unlooked
+from compressor.recognition.find import as_declared, unlooked
+from compressor.recognition.findings import Detection, Settings
 from compressor.targets import Fitted, Target
 from compressor.weight import Weight
 

@@ -13,7 +13,8 @@ from compressor.compilation.stream import InexactError, stream
 from compressor.encodings import Dense, Encoding
 from compressor.errors import CompressorError
 from compressor.model import Model
-from compressor.recognition.findings import Detection, Finding, Settings, as_declared, find
+from compressor.recognition.find import as_declared, find
+from compressor.recognition.findings import Detection, Finding, Settings
 from compressor.targets import Fitted, Target
 from compressor.weight import Weight
 

@@ -1,25 +1,16 @@
-"""Detection: what each weight is, with the evidence, before any target is named."""
+"""Findings: what each weight is, with the evidence, before any target is named; all of them are a detection."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from compressor import encodings, specs
-from compressor.arrays import CODE_DTYPES, ArraySpec, NDArray, Shape, is_float
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse
+from compressor.arrays import Shape
 from compressor.errors import CompressorError
-from compressor.patterns import distance, has_minus_zero, largest
-from compressor.recognition.near_misses import near_misses
-from compressor.recognition.scan import ENTRIES, Scan, scan
-from compressor.recognition.schemes import Candidate, Loss, describing, linear_quantize, palettize, sparsify
-from compressor.weight import Weight
+from compressor.recognition.schemes import Candidate, Loss, sparsify
 
 
 @dataclass(frozen=True)
@@ -140,150 +131,6 @@ class Detection:
             return cls(specs.checked(Settings, document["settings"][0]), findings)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise CompressorError(f"not a detection: {error!r}. Write it again with `compressor detect`.") from error
-
-
-def find(weight: Weight, settings: Settings, *, sampled: bool = False) -> Finding:
-    """What one weight is, and the ways to store it.
-
-    sampled: distinct values are taken from a sample: a hypothesis for whoever compares every value afterwards; and
-        what the weight almost is, is not looked for.
-    """
-    settings = replace(settings, threshold=0.0) if weight.scaled else settings
-    known = unlooked(weight, skipped(weight, settings))
-    if known.skipped:
-        return known
-    values, scanned, candidates = _candidates(weight.encoding, settings, sampled=sampled)
-    source = encodings.nbytes(weight.encoding)
-    near = () if sampled else tuple(near_misses(values, scanned, candidates, source, settings.threshold))
-    facts = _facts(scanned, candidates, settings.threshold or 0.0)
-    return replace(known, **facts, near_misses=near, candidates=(*known.candidates, *candidates))
-
-
-def unlooked(weight: Weight, skipped: str = "") -> Finding:
-    """What is known of a weight without a look at its values. skipped: why there is none."""
-    shape, dtype = encodings.shape(weight.encoding), encodings.dtype(weight.encoding)
-    return Finding(
-        name=weight.name,
-        shape=shape,
-        dtype=dtype.name,
-        nbytes=encodings.nbytes(Dense(ArraySpec(shape, dtype))),
-        uses=weight.uses,
-        sparsity=0.0,
-        structure="",
-        distinct=None,
-        palette="",
-        grid="",
-        skipped=skipped,
-        near_misses=(),
-        candidates=() if isinstance(weight.encoding, Dense) else (as_declared(weight),),
-        note=weight.note,
-    )
-
-
-def skipped(weight: Weight, settings: Settings) -> str:
-    """Why a weight is not looked at, or an empty string."""
-    dtype, shape = encodings.dtype(weight.encoding), encodings.shape(weight.encoding)
-    if weight.pinned:
-        return weight.pinned
-    if not is_float(dtype) and dtype not in CODE_DTYPES.values():
-        return f"{dtype.name} is no type that is compressed"
-    if weight.n_bits is not None:
-        return "MatMulNBits multiplies by its codes: they stay as they are"
-    if len(shape) < 2:
-        return "a scalar" if not shape else "one dimension: a bias or a scale"
-    if (size := math.prod(shape)) < max(1, settings.min_elements):
-        return f"{size:,} elements: fewer than min_elements ({settings.min_elements:,})"
-    if weight.signed and is_float(dtype) and has_minus_zero(encodings.decode(weight.encoding)):
-        return f"it holds -0.0, which {weight.signed} tells from 0.0: smaller forms have one zero"
-    return ""
-
-
-def as_declared(weight: Weight) -> Candidate:
-    """The form that the source has."""
-    spec = encodings.spec(weight.encoding)
-    return Candidate((), spec, weight.evidence or f"stored as {encodings.name(spec)} by the source")
-
-
-def _candidates(encoding: Encoding, settings: Settings, *, sampled: bool) -> tuple[NDArray, Scan, list[Candidate]]:
-    """The values of a weight, the facts of them, and the ways to store it beside the one that it has.
-
-    A quantized source keeps every code: its codes take the place of values, and its scales stay.
-    """
-    if isinstance(encoding, LinearQuantized):
-        return _code_candidates(encoding)
-    values = np.asarray(encoding.values) if isinstance(encoding, Dense) else encodings.decode(encoding)
-    facts = scan(values, settings.looked_for, sampled=sampled)
-    if isinstance(encoding, Sparse) and isinstance(encoding.values, LinearQuantized):
-        return values, facts, []
-    plain = Candidate((), Dense(ArraySpec(values.shape, values.dtype)), "")
-    described = described_by(values, facts)
-    sparse = sparsify.detect(values, facts, [plain, *described], settings.max_thresholded, settings.looked_for)
-    near = _near_candidates(values, settings.tolerance) if settings.tolerance and is_float(values.dtype) else ()
-    return values, facts, [*described, *sparse, *near]
-
-
-def described_by(values: NDArray, facts: Scan) -> list[Candidate]:
-    """The ways to store all values of a weight exactly, each scheme's own."""
-    described: list[Candidate] = []
-    least = min(values.nbytes, values.size / 8 + (values.size - facts.zeros) * values.dtype.itemsize)
-    for scheme in describing():
-        described += scheme.detect(values, facts, min([least, *(encodings.nbytes(one.spec) for one in described)]))
-    return described
-
-
-def _near_candidates(values: NDArray, tolerance: float) -> Iterator[Candidate]:
-    """The ways to store the nearest weights that are a palette or lie on a grid, each scheme's own."""
-    allowed = tolerance * largest(values)
-    for scheme in describing():
-        near = scheme.nearest(values, allowed)
-        changed, max_error = (0, 0.0) if near is None else distance(values, near)
-        if near is None or not changed:
-            continue
-        facts = scan(near, 0.0)
-        described = [*scheme.detect(near, facts, near.nbytes)]
-        for candidate in (*described, *sparsify.detect(near, facts, described, 0.0, 0.0)):
-            # What is sparse or vectors beside this scheme's own form is found without it.
-            if candidate.schemes[-1] == scheme.NAME:
-                told = f"{candidate.evidence}, within {max_error / largest(values):.1e} of the largest magnitude"
-                yield replace(candidate, evidence=told, loss=Loss(changed=changed, max_error=max_error))
-
-
-def _code_candidates(encoding: LinearQuantized) -> tuple[NDArray, Scan, list[Candidate]]:
-    centred = linear_quantize.centred(encoding)
-    facts = scan(centred, 0.0)
-    spec, code = encodings.spec(encoding), encodings.dtype(encoding.data)
-    inner = [Candidate((), replace(spec, data=Dense(ArraySpec(centred.shape, code))), "codes of the source")]
-    # Under one zero point, codes are as many as centred ones.
-    if encoding.zero_point is None or len(np.unique(np.asarray(encoding.zero_point).astype(np.int16))) == 1:
-        for candidate in palettize.detect(centred, facts, 0):
-            if isinstance(candidate.spec, Palettized) and candidate.spec.lut.size == candidate.spec.lut.shape[-2]:
-                lut = replace(candidate.spec, lut=ArraySpec(candidate.spec.lut.shape, code))
-                inner.append(replace(candidate, spec=replace(spec, data=lut)))
-    if not np.isfinite(np.asarray(encoding.scale)).all():  # zero times infinity is no zero
-        return centred, facts, inner[1:]
-    return centred, facts, [*inner[1:], *sparsify.detect(centred, facts, inner, 0.0, 0.0)]
-
-
-def _facts(scanned: Scan, candidates: list[Candidate], threshold: float) -> dict[str, Any]:
-    """The fields of a finding that follow from what was found; the structure is that of the zeros by the threshold."""
-    exact = [candidate for candidate in candidates if not candidate.loss.max_error]
-    palettes = [c for c in exact if _has_table(c.spec)]
-    grids = [c for c in exact if isinstance(c.spec, LinearQuantized) and not _has_table(c.spec)]
-    sparse = [c for c in exact if c.schemes[:1] == (sparsify.NAME,) and c.loss.threshold <= threshold]
-    sparse.sort(key=lambda c: -c.loss.threshold)
-    count = None if scanned.table is None else scanned.table.entries.size
-    return {
-        "sparsity": scanned.zeros / scanned.size,
-        "structure": sparse[0].structure if sparse and scanned.zeros else "",
-        "distinct": count if count is not None and count <= ENTRIES else None,
-        "palette": min(palettes, key=lambda c: encodings.nbytes(c.spec)).evidence if palettes else "",
-        "grid": grids[0].evidence if grids else "",
-    }
-
-
-def _has_table(spec: Encoding) -> bool:
-    """Whether a form of all values has a table of them, or of their codes."""
-    return isinstance(spec.data if isinstance(spec, LinearQuantized) else spec, Palettized)
 
 
 _LOSS = tuple(field.name for field in dataclasses.fields(Loss))

@@ -13,7 +13,8 @@ from compressor import encodings
 from compressor.arrays import ComputedArray, DType, NDArray
 from compressor.encodings import Dense, LinearQuantized
 from compressor.patterns import eps
-from compressor.recognition.findings import Settings, described_by, skipped
+from compressor.recognition.find import described_by, skipped
+from compressor.recognition.findings import Settings
 from compressor.recognition.scan import scan
 from compressor.recognition.schemes import Candidate, linear_quantize, palettize
 from compressor.weight import Weight

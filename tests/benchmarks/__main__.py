@@ -178,7 +178,8 @@ def _against_peer(source: Path, kind: str, times: int) -> Figure:
     from compressor.compilation.plan import plan
     from compressor.compilation.stream import stream
     from compressor.encodings import decode
-    from compressor.recognition.findings import Settings, find
+    from compressor.recognition.find import find
+    from compressor.recognition.findings import Settings
     from tests.benchmarks import peer
 
     weights = sources.read(source).weights

@@ -17,7 +17,8 @@ from compressor.compilation.verify import differences
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse
 from compressor.errors import CompressorError, DamageError
 from compressor.kernels import dequantize
-from compressor.recognition.findings import Settings, find, unlooked
+from compressor.recognition.find import find, unlooked
+from compressor.recognition.findings import Settings
 from compressor.recognition.schemes import Candidate, Loss
 from compressor.targets import Illegal
 from compressor.weight import Weight

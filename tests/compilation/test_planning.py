@@ -21,7 +21,8 @@ from compressor.compilation import planning
 from compressor.encodings import Dense, Encoding, Palettized
 from compressor.formats.layout import Place
 from compressor.model import Model
-from compressor.recognition.findings import Finding, Settings, find
+from compressor.recognition.find import find
+from compressor.recognition.findings import Finding, Settings
 from compressor.targets import Asked, Fitted, Illegal, Layout, Target, get
 from compressor.weight import Weight
 

@@ -24,7 +24,7 @@ from compressor.compilation.stream import failure, stream
 from compressor.compilation.verify import verify
 from compressor.encodings import Dense, Palettized
 from compressor.errors import CompressorError
-from compressor.recognition.findings import unlooked
+from compressor.recognition.find import unlooked
 from compressor.recognition.schemes import EXACT, Candidate
 from compressor.weight import Weight
 

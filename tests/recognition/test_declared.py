@@ -12,7 +12,7 @@ from compressor import encodings
 from compressor.compilation.encode import encode
 from compressor.compilation.verify import differences
 from compressor.encodings import Dense, Encoding, LinearQuantized
-from compressor.recognition.findings import find
+from compressor.recognition.find import find
 from compressor.weight import Weight
 from tests import strategies
 from tests.recognition.weights_made import (

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from compressor.arrays import NDArray
-from compressor.recognition.findings import Settings, find
+from compressor.recognition.find import find
+from compressor.recognition.findings import Settings
 from tests.recognition.weights_made import (
     EVERY,
     PLACES_64,

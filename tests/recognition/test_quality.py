@@ -25,7 +25,8 @@ from compressor.compilation.encode import encode
 from compressor.compilation.verify import differences
 from compressor.encodings import Dense, Encoding, Palettized
 from compressor.kernels import dequantize, expand
-from compressor.recognition.findings import Finding, Settings, find
+from compressor.recognition.find import find
+from compressor.recognition.findings import Finding, Settings
 from compressor.weight import Weight
 
 Random = np.random.Generator

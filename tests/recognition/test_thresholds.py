@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from compressor import encodings
-from compressor.recognition.findings import Settings, find
+from compressor.recognition.find import find
+from compressor.recognition.findings import Settings
 from tests.recognition.weights_made import (
     EVERY,
     blocked,
