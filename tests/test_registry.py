@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -59,6 +60,50 @@ def test_a_target_of_another_package_is_one_of_the_targets(tmp_path: Path) -> No
     done = command(tmp_path, "targets")
     assert (done.returncode, done.stderr) == (0, "")
     assert [line for line in done.stdout.splitlines() if line.startswith("elsewhere ")]
+
+
+OPTIONS = """
+from dataclasses import dataclass, field
+
+@dataclass(frozen=True)
+class Options:
+    \"\"\"How codes are held elsewhere.\"\"\"
+
+    opset: int = field(default=20, metadata={"description": "The newest one that it has."})
+    words: tuple[str, ...] = field(default=(), metadata={"description": "A file of words.", "lines": True})
+
+OPTIONS = Options
+def get(name, options):
+    asked = Options(**options)
+    return onnxruntime.OnnxRuntime(name, asked.opset, " ".join(asked.words))
+"""
+
+
+def test_what_a_target_of_another_package_may_be_asked_is_a_group_of_the_settings(tmp_path: Path) -> None:
+    package(tmp_path, "stranger", "targets", TARGET.format(name="elsewhere") + OPTIONS)
+    weight = np.repeat(np.arange(16, dtype=np.float32), 256).reshape(64, 64)
+    package(tmp_path, "reader", "sources", SOURCE.format(suffix=".npy"))
+    np.save(tmp_path / "w.npy", weight)
+    (tmp_path / "params.yaml").write_text("target: Elsewhere\nstranger: {opset: 20}\n")
+
+    def planned(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return command(tmp_path, "compress", "w.npy", "out", "--dry-run", "--json", *arguments)
+
+    (new,), (old,) = (json.loads(planned("-S", f"stranger.opset={opset}").stdout)["weights"] for opset in (20, 10))
+    assert (new["encoding"], old["encoding"]) == ("palettized4", "dense")
+    assert "elsewhere has 10" in old["rejected"][0][1]
+    wrong = planned("-S", "stranger.opset=new")
+    told = "error: -S stranger.opset=new: stranger.opset is 'new': expected a whole number.\n"
+    assert (wrong.returncode, wrong.stderr) == (2, told)
+    missing = planned("-S", "stranger.words=none.txt")
+    assert (missing.returncode, missing.stderr) == (1, "error: none.txt: cannot be read: No such file or directory.\n")
+    described = subprocess.run(
+        [sys.executable, "-m", "compressor.stages.params_reference"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "## stranger\n\nHow codes are held elsewhere.\n" in described.stdout
+    assert "| `opset` | whole number | `20` | The newest one that it has. |\n" in described.stdout
+    assert "| `words` | text | empty | A file of words. |\n" in described.stdout
 
 
 def test_a_source_of_another_package_reads_its_files(tmp_path: Path) -> None:
