@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from compressor.errors import CompressorError, unknown
 from compressor.model import Model, stamps, unchanged
@@ -183,3 +183,10 @@ _REGISTRY = Registry(group="compressor.sources", folder=__name__, needs=("SUFFIX
 def _modules(function: str) -> Iterator[Any]:
     """Those that have the function."""
     return (module for module in _REGISTRY.parts() if hasattr(module, function))
+
+
+if TYPE_CHECKING:  # what is here has what a source of another package must have
+    from compressor.sources import coreml, huggingface, onnx, safetensors, torch
+
+    _sources: tuple[Source, ...] = (coreml, huggingface, onnx, safetensors)
+    _exporters: tuple[Exporter, ...] = (huggingface, torch)

@@ -10,7 +10,7 @@ from compressor.formats.coreml import package, skeleton
 from compressor.formats.coreml.constants import lift
 from compressor.model import Model
 
-SUFFIXES = (".mlpackage",)
+SUFFIXES: tuple[str, ...] = (".mlpackage",)
 
 _INSTEAD = (
     "Give what it was converted from, ONNX or torch, or convert that again with Core ML Tools "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from compressor.model import Model
 
-SUFFIXES = (".safetensors",)
+SUFFIXES: tuple[str, ...] = (".safetensors",)
 
 
 def files(path: Path) -> tuple[Path, ...]:

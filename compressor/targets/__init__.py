@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from compressor.encodings import Encoding, spec
 from compressor.errors import UsageError, unknown
@@ -240,3 +240,9 @@ _REGISTRY = Registry(
 
 def _families() -> tuple[Family, ...]:
     return _REGISTRY.parts()
+
+
+if TYPE_CHECKING:  # what is here has what a target of another package must have
+    from compressor.targets import coreml, onnxruntime
+
+    _: tuple[Family, ...] = (coreml, onnxruntime)

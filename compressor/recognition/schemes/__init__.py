@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from compressor.arrays import NDArray
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized
@@ -107,3 +107,9 @@ def get(name: str) -> Scheme[Any]:
     if found is None:
         raise ValueError(f"there is no scheme {name!r}")
     return found
+
+
+if TYPE_CHECKING:  # what is here has what a scheme of another package must have
+    from compressor.recognition.schemes import linear_quantize, palettize
+
+    _: tuple[Scheme[Any], ...] = (linear_quantize, palettize)

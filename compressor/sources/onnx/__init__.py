@@ -21,7 +21,7 @@ from compressor.model import Model
 if TYPE_CHECKING:
     import onnx
 
-SUFFIXES = (".onnx",)
+SUFFIXES: tuple[str, ...] = (".onnx",)
 
 TRACED = "model.traced.pt"
 """The same module, traced by torch, where it was exported from there."""

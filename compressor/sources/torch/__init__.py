@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
     from torch.nn import Module
 
-SUFFIXES = (".bin", ".ckpt", ".pt", ".pt2", ".pth", ".safetensors", ".torchscript", ".ts")
+SUFFIXES: tuple[str, ...] = (".bin", ".ckpt", ".pt", ".pt2", ".pth", ".safetensors", ".torchscript", ".ts")
 FILES = (MODEL, DATA, TRACED)
 PACKAGES = ("onnx", "onnx-ir", "onnxscript", "torch")
 
