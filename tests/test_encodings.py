@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import pickle
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compressor import encodings
-from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec, NDArray, from_bytes, to_bytes
+from compressor.arrays import CODE_DTYPES, ArraySpec, NDArray, to_bytes
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, decode
 from compressor.packing import pack
 from tests import strategies
+from tests.elementwise import elementwise
 from tests.strategies import bits_of
 
 BOOL = np.dtype(np.bool_)
 F32 = np.dtype(np.float32)
-GOLDEN = Path(__file__).parent / "golden" / "encodings.json"
 
 
 def f32(*values: Any) -> NDArray:
@@ -30,48 +28,6 @@ def f32(*values: Any) -> NDArray:
 
 def of_shape(dtype: Any, *shape: int) -> ArraySpec:
     return ArraySpec(shape, np.dtype(dtype))
-
-
-def elementwise(encoding: Encoding) -> NDArray:
-    """What an encoding stands for, said once more: element by element, as the docstrings say."""
-    value = np.zeros(encodings.shape(encoding), encodings.dtype(encoding))
-    rank = 0
-    for place in np.ndindex(value.shape):
-        if isinstance(encoding, Sparse):
-            if not encoding.mask[block(place, value.shape, encoding.mask.shape)]:  # type: ignore[index]
-                continue
-            value[place] = leaf(encoding.values, place, value.shape, rank)
-            rank += 1
-        else:
-            value[place] = leaf(encoding, place, value.shape, None)
-    return value
-
-
-def block(place: tuple[int, ...], whole: tuple[int, ...], counts: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(at // (dim // count) for at, dim, count in zip(place, whole, counts, strict=True))
-
-
-def leaf(encoding: Any, place: tuple[int, ...], whole: tuple[int, ...], rank: int | None) -> Any:
-    at = place if rank is None else (rank,)
-    match encoding:
-        case Dense(values):
-            return np.asarray(values)[at]
-        case LinearQuantized(data, scale, zero_point):
-            where = block(place, whole, scale.shape)
-            code = int(leaf(data, place, whole, rank)) - (
-                0 if zero_point is None else int(np.asarray(zero_point)[where])
-            )
-            wide = np.float64 if scale.dtype == np.float64 else np.float32
-            return (wide(code) * np.asarray(scale)[where].astype(wide)).astype(scale.dtype)
-        case Palettized(indices, lut, axis):
-            entry = 0
-            if axis is not None:
-                vector = lut.shape[-1]
-                entry = at[axis] % vector
-                at = (*at[:axis], at[axis] // vector, *at[axis + 1 :])
-                whole = indices.shape
-                place = at
-            return np.asarray(lut)[(*block(place, whole, lut.shape[:-2]), np.asarray(indices)[at], entry)]
 
 
 @given(strategies.encodings())
@@ -310,37 +266,6 @@ def test_a_mask_and_its_values_must_agree(values: int) -> None:
 def test_an_index_outside_its_table_is_refused() -> None:
     with pytest.raises(ValueError, match="indices into 3 entries, got 3"):
         decode(Palettized(np.array([[0, 3]], np.uint8), np.zeros((1, 1, 3, 1), np.float32)))
-
-
-def from_json(plain: Any) -> Any:
-    if isinstance(plain, dict) and "node" in plain:
-        nodes = {"Dense": Dense, "LinearQuantized": LinearQuantized, "Palettized": Palettized, "Sparse": Sparse}
-        return nodes[plain["node"]](**{key: from_json(value) for key, value in plain.items() if key != "node"})
-    if isinstance(plain, dict):
-        dtype = {**FLOAT_DTYPES, **CODE_DTYPES, "bool": BOOL}[plain["dtype"]]
-        raw = np.frombuffer(bytes.fromhex(plain["bytes"]), np.uint8)
-        return from_bytes(raw, tuple(plain["shape"]), dtype, plain["width"])
-    return tuple(plain) if isinstance(plain, list) else plain
-
-
-GOLDEN_CASES = json.loads(GOLDEN.read_text())
-
-
-@pytest.mark.parametrize("case", GOLDEN_CASES, ids=[case["name"] for case in GOLDEN_CASES])
-def test_golden_bytes_decode_for_ever(case: dict[str, Any]) -> None:
-    encoding = from_json(case["encoding"])
-    assert encodings.name(encoding) == case["name"].split(",")[0]
-    decoded = decode(encoding)
-    assert (decoded.dtype.name, list(decoded.shape)) == (case["dtype"], case["shape"])
-    assert to_bytes(decoded).tobytes().hex() == case["value"]
-
-
-def test_the_golden_file_has_every_node_and_nesting() -> None:
-    names = {case["name"].split(",")[0].translate(str.maketrans("", "", "0123456789")) for case in GOLDEN_CASES}
-    assert names == {
-        "dense", "int", "uint", "palettized", "sparse",
-        "int(palettized)", "sparse(palettized)", "sparse(int)", "sparse(uint)", "sparse(int(palettized))",
-    }  # fmt: skip
 
 
 @given(st.data())

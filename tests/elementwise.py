@@ -1,0 +1,53 @@
+"""What an encoding stands for, said once more: element by element, as the docstrings say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from compressor import encodings
+from compressor.arrays import NDArray
+from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse
+
+
+def elementwise(encoding: Encoding) -> NDArray:
+    """The value of an encoding."""
+    value = np.zeros(encodings.shape(encoding), encodings.dtype(encoding))
+    rank = 0
+    for place in np.ndindex(value.shape):
+        if isinstance(encoding, Sparse):
+            if not encoding.mask[block(place, value.shape, encoding.mask.shape)]:  # type: ignore[index]
+                continue
+            value[place] = leaf(encoding.values, place, value.shape, rank)
+            rank += 1
+        else:
+            value[place] = leaf(encoding, place, value.shape, None)
+    return value
+
+
+def block(place: tuple[int, ...], whole: tuple[int, ...], counts: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(at // (dim // count) for at, dim, count in zip(place, whole, counts, strict=True))
+
+
+def leaf(encoding: Any, place: tuple[int, ...], whole: tuple[int, ...], rank: int | None) -> Any:
+    at = place if rank is None else (rank,)
+    match encoding:
+        case Dense(values):
+            return np.asarray(values)[at]
+        case LinearQuantized(data, scale, zero_point):
+            where = block(place, whole, scale.shape)
+            code = int(leaf(data, place, whole, rank)) - (
+                0 if zero_point is None else int(np.asarray(zero_point)[where])
+            )
+            wide = np.float64 if scale.dtype == np.float64 else np.float32
+            return (wide(code) * np.asarray(scale)[where].astype(wide)).astype(scale.dtype)
+        case Palettized(indices, lut, axis):
+            entry = 0
+            if axis is not None:
+                vector = lut.shape[-1]
+                entry = at[axis] % vector
+                at = (*at[:axis], at[axis] // vector, *at[axis + 1 :])
+                whole = indices.shape
+                place = at
+            return np.asarray(lut)[(*block(place, whole, lut.shape[:-2]), np.asarray(indices)[at], entry)]

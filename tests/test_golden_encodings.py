@@ -1,0 +1,50 @@
+"""Encodings as bytes that were committed once: they decode for ever."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compressor import encodings
+from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, from_bytes, to_bytes
+from compressor.encodings import Dense, LinearQuantized, Palettized, Sparse, decode
+
+BOOL = np.dtype(np.bool_)
+
+
+GOLDEN = Path(__file__).parent / "golden" / "encodings.json"
+
+
+def from_json(plain: Any) -> Any:
+    if isinstance(plain, dict) and "node" in plain:
+        nodes = {"Dense": Dense, "LinearQuantized": LinearQuantized, "Palettized": Palettized, "Sparse": Sparse}
+        return nodes[plain["node"]](**{key: from_json(value) for key, value in plain.items() if key != "node"})
+    if isinstance(plain, dict):
+        dtype = {**FLOAT_DTYPES, **CODE_DTYPES, "bool": BOOL}[plain["dtype"]]
+        raw = np.frombuffer(bytes.fromhex(plain["bytes"]), np.uint8)
+        return from_bytes(raw, tuple(plain["shape"]), dtype, plain["width"])
+    return tuple(plain) if isinstance(plain, list) else plain
+
+
+GOLDEN_CASES = json.loads(GOLDEN.read_text())
+
+
+@pytest.mark.parametrize("case", GOLDEN_CASES, ids=[case["name"] for case in GOLDEN_CASES])
+def test_golden_bytes_decode_for_ever(case: dict[str, Any]) -> None:
+    encoding = from_json(case["encoding"])
+    assert encodings.name(encoding) == case["name"].split(",")[0]
+    decoded = decode(encoding)
+    assert (decoded.dtype.name, list(decoded.shape)) == (case["dtype"], case["shape"])
+    assert to_bytes(decoded).tobytes().hex() == case["value"]
+
+
+def test_the_golden_file_has_every_node_and_nesting() -> None:
+    names = {case["name"].split(",")[0].translate(str.maketrans("", "", "0123456789")) for case in GOLDEN_CASES}
+    assert names == {
+        "dense", "int", "uint", "palettized", "sparse",
+        "int(palettized)", "sparse(palettized)", "sparse(int)", "sparse(uint)", "sparse(int(palettized))",
+    }  # fmt: skip
