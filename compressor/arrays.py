@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from compressor.blocks import blocks
 from compressor.errors import CompressorError
 from compressor.packing import pack, packed_nbytes, unpack
 
@@ -200,6 +201,17 @@ def leading(array: Array, count: int) -> Array:
     if type(array) is MappedArray and array.shape and (array.width or bits(array.dtype)) >= 8:
         return replace(array, shape=(min(count, array.shape[0]), *array.shape[1:]))
     return np.asarray(array)[:count]
+
+
+def in_blocks(array: Array) -> Iterator[NDArray]:
+    """The elements in row-major order, some at a time: `[n]` each; of a slice of a file no more is read than these."""
+    if type(array) is MappedArray and (array.width or bits(array.dtype)) >= 8:
+        for part in blocks(array.size):
+            start = array.offset + part.start * array.dtype.itemsize
+            yield np.asarray(replace(array, offset=start, shape=(part.stop - part.start,)))
+    else:
+        flat = np.asarray(array).reshape(-1)
+        yield from (flat[part] for part in blocks(flat.size))
 
 
 def to_bytes(values: NDArray) -> NDArray:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from compressor.arrays import NDArray
-from compressor.blocks import blocks
+from compressor.arrays import Array, in_blocks
 from compressor.compilation.stream import InexactError
-from compressor.encodings import Encoding, decode, dtype, name, shape
+from compressor.encodings import Dense, Encoding, decode, dtype, name, shape
 from compressor.errors import DamageError
 from compressor.patterns import above, patterns
 from compressor.recognition.schemes import Loss
@@ -26,9 +25,9 @@ def verify(weight: Weight, stored: Encoding, loss: Loss) -> None:
     expected, got = (dtype(source), shape(source)), (dtype(stored), shape(stored))
     if expected != got:
         raise InexactError(weight.name, source, f"read back as {got[0]}{list(got[1])} from {name(stored)}")
-    values, signed = decode(source), bool(weight.signed)
+    values, signed = _values(source), bool(weight.signed)
     try:
-        different, changed = differences(values, decode(stored), loss.threshold, loss.max_error, signed=signed)
+        different, changed = differences(values, _values(stored), loss.threshold, loss.max_error, signed=signed)
     except DamageError as error:
         raise InexactError(weight.name, source, f"{name(stored)} cannot be read back: {error}") from error
     if different:
@@ -39,25 +38,29 @@ def verify(weight: Weight, stored: Encoding, loss: Loss) -> None:
         raise InexactError(weight.name, source, f"{changed:,} values {how}, {loss.changed:,} were planned")
 
 
+def _values(encoding: Encoding) -> Array:
+    """The values, which are not read yet where they are stored as such."""
+    return encoding.values if isinstance(encoding, Dense) else decode(encoding)
+
+
 def differences(
-    source: NDArray, stored: NDArray, threshold: float, max_error: float = 0.0, *, signed: bool = False
+    source: Array, stored: Array, threshold: float, max_error: float = 0.0, *, signed: bool = False
 ) -> tuple[int, int]:
     """How many values of `stored` are not the bits of `source`: those that may not differ, and those that may.
 
     The latter became zero from a magnitude of at most `threshold`, or moved by at most `max_error`. -0.0 equals 0.0
     unless `signed`.
     """
-    left, right = patterns(source), patterns(stored)
     different = changed = 0
-    for part in blocks(left.size):
-        unequal = left[part] != right[part]
+    for values, others in zip(in_blocks(source), in_blocks(stored), strict=True):
+        unequal = patterns(values) != patterns(others)
         if unequal.any():
-            values = source.reshape(-1)[part]
-            forgiven = unequal & (right[part] == 0) & ~above(values, threshold)
+            zero = patterns(others) == 0
+            forgiven = unequal & zero & ~above(values, threshold)
             if max_error:
-                apart = values.astype(np.float64) - stored.reshape(-1)[part].astype(np.float64)
+                apart = values.astype(np.float64) - others.astype(np.float64)
                 forgiven |= unequal & (np.abs(apart) <= max_error)
-            same = forgiven & (right[part] == 0) & ~above(values, 0.0)
+            same = forgiven & zero & ~above(values, 0.0)
             changed += int(np.count_nonzero(forgiven & ~same))
             different += int(np.count_nonzero(unequal & ~forgiven)) + signed * int(np.count_nonzero(same))
     return different, changed
