@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,23 +22,15 @@ from compressor.sources.torch.declared import declare
 from compressor.sources.torch.declared.attach import attach
 from tests.sources.torch.declared_exports import FLAT, IMAGE, Exported, kept
 
-HERE = Path(__file__).parent
 PREFIX = "_COREML_/"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 
 
-@pytest.fixture(autouse=True)
-def repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(HERE)
-
-
 @pytest.fixture(scope="module")
-def networks():
-    sys.path.insert(0, str(HERE))
+def networks(importable):
     import declared_networks
 
-    yield declared_networks
-    sys.path.remove(str(HERE))
+    return declared_networks
 
 
 @pytest.fixture(scope="module")

@@ -16,23 +16,15 @@ from compressor.errors import CompressorError
 from compressor.sources.torch import InputSpec, export
 from tests.sources.torch.declared_exports import FLAT, Exported
 
-HERE = Path(__file__).parent
 SMALL = InputSpec((2, 8, 6, 6), dynamic={0: "batch"})
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 
 
-@pytest.fixture(autouse=True)
-def repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(HERE)
-
-
 @pytest.fixture(scope="module")
-def networks():
-    sys.path.insert(0, str(HERE))
+def networks(importable):
     import declared_networks
 
-    yield declared_networks
-    sys.path.remove(str(HERE))
+    return declared_networks
 
 
 @pytest.fixture(scope="module")

@@ -38,19 +38,11 @@ INPUTS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The current directory is that of the networks, as it is in a training repository."""
-    monkeypatch.chdir(HERE)
-
-
 @pytest.fixture(scope="module")
-def networks():
-    sys.path.insert(0, str(HERE))
+def networks(importable):
     import torch_networks
 
-    yield torch_networks
-    sys.path.remove(str(HERE))
+    return torch_networks
 
 
 @dataclass(frozen=True)

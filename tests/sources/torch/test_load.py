@@ -12,19 +12,12 @@ import torch
 from compressor.errors import CompressorError, UsageError
 from compressor.sources.torch import InputSpec, export
 
-HERE = Path(__file__).parent
 FEATURES = {"input": InputSpec((2, 64), dynamic={0: "batch"})}
 FACTORY = "torch_networks:mlp"
 
 
-@pytest.fixture(autouse=True)
-def repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(HERE)
-
-
 @pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
-    monkeypatch.syspath_prepend(HERE)
+def model(importable: None) -> torch.nn.Module:
     import torch_networks
 
     return torch_networks.mlp()

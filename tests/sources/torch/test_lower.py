@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,17 +21,14 @@ from compressor.sources.torch import InputSpec, export
 from compressor.sources.torch.legacy.lower import lower
 from tests.sources.onnx.models import loaded
 
-HERE = Path(__file__).parent
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(scope="module")
-def networks():
-    sys.path.insert(0, str(HERE))
+def networks(importable):
     import torch_quantized_networks
 
-    yield torch_quantized_networks
-    sys.path.remove(str(HERE))
+    return torch_quantized_networks
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -18,23 +17,15 @@ from compressor.sources.torch import InputSpec, export
 from compressor.sources.torch.legacy.lower import lower
 from tests.sources.onnx.models import loaded
 
-HERE = Path(__file__).parent
 BATCH = {0: "batch"}
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
 
-@pytest.fixture(autouse=True)
-def repository(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(HERE)
-
-
 @pytest.fixture(scope="module")
-def networks():
-    sys.path.insert(0, str(HERE))
+def networks(importable):
     import torch_networks
 
-    yield torch_networks
-    sys.path.remove(str(HERE))
+    return torch_networks
 
 
 class Written:

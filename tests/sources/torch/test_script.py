@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,18 +18,15 @@ from compressor.errors import CompressorError, UsageError
 from compressor.sources.torch import InputSpec, export
 from compressor.sources.torch.load import load
 
-HERE = Path(__file__).parent
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(scope="module")
-def networks():
-    sys.path.insert(0, str(HERE))
+def networks(importable):
     import torch_networks
     import torch_quantized_networks
 
-    yield {**vars(torch_networks), **vars(torch_quantized_networks)}
-    sys.path.remove(str(HERE))
+    return {**vars(torch_networks), **vars(torch_quantized_networks)}
 
 
 def saved(script: torch.jit.ScriptModule, path: Path) -> Path:

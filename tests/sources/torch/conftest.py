@@ -1,0 +1,25 @@
+"""The folder of these tests is the training repository whose networks they export."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current directory is that of the networks, as it is in a training repository."""
+    monkeypatch.chdir(HERE)
+
+
+@pytest.fixture(scope="module")
+def importable() -> Iterator[None]:
+    """The networks can be imported, by the names that factories have."""
+    sys.path.insert(0, str(HERE))
+    yield
+    sys.path.remove(str(HERE))
