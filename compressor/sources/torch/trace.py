@@ -29,6 +29,8 @@ DTYPES = {
     name: getattr(torch, name)
     for name in ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
 }
+_OTHERS = (PurePath(torch.__file__).parent, PurePath(__file__).parent)
+"""Where the code lies that is no model's."""
 CHATTER = ("torch", "onnxscript", "onnx_ir", "transformers")
 
 
@@ -232,7 +234,11 @@ def _explained(error: BaseException) -> str:
 def _location(text: str) -> str:
     """The last line of the user's own code that an error names."""
     found = re.findall(r"File \"?([^\s\",]+)\"?, line (\d+), in (\w+)", text)
-    own = [f" ({PurePath(path).name}:{line}, in {name})" for path, line, name in found if "/torch/" not in path]
+    own = [
+        f" ({PurePath(path).name}:{line}, in {name})"
+        for path, line, name in found
+        if not any(PurePath(path).is_relative_to(folder) for folder in _OTHERS)
+    ]
     return own[-1] if own else ""
 
 
