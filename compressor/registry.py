@@ -40,6 +40,12 @@ class Registry:
         """
         return _parts(self)
 
+    def packages(self) -> frozenset[str]:
+        """The other packages that add some, by the names under which they are installed."""
+        from importlib.metadata import entry_points
+
+        return frozenset(entry.dist.name for entry in entry_points(group=self.group) if entry.dist is not None)
+
 
 @cache
 def _parts(registry: Registry) -> tuple[Any, ...]:

@@ -45,11 +45,12 @@ def toolchain(
 def used_by() -> Mapping[str, frozenset[str]]:
     """The packages that change what a stage writes: the keys of the file that it lists under `params` in dvc.yaml."""
     from compressor import sources, targets
+    from compressor.recognition import schemes
 
     stages = {
         "export": sources.packages(),
-        "detect": frozenset[str](),
-        "compress": targets.packages(),
+        "detect": schemes.packages(),
+        "compress": targets.packages() | schemes.packages(),
         "evaluate": targets.packages() | {"scikit-learn"},
     }
     return {stage: packages | {"compressor"} for stage, packages in stages.items()}

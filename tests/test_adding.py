@@ -97,6 +97,7 @@ def test_a_model_is_compressed(folder: str, target: str, encoding: str, said: Ma
     manifest = json.loads((place / folder / "manifest.json").read_text(encoding="utf-8"))
     (found,) = manifest["weights"]
     assert (manifest["target"], found["encoding"], found["exact"]) == (target, encoding, True)
+    assert manifest["versions"]["plain"] == "1.0"
 
 
 def of_the_text(name: str, said: Mapping[str, str], place: Path, monkeypatch: pytest.MonkeyPatch) -> object:

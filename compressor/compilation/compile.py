@@ -37,6 +37,7 @@ from compressor.compilation.write import write
 from compressor.encodings import Dense
 from compressor.errors import CompressorError
 from compressor.model import Model, unchanged
+from compressor.recognition import schemes
 from compressor.recognition.find import as_declared, unlooked
 from compressor.recognition.findings import Detection, Settings
 from compressor.targets import Fitted, Target
@@ -372,7 +373,7 @@ def _file(path: Path, folder: Path) -> FileFacts:
 
 def _versions() -> dict[str, str]:
     found: dict[str, str] = {}
-    for package in sorted({"compressor", "ml-dtypes", "numpy", *targets.packages()}):
+    for package in sorted({"compressor", "ml-dtypes", "numpy", *targets.packages(), *schemes.packages()}):
         with suppress(PackageNotFoundError):  # a runtime may be installed under another name
             found[package] = version(package)
     return found

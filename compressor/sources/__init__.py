@@ -168,7 +168,7 @@ def exported() -> frozenset[str]:
 
 def packages() -> frozenset[str]:
     """The packages that shape what exporters write."""
-    return frozenset(name for module in _modules("export") for name in module.PACKAGES)
+    return _REGISTRY.packages().union(*(module.PACKAGES for module in _modules("export")))
 
 
 def _known_as(module: Any) -> Iterator[str]:

@@ -217,7 +217,7 @@ def files() -> frozenset[str]:
 
 def packages() -> frozenset[str]:
     """The packages that shape what targets write."""
-    return frozenset(name for module in _families() for name in module.PACKAGES)
+    return _REGISTRY.packages().union(*(module.PACKAGES for module in _families()))
 
 
 def _known_as(module: Any) -> Iterator[str]:

@@ -97,6 +97,11 @@ def describing() -> tuple[Scheme[Any], ...]:
     return _REGISTRY.parts()
 
 
+def packages() -> frozenset[str]:
+    """The packages of schemes that are not this one's."""
+    return _REGISTRY.packages()
+
+
 def get(name: str) -> Scheme[Any]:
     """The scheme of that name.
 
