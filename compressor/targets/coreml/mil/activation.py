@@ -10,7 +10,8 @@ import numpy as np
 from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - see node.py
 from coremltools.converters.mil.mil import Var
 
-from compressor.targets.coreml.mil.node import Node, Operator, Operators, like
+from compressor.targets.coreml.mil.node import Node, Operator, Operators
+from compressor.targets.coreml.mil.values import like
 
 _SELU = (1.67326319217681884765625, 1.05070102214813232421875)  # alpha, gamma: the defaults of the operator
 

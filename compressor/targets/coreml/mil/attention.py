@@ -11,15 +11,8 @@ import numpy as np
 from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - see node.py
 from coremltools.converters.mil.mil import Var
 
-from compressor.targets.coreml.mil.node import (
-    Node,
-    Operators,
-    UnsupportedError,
-    is_bool,
-    like,
-    shape,
-    static,
-)
+from compressor.targets.coreml.mil.node import Node, Operators
+from compressor.targets.coreml.mil.values import UnsupportedError, is_bool, like, shape, static
 
 _LEAST = -3e4
 """A score whose weight is zero; it is finite in float16."""

@@ -18,16 +18,8 @@ from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - see nod
 from coremltools.converters.mil.mil import Var
 
 from compressor.arrays import NDArray
-from compressor.targets.coreml.mil.node import (
-    Node,
-    Operators,
-    UnsupportedError,
-    inferred,
-    like,
-    shape,
-    spelled_dtype,
-    static,
-)
+from compressor.targets.coreml.mil.node import Node, Operators
+from compressor.targets.coreml.mil.values import UnsupportedError, inferred, like, shape, spelled_dtype, static
 
 
 def _non_max_suppression(node: Node) -> Var:

@@ -16,16 +16,8 @@ import onnx
 from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - see node.py
 from coremltools.converters.mil.mil import Var
 
-from compressor.targets.coreml.mil.node import (
-    Constant,
-    Node,
-    Operators,
-    UnsupportedError,
-    Value,
-    narrowed,
-    shape,
-    static,
-)
+from compressor.targets.coreml.mil.node import Constant, Node, Operators, Value
+from compressor.targets.coreml.mil.values import UnsupportedError, narrowed, shape, static
 
 _MOST_NODES = 10_000
 """Of all steps together."""

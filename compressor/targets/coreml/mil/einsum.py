@@ -10,15 +10,8 @@ from collections.abc import Sequence
 from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - see node.py
 from coremltools.converters.mil.mil import Var
 
-from compressor.targets.coreml.mil.node import (
-    Dim,
-    Node,
-    Operators,
-    UnsupportedError,
-    reshape,
-    shape,
-    static,
-)
+from compressor.targets.coreml.mil.node import Node, Operators
+from compressor.targets.coreml.mil.values import Dim, UnsupportedError, reshape, shape, static
 
 _ELLIPSIS = "ABCDEFGH"
 

@@ -17,11 +17,8 @@ from coremltools.converters.mil.mil import Var
 from coremltools.converters.mil.mil.types.symbolic import is_symbolic
 from onnx import TensorProto
 
-from compressor.targets.coreml.mil.node import (
-    Constant,
-    Node,
-    Operator,
-    Operators,
+from compressor.targets.coreml.mil.node import Constant, Node, Operator, Operators
+from compressor.targets.coreml.mil.values import (
     UnsupportedError,
     broadcast_shape,
     integer,

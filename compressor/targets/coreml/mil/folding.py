@@ -18,15 +18,8 @@ from onnx.reference import ReferenceEvaluator
 
 from compressor.arrays import NDArray
 from compressor.formats.onnx.graphs import is_standard, subgraphs
-from compressor.targets.coreml.mil.node import (
-    SHAPE_LIKE,
-    Constant,
-    Node,
-    UnsupportedError,
-    Value,
-    inferred,
-    narrowed,
-)
+from compressor.targets.coreml.mil.node import SHAPE_LIKE, Constant, Node, Value
+from compressor.targets.coreml.mil.values import UnsupportedError, inferred, narrowed
 
 _FLOATS = {onnx.TensorProto.FLOAT: np.float32, onnx.TensorProto.FLOAT16: np.float16}
 _UNSTABLE = frozenset("Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split())

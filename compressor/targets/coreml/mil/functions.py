@@ -11,7 +11,8 @@ import onnx.inliner
 from coremltools.converters.mil.mil import types
 
 from compressor.formats.onnx.graphs import is_standard
-from compressor.targets.coreml.mil.node import Constant, Node, Value, shape
+from compressor.targets.coreml.mil.node import Constant, Node, Value
+from compressor.targets.coreml.mil.values import shape
 
 _T = onnx.TensorProto
 _ELEMENTS = {

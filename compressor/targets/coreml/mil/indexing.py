@@ -12,18 +12,8 @@ from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - see nod
 from coremltools.converters.mil.mil import Var
 from coremltools.converters.mil.mil.types.symbolic import any_symbolic, is_symbolic
 
-from compressor.targets.coreml.mil.node import (
-    Dim,
-    Node,
-    Operators,
-    UnsupportedError,
-    integer,
-    is_bool,
-    is_float,
-    shape,
-    size,
-    static,
-)
+from compressor.targets.coreml.mil.node import Node, Operators
+from compressor.targets.coreml.mil.values import Dim, UnsupportedError, integer, is_bool, is_float, shape, size, static
 
 _FAR = 2**31 - 1
 _SCATTER_MODES = {"none": "update", "add": "add", "mul": "mul", "min": "min", "max": "max"}

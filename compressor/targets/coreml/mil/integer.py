@@ -14,14 +14,8 @@ from coremltools.converters.mil.mil import Var
 
 from compressor.arrays import NDArray
 from compressor.targets.coreml.mil import linear, quantization, window
-from compressor.targets.coreml.mil.node import (
-    Constant,
-    Node,
-    Operators,
-    UnsupportedError,
-    Value,
-    is_float,
-)
+from compressor.targets.coreml.mil.node import Constant, Node, Operators, Value
+from compressor.targets.coreml.mil.values import UnsupportedError, is_float
 
 
 def _q_linear_conv(node: Node) -> Any:

@@ -7,7 +7,8 @@ from __future__ import annotations
 from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - see node.py
 from coremltools.converters.mil.mil import Var
 
-from compressor.targets.coreml.mil.node import Dim, Node, Operators, like, shape
+from compressor.targets.coreml.mil.node import Node, Operators
+from compressor.targets.coreml.mil.values import Dim, like, shape
 
 LINEAR_RANK = 3
 """`linear` takes inputs up to this rank."""

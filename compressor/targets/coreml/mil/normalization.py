@@ -11,16 +11,8 @@ from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - see nod
 from coremltools.converters.mil.mil import Var
 from coremltools.converters.mil.mil.types.symbolic import is_symbolic
 
-from compressor.targets.coreml.mil.node import (
-    Constant,
-    Node,
-    Operators,
-    UnsupportedError,
-    like,
-    reshape,
-    shape,
-    static,
-)
+from compressor.targets.coreml.mil.node import Constant, Node, Operators
+from compressor.targets.coreml.mil.values import UnsupportedError, like, reshape, shape, static
 
 
 def _batch_norm(node: Node) -> Var:

@@ -15,17 +15,8 @@ from coremltools.converters.mil.mil import Var
 
 from compressor.arrays import DType
 from compressor.formats.onnx.dtypes import DTYPES
-from compressor.targets.coreml.mil.node import (
-    Constant,
-    Node,
-    Operators,
-    UnsupportedError,
-    is_float,
-    like,
-    shape,
-    spelled_dtype,
-    static,
-)
+from compressor.targets.coreml.mil.node import Constant, Node, Operators
+from compressor.targets.coreml.mil.values import UnsupportedError, is_float, like, shape, spelled_dtype, static
 
 DROPPED = "activations stay float: the target has no quantized ones, they need iOS17 or later"
 DYNAMIC = "activations stay float: Core ML has no quantization with scales that are found when the model runs"

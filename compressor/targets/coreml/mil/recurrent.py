@@ -16,15 +16,8 @@ from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - see nod
 from coremltools.converters.mil.mil import Var
 
 from compressor.arrays import NDArray
-from compressor.targets.coreml.mil.node import (
-    Constant,
-    Node,
-    Operators,
-    UnsupportedError,
-    like,
-    shape,
-    size,
-)
+from compressor.targets.coreml.mil.node import Constant, Node, Operators
+from compressor.targets.coreml.mil.values import UnsupportedError, like, shape, size
 
 _W, _R, _B, _LENGTHS, _H, _C, _P = range(1, 8)
 _LSTM_GATES = (0, 2, 1, 3)

@@ -11,16 +11,8 @@ import numpy as np
 from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - see node.py
 from coremltools.converters.mil.mil import Var
 
-from compressor.targets.coreml.mil.node import (
-    Node,
-    Operator,
-    Operators,
-    integer,
-    is_bool,
-    like,
-    shape,
-    static,
-)
+from compressor.targets.coreml.mil.node import Node, Operator, Operators
+from compressor.targets.coreml.mil.values import integer, is_bool, like, shape, static
 
 
 def _reduce(emit: Callable[..., Var]) -> Operator:

@@ -14,16 +14,8 @@ from coremltools.converters.mil.mil import Var
 from coremltools.converters.mil.mil.types.symbolic import is_symbolic
 
 from compressor.arrays import NDArray
-from compressor.targets.coreml.mil.node import (
-    Constant,
-    Dim,
-    Node,
-    Operators,
-    UnsupportedError,
-    like,
-    shape,
-    static,
-)
+from compressor.targets.coreml.mil.node import Constant, Node, Operators
+from compressor.targets.coreml.mil.values import Dim, UnsupportedError, like, shape, static
 
 _SAMPLING = {
     "half_pixel": "UNALIGN_CORNERS",

@@ -12,15 +12,8 @@ import numpy as np
 from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - see node.py
 from coremltools.converters.mil.mil import Var
 
-from compressor.targets.coreml.mil.node import (
-    Node,
-    Operators,
-    UnsupportedError,
-    like,
-    shape,
-    spelled_dtype,
-    static,
-)
+from compressor.targets.coreml.mil.node import Node, Operators
+from compressor.targets.coreml.mil.values import UnsupportedError, like, shape, spelled_dtype, static
 
 _PADDING = {"zeros": "constant", "border": "border"}
 _MODES = {"bilinear": "linear", "bicubic": "cubic"}

@@ -16,7 +16,7 @@ from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - see nod
 from coremltools.converters.mil.mil import Var
 
 from compressor.arrays import NDArray
-from compressor.targets.coreml.mil.node import UnsupportedError, like, shape
+from compressor.targets.coreml.mil.values import UnsupportedError, like, shape
 
 _MOST = 256
 """Places of a window: each becomes a slice."""

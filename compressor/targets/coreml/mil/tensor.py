@@ -15,13 +15,10 @@ from coremltools.converters.mil.mil.types.symbolic import any_symbolic, is_symbo
 
 from compressor.arrays import NDArray
 from compressor.formats.onnx.dtypes import DTYPES
-from compressor.targets.coreml.mil.node import (
-    Constant,
+from compressor.targets.coreml.mil.node import Constant, Node, Operators, Value
+from compressor.targets.coreml.mil.values import (
     Dim,
-    Node,
-    Operators,
     UnsupportedError,
-    Value,
     is_bool,
     is_float,
     like,

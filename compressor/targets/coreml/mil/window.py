@@ -16,19 +16,9 @@ from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - see nod
 from coremltools.converters.mil.mil import Var
 from coremltools.converters.mil.mil.types.symbolic import any_symbolic
 
-from compressor.targets.coreml.mil.node import (
-    Dim,
-    Node,
-    Operator,
-    Operators,
-    UnsupportedError,
-    is_float,
-    like,
-    shape,
-    spelled_dtype,
-    static,
-)
+from compressor.targets.coreml.mil.node import Node, Operator, Operators
 from compressor.targets.coreml.mil.taps import Taps, largest, total
+from compressor.targets.coreml.mil.values import Dim, UnsupportedError, is_float, like, shape, spelled_dtype, static
 
 _AUTO_PAD = {"SAME_UPPER": "same", "SAME_LOWER": "same_lower"}
 
