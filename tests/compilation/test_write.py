@@ -18,7 +18,7 @@ from compressor.compilation.write import write
 from compressor.encodings import Dense
 from compressor.model import Model
 from tests.faults.commands import chain, snapshot
-from tests.formats import coreml_models
+from tests.formats.coreml.models import save
 
 
 def palette(seed: int, count: int) -> NDArray:
@@ -35,7 +35,7 @@ def model(target: str, folder: Path) -> Model:
     if target == "onnxruntime":
         return sources.read(chain(folder / "m.onnx", VALUES))
     dense = {name: Dense(values) for name, values in VALUES.items()}
-    return sources.read(coreml_models.save(folder / "m.mlpackage", 9, dense))
+    return sources.read(save(folder / "m.mlpackage", 9, dense))
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "iOS18"])

@@ -16,8 +16,8 @@ from compressor.formats.coreml.layout import layout
 from compressor.formats.coreml.opsets import OPSETS
 from compressor.formats.layout import FileLayout
 from compressor.model import Model
-from tests.formats.coreml_models import in_package, model
-from tests.formats.test_coreml_lifting import nested, reader
+from tests.formats.coreml.models import in_package, model
+from tests.formats.coreml.test_constants import nested, reader
 
 RNG = np.random.default_rng(0)
 
