@@ -15,6 +15,7 @@ BLOCK_LENGTHS = (256, 128, 64, 32, 16)
 """Lengths of blocks that are looked for, longest first: fewest scales."""
 
 _ROWS_PROBED, _VALUES_PROBED = 8, 256
+"""So many blocks, and values of each along every axis, rule a granularity out."""
 
 
 @dataclass(frozen=True)

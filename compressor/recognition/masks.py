@@ -17,11 +17,16 @@ from compressor.arrays import NDArray, Shape
 from compressor.patterns import above
 
 _GROUP_LENGTHS = (2, 4, 8, 16, 32)
+"""Lengths of groups and blocks of neighbours that are looked for."""
+
 _TIGHT = 0.5
 """An n:m pattern describes a mask if at least this share of the groups hold all the n non-zeros that it allows."""
 
 _PROBE = 1 << 16
+"""The values of the first rows that rule most structures out."""
+
 _CORNER = 64
+"""The side of a part that rules out what is seen in any part of a weight."""
 
 _NEARLY = 0.99
 """An n:m pattern that this share of the groups has was meant."""

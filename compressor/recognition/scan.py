@@ -22,8 +22,14 @@ ENTRIES = 256
 COUNTED = 320
 """Distinct values are counted up to here, so that a palette just missed can be named."""
 
-_FIRST, _TRUSTED, _RUNS = 1 << 11, 1 << 16, 8
+_FIRST, _TRUSTED = 1 << 11, 1 << 16
+"""The values of a sample that rules a palette out, and of one that stands for a weight until all of it is compared."""
+
+_RUNS = 8
+"""Half of a sample is taken from so many places."""
+
 _SMALL = 1 << 13
+"""The distinct values of so few are found by sorting them."""
 
 
 @dataclass(frozen=True, eq=False)

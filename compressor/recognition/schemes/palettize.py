@@ -221,10 +221,9 @@ def _grouped(values: NDArray, scan: Scan, axis: int, best: float) -> tuple[float
     moved = np.moveaxis(values, axis, 0)
     if len(moved) < 2 or values.size == len(moved) or not _promising(values, scan, moved, best):
         return None
-    tables = row_tables(moved)
-    found, group = None, 1
-    while tables is not None and tables.shape[1] <= ENTRIES:
-        entries = tables.shape[1]
+    found = None
+    for tables in _by_group(row_tables(moved)):
+        entries, group = tables.shape[1], len(moved) // len(tables)
         nonzero = int(_counts(tables, tables != 0).max())
         if (size := _least_nbytes(scan, values, len(tables), entries, nonzero)) < best:
             best = size
@@ -232,11 +231,16 @@ def _grouped(values: NDArray, scan: Scan, axis: int, best: float) -> tuple[float
             scope = f"{plural(group, 'channel')} along axis {axis}" if group > 1 else f"channel along axis {axis}"
             evidence = f"{plural(entries, 'distinct value')} per {scope}"
             found = best, Candidate((NAME,), spec(values.shape, values.dtype, groups, entries), evidence)
-        if len(tables) % 2 or len(tables) == 2:
-            break
-        tables = without_duplicates(np.sort(tables.reshape(len(tables) // 2, -1), axis=1))
-        group *= 2
     return found
+
+
+def _by_group(tables: NDArray | None) -> Iterator[NDArray]:
+    """The tables of groups of 1, 2, 4, ... channels, at least two of them: each is merged from those of its halves."""
+    while tables is not None and tables.shape[1] <= ENTRIES:
+        yield tables
+        if len(tables) % 2 or len(tables) == 2:
+            return
+        tables = without_duplicates(np.sort(tables.reshape(len(tables) // 2, -1), axis=1))
 
 
 def _promising(values: NDArray, scan: Scan, moved: NDArray, best: float) -> bool:

@@ -18,10 +18,13 @@ LENGTHS = (2, 4)
 """Lengths that are looked for."""
 
 _CORNERS = (64, 256)
+"""The sides of parts of a weight that rule most weights out, the cheapest first."""
+
 _SHARE = 0.5
 """Trained vectors are at most this share of those that their values could make."""
 
 _ODD = np.uint64(0x9E3779B97F4A7C15)
+"""Powers of an odd number keep the values of a vector apart in its key: 2**64 by the golden ratio."""
 
 
 def find(values: NDArray, axis: int, length: int, scalars: float, best: float) -> Palettized | None:
