@@ -43,7 +43,7 @@ class InProgram:
 
 
 @dataclass(frozen=True, eq=False)
-class Lying:
+class InPackage:
     """Where a weight lies.
 
     folder: of the package. version: of the specification. output: what it is called where it is first.
@@ -102,7 +102,7 @@ def layout(
     if blobs.stored:
         files[in_weights] = blobs.end
         rest += [*blobs.metadata(in_weights), *constants]
-    places = {one.name: Lying(folder, version, one.sites[0].output, one.blobs, uses[one.name]) for one in lowered}
+    places = {one.name: InPackage(folder, version, one.sites[0].output, one.blobs, uses[one.name]) for one in lowered}
     return FileLayout(files, rest, places)
 
 
