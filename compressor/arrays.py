@@ -186,11 +186,6 @@ Array = NDArray | MappedArray | PackedArray | ComputedArray | ArraySpec
 """All have `shape`, `dtype`, `size` and `nbytes`; all but the spec give their elements to `np.asarray`."""
 
 
-def stored_nbytes(array: Array) -> int:
-    """The bytes that the elements of any kind of array take when stored, 2- and 4-bit types packed."""
-    return packed_nbytes(array.size, bits(array.dtype))
-
-
 def spec_of(array: Array) -> ArraySpec:
     """What `array` is, without its data."""
     return ArraySpec(tuple(array.shape), array.dtype)
@@ -215,7 +210,7 @@ def in_blocks(array: Array) -> Iterator[NDArray]:
 
 
 def to_bytes(values: NDArray) -> NDArray:
-    """The elements as they are stored: uint8 `[stored_nbytes(values)]`, little-endian, 2- and 4-bit types packed."""
+    """The elements as they are stored: uint8 `[spec_of(values).nbytes]`, little-endian, 2- and 4-bit types packed."""
     width = _SUB_BYTE_BITS.get(values.dtype)
     if width is not None:
         return pack(values, width)

@@ -22,7 +22,6 @@ from compressor.arrays import (
     NDArray,
     from_bytes,
     spec_of,
-    stored_nbytes,
     to_bytes,
 )
 from compressor.errors import CompressorError
@@ -36,7 +35,7 @@ IN_A_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixtur
 @given(strategies.arrays())
 def test_bytes_give_the_array_back(values: NDArray) -> None:
     raw = to_bytes(values)
-    assert (raw.dtype.name, raw.shape) == ("uint8", (stored_nbytes(values),))
+    assert (raw.dtype.name, raw.shape) == ("uint8", (spec_of(values).nbytes,))
     assert bits_of(from_bytes(raw, values.shape, values.dtype)) == bits_of(values)
 
 
@@ -54,7 +53,7 @@ def test_bytes_give_the_array_back(values: NDArray) -> None:
 )
 def test_a_spec_counts_stored_bytes(dtype: DType, size: int, nbytes: int) -> None:
     assert ArraySpec((size,), dtype).nbytes == nbytes
-    assert stored_nbytes(np.zeros(size, dtype)) == nbytes
+    assert spec_of(np.zeros(size, dtype)).nbytes == nbytes
     assert spec_of(np.zeros((size, 1), dtype)) == ArraySpec((size, 1), dtype)
 
 
@@ -64,7 +63,7 @@ def test_a_mapped_array_is_the_array_in_memory(tmp_path: Path, values: NDArray, 
     path = tmp_path / "weights"
     path.write_bytes(bytes(offset) + to_bytes(values).tobytes() + b"tail")
     mapped = MappedArray(path, offset, values.shape, values.dtype)
-    assert (mapped.size, mapped.nbytes) == (values.size, stored_nbytes(values))
+    assert (mapped.size, mapped.nbytes) == (values.size, spec_of(values).nbytes)
     assert bits_of(np.asarray(mapped)) == bits_of(values)
     assert spec_of(mapped) == spec_of(values)
     pickled = pickle.dumps(mapped)

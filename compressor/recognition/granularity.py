@@ -18,6 +18,14 @@ _ROWS_PROBED, _VALUES_PROBED = 8, 256
 """So many blocks, and values of each along every axis, rule a granularity out."""
 
 
+_CHANNEL_AXES = 2
+
+
+def channel_axes(ndim: int) -> range:
+    """The axes along which channels lie: the first ones, output and input channels in every common layout."""
+    return range(min(ndim, _CHANNEL_AXES))
+
+
 @dataclass(frozen=True)
 class Granularity:
     """A weight cut into blocks.

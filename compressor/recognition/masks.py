@@ -15,6 +15,7 @@ import numpy as np
 
 from compressor.arrays import NDArray, Shape
 from compressor.patterns import above
+from compressor.recognition.granularity import channel_axes
 
 _GROUP_LENGTHS = (2, 4, 8, 16, 32)
 """Lengths of groups and blocks of neighbours that are looked for."""
@@ -133,7 +134,7 @@ def _explained(mask: NDArray, lengths: Shape) -> bool:
     if empty < (1 if size >= _LONG_BLOCK else _FEWEST_BLOCKS):
         return False
     zeros, by_chance = 1 - np.count_nonzero(cut) / cut.size, 0.0
-    for axis in range(min(cut.ndim, 2)):
+    for axis in channel_axes(cut.ndim):
         if size * cut.shape[axis] != cut.size:  # a channel does not explain itself
             rates = 1 - cut.mean(axis=tuple(place for place in range(cut.ndim) if place != axis))
             by_chance = max(by_chance, float((rates**size).mean()))
@@ -142,7 +143,7 @@ def _explained(mask: NDArray, lengths: Shape) -> bool:
 
 def _block_structures(shape: Shape) -> Iterator[Structure]:
     """The blocks that are looked for where zeros lie outside of them too: channels, kernels, groups of neighbours."""
-    for axis in range(min(len(shape), 2)):
+    for axis in channel_axes(len(shape)):
         yield _named(tuple(1 if place == axis else dim for place, dim in enumerate(shape)), shape)
     if len(shape) > 2 and max(shape[2:]) > 1:
         yield _named((1, 1, *shape[2:]), shape)

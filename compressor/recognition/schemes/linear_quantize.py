@@ -24,9 +24,6 @@ from compressor.recognition.schemes import Candidate
 
 NAME = "linear_quantize"
 
-SCALED_AXES = 2
-"""Scales are looked for along the first axes: output and input channels in every common layout."""
-
 
 def detect(values: NDArray, scan: Scan, best: float) -> Iterator[Candidate]:  # noqa: ARG001 - a probe costs less
     """The coarsest granularity at which the weight lies on a grid of at most 256 steps: tensor, channel, block."""
@@ -35,7 +32,7 @@ def detect(values: NDArray, scan: Scan, best: float) -> Iterator[Candidate]:  # 
     if scan.table is not None and (grid := grids.find(scan.table.entries[None, :])) is not None:
         yield _candidate(values, granularity.per_tensor(values.shape), [grid])
         return
-    for axis in range(min(values.ndim, SCALED_AXES)):
+    for axis in granularity.channel_axes(values.ndim):
         finer = list(granularity.along(values.shape, axis))
         if not finer or grids.find(finer[-1].probe(values)) is None:
             continue
@@ -53,7 +50,7 @@ def nearest(values: NDArray, tolerance: float, rounding: float = 0.0) -> NDArray
     """
     if not is_float(values.dtype):
         return None
-    by_axis = [[*granularity.along(values.shape, axis)] for axis in range(min(values.ndim, SCALED_AXES))]
+    by_axis = [[*granularity.along(values.shape, axis)] for axis in granularity.channel_axes(values.ndim)]
     for finer in ([granularity.per_tensor(values.shape)], *by_axis):
         looked_for = finer[: 1 if rounding else None]
         if not looked_for or not _probably_near(looked_for[-1].probe(values), tolerance, rounding):

@@ -17,6 +17,7 @@ from compressor.encodings import Palettized, nbytes
 from compressor.errors import plural
 from compressor.kernels import select, take
 from compressor.patterns import above, eps, sortable, starts, unsortable
+from compressor.recognition.granularity import channel_axes
 from compressor.recognition.scan import (
     ENTRIES,
     Scan,
@@ -30,9 +31,6 @@ from compressor.recognition.schemes import Candidate, vectors
 from compressor.recognition.tables import Table
 
 NAME = "palettize"
-
-MAX_GROUPED_AXES = 2
-"""Groups of channels are looked for along the first axes: output and input channels in every common layout."""
 
 _TELLING = 3
 """Tables of fewer entries are alike by chance: any two of a positive and a negative value may be."""
@@ -52,12 +50,12 @@ def detect(values: NDArray, scan: Scan, best: float) -> Iterator[Candidate]:
         yield Candidate((NAME,), whole, plural(count, "distinct value"))
         best = min(best, _least_nbytes(scan, values, 1, count, int(np.count_nonzero(scan.table.entries))))
     scalars = math.inf if scan.table is None else scan.table.entries.size
-    for axis, length in itertools.product(range(min(values.ndim, MAX_GROUPED_AXES)), vectors.LENGTHS):
+    for axis, length in itertools.product(channel_axes(values.ndim), vectors.LENGTHS):
         if (by_vector := vectors.find(values, axis, length, scalars, best)) is not None:
             best = nbytes(by_vector)
             evidence = f"{plural(by_vector.lut.shape[-2], 'distinct vector')} of {length} along axis {axis}"
             yield Candidate((NAME,), by_vector, evidence)
-    for axis in range(min(values.ndim, MAX_GROUPED_AXES)):
+    for axis in channel_axes(values.ndim):
         if (found := _grouped(values, scan, axis, best)) is not None:
             best, candidate = found
             yield candidate

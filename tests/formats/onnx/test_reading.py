@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from compressor.arrays import MappedArray, stored_nbytes
+from compressor.arrays import MappedArray, spec_of
 from compressor.errors import CompressorError
 from compressor.formats.onnx import reading, wire
 from compressor.formats.onnx.dtypes import DTYPES
@@ -45,7 +45,7 @@ def test_raw_data_of_every_type(tmp_path: Path, kind: int, count: int) -> None:
     values = RNG.integers(0, 2, count).astype(np.uint8).astype(dtype)
     path = save(tmp_path / "m.onnx", numpy_helper.from_array(values, "w"))
     found = reading.array(only(path), tmp_path)
-    assert isinstance(found, MappedArray) == (stored_nbytes(found) >= 1024)
+    assert isinstance(found, MappedArray) == (spec_of(found).nbytes >= 1024)
     assert found.dtype == dtype
     np.testing.assert_array_equal(np.asarray(found), values)
     np.testing.assert_array_equal(np.asarray(found), numpy_helper.to_array(onnx.load(path).graph.initializer[0]))
