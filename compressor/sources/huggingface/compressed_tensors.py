@@ -122,8 +122,10 @@ def _fitting(row: int, columns: int, bits: int) -> list[tuple[int, Layout]]:
     [(5, 'words')]
     >>> [(width, layout.__name__) for width, layout in _fitting(5, 25, 5)]
     [(5, 'aligned_words')]
-    >>> len(_fitting(4, 24, 5))  # whether two codes share a word cannot be seen
+    >>> len(_fitting(4, 24, 5))  # whether codes lie across words cannot be seen
     2
+    >>> len(_fitting(1, 4, 0))  # nor how many bits they have
+    8
     """
     widths = [bits] if bits else range(1, 9)
     found = [(width, layout) for width in widths for layout in LAYOUTS if layout(columns, width) == row and width <= 8]
