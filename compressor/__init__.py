@@ -14,7 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from compressor.compilation.compile import compress, detect, dry_run, inspect, write_baseline
+    from compressor.compilation.compile import compress, detect, dry_run, write_baseline
+    from compressor.compilation.describe import inspect
     from compressor.compilation.manifest import Manifest
     from compressor.compilation.pipelines import PIPELINES
     from compressor.compilation.plan import Plan
@@ -25,7 +26,8 @@ __version__ = "0.1.0"
 
 # Imported on first use: `compressor --help` and completion in a shell must not wait for numpy.
 _HOMES = {
-    "compilation.compile": ("compress", "detect", "dry_run", "inspect", "write_baseline"),
+    "compilation.compile": ("compress", "detect", "dry_run", "write_baseline"),
+    "compilation.describe": ("inspect",),
     "recognition.findings": ("Detection", "Settings"),
     "errors": ("CompressorError", "UsageError"),
     "compilation.manifest": ("Manifest",),

@@ -1,0 +1,121 @@
+"""What artefacts and models are, in the words of manifests."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from compressor import encodings, sources, targets
+from compressor.arrays import ArraySpec
+from compressor.compilation.manifest import FileFacts, Manifest, WeightFacts
+from compressor.compilation.plan import Choice, Plan, as_values
+from compressor.encodings import Dense
+from compressor.model import Model
+from compressor.recognition import schemes
+from compressor.recognition.find import as_declared, unlooked
+from compressor.targets import Fitted, Target
+from compressor.weight import Weight
+
+TARGET, PIPELINE, VERSION = "compressor.target", "compressor.pipeline", "compressor.version"
+"""What an artefact says about itself."""
+
+
+def said(chosen: Plan) -> dict[str, str]:
+    """What an artefact says about itself, in its metadata."""
+    return {TARGET: chosen.target, PIPELINE: chosen.pipeline, VERSION: version("compressor")}
+
+
+def inspect(path: Path | str) -> Manifest:
+    """What an artefact or any model file holds, read from the file itself and not from a manifest.
+
+    Raises:
+        CompressorError: it cannot be read.
+    """
+    model = sources.read(Path(path))
+    weights = tuple(_inspected(weight) for weight in model.weights)
+    found = files(model.files, model.path if model.graph is None and model.path.is_dir() else model.path.parent)
+    total = sum(file.nbytes for file in found)
+    stored, dense = sum(weight.nbytes for weight in weights), sum(weight.dense_nbytes for weight in weights)
+    told = model.metadata
+    made_for = targets.get(told[TARGET]) if told.get(TARGET) in targets.names() else None
+    return Manifest(
+        target=told.get(TARGET, ""),
+        pipeline=told.get(PIPELINE, ""),
+        versions={"compressor": told[VERSION]} if VERSION in told else {},
+        files=found,
+        nbytes=total,
+        dense_nbytes=total - stored + dense if made_for is None else _dense_nbytes(model, made_for),
+        source_nbytes=0,
+        weights_nbytes=stored,
+        weights_dense_nbytes=dense,
+        notes=model.notes,
+        weights=weights,
+    )
+
+
+def manifest(fitted: Fitted, chosen: Plan, files: tuple[FileFacts, ...], notes: tuple[str, ...]) -> Manifest:
+    """The manifest of an artefact of these files."""
+    return Manifest(
+        target=chosen.target,
+        pipeline=chosen.pipeline,
+        versions=_versions(),
+        files=files,
+        nbytes=sum(file.nbytes for file in files),
+        dense_nbytes=_dense_nbytes(fitted.model, fitted.target),
+        source_nbytes=sum(file.stat().st_size for file in fitted.model.files),
+        weights_nbytes=chosen.nbytes,
+        weights_dense_nbytes=chosen.dense_nbytes,
+        notes=notes,
+        weights=tuple(choice.facts for choice in chosen.choices),
+    )
+
+
+def _dense_nbytes(model: Model, target: Target) -> int:
+    """The bytes of the baseline's files."""
+    choices = [as_dense(weight) for weight in model.weights]
+    return target.layout(model, {choice.name: choice.legal for choice in choices}).nbytes
+
+
+def as_dense(weight: Weight) -> Choice:
+    """A weight as values: the choice of the baseline. What is pinned stays as it is."""
+    found = unlooked(weight)
+    form = as_declared(weight) if weight.pinned else as_values(found)
+    return Choice(found, form, form.spec)
+
+
+def files(paths: Iterable[Path], folder: Path) -> tuple[FileFacts, ...]:
+    """The facts of files, named from `folder` on; one elsewhere by its own name."""
+    return tuple(
+        _file(path, path.relative_to(folder).as_posix()) if path.is_relative_to(folder) else _file(path, path.name)
+        for path in paths
+    )
+
+
+def _file(path: Path, name: str) -> FileFacts:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileFacts(name, path.stat().st_size, digest)
+
+
+def _inspected(weight: Weight) -> WeightFacts:
+    encoding = weight.encoding
+    shape, dtype = encodings.shape(encoding), encodings.dtype(encoding)
+    return WeightFacts(
+        weight.name,
+        shape,
+        dtype.name,
+        encodings.name(encoding),
+        encodings.nbytes(encoding),
+        encodings.nbytes(Dense(ArraySpec(shape, dtype))),
+    )
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for package in sorted({"compressor", "ml-dtypes", "numpy", *targets.packages(), *schemes.packages()}):
+        with suppress(PackageNotFoundError):  # a runtime may be installed under another name
+            found[package] = version(package)
+    return found
