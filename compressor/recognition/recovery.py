@@ -40,7 +40,7 @@ def recovered(weight: Weight, settings: Settings, precision: DType) -> Weight:
         if grid is None:
             break
         try:
-            return _as_codes(weight, encoding, grid)
+            return _as_codes(weight, encoding, values, grid)
         except ValueError as error:
             failed = f"kept as values: cannot be stored as {encodings.name(grid.spec)}: {error}"
     return replace(weight, note="; ".join(filter(None, (weight.note, failed))))
@@ -58,8 +58,10 @@ def _grid(values: NDArray, *, sampled: bool) -> Candidate | None:
     return None if any(table <= most for table in tables) else grid
 
 
-def _as_codes(weight: Weight, source: Dense, grid: Candidate) -> Weight:
+def _as_codes(weight: Weight, source: Dense, values: NDArray, grid: Candidate) -> Weight:
     """A weight as its codes, which are computed whenever they are read: all of them together would fill the memory.
+
+    values: those of the source, which have been read once already.
 
     Raises:
         ValueError: it does not lie on the grid.
@@ -67,14 +69,14 @@ def _as_codes(weight: Weight, source: Dense, grid: Candidate) -> Weight:
     spec = grid.spec
     assert isinstance(spec, LinearQuantized)
 
-    def encoded() -> LinearQuantized:
-        return linear_quantize.encode(np.asarray(source.values), spec, None)
+    def codes() -> NDArray:
+        return encodings.decode(linear_quantize.encode(np.asarray(source.values), spec, None).data)
 
-    found = encoded()
-    codes = ComputedArray(encodings.shape(found), encodings.dtype(found.data), lambda: encodings.decode(encoded().data))
+    found = linear_quantize.encode(values, spec, None)
+    later = ComputedArray(encodings.shape(found), encodings.dtype(found.data), codes)
     return replace(
         weight,
-        encoding=LinearQuantized(Dense(codes), found.scale, found.zero_point),
+        encoding=LinearQuantized(Dense(later), found.scale, found.zero_point),
         evidence=grid.evidence,
         values=source.values,
     )
