@@ -20,9 +20,7 @@ demo: $(VENV)/examples
 test: $(VENV)/dev
 	ruff check .
 	ruff format --check .
-	rm -rf build/package && mkdir -p build/package/compressor
-	ln -s $(CURDIR)/compressor/* $(CURDIR)/stages build/package/compressor/
-	mypy -p compressor -p examples
+	mypy -p compressor -p stages -p examples
 	pytest
 
 test-all: $(VENV)/dev
