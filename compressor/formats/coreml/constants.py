@@ -40,7 +40,6 @@ def lift(program: Any, files: Files) -> Constants:
     """
     read = readers(program)
     by_storage: dict[bytes, list[Site]] = defaultdict(list)
-    uses: dict[Site, set[str]] = {}
     encodings: dict[bytes, Encoding] = {}
     opaque: dict[str, str] = {}
     for scope in scopes(program):
@@ -60,19 +59,17 @@ def lift(program: Any, files: Files) -> Constants:
             except (ValueError, IndexError, KeyError, RecursionError) as error:
                 raise CompressorError(f"weight {name!r}: its stored parts do not fit together: {error}.") from error
             by_storage[storage].append(site)
-            uses[site] = {kind for kind in read[scope.function, scope.opset, name] if kind}
-    sites = _named(by_storage)
     shown = shown_zeros(program, files)
-    weights = (
-        Weight(
-            name,
-            encodings[storage],
-            tuple(sorted(set().union(*(uses[site] for site in by_storage[storage])))),
-            signed=next(filter(None, map(shown, by_storage[storage])), ""),
-        )
-        for name, storage in sites.items()
-    )
-    return Constants(tuple(weights), {name: tuple(by_storage[storage]) for name, storage in sites.items()}, opaque)
+
+    def weight(name: str, storage: bytes) -> Weight:
+        sites = by_storage[storage]
+        kinds = {kind for site in sites for kind in read[site.function, site.opset, site.output] if kind}
+        signed = next(filter(None, map(shown, sites)), "")
+        return Weight(name, encodings[storage], tuple(sorted(kinds)), signed=signed)
+
+    named = _named(by_storage)
+    sites = {name: tuple(by_storage[storage]) for name, storage in named.items()}
+    return Constants(tuple(weight(*one) for one in named.items()), sites, opaque)
 
 
 def _named(by_storage: Mapping[bytes, list[Site]]) -> dict[str, bytes]:
