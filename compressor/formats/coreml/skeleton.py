@@ -1,4 +1,4 @@
-"""A model without its weights: the protobuf in which each weight is a stub, and what puts the weights into it.
+"""A model without its weights: the protobuf in which each weight is a stub; `layout` puts the weights into it.
 
 Whatever a model was made from, a conversion or another package, its skeleton is the same thing, so there is one way to
 write it.
