@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from compressor import encodings
-from compressor.arrays import ComputedArray, DType, NDArray
+from compressor.arrays import ComputedArray, DType, NDArray, is_float
 from compressor.encodings import Dense, LinearQuantized
 from compressor.patterns import eps
 from compressor.recognition.find import described_by, skipped
@@ -30,7 +30,7 @@ def recovered(weight: Weight, settings: Settings, precision: DType) -> Weight:
         beside them.
     """
     encoding = weight.encoding
-    if not isinstance(encoding, Dense) or skipped(weight, settings):
+    if not isinstance(encoding, Dense) or not is_float(encodings.dtype(encoding)) or skipped(weight, settings):
         return weight
     if eps(encodings.dtype(encoding)) > eps(precision):
         return weight
@@ -38,7 +38,7 @@ def recovered(weight: Weight, settings: Settings, precision: DType) -> Weight:
     for sampled in (True, False):  # a sample tells most; where it has missed a value, all of them do
         grid = _grid(values, sampled=sampled)
         if grid is None:
-            break
+            return weight
         try:
             return _as_codes(weight, encoding, values, grid)
         except ValueError as error:
