@@ -39,6 +39,24 @@ def lift(program: Any, files: Files) -> Constants:
         CompressorError: what is stored is missing, or contradicts what the program declares.
     """
     read = readers(program)
+    by_storage, encodings, opaque = _stored(program, files, read)
+    shown = shown_zeros(program, files)
+
+    def weight(name: str, storage: bytes) -> Weight:
+        sites = by_storage[storage]
+        kinds = {kind for site in sites for kind in read[site.function, site.opset, site.output] if kind}
+        signed = next(filter(None, map(shown, sites)), "")
+        return Weight(name, encodings[storage], tuple(sorted(kinds)), signed=signed)
+
+    named = _named(by_storage)
+    sites = {name: tuple(by_storage[storage]) for name, storage in named.items()}
+    return Constants(tuple(weight(*one) for one in named.items()), sites, opaque)
+
+
+def _stored(
+    program: Any, files: Files, read: Mapping[tuple[str, str, str], set[str]]
+) -> tuple[dict[bytes, list[Site]], dict[bytes, Encoding], dict[str, str]]:
+    """The sites and the encoding of everything that is stored, by what tells it apart; by name, why some is none."""
     by_storage: dict[bytes, list[Site]] = defaultdict(list)
     encodings: dict[bytes, Encoding] = {}
     opaque: dict[str, str] = {}
@@ -59,17 +77,7 @@ def lift(program: Any, files: Files) -> Constants:
             except (ValueError, IndexError, KeyError, RecursionError) as error:
                 raise CompressorError(f"weight {name!r}: its stored parts do not fit together: {error}.") from error
             by_storage[storage].append(site)
-    shown = shown_zeros(program, files)
-
-    def weight(name: str, storage: bytes) -> Weight:
-        sites = by_storage[storage]
-        kinds = {kind for site in sites for kind in read[site.function, site.opset, site.output] if kind}
-        signed = next(filter(None, map(shown, sites)), "")
-        return Weight(name, encodings[storage], tuple(sorted(kinds)), signed=signed)
-
-    named = _named(by_storage)
-    sites = {name: tuple(by_storage[storage]) for name, storage in named.items()}
-    return Constants(tuple(weight(*one) for one in named.items()), sites, opaque)
+    return by_storage, encodings, opaque
 
 
 def _named(by_storage: Mapping[bytes, list[Site]]) -> dict[str, bytes]:
