@@ -23,7 +23,7 @@ from torch.nn import Module
 from compressor.encodings import Encoding
 from compressor.sources.torch import ao
 from compressor.sources.torch.declared import coremltools, torchao
-from compressor.sources.torch.declared.attach import BareGrid
+from compressor.sources.torch.declared.bare import BareGrid
 from compressor.sources.torch.declared.claims import Claim
 
 

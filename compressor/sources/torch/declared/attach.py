@@ -15,9 +15,8 @@ from torch.nn import Module, Parameter
 
 from compressor.sources.torch import ao
 from compressor.sources.torch.declared import coremltools, torchao
+from compressor.sources.torch.declared.bare import QUANTIZER, BareGrid
 
-QUANTIZER = "weight_fake_quant"
-"""The name of the submodule that a layer puts its weight through."""
 _KEYS = ("scale", "zero_point", "ch_axis", "fake_quant_enabled")
 """What a grid has of its quantizer."""
 _FINALIZED = {"weight_scale": "scale", "weight_zero_point": "zero_point", "weight_axis": "ch_axis"}
@@ -25,22 +24,6 @@ _FINALIZED |= dict.fromkeys("weight_axis_int weight_qscheme weight_dtype weight_
 """What a layer of a finalized model, which is a reference of a quantized one, has beside its weight."""
 _RANGES = re.compile(r"(.*\.)?activation_post_process\..+|\w+_(scale|zero_point)_\d+")
 """How both call the grids of activations."""
-
-
-class BareGrid(Module):
-    """A grid without its quantizer, which does not say how many codes it has.
-
-    scale  float, a scalar or by channel
-    zero_point  whole numbers, likewise
-    ch_axis  where the channels are; 0 if absent
-    alone: whether the model has no place for the grids of activations, which stood beside this one.
-    """
-
-    def __init__(self, buffers: Mapping[str, Tensor], *, alone: bool = False) -> None:
-        super().__init__()
-        self.alone = alone
-        for name, value in buffers.items():
-            self.register_buffer(name, value, persistent=False)
 
 
 def attach(model: Module, state: Mapping[str, object]) -> OrderedDict[str, object]:

@@ -25,7 +25,7 @@ from torch.nn.utils import parametrize
 from compressor.arrays import NDArray
 from compressor.encodings import LinearQuantized
 from compressor.errors import CompressorError
-from compressor.sources.torch.declared.attach import QUANTIZER, BareGrid
+from compressor.sources.torch.declared.bare import QUANTIZER, BareGrid
 from compressor.sources.torch.declared.claims import Claim, integer, numbers
 from compressor.sources.torch.declared.recover import MOST_BITS, ContradictionError, grid
 
