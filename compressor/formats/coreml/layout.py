@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from compressor.encodings import Encoding
 from compressor.errors import CompressorError
 from compressor.formats.coreml import lowering, package, values
@@ -75,6 +77,40 @@ class InPackage:
             yield Piece(f"{self.folder}/{package.MODEL}", begin, content)
 
 
+@dataclass(frozen=True, eq=False)
+class PackageLayout(FileLayout):
+    """A package before its weights are there.
+
+    folder: of the package. skeleton: what it is made of. copied: by where a constant that is no weight lies in the
+    skeleton's files, where its metadata begin in the package's own.
+    """
+
+    folder: str
+    skeleton: Skeleton
+    copied: Mapping[tuple[str, int], int]
+
+    def check(self, directory: Path) -> None:
+        """Compare what is no weight with what was written, and the constants, as a reader has them, with their source.
+
+        Raises:
+            CompressorError: they are not the same.
+        """
+        super().check(directory)
+        read = package.read(directory / self.folder)
+        for constant in values.in_files(self.skeleton.model.mlProgram):
+            written = messages("MIL").Value()
+            written.CopyFrom(constant)
+            _move(written, self.copied)
+            expected, got = (values.elements(*each) for each in ((constant, self.skeleton.files), (written, read)))
+            assert expected is not None
+            assert got is not None
+            if np.asarray(expected).tobytes() != np.asarray(got).tobytes():
+                raise CompressorError(
+                    f"{directory / self.folder}: the constant {got.dtype}{list(got.shape)} at "
+                    f"{written.blobFileValue.offset}, read back, is not that of the model. Nothing was published."
+                )
+
+
 def layout(
     folder: str, skeleton: Skeleton, specs: Mapping[str, Encoding], version: int, texts: Mapping[str, str]
 ) -> FileLayout:
@@ -90,7 +126,7 @@ def layout(
     model.CopyFrom(skeleton.model)
     _describe(model, texts)
     blobs, in_weights = Blobs(), f"{folder}/{package.WEIGHTS}"
-    _copy_constants(model, skeleton, blobs)
+    copied = _copy_constants(model, skeleton, blobs)
     constants = [*blobs.data(in_weights)]
     lowered = _lowered(model, skeleton, specs, version, blobs)
     content = model.SerializeToString(deterministic=True)
@@ -103,7 +139,7 @@ def layout(
         files[in_weights] = blobs.end
         rest += [*blobs.metadata(in_weights), *constants]
     places = {one.name: InPackage(folder, version, one.sites[0].output, one.blobs, uses[one.name]) for one in lowered}
-    return FileLayout(files, rest, places)
+    return PackageLayout(files, rest, places, folder, skeleton, copied)
 
 
 def _describe(model: Any, texts: Mapping[str, str]) -> None:
@@ -114,8 +150,8 @@ def _describe(model: Any, texts: Mapping[str, str]) -> None:
         said[key] = text
 
 
-def _copy_constants(model: Any, skeleton: Skeleton, blobs: Blobs) -> None:
-    """Let the constants that are no weights lie in the model's own blobs."""
+def _copy_constants(model: Any, skeleton: Skeleton, blobs: Blobs) -> dict[tuple[str, int], int]:
+    """Let the constants that are no weights lie in the model's own blobs; where, by where they were."""
     copied: dict[tuple[str, int], int] = {}
     for constant in values.in_files(model.mlProgram):
         where, type_ = constant.blobFileValue, BY_NUMBER[constant.type.tensorType.dataType]
@@ -124,7 +160,14 @@ def _copy_constants(model: Any, skeleton: Skeleton, blobs: Blobs) -> None:
             array = values.elements(constant, skeleton.files)
             assert array is not None
             copied[place] = blobs.append(Stored(type_, tuple(array.shape), array, type_.bits))
-        where.fileName, where.offset = values.WEIGHT_FILE, copied[place]
+        _move(constant, copied)
+    return copied
+
+
+def _move(constant: Any, copied: Mapping[tuple[str, int], int]) -> None:
+    where = constant.blobFileValue
+    where.offset = copied[where.fileName, where.offset]
+    where.fileName = values.WEIGHT_FILE
 
 
 @dataclass(frozen=True, eq=False)
