@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -148,8 +149,15 @@ def slow() -> None:
 app.app.command()(app.reported(slow))
 app.main()
 """
+    command = [sys.executable, "-c", program, "slow"]
+    # A shell starts what runs in its background with interrupts ignored, and so would this be started.
+    heard = partial(signal.signal, number, signal.SIG_DFL)
     with subprocess.Popen(
-        [sys.executable, "-c", program, "slow"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heard,  # noqa: PLW1509 - there are no threads here
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
