@@ -12,7 +12,7 @@ from compressor.compilation.manifest import Manifest
 from compressor.compilation.pipelines import UNCOMPRESSED
 from compressor.compilation.pipelines import get as get_pipeline
 from compressor.compilation.plan import Plan, plan
-from compressor.compilation.planning import Progress, Request, Taken, found, look, mended, planned, take
+from compressor.compilation.planning import Progress, Request, Taken, given, look, mended, planned, take
 from compressor.errors import CompressorError
 from compressor.model import Model, unchanged
 from compressor.recognition.findings import Detection, Settings
@@ -32,7 +32,7 @@ def detect(
     """
     model = _model(model)
     with unchanged(model.stamps):
-        return Detection(settings, tuple(look(model, settings, progress, sampled=False)))
+        return Detection(settings, tuple(look(model, settings, progress)))
 
 
 def dry_run(
@@ -54,7 +54,7 @@ def dry_run(
     asked = _request(_target(target), pipeline, detection, settings, progress)
     with unchanged(model.stamps):
         if model.graph is None:  # weights alone: what the target would make of them in a graph is not known
-            return plan(found(model, asked), asked.target, asked.pipeline)
+            return plan(look(model, asked.settings, progress, known=given(model, asked)), asked.target, asked.pipeline)
         return planned(take(model, asked), asked)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TypeVar
 
 from compressor import encodings
@@ -56,23 +57,27 @@ class Taken:
     fitted: the model as the target has it.
     findings: what each weight is taken for, by name, in the model's order.
     unsure: the names of those of which only a sample was looked at, or that a detection which was given tells about.
+    told: the names of the latter.
     failed: by name, the forms that did not hold a weight, with the reason.
     """
 
     fitted: Fitted
     findings: Mapping[str, Finding]
     unsure: frozenset[str]
+    told: frozenset[str] = frozenset()
     failed: Mapping[str, Mapping[Encoding, str]] = field(default_factory=dict)
 
 
-def look(model: Model, settings: Settings, progress: Progress | None, *, sampled: bool) -> Iterator[Finding]:
-    """What each weight is; by a sample of its values if `sampled`."""
-    return _looked(model, {}, settings, progress, sampled=sampled)
-
-
-def _looked(
-    model: Model, known: Mapping[Weight, Finding], settings: Settings, progress: Progress | None, *, sampled: bool
+def look(
+    model: Model,
+    settings: Settings,
+    progress: Progress | None,
+    *,
+    sampled: bool = False,
+    known: Mapping[Weight, Finding] = MappingProxyType({}),
 ) -> Iterator[Finding]:
+    """What each weight is; by a sample of its values if `sampled`. known: what needs no look."""
+
     def finding(weight: Weight) -> Finding:
         return known[weight] if weight in known else find(weight, settings, sampled=sampled)
 
@@ -81,11 +86,10 @@ def _looked(
     return watched(executor(finding, model.weights), model.weights, "detect", progress)
 
 
-def found(model: Model, asked: Request) -> Iterator[Finding]:
-    """What the weights are: by the detection that was given, or by a look at them."""
-    if asked.detection is not None:
-        return matching(asked.detection.findings, model)
-    return look(model, asked.settings, asked.progress, sampled=asked.sampled)
+def given(model: Model, asked: Request) -> dict[Weight, Finding]:
+    """What the detection that was given, if one was, tells about the weights."""
+    findings = () if asked.detection is None else matching(asked.detection.findings, model)
+    return dict(zip(model.weights, findings, strict=asked.detection is not None))
 
 
 def take(model: Model, asked: Request) -> Taken:
@@ -93,12 +97,12 @@ def take(model: Model, asked: Request) -> Taken:
 
     What fitting has made of a weight is another weight, of which no detection tells.
     """
-    given = () if asked.detection is None else tuple(matching(asked.detection.findings, model))
-    known = dict(zip(model.weights, given, strict=False))
+    known = given(model, asked)
     fitted = asked.target.fit(model, asked)
-    findings = _looked(fitted.model, known, asked.settings, asked.progress, sampled=asked.sampled)
-    unsure = (weight.name for weight in fitted.model.weights if asked.sampled or weight in known)
-    return Taken(fitted, {one.name: one for one in findings}, frozenset(unsure))
+    findings = look(fitted.model, asked.settings, asked.progress, sampled=asked.sampled, known=known)
+    told = frozenset(weight.name for weight in fitted.model.weights if weight in known)
+    by_name = {one.name: one for one in findings}
+    return Taken(fitted, by_name, frozenset(by_name) if asked.sampled else told, told)
 
 
 def planned(taken: Taken, asked: Request) -> Plan:
@@ -107,14 +111,16 @@ def planned(taken: Taken, asked: Request) -> Plan:
     return replace(made, notes=taken.fitted.model.notes)
 
 
-def _again(weight: Weight, finding: Finding, failure: InexactError, asked: Request) -> Finding:
+def _again(weight: Weight, finding: Finding, failure: InexactError, settings: Settings, *, told: bool) -> Finding:
     """What a weight is whose form failed, from all of its values.
 
+    told: whether a detection that was given tells about it.
+
     Raises:
-        CompressorError: a detection that was given says something else.
+        CompressorError: that detection says something else.
     """
-    found = find(weight, asked.settings)
-    if asked.detection is not None and found.candidates != finding.candidates:
+    found = find(weight, settings)
+    if told and found.candidates != finding.candidates:
         raise CompressorError(f"the detection is of another model: {failure}. Run `compressor detect` again.")
     return found
 
@@ -131,7 +137,7 @@ def mended(taken: Taken, chosen: Plan, failures: Iterable[InexactError], asked: 
     for failure in failures:
         name, before = failure.name, taken.findings[failure.name]
         if name in unsure:
-            findings[name] = _again(weights[name], before, failure, asked)
+            findings[name] = _again(weights[name], before, failure, asked.settings, told=name in taken.told)
             unsure.remove(name)
             if findings[name].candidates != before.candidates:
                 continue

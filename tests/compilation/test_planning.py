@@ -227,3 +227,19 @@ def test_each_weight_is_looked_at_once(target: str, tmp_path: Path, monkeypatch:
     made = compressor.compress(source, tmp_path / "out", target=target)
     assert sorted(looked_at) == ["dense", "grid", "palette"]
     assert [weight.encoding for weight in made.weights[::2]] == ["palettized4", "dense"]
+
+
+def rare_values() -> NDArray:
+    """Sixteen values, but for a run that no sample shows: as many as are no palette."""
+    values = palette(8, 1024)
+    values.reshape(-1)[37000:37300] = np.linspace(1, 2, 300, dtype=np.float32)
+    return values
+
+
+@pytest.mark.parametrize(("target", "form"), [("onnxruntime", "palettized5"), ("iOS17", "dense")])
+def test_what_a_sample_of_a_fitted_weight_misses_is_not_blamed_on_the_detection(
+    target: str, form: str, tmp_path: Path
+) -> None:
+    source = chain(tmp_path / "m.onnx", {"rare": rare_values(), "palette": palette(1)})
+    made = compressor.compress(source, tmp_path / "out", target=target, detection=compressor.detect(source))
+    assert [weight.encoding for weight in made.weights] == [form, "palettized4"]
