@@ -56,7 +56,8 @@ def encode(weight: Weight, form: Candidate) -> Encoding:
     spec = form.spec
     try:
         source = weight.encoding
-        scheme = None if form.schemes[-1:] in {(), (sparsify.NAME,)} else schemes.get(form.schemes[-1])
+        describing = [name for name in form.schemes if name != sparsify.NAME]
+        scheme = schemes.get(describing[-1]) if describing else None
         if scheme is not None and form.loss.max_error:
             source = Dense(_nearest(decode(source), scheme, form.loss.max_error))
         encoded = _encoded(source, spec, scheme, form.loss.threshold)
