@@ -53,7 +53,7 @@ def compress(
     """
     from compressor.errors import UsageError
 
-    from . import files, report, toolchain
+    from . import display, files, toolchain
     from .params import Given
 
     if dry_run and plots is not None:
@@ -64,13 +64,13 @@ def compress(
     files.check_outputs(out, plots, model, params, detection)
     if dry_run:
         planned = asked.planned(model)
-        report.show_json(plan_document(planned)) if as_json else report.show(report.plan(planned))
+        display.show_json(plan_document(planned)) if as_json else display.show(display.plan(planned))
         return
     made = asked.made(model, out)
     if plots is not None:
-        files.write_rows(plots, report.bytes_rows(made.weights), report.BYTES_COLUMNS)
-    shown = made.to_json() if as_json else report.manifest(made, refusals=verbose, threshold=asked.threshold)
-    report.show_json(shown) if as_json else report.show(shown)
+        files.write_rows(plots, display.bytes_rows(made.weights), display.BYTES_COLUMNS)
+    shown = made.to_json() if as_json else display.manifest(made, refusals=verbose, threshold=asked.threshold)
+    display.show_json(shown) if as_json else display.show(shown)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def detect(
     from compressor.compilation import pipelines, publish
     from compressor.compilation.plan import plan
 
-    from . import files, graph, progress, report, toolchain
+    from . import display, files, graph, progress, toolchain
     from .params import DetectAlone, DetectParams, Given, core_settings, load
 
     toolchain.check("detect", params, strict=strict)
@@ -50,6 +50,6 @@ def detect(
     if out is not None:
         publish.text(out, text)
     if plots is not None:
-        files.write_rows(plots, report.sparsity_rows(found), report.SPARSITY_COLUMNS)
+        files.write_rows(plots, display.sparsity_rows(found), display.SPARSITY_COLUMNS)
     planned = plan(found.findings, targets.get(targets.DEFAULT), pipelines.get("auto", found.settings.threshold))
-    report.show_json(text) if as_json else report.show(report.detection(found, planned))
+    display.show_json(text) if as_json else display.show(display.detection(found, planned))

@@ -59,7 +59,7 @@ def evaluate(
     from compressor.compilation import publish
     from compressor.errors import CompressorError
 
-    from . import files, report, toolchain
+    from . import display, files, toolchain
     from .params import Given
 
     toolchain.check("evaluate", params, strict=strict)
@@ -75,7 +75,7 @@ def evaluate(
         _write_plots(plots_dir, found)
     if out is not None:
         publish.text(out, text)
-    report.show_json(text) if as_json else report.show(_report(found))
+    display.show_json(text) if as_json else display.show(_report(found))
 
 
 def _asked(model: Path, given: Given) -> tuple[EvaluateParams, Export | None]:

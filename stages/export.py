@@ -30,7 +30,7 @@ def export(
     """
     from compressor.compilation import publish
 
-    from . import files, graph, report, toolchain
+    from . import display, files, graph, toolchain
     from .params import ExportParams, Given, load
 
     toolchain.check("export", params, strict=strict)
@@ -40,6 +40,6 @@ def export(
         graph.write(source, directory, own.export)
     written = {file.name: file.stat().st_size for file in sorted(out.iterdir())}
     if as_json:
-        report.show_json({"path": str(out), "files": written})
+        display.show_json({"path": str(out), "files": written})
     else:
-        report.show(report.pairs("file", "bytes", [(name, report.size(count)) for name, count in written.items()]))
+        display.show(display.pairs("file", "bytes", [(name, display.size(count)) for name, count in written.items()]))

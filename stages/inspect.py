@@ -18,7 +18,7 @@ def inspect(
     """Print what ARTEFACT holds, read from the model itself."""
     import compressor
 
-    from . import report
+    from . import display
 
     found = compressor.inspect(artefact)
-    report.show_json(found.to_json()) if as_json else report.show(report.manifest(found))
+    display.show_json(found.to_json()) if as_json else display.show(display.manifest(found))

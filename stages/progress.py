@@ -41,7 +41,7 @@ def _bars() -> Iterator[Report]:
 
 
 def _lines() -> Report:
-    from .report import size
+    from .display import size
 
     last: dict[str, float] = {}
 

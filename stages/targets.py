@@ -9,10 +9,10 @@ def targets(*, as_json: AsJson = False) -> None:
     """List the deployment targets."""
     from compressor import targets as known
 
-    from . import report
+    from . import display
 
     summaries = [(name, known.get(name).summary) for name in known.names()]
     if as_json:
-        report.show_json([{"name": name, "summary": summary} for name, summary in summaries])
+        display.show_json([{"name": name, "summary": summary} for name, summary in summaries])
     else:
-        report.show(report.pairs("target", "", summaries))
+        display.show(display.pairs("target", "", summaries))

@@ -29,7 +29,7 @@ def toolchain(
     """Print the versions of the packages that shape results."""
     from compressor.compilation import publish
 
-    from . import files, report
+    from . import display, files
 
     files.check_json(out)
     versions = installed()
@@ -37,9 +37,9 @@ def toolchain(
     if out is not None:
         publish.text(out, text)
     if as_json:
-        report.show_json(text)
+        display.show_json(text)
     else:
-        report.show(report.pairs("package", "version", versions.items()))
+        display.show(display.pairs("package", "version", versions.items()))
 
 
 def used_by() -> Mapping[str, frozenset[str]]:

@@ -12,7 +12,7 @@ from compressor.compilation import pipelines
 from compressor.compilation.manifest import FileFacts, Manifest, WeightFacts
 from compressor.compilation.plan import plan
 from compressor.recognition.findings import Detection, Finding, Settings
-from compressor.stages import report
+from compressor.stages import display
 from compressor.stages.sheet import Row, Sheet, elided
 
 LONG = "bert.encoder.layer.11.attention.self.query.weight"
@@ -62,7 +62,7 @@ def printed(renderable: RenderableType, width: int) -> list[str]:
 
 @pytest.mark.parametrize("width", [80, 120, 200])
 def test_manifest_fits_and_is_whole(width: int) -> None:
-    lines = printed(report.manifest(MANIFEST, refusals=True), width)
+    lines = printed(display.manifest(MANIFEST, refusals=True), width)
     text = "\n".join(lines)
     assert max(map(len, lines)) <= width
     for part in (
@@ -81,7 +81,7 @@ def test_manifest_fits_and_is_whole(width: int) -> None:
 
 
 def test_long_names_lose_their_middle_and_only_where_they_must() -> None:
-    narrow, wide = ("\n".join(printed(report.manifest(MANIFEST), width)) for width in (80, 140))
+    narrow, wide = ("\n".join(printed(display.manifest(MANIFEST), width)) for width in (80, 140))
     assert LONG not in narrow
     assert LONG in wide
     assert next(line for line in narrow.splitlines() if line.startswith("bert.enc")).split()[0].endswith("weight")
@@ -90,7 +90,7 @@ def test_long_names_lose_their_middle_and_only_where_they_must() -> None:
 @pytest.mark.parametrize("width", [80, 120])
 def test_detection_says_what_each_weight_is(width: int) -> None:
     planned = plan(DETECTION.findings, targets.get("onnxruntime"), pipelines.get("auto"))
-    text = "\n".join(printed(report.detection(DETECTION, planned), width))
+    text = "\n".join(printed(display.detection(DETECTION, planned), width))
     for part in ("75.0%", "2:4 along axis 1", "near miss: 17 values", "7 distinct values", "one dimension", "> 256"):
         assert part in text
 
@@ -118,35 +118,35 @@ def test_elided(text: str, width: int, expected: str) -> None:
 
 def test_a_model_that_cannot_be_made_smaller_is_not_praised() -> None:
     same = dataclasses.replace(MANIFEST, nbytes=18000)
-    assert "18.0 kB, not smaller than dense (18.0 kB)" in "\n".join(printed(report.manifest(same), 120))
+    assert "18.0 kB, not smaller than dense (18.0 kB)" in "\n".join(printed(display.manifest(same), 120))
 
 
 def test_values_that_became_zero_are_counted_with_the_setting_that_keeps_them() -> None:
     counts = zip(WEIGHTS, (0, 5, 0, 100), strict=True)
     rows = tuple(dataclasses.replace(weight, changed=changed) for weight, changed in counts)
-    lossy = "\n".join(printed(report.manifest(dataclasses.replace(MANIFEST, weights=rows), threshold=1e-3), 120))
+    lossy = "\n".join(printed(display.manifest(dataclasses.replace(MANIFEST, weights=rows), threshold=1e-3), 120))
     assert "105 values up to 0.001 became zero in 2 weights: detect.threshold=0 (-S) keeps them" in lossy
-    assert "became zero" not in "\n".join(printed(report.manifest(MANIFEST, threshold=1e-3), 120))
+    assert "became zero" not in "\n".join(printed(display.manifest(MANIFEST, threshold=1e-3), 120))
 
 
 def test_rows_for_plots() -> None:
-    assert report.sparsity_rows(DETECTION) == [
+    assert display.sparsity_rows(DETECTION) == [
         {"weight": "conv2", "sparsity": 0.75},
         {"weight": "conv3", "sparsity": 0.0},
         {"weight": LONG.removesuffix(".weight"), "sparsity": 0.0},
     ]
-    assert report.bytes_rows(WEIGHTS)[:2] == [
+    assert display.bytes_rows(WEIGHTS)[:2] == [
         {"weight": "conv uncompressed", "bytes": 256},
         {"weight": "conv stored", "bytes": 64},
     ]
-    assert report.bytes_rows(WEIGHTS)[-2:] == [
+    assert display.bytes_rows(WEIGHTS)[-2:] == [
         {"weight": "others uncompressed", "bytes": 96},
         {"weight": "others stored", "bytes": 96},
     ]
 
 
 def test_json_is_one_document_with_all_names(capsys: pytest.CaptureFixture[str]) -> None:
-    report.show_json(MANIFEST.to_json())
+    display.show_json(MANIFEST.to_json())
     assert [weight["name"] for weight in json.loads(capsys.readouterr().out)["weights"]] == [w.name for w in WEIGHTS]
 
 
@@ -154,8 +154,8 @@ def test_a_log_is_wider_than_a_terminal_without_a_size(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
-    report.show("x" * 120)
+    display.show("x" * 120)
     assert len(capsys.readouterr().out.splitlines()) == 1
     monkeypatch.setenv("COLUMNS", "60")
-    report.show("x" * 120)
+    display.show("x" * 120)
     assert len(capsys.readouterr().out.splitlines()) == 2
