@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # For another package index, a mirror, or torch without CUDA: PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PIP_ARGS ?=
+# A worker starts with tests that stand side by side, which share what is expensive to set up, and helps the others at its end.
+PYTEST_ARGS ?= --numprocesses auto --maxprocesses 4 --dist worksteal
 
 export PATH := $(abspath $(VENV)/bin):$(PATH)
 export DVC_NO_ANALYTICS := 1
@@ -21,10 +23,10 @@ test: $(VENV)/dev
 	ruff check .
 	ruff format --check .
 	mypy -p compressor -p stages -p examples
-	pytest
+	pytest $(PYTEST_ARGS)
 
 test-all: $(VENV)/dev
-	COMPRESSOR_TESTS=all pytest
+	COMPRESSOR_TESTS=all pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/dev
 	python -m tests.benchmarks
