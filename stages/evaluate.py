@@ -99,11 +99,13 @@ def _asked(model: Path, given: Given) -> tuple[EvaluateParams, Export | None]:
 class _Measured:
     """An artefact and its uncompressed model as they lie on disk.
 
+    target: what the artefact is for.
     asked: what was to be measured.
     source_nbytes: of the files of the model itself.
     compared: by what they compute; None without data.
     """
 
+    target: str
     asked: Evaluate
     stored: Manifest
     dense: Manifest
@@ -123,7 +125,9 @@ class _Measured:
         from compressor.evaluation import metrics
 
         quality = self.compared.quality if self.compared else None
-        return metrics.summary(_size(self.stored), _size(self.dense), self.source_nbytes, quality, self.asked.limits)
+        return metrics.summary(
+            self.target, _size(self.stored), _size(self.dense), self.source_nbytes, quality, self.asked.limits
+        )
 
 
 def _measured(model: Path, artefact: Path, own: EvaluateParams, export: Export | None) -> _Measured:
@@ -152,7 +156,7 @@ def _measured(model: Path, artefact: Path, own: EvaluateParams, export: Export |
             after = partial(target.session, artefact, fitted, str(artefact))
             with progress.shown() as shown:
                 compared = compare.compare(before, after, core, shown)
-        return _Measured(own.evaluate, stored, dense, source_nbytes, compared)
+        return _Measured(own.target, own.evaluate, stored, dense, source_nbytes, compared)
 
 
 def _check_target(stored: Manifest, target: str, artefact: Path) -> None:

@@ -3,6 +3,8 @@
 The dictionary is flat, but for `baseline`, so that every row of `dvc metrics diff` and every column of `dvc exp show`
 has a short name; what is unknown is left out. Numbers are rounded, so that noise makes no rows.
 
+    made_for            the target, by name. Not `target`: where metrics and params share a key, `dvc exp show` puts the
+                        names of their files before every column
     accuracy            the metric's name without `_score`: `f1`, `r2`, `mean_squared_error`; 4 decimals
     accuracy_<output>   the same for one output, where several have labels; `accuracy` is their mean
     accuracy_drop       by how much it is worse than the uncompressed model's, negative where it is better
@@ -26,10 +28,12 @@ from compressor.errors import UsageError, unknown
 
 Values = dict[str, float | bool | str | dict[str, float]]
 
+MADE_FOR = "made_for"
+
 # The limits that a value must not fall below; of every other number less is better.
 _AT_LEAST = ("agreement", "size_ratio")
 _SIZES = ("size_mb", "size_ratio", "bits_per_weight")
-_OTHERS = ("agreement", "runtime", *_SIZES, "source_mb", "passed", "baseline")
+_OTHERS = (MADE_FOR, "agreement", "runtime", *_SIZES, "source_mb", "passed", "baseline")
 # scikit-learn: functions of these names return a value to minimize, all others one to maximize.
 _MINIMIZED = ("_error", "_loss", "_deviance")
 
@@ -90,14 +94,14 @@ def minimized(metric: str) -> bool:
 
 
 def summary(
-    size: Size, baseline: Size, source_nbytes: int, quality: Quality | None, limits: Mapping[str, float]
+    target: str, size: Size, baseline: Size, source_nbytes: int, quality: Quality | None, limits: Mapping[str, float]
 ) -> Values:
     """The content of `metrics.json`. source_nbytes: of the files of the model that was compressed.
 
     Raises:
         UsageError: a limit is not one of the numbers.
     """
-    values: Values = {}
+    values: Values = {MADE_FOR: target}
     before: dict[str, float] = {}
     if quality is not None:
         values |= _scores(quality)
@@ -151,8 +155,14 @@ def regressions(
     ('accuracy fell from 0.96 to 0.95, tolerated is 0.002',)
 
     Raises:
-        UsageError: a tolerance is for a number that is not in `now` or not in `then`.
+        UsageError: they are of different targets; a tolerance is for a number that is not in `now` or not in `then`.
     """
+    targets = now.get(MADE_FOR), then.get(MADE_FOR)
+    if None not in targets and targets[0] != targets[1]:
+        raise UsageError(
+            f"these metrics are of {targets[0]}, those to compare with of {targets[1]}: only metrics of one target can "
+            "be compared."
+        )
     # What was compressed is neither better nor worse.
     known = [name for name in now if _is_number(now[name]) and _is_number(then.get(name)) and name != "source_mb"]
     metric = next((name for name in now if f"{name}_drop" in now), "accuracy")

@@ -11,7 +11,8 @@ GOOD = Quality("accuracy", {"logits": 0.99704}, {"logits": 0.99613}, 0.99891, "o
 
 
 def test_all_numbers_in_their_order_rounded():
-    assert summary(SMALL, DENSE, 1_600_000, GOOD, {"accuracy_drop": 0.01, "size_ratio": 4}) == {
+    assert summary("iOS17", SMALL, DENSE, 1_600_000, GOOD, {"accuracy_drop": 0.01, "size_ratio": 4}) == {
+        "made_for": "iOS17",
         "accuracy": 0.9961,
         "accuracy_drop": 0.0009,
         "agreement": 0.9989,
@@ -26,7 +27,8 @@ def test_all_numbers_in_their_order_rounded():
 
 
 def test_what_is_unknown_is_left_out():
-    assert summary(SMALL, DENSE, 1_600_000, None, {}) == {
+    assert summary("iOS17", SMALL, DENSE, 1_600_000, None, {}) == {
+        "made_for": "iOS17",
         "size_mb": 0.205,
         "size_ratio": 7.64,
         "source_mb": 1.6,
@@ -34,13 +36,22 @@ def test_what_is_unknown_is_left_out():
         "passed": True,
         "baseline": {"size_mb": 1.566},
     }
-    unlabelled = summary(Size(10, 0, 0), Size(10, 0, 0), 10, Quality("accuracy", {}, {}, 0.5, "coreml"), {})
-    assert list(unlabelled) == ["agreement", "runtime", "size_mb", "size_ratio", "source_mb", "passed", "baseline"]
+    unlabelled = summary("iOS17", Size(10, 0, 0), Size(10, 0, 0), 10, Quality("accuracy", {}, {}, 0.5, "coreml"), {})
+    assert list(unlabelled) == [
+        "made_for",
+        "agreement",
+        "runtime",
+        "size_mb",
+        "size_ratio",
+        "source_mb",
+        "passed",
+        "baseline",
+    ]
 
 
 def test_several_outputs_have_a_mean_and_a_number_each():
     values = summary(
-        SMALL, DENSE, 1_600_000, Quality("f1", {"a": 0.9, "b": 0.7}, {"a": 0.8, "b": 0.7}, None, "coreml"), {}
+        "iOS17", SMALL, DENSE, 1_600_000, Quality("f1", {"a": 0.9, "b": 0.7}, {"a": 0.8, "b": 0.7}, None, "coreml"), {}
     )
     scores = {name: value for name, value in values.items() if name.startswith("f1")}
     assert scores == {"f1": 0.75, "f1_a": 0.8, "f1_b": 0.7, "f1_drop": 0.05}
@@ -58,7 +69,7 @@ def test_several_outputs_have_a_mean_and_a_number_each():
     ],
 )
 def test_a_drop_is_positive_where_the_artefact_is_worse(metric, before, after, drop):
-    values = summary(SMALL, DENSE, 1_600_000, Quality(metric, {"y": before}, {"y": after}, None, "coreml"), {})
+    values = summary("iOS17", SMALL, DENSE, 1_600_000, Quality(metric, {"y": before}, {"y": after}, None, "coreml"), {})
     assert str(values[f"{metric}_drop"]) == str(drop)  # not -0.0, which would make rows of `dvc metrics diff`
 
 
@@ -77,7 +88,7 @@ def test_a_drop_is_positive_where_the_artefact_is_worse(metric, before, after, d
     ],
 )
 def test_limits_hold_at_the_written_numbers(limits, passed):
-    assert summary(SMALL, DENSE, 1_600_000, GOOD, limits)["passed"] is passed
+    assert summary("iOS17", SMALL, DENSE, 1_600_000, GOOD, limits)["passed"] is passed
 
 
 def test_an_error_is_limited_from_above():
@@ -88,7 +99,7 @@ def test_an_error_is_limited_from_above():
 
 
 def test_a_limit_on_what_was_not_measured_does_not_hold():
-    values = summary(SMALL, DENSE, 1_600_000, None, {"accuracy_drop": 0.01})
+    values = summary("iOS17", SMALL, DENSE, 1_600_000, None, {"accuracy_drop": 0.01})
     assert values["passed"] is False
     assert broken(values, {"accuracy_drop": 0.01}) == ("accuracy_drop is not known, the limit is at most 0.01",)
 
@@ -122,3 +133,11 @@ def test_regressions(then, tolerances, expected):
 def test_a_tolerance_for_a_number_that_is_not_in_both_is_refused():
     with pytest.raises(UsageError, match=r"unknown metric 'agreement'\. Choices: accuracy, accuracy_drop, size_mb"):
         regressions(NOW, NOW | {"agreement": 1.0}, {"agreement": 0.1})
+
+
+def test_metrics_of_two_targets_are_not_compared():
+    one, other = ({"made_for": target, "size_mb": 0.2} for target in ("iOS17", "onnxruntime"))
+    with pytest.raises(UsageError, match=r"these metrics are of iOS17, those to compare with of onnxruntime: "):
+        regressions(one, other, {})
+    assert regressions(one, {"size_mb": 0.2}, {}) == ()  # written before they named their target
+    assert regressions(one, one, {}) == ()

@@ -56,8 +56,8 @@ def test_size_and_accuracy_of_the_files_on_disk():
     nbytes = sum(file.stat().st_size for file in Path("out").iterdir() if file.name != "manifest.json")
     baseline = Path("model.onnx").stat().st_size
     assert list(values) == [
-        "accuracy", "accuracy_drop", "agreement", "runtime", "size_mb", "size_ratio", "source_mb", "bits_per_weight",
-        "passed", "baseline",
+        "made_for", "accuracy", "accuracy_drop", "agreement", "runtime", "size_mb", "size_ratio", "source_mb",
+        "bits_per_weight", "passed", "baseline",
     ]  # fmt: skip
     assert (values["accuracy"], values["accuracy_drop"], values["agreement"]) == (0.75, 0.0, 1.0)
     assert values["size_mb"] == round(nbytes / 1e6, 3)
@@ -80,7 +80,7 @@ def test_accuracy_is_the_artefacts_own():
 
 def test_without_data_only_sizes_are_measured_and_the_report_says_so():
     values, text = evaluate()
-    assert list(values) == ["size_mb", "size_ratio", "source_mb", "bits_per_weight", "passed", "baseline"]
+    assert list(values) == ["made_for", "size_mb", "size_ratio", "source_mb", "bits_per_weight", "passed", "baseline"]
     assert "sizes only: evaluate.data is not set" in text
 
 
