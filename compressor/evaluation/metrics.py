@@ -135,7 +135,7 @@ def broken(values: Mapping[str, object], limits: Mapping[str, float], *, metric:
         if name not in known:
             raise unknown("limit", name, known)
         value = values.get(name)
-        least = _more_is_better(name, metric)
+        least = more_is_better(name, metric)
         bound = f"the limit is at {'least' if least else 'most'} {limit:g}"
         if not isinstance(value, int | float):
             lines.append(f"{name} is not known, {bound}")
@@ -172,7 +172,7 @@ def regressions(
     lines = []
     for name in tolerances or known:
         old, new, tolerance = float(str(then[name])), float(str(now[name])), tolerances.get(name, 0.0)
-        worse = old - new if _more_is_better(name, metric) else new - old
+        worse = old - new if more_is_better(name, metric) else new - old
         # The numbers are decimal: 0.96 - 0.958 must not exceed 0.002.
         if not round(worse, 9) <= tolerance:
             verb = "fell" if new < old else "rose"
@@ -201,7 +201,7 @@ def _mean(scores: Mapping[str, float]) -> float:
     return math.fsum(scores.values()) / len(scores)
 
 
-def _more_is_better(name: str, metric: str) -> bool:
+def more_is_better(name: str, metric: str) -> bool:
     """Of any number of `metrics.json`; a score by output goes the way of its metric."""
     if name in _AT_LEAST:
         return True
