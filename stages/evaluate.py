@@ -124,7 +124,7 @@ class _Measured:
         """The metrics by name."""
         from compressor.evaluation import metrics
 
-        quality = self.compared.quality if self.compared else None
+        quality = self.compared.quality if self.compared else metrics.Quality(self.metric)
         return metrics.summary(
             self.target, _size(self.stored), _size(self.dense), self.source_nbytes, quality, self.asked.limits
         )

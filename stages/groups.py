@@ -126,8 +126,9 @@ class Evaluate(Group):
     outputs: Names = Field(default=(), description="The outputs that hold predictions; empty: those that have labels.")
     limits: dict[str, Finite] = Field(
         default={},
-        description="What must hold for `passed: true`, by metric: at most `accuracy_drop`, `size_mb`, "
-        "`bits_per_weight`; at least `accuracy`, `agreement`, `size_ratio`.",
+        description="What must hold for `passed: true`, by what `metrics.json` calls it. At most: the metric's name "
+        "with `_drop` (`accuracy_drop`, `f1_drop`), `size_mb`, `bits_per_weight`, and an error or a loss. "
+        "At least: any other metric (`accuracy`, `f1`), `agreement`, `size_ratio`.",
     )
 
 

@@ -49,6 +49,7 @@ def evaluate(*arguments, model="model.onnx"):
 
 
 DATA = ("-S", "evaluate.data=data.npz")
+LIMIT = ("-S", "evaluate.limits.accuracy_drop=0.01")
 
 
 def test_size_and_accuracy_of_the_files_on_disk():
@@ -125,6 +126,8 @@ def test_the_same_metrics_twice_are_the_same_bytes():
         (["-S", "evaluate.data=none.npz"], 2, "none.npz: no such file"),
         (["-S", "evaluate.metric=acc"], 2, "unknown metric 'acc'"),
         (["-S", "evaluate.limits.acc=1"], 2, "unknown limit 'acc'"),
+        (["-S", "evaluate.metric=acuracy_score", *LIMIT], 2, "unknown metric 'acuracy_score' (evaluate.metric)."),
+        (["-S", "evaluate.metric=r2_score", *LIMIT], 2, "unknown limit 'accuracy_drop'. Did you mean 'r2_drop'?"),
         (["-S", "evaluate.limits.accuracy=high"], 2, "evaluate.limits.accuracy is 'high': expected a number"),
         (["-S", "target=tpu"], 2, "unknown target 'tpu'"),
         (["-S", "evaluate.metric=f1_score"], 1, "evaluate.metric_args: {average: macro}"),
