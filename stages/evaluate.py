@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 ACCURACY_SIZE, CONFUSION = "accuracy_size.csv", "confusion.csv"
 """What is written to the directory of the plots."""
 
+ACCURACY_SIZE_COLUMNS = ("size_mb", "score")
+"""As dvc.yaml names them: the same whatever the metric is."""
+
 
 Artefact = Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The artefact.", show_default=False)]
 Metrics = Annotated[
@@ -205,9 +208,10 @@ def _write_plots(directory: Path, found: _Measured) -> None:
     """One point for this run, and a row for each sample; tables without rows where there is nothing to plot."""
     from . import files
 
-    columns, values = ("size_mb", found.metric), found.values
-    point = [{name: values[name] for name in columns}] if found.metric in values else []
-    files.write_rows(directory / ACCURACY_SIZE, point, columns)
+    size, score = ACCURACY_SIZE_COLUMNS
+    values = found.values
+    point = [{size: values["size_mb"], score: values[found.metric]}] if found.metric in values else []
+    files.write_rows(directory / ACCURACY_SIZE, point, ACCURACY_SIZE_COLUMNS)
     actual, predicted = (found.compared.confusion if found.compared else None) or ((), ())
     rows = [{"actual": int(one), "predicted": int(other)} for one, other in zip(actual, predicted, strict=True)]
     files.write_rows(directory / CONFUSION, rows, ("actual", "predicted"))

@@ -93,7 +93,7 @@ def test_a_broken_limit_is_recorded_and_is_no_failure():
 
 def test_plots(tmp_path):
     values, _ = evaluate(*DATA, "--plots-dir", "plots")
-    assert Path("plots/accuracy_size.csv").read_bytes() == f"size_mb,accuracy\n{values['size_mb']},0.75\n".encode()
+    assert Path("plots/accuracy_size.csv").read_bytes() == f"size_mb,score\n{values['size_mb']},0.75\n".encode()
     rows = [line.split(",") for line in Path("plots/confusion.csv").read_text().splitlines()]
     assert rows[0] == ["actual", "predicted"]
     assert sum(actual == predicted for actual, predicted in rows[1:]) == 48
@@ -103,7 +103,7 @@ def test_plots(tmp_path):
 def test_plots_without_anything_to_plot_are_tables_without_rows():
     """DVC fails a stage that does not write what it declares."""
     evaluate("--plots-dir", "plots")
-    assert Path("plots/accuracy_size.csv").read_text() == "size_mb,accuracy\n"
+    assert Path("plots/accuracy_size.csv").read_text() == "size_mb,score\n"
     assert Path("plots/confusion.csv").read_text() == "actual,predicted\n"
 
 
