@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import AsJson, ModelPath, Overrides, ParamsFile, Strict
+from .options import AsJson, ModelPath, Overrides, ParamsFile, Strict, TargetName
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -45,6 +45,7 @@ PlotsDir = Annotated[
 def evaluate(
     model: ModelPath,
     artefact: Artefact,
+    target: TargetName = None,
     out: Metrics = None,
     plots_dir: PlotsDir = None,
     params: ParamsFile = None,
@@ -69,7 +70,7 @@ def evaluate(
     files.check_json(out)
     if not artefact.exists():
         raise CompressorError(f"{artefact}: no such artefact. Write it with `compressor compress`.")
-    own, export = _asked(model, Given(params, settings or ()))
+    own, export = _asked(model, Given(params, settings or (), {"target": target}))
     written = [] if plots_dir is None else [plots_dir / ACCURACY_SIZE, plots_dir / CONFUSION]
     publish.check_files([out, *written], [*files.read_by(model, params), *files.read_by(artefact)])
     found = _measured(model, artefact, own, export)
@@ -148,7 +149,7 @@ def _measured(model: Path, artefact: Path, own: EvaluateParams, export: Export |
         TemporaryDirectory(prefix="compressor-") as folder,
     ):
         stored, baseline = compressor.inspect(artefact), Path(folder) / "baseline"
-        _check_target(stored, own.target, artefact)
+        _check_target(stored, target.name, artefact)
         fitted = compressor.write_baseline(path, baseline, target=target)
         dense, source_nbytes = compressor.inspect(baseline), compressor.inspect(path).nbytes
         _check_weights(dense, stored, model, artefact)
@@ -159,7 +160,7 @@ def _measured(model: Path, artefact: Path, own: EvaluateParams, export: Export |
             after = partial(target.session, artefact, fitted, str(artefact))
             with progress.shown() as shown:
                 compared = compare.compare(before, after, core, shown)
-        return _Measured(own.target, own.evaluate, stored, dense, source_nbytes, compared)
+        return _Measured(target.name, own.evaluate, stored, dense, source_nbytes, compared)
 
 
 def _check_target(stored: Manifest, target: str, artefact: Path) -> None:
@@ -168,13 +169,12 @@ def _check_target(stored: Manifest, target: str, artefact: Path) -> None:
     Raises:
         CompressorError: it is for another one.
     """
-    from compressor import targets
     from compressor.errors import CompressorError
 
-    if stored.target and stored.target != targets.get(target).name:
+    if stored.target and stored.target != target:
         raise CompressorError(
-            f"{artefact}: made for {stored.target}, the target is {target}. Compress the model again, or set "
-            f"target: {stored.target} in params.yaml (or -S target={stored.target})."
+            f"{artefact}: made for {stored.target}, the target is {target}. Compress the model again, or name "
+            f"that one: --target {stored.target}, or target: {stored.target} in params.yaml."
         )
 
 

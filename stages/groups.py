@@ -39,7 +39,15 @@ def _known_pipeline(name: str) -> str:
         raise PydanticCustomError("choice", "{message}", {"message": str(error)}) from error
 
 
+def _different(given: tuple[str, ...]) -> tuple[str, ...]:
+    twice = [name for name in given if given.count(name) > 1]
+    if twice:
+        raise PydanticCustomError("choice", "{message}", {"message": f"{twice[0]} is there twice: leave one out."})
+    return given
+
+
 Target = Annotated[str, AfterValidator(_known_target)]
+Targets = Annotated[tuple[Target, ...], Field(strict=False, min_length=1), AfterValidator(_different)]
 Pipeline = Annotated[str, AfterValidator(_known_pipeline)]
 
 

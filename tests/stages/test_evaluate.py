@@ -173,7 +173,8 @@ def test_an_artefact_for_another_target():
     status, text = run("evaluate", "model.onnx", "out", "--out", "metrics.json")
     assert (status, Path("metrics.json").exists()) == (1, False)
     assert "out: made for onnx-opset21, the target is onnxruntime" in text
-    evaluate("-S", "target=ONNX-opset21")
+    assert evaluate("-S", "target=ONNX-opset21")[0]["made_for"] == "onnx-opset21"
+    assert evaluate("--target", "onnx-opset21")[0]["made_for"] == "onnx-opset21"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning")
