@@ -99,7 +99,11 @@ class _Stored(_Described):
 
 @dataclass(frozen=True)
 class ArraySpec(_Described):
-    """What an array is, without its data."""
+    """What an array is, without its data.
+
+    shape: of its elements.
+    dtype: of an element, numpy's or one of `ml_dtypes`.
+    """
 
     shape: Shape
     dtype: DType

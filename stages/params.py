@@ -20,7 +20,7 @@ from compressor.errors import UsageError, unknown
 from compressor.recognition import findings
 
 from . import groups, overrides, yaml
-from .groups import Compress, Detect, Evaluate, Export, Group, Target, Targets
+from .groups import Compress, Detect, Evaluate, Export, Group, Target
 
 DEFAULT_FILE = Path("params.yaml")
 
@@ -38,15 +38,10 @@ class DetectParams(Group):
 
 
 class TargetParams(Group):
-    """What the pipeline makes artefacts for: one target, or several."""
+    """The target, which is one for the whole pipeline."""
 
     target: Target = Field(
         default=targets.DEFAULT, description="What the artefact is for: a name from `compressor targets`."
-    )
-    targets: Targets = Field(
-        default=(),
-        description="Instead of `target`: those of a pipeline that makes several artefacts. A command takes one of "
-        "them by `--target`.",
     )
 
 
@@ -93,21 +88,15 @@ class Settings(EvaluateParams, CompressParams, DetectParams, ExportParams):
     """Everything that `params.yaml` may hold for these commands; other groups are left to their owners."""
 
 
-def target(params: MadeParams, name: str | None = None) -> targets.Target:
+def target(params: MadeParams) -> targets.Target:
     """The target with what is asked of it.
 
-    name: of the one, where the settings may have several.
-
     Raises:
-        UsageError: the settings have several, and none is named.
         CompressorError: a file that the settings name cannot be read.
     """
-    if name is None and len(params.targets) > 1:
-        raise UsageError(f"targets are {', '.join(params.targets)}: name the one that is meant with --target.")
-    name = name or next(iter(params.targets), params.target)
-    family = targets.family(name)
+    family = targets.family(params.target)
     asked = groups.options(family, getattr(params, family)) if family in groups.OPTIONS else {}
-    return targets.get(name, asked)
+    return targets.get(params.target, asked)
 
 
 P = TypeVar("P", bound=Group)
@@ -144,13 +133,8 @@ def load(schema: type[P], given: Given) -> P:
         for key, value in given.options.items()
         if value is not None
     ]
-    _check_one(own, str(given.file or DEFAULT_FILE))
-    if any(override.key == ("target",) and not override.remove for override in (*parsed, *options)):
-        own.pop("targets", None)  # which one is meant has been said
-    merged = overrides.apply(own, [*parsed, *options])
-    _check_one(merged, "-S")
     try:
-        return schema.model_validate(merged)
+        return schema.model_validate(overrides.apply(own, [*parsed, *options]))
     except ValidationError as error:
         settings = [(override.key, f"-S {override.text}") for override in parsed]
         settings += [(option.key, option.text) for option in options]
@@ -179,13 +163,6 @@ def _content(file: Path | None) -> Mapping[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"{path}: expected groups such as `detect:`, got a {type(content).__name__}.")
     return content
-
-
-def _check_one(settings: Mapping[str, Any], where: str) -> None:
-    if "target" in settings and "targets" in settings:
-        raise UsageError(
-            f"{where}: target and targets are both set. Keep target for one artefact, or targets for one each."
-        )
 
 
 def _check_group(schema: type[Group], override: overrides.Override) -> None:
@@ -228,7 +205,6 @@ _KINDS = {
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "tuple_type": "a list",
-    "too_short": "at least one",
 }
 
 

@@ -98,12 +98,14 @@ def test_what_a_target_of_another_package_may_be_asked_is_a_group_of_the_setting
     missing = planned("-S", "stranger.words=none.txt")
     assert (missing.returncode, missing.stderr) == (1, "error: none.txt: cannot be read: No such file or directory.\n")
     described = subprocess.run(
-        [sys.executable, "-m", "compressor.stages.params_reference"],
+        [sys.executable, "-m", "compressor.stages.reference", str(tmp_path)],
         env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
     )  # fmt: skip
-    assert "## stranger\n\nHow codes are held elsewhere.\n" in described.stdout
-    assert "| `opset` | whole number | `20` | The newest one that it has. |\n" in described.stdout
-    assert "| `words` | text | empty | A file of words. |\n" in described.stdout
+    assert (described.returncode, described.stderr) == (0, "")
+    settings = (tmp_path / "params.md").read_text(encoding="utf-8")
+    assert "## stranger\n\nHow codes are held elsewhere.\n" in settings
+    assert "| `opset` | whole number | `20` | The newest one that it has. |\n" in settings
+    assert "| `words` | text | empty | A file of words. |\n" in settings
 
 
 def test_a_source_of_another_package_reads_its_files(tmp_path: Path) -> None:

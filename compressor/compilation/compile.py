@@ -27,6 +27,10 @@ def detect(
 ) -> Detection:
     """What every weight of a model is, and the ways to store it.
 
+    model: a file or folder that a source reads, or what one has read.
+    settings: when a weight is worth encoding, and what counts as zero.
+    progress: called with (`detect`, dense bytes done, dense bytes in all) on the way.
+
     Raises:
         CompressorError: the model cannot be read.
     """
@@ -45,6 +49,13 @@ def dry_run(
     progress: Progress | None = None,
 ) -> Plan:
     """What `compress` would do: the form of every weight on a target, its size, and every refusal with its reason.
+
+    model: a file or folder that a source reads, one of weights without a graph too, or what a source has read.
+    target: by name, in any case, or with what is asked of it.
+    pipeline: a key of `PIPELINES`.
+    detection: what `detect` found in this model, which brings its settings; without it the model is looked at here.
+    settings: of that look.
+    progress: called with (`detect`, dense bytes done, dense bytes in all) on the way.
 
     Raises:
         UsageError: no such target or pipeline.
@@ -70,6 +81,15 @@ def compress(
 ) -> Manifest:
     """Writes the artefact and its manifest to the directory `out`, verified before it appears there.
 
+    model: a file or folder with a graph that a source reads, or what one has read.
+    out: a directory that does not exist, is empty, or was written by this package: it is replaced as a whole.
+    target: by name, in any case, or with what is asked of it.
+    pipeline: a key of `PIPELINES`.
+    detection: what `detect` found in this model, which brings its settings; without it a sample of each weight is
+        looked at.
+    settings: of that look.
+    progress: called with (`detect`, `compress` or `verify`; dense bytes done, dense bytes in all) on the way.
+
     Raises:
         UsageError: no such target or pipeline, or `out` holds what this package has not written.
         CompressorError: the model cannot be read, a weight read back differs, or the disk is full.
@@ -87,6 +107,10 @@ def write_baseline(model: Model | Path | str, out: Path | str, *, target: str | 
     """Writes the same model for the same target with every weight dense: what a compressed one is compared with.
 
     Returns the model as the target has it, by which a session of this one and of compressed ones can be opened.
+
+    model: a file or folder with a graph that a source reads, or what one has read.
+    out: a directory that does not exist, is empty, or was written by this package: it is replaced as a whole.
+    target: by name, in any case, or with what is asked of it.
 
     Raises:
         UsageError: no such target, or `out` holds what this package has not written.

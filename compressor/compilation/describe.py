@@ -31,6 +31,8 @@ def said(chosen: Plan) -> dict[str, str]:
 def inspect(path: Path | str) -> Manifest:
     """What an artefact or any model file holds, read from the file itself and not from a manifest.
 
+    path: a directory that `compress` wrote, or any file or folder that a source reads.
+
     Raises:
         CompressorError: it cannot be read.
     """

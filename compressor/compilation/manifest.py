@@ -14,9 +14,12 @@ from compressor.errors import CompressorError
 class WeightFacts:
     """One weight of an artefact.
 
-    name, shape, dtype: of the weight.
+    name: of the weight.
+    shape: of its values.
+    dtype: of its values, by numpy's name.
     encoding: as `encodings.name` spells it: `dense`, `sparse(palettized4)`, ...
-    nbytes, dense_nbytes: stored, and uncompressed on the same target.
+    nbytes: as it is stored, in bytes.
+    dense_nbytes: uncompressed on the same target, in bytes.
     evidence: what it was recognised by, or why it stays dense.
     exact: whether every value is the source's: its bits, but that -0.0 may be 0.0 where no reader tells them apart.
     changed: how many values up to the threshold became zero, or moved within the tolerance; counted when the artefact
@@ -40,7 +43,12 @@ class WeightFacts:
 
 @dataclass(frozen=True)
 class FileFacts:
-    """One file of an artefact: its name, its size in bytes and its SHA-256."""
+    """One file of an artefact.
+
+    name: its path inside the artefact, with slashes.
+    nbytes: its size in bytes.
+    sha256: its digest, 64 hexadecimal digits.
+    """
 
     name: str
     nbytes: int
@@ -51,14 +59,19 @@ class FileFacts:
 class Manifest:
     """An artefact: what it was made for and by, its files, and its weights.
 
-    target, pipeline: as they were asked for.
-    versions: of the packages that shaped the bytes.
-    nbytes: of all files; dense_nbytes: of the same model written for the same target without compression;
+    target: as it was asked for.
+    pipeline: as it was asked for.
+    versions: of the packages that shaped the bytes, by name.
+    files: those that the artefact consists of.
+    nbytes: of all files, in bytes.
+    dense_nbytes: of the same model written for the same target without compression.
     source_nbytes: of the files of the model that it was made from, 0 where they are not known.
-    weights_nbytes, weights_dense_nbytes: of the weights alone.
+    weights_nbytes: of the weights alone, as they are stored.
+    weights_dense_nbytes: of the weights alone, uncompressed.
     notes: what there is to say of the artefact as a whole: that it is the source as it was, or opens no more than that,
         what a conversion has made otherwise, in which way and why, constants that no encoding
         describes.
+    weights: each weight, in the order of the model.
     """
 
     target: str

@@ -47,15 +47,19 @@ class Settings:
 class Finding:
     """What a weight is.
 
-    name, shape, dtype, nbytes: of the weight as values; dtype by name.
+    name: of the weight.
+    shape: of its values.
+    dtype: of its values, by numpy's name.
+    nbytes: of its values, in bytes.
     uses: the operator types that read it.
     sparsity: the share of exact zeros, 0 to 1.
     structure: of the zeros: `unstructured`, `2:4 along axis 1`, `blocks of 4 along axis 0`, `channels along axis 0`,
         or an empty string.
     distinct: the number of distinct values, None if there are more than 256.
-    palette: the granularity that gives the smallest table, with its length, or ``.
-    grid: the quantization grid: `int8 grid per channel along axis 0`, ..., or ``.
-    skipped: why it was not looked at (too few elements, one dimension, ...), or ``.
+    palette: the granularity that gives the smallest table, with its length, or an empty string.
+    grid: the quantization grid: `int8 grid per channel along axis 0`, ..., or an empty
+        string.
+    skipped: why it was not looked at (too few elements, one dimension, ...), or an empty string.
     near_misses: what it almost is ("257 distinct values").
     candidates: the ways to store it, none if it is plainly dense.
     note: what its source, or what fitted it to a target, says about it.
@@ -91,7 +95,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Detection:
-    """What `detect` found: the settings that held, and a finding for each weight, in the model's order."""
+    """What `detect` found.
+
+    settings: those that held.
+    findings: what each weight is, in the model's order.
+    """
 
     settings: Settings
     findings: tuple[Finding, ...]

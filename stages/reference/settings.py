@@ -1,8 +1,7 @@
-"""The reference of `params.yaml`, from its schema: `python -m compressor.stages.params_reference > docs/params.md`."""
+"""The settings of `params.yaml`, from its schema."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
@@ -13,8 +12,9 @@ from pydantic_core import PydanticUndefined
 
 from compressor.compilation.pipelines import PIPELINES
 
-from .groups import OPTIONS, Compress, Detect, Evaluate, Export, Group
-from .params import TargetParams
+from ..groups import OPTIONS, Compress, Detect, Evaluate, Export, Group
+from ..params import TargetParams
+from .markdown import WRITTEN, table
 
 GROUPS: tuple[tuple[str, type[Group]], ...] = (
     ("export", Export),
@@ -29,7 +29,7 @@ _OPTIONS = ", ".join(f"`{family}`" for family in OPTIONS)
 INTRODUCTION = f"""\
 # Settings
 
-Written from the schema; change that, then run `python -m compressor.stages.params_reference > docs/params.md`.
+{WRITTEN}
 
 A command takes its settings from, each winning over those before it: the defaults below, `params.yaml` in the current
 directory (or `--params FILE`), `-S`, and its own options (`--target`). `-S key=value` sets a dotted key to a value in
@@ -48,13 +48,14 @@ not know is an error.
 | `compressor evaluate` | `target`, {_OPTIONS}, `evaluate` |
 | `compressor check` | `evaluate` |
 
-In dvc.yaml a stage lists under `params` what its command reads: `target` only where the command has no `--target`.
+In dvc.yaml a stage lists under `params` what its command reads.
 """
 
 
-def reference() -> str:
+def page() -> str:
     """The whole text."""
-    parts = [INTRODUCTION, "\n".join(["## target\n", *_table(TargetParams.model_fields.items())])]
+    target = TargetParams.model_fields["target"]
+    parts = [INTRODUCTION, "\n".join(["## target\n", *_table([("target", target)])])]
     for name, group in GROUPS:
         parts.append("\n".join([f"## {name}\n", f"{group.__doc__}\n", *_table(_fields(group, ""))]))
         if group is Compress:
@@ -63,10 +64,7 @@ def reference() -> str:
 
 
 def _pipelines() -> Iterator[str]:
-    yield "| pipeline | |"
-    yield "|---|---|"
-    for name, pipeline in PIPELINES.items():
-        yield f"| `{name}` | {pipeline.summary} |"
+    return table(("pipeline", ""), [(f"`{name}`", pipeline.summary) for name, pipeline in PIPELINES.items()])
 
 
 def _fields(group: type[BaseModel], prefix: str) -> Iterator[tuple[str, FieldInfo]]:
@@ -93,10 +91,8 @@ def _nested(annotation: Any) -> tuple[str, type[BaseModel] | None]:
 
 
 def _table(fields: Iterable[tuple[str, FieldInfo]]) -> Iterator[str]:
-    yield "| key | kind | default | |"
-    yield "|---|---|---|---|"
-    for key, field in fields:
-        yield f"| `{key}` | {_kind(field.annotation)} | {_default(field)} | {field.description} |"
+    rows = [(f"`{key}`", _kind(field.annotation), _default(field), field.description or "") for key, field in fields]
+    return table(("key", "kind", "default", ""), rows)
 
 
 KINDS = {
@@ -131,7 +127,3 @@ def _default(field: FieldInfo) -> str:
             return f"`{list(value)}`"
         case value:
             return f"`{value}`"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(reference())
