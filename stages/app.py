@@ -25,6 +25,7 @@ from .compress import compress
 from .detect import detect
 from .evaluate import evaluate
 from .export import export
+from .init import init
 from .inspect import inspect
 from .targets import targets
 from .text import visible
@@ -99,7 +100,7 @@ def _end(message: str, status: int) -> typer.Exit:
     return typer.Exit(status)
 
 
-for command in (export, detect, compress, evaluate, check, inspect, targets, toolchain):
+for command in (init, export, detect, compress, evaluate, check, inspect, targets, toolchain):
     app.command()(reported(command))
 
 

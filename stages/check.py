@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,7 +48,7 @@ def check(
     """
     from compressor.errors import CompressorError, UsageError
 
-    from . import files
+    from . import files, revisions
     from .params import CheckParams, Given, load
 
     if tol and against is None:
@@ -61,7 +60,8 @@ def check(
     if against is not None:
         from compressor.evaluation.metrics import regressions
 
-        failures += regressions(now, _values(_at_revision(metrics, against), f"{against}:{metrics}"), tolerances)
+        then = revisions.find(against, beside=metrics).text(metrics)
+        failures += regressions(now, _values(then, f"{against}:{metrics}"), tolerances)
     if as_json:
         print(json.dumps({"ok": not failures, "failures": failures}, indent=2))
     if failures:
@@ -111,23 +111,3 @@ def _values(text: str, where: str) -> Mapping[str, object]:
     if not isinstance(values, dict):
         raise CompressorError(f"{where}: expected the metrics by name, got a {type(values).__name__}.")
     return values
-
-
-def _at_revision(path: Path, revision: str) -> str:
-    """The text of a file as Git has it.
-
-    Raises:
-        UsageError: Git is not installed, there is no such revision, or it has no such file.
-    """
-    from compressor.errors import UsageError
-
-    # `./` makes the name relative to where git runs, and -C makes that the folder of the file, absolute or not.
-    command = ["git", "-C", str(path.parent), "show", "--end-of-options", f"{revision}:./{path.name}"]
-    try:
-        shown = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
-    except OSError as error:
-        raise UsageError(f"--against {revision}: git cannot be run: {error.strerror}.") from error
-    if shown.returncode:
-        reason = shown.stderr.strip().removeprefix("fatal: ")
-        raise UsageError(f"--against {revision}: {path} cannot be read there: {reason}. Commit it with each run.")
-    return shown.stdout

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import AsJson, ModelPath, Overrides, ParamsFile, Plots, Strict
+from .options import AsJson, ModelPath, Overrides, ParamsFile, Plots, Strict, TargetName
 
 if TYPE_CHECKING:
     from compressor.compilation.manifest import Manifest
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 
 OutDir = Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Where to write the artefact.", show_default=False)]
-TargetName = Annotated[str | None, typer.Option(help="A name from compressor targets.", show_default=False)]
 PipelineName = Annotated[
     str | None, typer.Option(help="auto, default_pruning, default_palettization, ...", show_default=False)
 ]

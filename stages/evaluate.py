@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import AsJson, ModelPath, Overrides, ParamsFile, Strict
+from .options import AsJson, ModelPath, Overrides, ParamsFile, Strict, TargetName
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 ACCURACY_SIZE, CONFUSION = "accuracy_size.csv", "confusion.csv"
 """What is written to the directory of the plots."""
 
+ACCURACY_SIZE_COLUMNS = ("size_mb", "score")
+"""As dvc.yaml names them: the same whatever the metric is."""
+
 
 Artefact = Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The artefact.", show_default=False)]
 Metrics = Annotated[
@@ -42,6 +45,7 @@ PlotsDir = Annotated[
 def evaluate(
     model: ModelPath,
     artefact: Artefact,
+    target: TargetName = None,
     out: Metrics = None,
     plots_dir: PlotsDir = None,
     params: ParamsFile = None,
@@ -66,7 +70,7 @@ def evaluate(
     files.check_json(out)
     if not artefact.exists():
         raise CompressorError(f"{artefact}: no such artefact. Write it with `compressor compress`.")
-    own, export = _asked(model, Given(params, settings or ()))
+    own, export = _asked(model, Given(params, settings or (), {"target": target}))
     written = [] if plots_dir is None else [plots_dir / ACCURACY_SIZE, plots_dir / CONFUSION]
     publish.check_files([out, *written], [*files.read_by(model, params), *files.read_by(artefact)])
     found = _measured(model, artefact, own, export)
@@ -124,7 +128,7 @@ class _Measured:
         """The metrics by name."""
         from compressor.evaluation import metrics
 
-        quality = self.compared.quality if self.compared else None
+        quality = self.compared.quality if self.compared else metrics.Quality(self.metric)
         return metrics.summary(
             self.target, _size(self.stored), _size(self.dense), self.source_nbytes, quality, self.asked.limits
         )
@@ -145,7 +149,7 @@ def _measured(model: Path, artefact: Path, own: EvaluateParams, export: Export |
         TemporaryDirectory(prefix="compressor-") as folder,
     ):
         stored, baseline = compressor.inspect(artefact), Path(folder) / "baseline"
-        _check_target(stored, own.target, artefact)
+        _check_target(stored, target.name, artefact)
         fitted = compressor.write_baseline(path, baseline, target=target)
         dense, source_nbytes = compressor.inspect(baseline), compressor.inspect(path).nbytes
         _check_weights(dense, stored, model, artefact)
@@ -156,7 +160,7 @@ def _measured(model: Path, artefact: Path, own: EvaluateParams, export: Export |
             after = partial(target.session, artefact, fitted, str(artefact))
             with progress.shown() as shown:
                 compared = compare.compare(before, after, core, shown)
-        return _Measured(own.target, own.evaluate, stored, dense, source_nbytes, compared)
+        return _Measured(target.name, own.evaluate, stored, dense, source_nbytes, compared)
 
 
 def _check_target(stored: Manifest, target: str, artefact: Path) -> None:
@@ -165,13 +169,12 @@ def _check_target(stored: Manifest, target: str, artefact: Path) -> None:
     Raises:
         CompressorError: it is for another one.
     """
-    from compressor import targets
     from compressor.errors import CompressorError
 
-    if stored.target and stored.target != targets.get(target).name:
+    if stored.target and stored.target != target:
         raise CompressorError(
-            f"{artefact}: made for {stored.target}, the target is {target}. Compress the model again, or set "
-            f"target: {stored.target} in params.yaml (or -S target={stored.target})."
+            f"{artefact}: made for {stored.target}, the target is {target}. Compress the model again, or name "
+            f"that one: --target {stored.target}, or target: {stored.target} in params.yaml."
         )
 
 
@@ -205,9 +208,10 @@ def _write_plots(directory: Path, found: _Measured) -> None:
     """One point for this run, and a row for each sample; tables without rows where there is nothing to plot."""
     from . import files
 
-    columns, values = ("size_mb", found.metric), found.values
-    point = [{name: values[name] for name in columns}] if found.metric in values else []
-    files.write_rows(directory / ACCURACY_SIZE, point, columns)
+    size, score = ACCURACY_SIZE_COLUMNS
+    values = found.values
+    point = [{size: values["size_mb"], score: values[found.metric]}] if found.metric in values else []
+    files.write_rows(directory / ACCURACY_SIZE, point, ACCURACY_SIZE_COLUMNS)
     actual, predicted = (found.compared.confusion if found.compared else None) or ((), ())
     rows = [{"actual": int(one), "predicted": int(other)} for one, other in zip(actual, predicted, strict=True)]
     files.write_rows(directory / CONFUSION, rows, ("actual", "predicted"))

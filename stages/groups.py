@@ -39,7 +39,15 @@ def _known_pipeline(name: str) -> str:
         raise PydanticCustomError("choice", "{message}", {"message": str(error)}) from error
 
 
+def _different(given: tuple[str, ...]) -> tuple[str, ...]:
+    twice = [name for name in given if given.count(name) > 1]
+    if twice:
+        raise PydanticCustomError("choice", "{message}", {"message": f"{twice[0]} is there twice: leave one out."})
+    return given
+
+
 Target = Annotated[str, AfterValidator(_known_target)]
+Targets = Annotated[tuple[Target, ...], Field(strict=False, min_length=1), AfterValidator(_different)]
 Pipeline = Annotated[str, AfterValidator(_known_pipeline)]
 
 
@@ -126,8 +134,9 @@ class Evaluate(Group):
     outputs: Names = Field(default=(), description="The outputs that hold predictions; empty: those that have labels.")
     limits: dict[str, Finite] = Field(
         default={},
-        description="What must hold for `passed: true`, by metric: at most `accuracy_drop`, `size_mb`, "
-        "`bits_per_weight`; at least `accuracy`, `agreement`, `size_ratio`.",
+        description="What must hold for `passed: true`, by what `metrics.json` calls it. At most: the metric's name "
+        "with `_drop` (`accuracy_drop`, `f1_drop`), `size_mb`, `bits_per_weight`, and an error or a loss. "
+        "At least: any other metric (`accuracy`, `f1`), `agreement`, `size_ratio`.",
     )
 
 

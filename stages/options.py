@@ -34,3 +34,6 @@ Plots = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Write rows for dvc plots to this .csv or .json.", show_default=False),
 ]
+TargetName = Annotated[
+    str | None, typer.Option("--target", metavar="NAME", help="A name from compressor targets.", show_default=False)
+]

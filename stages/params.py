@@ -20,7 +20,7 @@ from compressor.errors import UsageError, unknown
 from compressor.recognition import findings
 
 from . import groups, overrides, yaml
-from .groups import Compress, Detect, Evaluate, Export, Group, Target
+from .groups import Compress, Detect, Evaluate, Export, Group, Target, Targets
 
 DEFAULT_FILE = Path("params.yaml")
 
@@ -38,10 +38,15 @@ class DetectParams(Group):
 
 
 class TargetParams(Group):
-    """The target, which is one for the whole pipeline."""
+    """What the pipeline makes artefacts for: one target, or several."""
 
     target: Target = Field(
         default=targets.DEFAULT, description="What the artefact is for: a name from `compressor targets`."
+    )
+    targets: Targets = Field(
+        default=(),
+        description="Instead of `target`: those of a pipeline that makes several artefacts. A command takes one of "
+        "them by `--target`.",
     )
 
 
@@ -88,15 +93,21 @@ class Settings(EvaluateParams, CompressParams, DetectParams, ExportParams):
     """Everything that `params.yaml` may hold for these commands; other groups are left to their owners."""
 
 
-def target(params: MadeParams) -> targets.Target:
+def target(params: MadeParams, name: str | None = None) -> targets.Target:
     """The target with what is asked of it.
 
+    name: of the one, where the settings may have several.
+
     Raises:
+        UsageError: the settings have several, and none is named.
         CompressorError: a file that the settings name cannot be read.
     """
-    family = targets.family(params.target)
+    if name is None and len(params.targets) > 1:
+        raise UsageError(f"targets are {', '.join(params.targets)}: name the one that is meant with --target.")
+    name = name or next(iter(params.targets), params.target)
+    family = targets.family(name)
     asked = groups.options(family, getattr(params, family)) if family in groups.OPTIONS else {}
-    return targets.get(params.target, asked)
+    return targets.get(name, asked)
 
 
 P = TypeVar("P", bound=Group)
@@ -133,8 +144,13 @@ def load(schema: type[P], given: Given) -> P:
         for key, value in given.options.items()
         if value is not None
     ]
+    _check_one(own, str(given.file or DEFAULT_FILE))
+    if any(override.key == ("target",) and not override.remove for override in (*parsed, *options)):
+        own.pop("targets", None)  # which one is meant has been said
+    merged = overrides.apply(own, [*parsed, *options])
+    _check_one(merged, "-S")
     try:
-        return schema.model_validate(overrides.apply(own, [*parsed, *options]))
+        return schema.model_validate(merged)
     except ValidationError as error:
         settings = [(override.key, f"-S {override.text}") for override in parsed]
         settings += [(option.key, option.text) for option in options]
@@ -163,6 +179,13 @@ def _content(file: Path | None) -> Mapping[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"{path}: expected groups such as `detect:`, got a {type(content).__name__}.")
     return content
+
+
+def _check_one(settings: Mapping[str, Any], where: str) -> None:
+    if "target" in settings and "targets" in settings:
+        raise UsageError(
+            f"{where}: target and targets are both set. Keep target for one artefact, or targets for one each."
+        )
 
 
 def _check_group(schema: type[Group], override: overrides.Override) -> None:
@@ -205,6 +228,7 @@ _KINDS = {
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "tuple_type": "a list",
+    "too_short": "at least one",
 }
 
 

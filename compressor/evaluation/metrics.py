@@ -22,12 +22,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from compressor.errors import UsageError, unknown
+from compressor.evaluation import known
 
 Values = dict[str, float | bool | str | dict[str, float]]
 
+SETTING = "evaluate.metric"
 MADE_FOR = "made_for"
 
 # The limits that a value must not fall below; of every other number less is better.
@@ -54,19 +56,19 @@ class Size:
 
 @dataclass(frozen=True)
 class Quality:
-    """How well the artefact does, beside the uncompressed model.
+    """How well the artefact does, beside the uncompressed model; of the name of a metric alone, nothing was measured.
 
     metric: the name it goes by in the metrics.
     before, after: by output, of the uncompressed model and of the artefact; empty without labels.
     agreement: the share of equal predictions; None where outputs are no predictions of classes.
-    runtime: what ran the models.
+    runtime: what ran the models; None where nothing did.
     """
 
     metric: str
-    before: Mapping[str, float]
-    after: Mapping[str, float]
-    agreement: float | None
-    runtime: str
+    before: Mapping[str, float] = field(default_factory=dict)
+    after: Mapping[str, float] = field(default_factory=dict)
+    agreement: float | None = None
+    runtime: str | None = None
 
 
 def key(metric: str) -> str:
@@ -76,8 +78,14 @@ def key(metric: str) -> str:
     ('accuracy', 'mean_squared_error', 'word_error')
 
     Raises:
-        UsageError: the name is taken by another number.
+        UsageError: there is no such metric, or its name is taken by another number.
     """
+    if ":" not in metric and metric not in known.READS:
+        close = " or ".join(map(repr, known.closest(metric)))
+        raise UsageError(
+            f"unknown metric {metric!r} ({SETTING}).{f' Did you mean {close}?' if close else ''} "
+            "Choices: what scikit-learn has that gives one number, or module:function of your own."
+        )
     name = metric.rpartition(":")[2].removesuffix("_score")
     if name in _OTHERS or name.endswith("_drop"):
         raise UsageError(f"metric {metric!r}: metrics.json has a number called {name!r} already. Rename the function.")
@@ -94,26 +102,23 @@ def minimized(metric: str) -> bool:
 
 
 def summary(
-    target: str, size: Size, baseline: Size, source_nbytes: int, quality: Quality | None, limits: Mapping[str, float]
+    target: str, size: Size, baseline: Size, source_nbytes: int, quality: Quality, limits: Mapping[str, float]
 ) -> Values:
     """The content of `metrics.json`. source_nbytes: of the files of the model that was compressed.
 
     Raises:
         UsageError: a limit is not one of the numbers.
     """
-    values: Values = {MADE_FOR: target}
+    values: Values = {MADE_FOR: target} | _scores(quality)
     before: dict[str, float] = {}
-    if quality is not None:
-        values |= _scores(quality)
-        if quality.before:
-            before[quality.metric] = round(_mean(quality.before), 4)
+    if quality.before:
+        before[quality.metric] = round(_mean(quality.before), 4)
     values["size_mb"] = round(size.nbytes / 1e6, 3)
     values["size_ratio"] = round(baseline.nbytes / size.nbytes, 2)
     values["source_mb"] = round(source_nbytes / 1e6, 3)
     if size.elements:
         values["bits_per_weight"] = round(8 * size.weights_nbytes / size.elements, 2)
-    metric = quality.metric if quality is not None else "accuracy"
-    values["passed"] = not broken(values, limits, metric=metric)
+    values["passed"] = not broken(values, limits, metric=quality.metric)
     values["baseline"] = before | {"size_mb": round(baseline.nbytes / 1e6, 3)}
     return values
 
@@ -129,13 +134,13 @@ def broken(values: Mapping[str, object], limits: Mapping[str, float], *, metric:
     Raises:
         UsageError: a limit is not one of the numbers.
     """
-    known = {metric, f"{metric}_drop", "agreement", *_SIZES}
+    names = {metric, f"{metric}_drop", "agreement", *_SIZES}
     lines = []
     for name, limit in limits.items():
-        if name not in known:
-            raise unknown("limit", name, known)
+        if name not in names:
+            raise UsageError(f"{unknown('limit', name, names)} What {SETTING} names is called {metric}.")
         value = values.get(name)
-        least = _more_is_better(name, metric)
+        least = more_is_better(name, metric)
         bound = f"the limit is at {'least' if least else 'most'} {limit:g}"
         if not isinstance(value, int | float):
             lines.append(f"{name} is not known, {bound}")
@@ -164,15 +169,15 @@ def regressions(
             "be compared."
         )
     # What was compressed is neither better nor worse.
-    known = [name for name in now if _is_number(now[name]) and _is_number(then.get(name)) and name != "source_mb"]
+    numbers = [name for name in now if _is_number(now[name]) and _is_number(then.get(name)) and name != "source_mb"]
     metric = next((name for name in now if f"{name}_drop" in now), "accuracy")
     for name in tolerances:
-        if name not in known:
-            raise unknown("metric", name, known)
+        if name not in numbers:
+            raise unknown("metric", name, numbers)
     lines = []
-    for name in tolerances or known:
+    for name in tolerances or numbers:
         old, new, tolerance = float(str(then[name])), float(str(now[name])), tolerances.get(name, 0.0)
-        worse = old - new if _more_is_better(name, metric) else new - old
+        worse = old - new if more_is_better(name, metric) else new - old
         # The numbers are decimal: 0.96 - 0.958 must not exceed 0.002.
         if not round(worse, 9) <= tolerance:
             verb = "fell" if new < old else "rose"
@@ -193,7 +198,8 @@ def _scores(quality: Quality) -> Values:
         values[f"{name}_drop"] = round(-drop if minimized(name) else drop, 4) + 0.0
     if quality.agreement is not None:
         values["agreement"] = round(quality.agreement, 4)
-    values["runtime"] = quality.runtime
+    if quality.runtime is not None:
+        values["runtime"] = quality.runtime
     return values
 
 
@@ -201,7 +207,7 @@ def _mean(scores: Mapping[str, float]) -> float:
     return math.fsum(scores.values()) / len(scores)
 
 
-def _more_is_better(name: str, metric: str) -> bool:
+def more_is_better(name: str, metric: str) -> bool:
     """Of any number of `metrics.json`; a score by output goes the way of its metric."""
     if name in _AT_LEAST:
         return True

@@ -9,32 +9,10 @@ from typing import Any
 
 from compressor import references
 from compressor.arrays import NDArray, Shape
-from compressor.errors import CompressorError, unknown
-from compressor.evaluation import metrics
+from compressor.errors import CompressorError
+from compressor.evaluation import known, metrics
 
-SETTING = "evaluate.metric"
-
-# The metrics of scikit-learn that make one number of labels and outputs, by what they read.
-# Predicted classes: the position of the largest of an output's class scores.
-CLASSES = frozenset(
-    "accuracy_score adjusted_mutual_info_score adjusted_rand_score balanced_accuracy_score cohen_kappa_score "
-    "completeness_score f1_score fbeta_score fowlkes_mallows_score hamming_loss homogeneity_score jaccard_score "
-    "matthews_corrcoef mutual_info_score normalized_mutual_info_score precision_score rand_score recall_score "
-    "v_measure_score zero_one_loss".split()
-)
-# Outputs as they are: scores or probabilities of classes, ...
-SCORES = frozenset(
-    "average_precision_score brier_score_loss coverage_error d2_brier_score d2_log_loss_score dcg_score hinge_loss "
-    "label_ranking_average_precision_score label_ranking_loss log_loss ndcg_score roc_auc_score "
-    "top_k_accuracy_score".split()
-)
-# ... and numbers.
-NUMBERS = frozenset(
-    "d2_absolute_error_score d2_pinball_score d2_tweedie_score explained_variance_score max_error mean_absolute_error "
-    "mean_absolute_percentage_error mean_gamma_deviance mean_pinball_loss mean_poisson_deviance mean_squared_error "
-    "mean_squared_log_error mean_tweedie_deviance median_absolute_error r2_score root_mean_squared_error "
-    "root_mean_squared_log_error".split()
-)
+SETTING = metrics.SETTING
 
 _READS = {
     "classes": "predicted classes, the positions of the largest scores",
@@ -103,11 +81,12 @@ def metric(setting: str, args: Mapping[str, Any]) -> Metric:
         return Metric(setting, references.load(setting, SETTING), "any", args)
     import sklearn.metrics
 
-    by_kind = {"classes": CLASSES, "scores": SCORES, "numbers": NUMBERS}
-    known = {name: kind for kind, names in by_kind.items() for name in names if hasattr(sklearn.metrics, name)}
-    if setting not in known:
-        raise unknown("metric", setting, known)
-    return Metric(setting, getattr(sklearn.metrics, setting), known[setting], args)
+    if not hasattr(sklearn.metrics, setting):
+        version = sklearn.__version__
+        raise CompressorError(
+            f"{SETTING} {setting}: scikit-learn {version} does not have it: pip install -U scikit-learn"
+        )
+    return Metric(setting, getattr(sklearn.metrics, setting), known.READS[setting], args)
 
 
 def class_axes(outputs: Shape, labels: Shape | None) -> tuple[int, ...]:

@@ -48,14 +48,13 @@ not know is an error.
 | `compressor evaluate` | `target`, {_OPTIONS}, `evaluate` |
 | `compressor check` | `evaluate` |
 
-In dvc.yaml a stage lists under `params` what its command reads.
+In dvc.yaml a stage lists under `params` what its command reads: `target` only where the command has no `--target`.
 """
 
 
 def page() -> str:
     """The whole text."""
-    target = TargetParams.model_fields["target"]
-    parts = [INTRODUCTION, "\n".join(["## target\n", *_table([("target", target)])])]
+    parts = [INTRODUCTION, "\n".join(["## target\n", *_table(TargetParams.model_fields.items())])]
     for name, group in GROUPS:
         parts.append("\n".join([f"## {name}\n", f"{group.__doc__}\n", *_table(_fields(group, ""))]))
         if group is Compress:

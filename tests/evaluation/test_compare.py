@@ -12,7 +12,7 @@ import sklearn.metrics
 
 from compressor.errors import CompressorError, UsageError
 from compressor.evaluation import compare as evaluate
-from compressor.evaluation import scoring
+from compressor.evaluation import known
 from compressor.targets.onnxruntime.session import load
 
 HEADER = '<ir_version: 10, opset_import: ["": 18]>'
@@ -155,7 +155,7 @@ def test_every_metric_of_scikit_learn_is_in_one_table():
         if inspect.isfunction(getattr(sklearn.metrics, name))
         and getattr(sklearn.metrics, name).__module__.removeprefix("sklearn.metrics.") in modules
     }
-    tables = [scoring.CLASSES, scoring.SCORES, scoring.NUMBERS, no_single_number, {"auc"}]
+    tables = [known.CLASSES, known.SCORES, known.NUMBERS, no_single_number, {"auc"}]
     assert sorted(judging) == sorted(name for table in tables for name in table)
 
 
@@ -195,7 +195,10 @@ def test_nan_names_the_model_and_the_first_sample():
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"metric": "acuracy_score"}, r"unknown metric 'acuracy_score'. Did you mean 'accuracy_score'\?"),
+        (
+            {"metric": "acuracy_score"},
+            r"unknown metric 'acuracy_score' \(evaluate.metric\). Did you mean 'accuracy_score'\?",
+        ),
         (
             {"metric": "mine:scor"},
             r"unknown function in module mine \(evaluate.metric\) 'scor'. Did you mean 'score'\?",

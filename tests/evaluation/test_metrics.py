@@ -27,7 +27,7 @@ def test_all_numbers_in_their_order_rounded():
 
 
 def test_what_is_unknown_is_left_out():
-    assert summary("iOS17", SMALL, DENSE, 1_600_000, None, {}) == {
+    assert summary("iOS17", SMALL, DENSE, 1_600_000, Quality("accuracy"), {}) == {
         "made_for": "iOS17",
         "size_mb": 0.205,
         "size_ratio": 7.64,
@@ -99,9 +99,13 @@ def test_an_error_is_limited_from_above():
 
 
 def test_a_limit_on_what_was_not_measured_does_not_hold():
-    values = summary("iOS17", SMALL, DENSE, 1_600_000, None, {"accuracy_drop": 0.01})
+    values = summary("iOS17", SMALL, DENSE, 1_600_000, Quality("accuracy"), {"accuracy_drop": 0.01})
     assert values["passed"] is False
     assert broken(values, {"accuracy_drop": 0.01}) == ("accuracy_drop is not known, the limit is at most 0.01",)
+
+
+def test_a_limit_goes_by_the_name_of_its_metric_before_anything_is_measured():
+    assert summary("iOS17", SMALL, DENSE, 1_600_000, Quality("f1"), {"f1_drop": 0.01})["passed"] is False
 
 
 def test_an_unknown_limit_is_refused_with_the_closest_one():

@@ -101,8 +101,8 @@ def test_the_revision_is_read_from_any_folder(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--against", "godo"], "--against godo: compression/metrics.json cannot be read there"),
-        (["--against", "--help"], "--against --help: compression/metrics.json cannot be read there"),
+        (["--against", "godo"], "no revision 'godo'. Did you mean 'good'?"),
+        (["--against", "--help"], "no revision '--help'. Branches, tags and experiments: main, good."),
         (["--tol", "accuracy=0.1"], "--tol is for a comparison: name a revision with --against."),
         (["--against", "good", "--tol", "accuracy"], "--tol accuracy: expected a name and an amount"),
         (["--against", "good", "--tol", "accuracy=-1"], "--tol accuracy=-1: expected an amount of 0 or more"),

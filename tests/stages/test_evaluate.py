@@ -49,6 +49,7 @@ def evaluate(*arguments, model="model.onnx"):
 
 
 DATA = ("-S", "evaluate.data=data.npz")
+LIMIT = ("-S", "evaluate.limits.accuracy_drop=0.01")
 
 
 def test_size_and_accuracy_of_the_files_on_disk():
@@ -92,7 +93,7 @@ def test_a_broken_limit_is_recorded_and_is_no_failure():
 
 def test_plots(tmp_path):
     values, _ = evaluate(*DATA, "--plots-dir", "plots")
-    assert Path("plots/accuracy_size.csv").read_bytes() == f"size_mb,accuracy\n{values['size_mb']},0.75\n".encode()
+    assert Path("plots/accuracy_size.csv").read_bytes() == f"size_mb,score\n{values['size_mb']},0.75\n".encode()
     rows = [line.split(",") for line in Path("plots/confusion.csv").read_text().splitlines()]
     assert rows[0] == ["actual", "predicted"]
     assert sum(actual == predicted for actual, predicted in rows[1:]) == 48
@@ -102,7 +103,7 @@ def test_plots(tmp_path):
 def test_plots_without_anything_to_plot_are_tables_without_rows():
     """DVC fails a stage that does not write what it declares."""
     evaluate("--plots-dir", "plots")
-    assert Path("plots/accuracy_size.csv").read_text() == "size_mb,accuracy\n"
+    assert Path("plots/accuracy_size.csv").read_text() == "size_mb,score\n"
     assert Path("plots/confusion.csv").read_text() == "actual,predicted\n"
 
 
@@ -125,6 +126,8 @@ def test_the_same_metrics_twice_are_the_same_bytes():
         (["-S", "evaluate.data=none.npz"], 2, "none.npz: no such file"),
         (["-S", "evaluate.metric=acc"], 2, "unknown metric 'acc'"),
         (["-S", "evaluate.limits.acc=1"], 2, "unknown limit 'acc'"),
+        (["-S", "evaluate.metric=acuracy_score", *LIMIT], 2, "unknown metric 'acuracy_score' (evaluate.metric)."),
+        (["-S", "evaluate.metric=r2_score", *LIMIT], 2, "unknown limit 'accuracy_drop'. Did you mean 'r2_drop'?"),
         (["-S", "evaluate.limits.accuracy=high"], 2, "evaluate.limits.accuracy is 'high': expected a number"),
         (["-S", "target=tpu"], 2, "unknown target 'tpu'"),
         (["-S", "evaluate.metric=f1_score"], 1, "evaluate.metric_args: {average: macro}"),
@@ -170,7 +173,8 @@ def test_an_artefact_for_another_target():
     status, text = run("evaluate", "model.onnx", "out", "--out", "metrics.json")
     assert (status, Path("metrics.json").exists()) == (1, False)
     assert "out: made for onnx-opset21, the target is onnxruntime" in text
-    evaluate("-S", "target=ONNX-opset21")
+    assert evaluate("-S", "target=ONNX-opset21")[0]["made_for"] == "onnx-opset21"
+    assert evaluate("--target", "onnx-opset21")[0]["made_for"] == "onnx-opset21"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning")

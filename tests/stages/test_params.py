@@ -115,6 +115,11 @@ ERRORS = {
     "Choices: auto, default_palettization, default_pruning, default_quantization.",
     "target: onnxrutime": "FILE: target: unknown target 'onnxrutime'. Did you mean 'onnxruntime'? Choices: ",
     "target: 5": "FILE: target is 5: expected text.",
+    "targets: iOS17": "FILE: targets is 'iOS17': expected a list.",
+    "targets: [iOS17, onnxrutime]": "FILE: targets.1: unknown target 'onnxrutime'. Did you mean 'onnxruntime'?",
+    "targets: [iOS17, ios17]": "FILE: targets: iOS17 is there twice: leave one out.",
+    "targets: []": "FILE: targets is []: expected at least one.",
+    "targets: [iOS17]\ntarget: iOS18": "FILE: target and targets are both set. Keep target ",
     "export: {inputs: {x: {dtype: int8}}}": "FILE: export.inputs.x.shape is missing.",
     "export: {inputs: {x: {shape: [1], dtyp: int8}}}": "FILE: unknown key export.inputs.x.dtyp. Did you mean 'dtype'? "
     "Choices: dtype, dynamic, shape.",
@@ -166,6 +171,28 @@ def test_error_names_the_option(file: Path) -> None:
         load(CompressParams, Given(file, (), {"target": "x", "compress.pipeline": None}))
 
 
+@pytest.mark.parametrize(
+    ("text", "overrides", "option", "expected"),
+    [
+        ("target: iOS18", (), None, "iOS18"),
+        ("target: iOS18", (), "ios17", "iOS17"),
+        ("targets: [iOS17, iOS18]", (), "onnxruntime", "onnxruntime"),
+        ("targets: [iOS17, iOS18]", ("target=iOS18",), None, "iOS18"),
+        ("targets: [iOS18]", (), None, "iOS18"),
+        ("", (), None, "onnxruntime"),
+    ],
+)
+def test_one_target_is_meant(file: Path, text: str, overrides: tuple[str, ...], option: str, expected: str) -> None:
+    file.write_text(text)
+    assert target(load(CompressParams, Given(file, overrides, {"target": option}))).name == expected
+
+
+def test_one_of_several_targets_must_be_named(file: Path) -> None:
+    file.write_text("targets: [iOS17, iOS18]")
+    with pytest.raises(UsageError, match=r"^targets are iOS17, iOS18: name the one that is meant with --target\.$"):
+        target(load(CompressParams, Given(file)))
+
+
 def test_all_errors_are_named_at_once(file: Path) -> None:
     file.write_text("detect: {a: 1, threshold: x}")
     with pytest.raises(UsageError) as caught:
@@ -179,7 +206,7 @@ def test_a_file_that_is_asked_for_must_exist(file: Path) -> None:
 
 
 def test_the_reference_has_every_group() -> None:
-    assert set(Settings.model_fields) == {"target", *(name for name, _ in reference.settings.GROUPS)}
+    assert set(Settings.model_fields) == {"target", "targets", *(name for name, _ in reference.settings.GROUPS)}
 
 
 def test_classes_of_core_ml_are_the_lines_of_a_file(file: Path) -> None:

@@ -1,0 +1,55 @@
+"""`compressor init`: the stages, settings and ignore lines in a training repository that has none of them yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Project = Annotated[
+    Path,
+    typer.Argument(metavar="DIR", help="The folder of the project's dvc.yaml, there or not.", show_default=False),
+]
+
+
+def init(
+    project: Project = Path(),
+    model: Annotated[
+        str | None, typer.Option(metavar="PATH", help="What the training writes.", show_default=False)
+    ] = None,
+    factory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION", help="Builds the module that a state dict belongs to.", show_default=False
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:FUNCTION|FILE.npz",
+            help="Returns (inputs, labels) to measure on; none: sizes only.",
+            show_default=False,
+        ),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TARGET", help="From `compressor targets`. Repeatable.", show_default="onnxruntime"),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|MODULE:FUNCTION", help="Compares labels with outputs.", show_default="accuracy_score"
+        ),
+    ] = None,
+    prefix: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="In front of the stages' names.", show_default=False)
+    ] = None,
+    ci: Annotated[str | None, typer.Option(metavar="github|gitlab", help="Add a workflow.", show_default=False)] = None,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would change, and change nothing.")] = False,
+) -> None:
+    """Add the compression to the dvc.yaml of a training repository.
+
+    What is not given is guessed, with the evidence, or asked for on a terminal. Nothing that is there changes.
+    """

@@ -1,0 +1,138 @@
+"""What `init` writes: the texts of dvc.yaml, the params file and .gitignore, from values alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import merging, template
+from .merging import Piece
+
+PARAMS, OWN_PARAMS = "params.yaml", "compressor.yaml"
+STAGES = ("toolchain", "export", "detect", "compress", "evaluate")
+RECORDS = "compression"
+PLOTS = "/dvc_plots/"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known of a project and asked of the pipeline. Paths are relative to the project, in POSIX's spelling.
+
+    model: what the training writes.
+    factory: `module:function` that builds the module of a state dict; None for what brings its own.
+    factory_files, data_files: what the functions of the user are made of.
+    inputs: of the model, by name, as the group `export` has them; empty where the model says it.
+    axes: the sizes of dynamic axes for Core ML.
+    data: `module:function`, a path of an .npz, or empty text.
+    metric: by name, or `module:function`; drop: the limit's name.
+    targets: one, or several that share a pipeline.
+    prefix: of the stages' names.
+    lock: the file that says which packages are installed; None where there is none.
+    params: the file with the settings.
+    models: the folder of the exported and the compressed model.
+    """
+
+    model: str
+    factory: str | None
+    factory_files: tuple[str, ...]
+    inputs: Mapping[str, Mapping[str, Any]]
+    axes: Mapping[str, Any]
+    data: str
+    data_files: tuple[str, ...]
+    metric: str
+    drop: str
+    targets: tuple[str, ...]
+    prefix: str = ""
+    lock: str | None = None
+    params: str = PARAMS
+    models: str = "models"
+    ignored: tuple[str, ...] = field(default=(PLOTS,))
+
+    @property
+    def apart(self) -> bool:
+        """Whether the settings lie in a file of their own, which DVC does not read by itself."""
+        return self.params != PARAMS
+
+    @property
+    def several(self) -> bool:
+        """Whether the last stages run once a target."""
+        return len(self.targets) > 1
+
+
+def stages(plan: Plan) -> tuple[Piece, ...]:
+    """The stages of dvc.yaml."""
+    return merging.pieces(template.render(template.read("dvc.yaml"), _values(plan, plan.targets[0])), "stages")
+
+
+def artifacts(plan: Plan) -> tuple[Piece, ...]:
+    """The artifacts of dvc.yaml: one a target."""
+    text = template.read("dvc.yaml")
+    rendered = (template.render(text, _values(plan, target)) for target in plan.targets)
+    return tuple(piece for one in rendered for piece in merging.pieces(one, "artifacts"))
+
+
+def groups(plan: Plan) -> tuple[Piece, ...]:
+    """The groups of the params file."""
+    values = {
+        "target_key": "targets" if plan.several else "target",
+        "targets": _flow(list(plan.targets)) if plan.several else plan.targets[0],
+        "factory": () if plan.factory is None else (f"factory: {plan.factory}",),
+        "inputs": _inputs(plan.inputs),
+        "axes": _flow(plan.axes),
+        "data": plan.data or '""',
+        "metric": plan.metric,
+        "drop": (f"{plan.drop}: 0.01",) if plan.data else (),
+    }
+    return merging.pieces(template.render(template.read("params.yaml"), values))
+
+
+def _values(plan: Plan, target: str) -> template.Values:
+    several, folder = plan.several, "/${item.target}" if plan.several else ""
+    listed = _flow(list(plan.targets)) if plan.apart else "${targets}"
+    label = target if several else "${target}"
+    return {
+        "prefix": plan.prefix,
+        "lock": ("deps:", f"  - {plan.lock}") if plan.lock else (),
+        "model": plan.model,
+        "exported": f"{plan.models}/exported",
+        "artefact": f"{plan.models}/compressed{folder}",
+        "records": f"{RECORDS}{folder}",
+        "options": f" --params {plan.params}" if plan.apart else "",
+        "target_option": " --target ${item.target}" if several else "",
+        "matrix": ("matrix:", f"  target: {listed}") if several else (),
+        "own_file": (f"{plan.params}:",) if plan.apart else (),
+        "in": "    " if plan.apart else "",
+        "target_group": () if several else ("target",),
+        "factory_files": plan.factory_files,
+        "data_files": plan.data_files,
+        "artifact": f"{plan.prefix}compressed-model" + (f"-{target}" if several else ""),
+        "artifact_path": f"{plan.models}/compressed" + (f"/{target}" if several else ""),
+        "label": () if plan.apart and not several else (label,),
+    }
+
+
+def _inputs(inputs: Mapping[str, Mapping[str, Any]]) -> Sequence[str]:
+    if not inputs:
+        return ("inputs: {}",)
+    lines = ["inputs:"]
+    for name, settings in inputs.items():
+        lines.append(f"  {_key(name)}:")
+        lines.extend(f"    {key}: {_flow(value)}" for key, value in settings.items() if value != {})
+    return lines
+
+
+def _flow(value: Any) -> str:
+    """A value on one line, as YAML is written by hand."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_key(key)}: {_flow(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    return _key(value)
+
+
+def _key(value: Any) -> str:
+    text = str(value)
+    plain = text.replace("_", "").replace(".", "").replace("-", "").isalnum()
+    return text if not isinstance(value, str) or plain else json.dumps(text)
