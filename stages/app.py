@@ -13,13 +13,14 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import typer
+from typer.core import TyperCommand
 
 from compressor.errors import CompressorError
 
-from . import streams
+from . import examples, streams
 from .check import check
 from .compress import compress
 from .detect import detect
@@ -34,6 +35,7 @@ from .toolchain import toolchain
 A = ParamSpec("A")
 
 DEBUG = "COMPRESSOR_DEBUG"
+COMPLETION = "_COMPRESSOR_COMPLETE"  # typer's: that a shell asks what fits
 DEFECT, INTERRUPTED = 70, 130
 
 app = typer.Typer(
@@ -41,7 +43,6 @@ app = typer.Typer(
     help="A compiler for compressed weights: the smallest artefact with exactly the weights of a fine-tuned model.",
     epilog="Settings come from params.yaml; -S key=value and the options of a command override them.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,  # its renderer of help takes as long to import as all the rest
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -100,8 +101,16 @@ def _end(message: str, status: int) -> typer.Exit:
     return typer.Exit(status)
 
 
+class _Plain(TyperCommand):
+    """A command whose usage has its arguments as its help has them, without braces."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
+
+
 for command in (init, export, detect, compress, evaluate, check, inspect, targets, toolchain):
-    app.command()(reported(command))
+    _said, _examples = examples.split(command)
+    app.command(cls=_Plain, help=_said, epilog=examples.epilog(_examples))(reported(command))
 
 
 def main() -> None:
@@ -114,6 +123,8 @@ def main() -> None:
     # No command needs them, and each makes every command start later: linear algebra's threads, pydantic's plugins.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    if COMPLETION in os.environ:  # typer fills what it says to a shell to the width of a terminal that it is not for
+        os.environ["TERMINAL_WIDTH"] = "1000"
     try:
         app()
     finally:

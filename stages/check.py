@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from . import completion
 from .options import AsJson, Overrides, ParamsFile
 
 if TYPE_CHECKING:
@@ -18,9 +19,15 @@ if TYPE_CHECKING:
 
 METRICS = Path("compression/metrics.json")
 
-Metrics = Annotated[Path, typer.Argument(metavar="[METRICS]", help="What compressor evaluate wrote.")]
+Metrics = Annotated[Path, typer.Argument(metavar="METRICS", help="What compressor evaluate wrote.")]
 Revision = Annotated[
-    str | None, typer.Option(metavar="REV", help="Also compare with METRICS at this git revision.", show_default=False)
+    str | None,
+    typer.Option(
+        metavar="REV",
+        help="Also compare with METRICS at this git revision.",
+        show_default=False,
+        autocompletion=completion.revisions,
+    ),
 ]
 Tolerances = Annotated[
     list[str] | None,
@@ -41,10 +48,15 @@ def check(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Fail if metrics are not good enough.
+    """Fail if METRICS are not good enough.
 
     Exit status 1: METRICS break a limit, or are worse than at another revision; 2: the request is wrong. The limits
     are those in the settings, and those that evaluate judged when it wrote METRICS.
+
+    Examples:
+        compressor check
+        compressor check --against main --tol accuracy=0.002 --tol size_mb=0.01
+        compressor check compression/metrics.json -S evaluate.limits.size_mb=5
     """
     from compressor.errors import CompressorError, UsageError
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import completion
 from .options import AsJson, ModelPath, Overrides, ParamsFile, Plots, Strict, TargetName
 
 if TYPE_CHECKING:
@@ -23,7 +24,13 @@ if TYPE_CHECKING:
 
 OutDir = Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Where to write the artefact.", show_default=False)]
 PipelineName = Annotated[
-    str | None, typer.Option(help="auto, default_pruning, default_palettization, ...", show_default=False)
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="auto, default_pruning, default_palettization, ...",
+        show_default=False,
+        autocompletion=completion.pipelines,
+    ),
 ]
 Found = Annotated[Path | None, typer.Option(metavar="FILE", help="What compressor detect found.", show_default=False)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan with every refusal; write nothing.")]
@@ -49,6 +56,12 @@ def compress(
 
     Each weight gets the smallest form that the target can hold and that has exactly its values. Without --detection the
     model is looked at first. OUT_DIR is replaced as a whole, once what was written has been read back and compared.
+
+    Examples:
+        compressor compress models/exported models/compressed
+        compressor compress model.onnx out --dry-run    # the plan, every refusal
+        compressor compress model.onnx out --target iOS17
+        compressor compress finetuned.pt out -S export.factory=src.model:create
     """
     from compressor.errors import UsageError
 

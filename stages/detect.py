@@ -27,6 +27,11 @@ def detect(
     """Find out what each weight of MODEL is.
 
     Pruned, palettized, quantized, or a combination of these, with the evidence and what it almost is.
+
+    Examples:
+        compressor detect model.onnx
+        compressor detect models/exported --out compression/detection.json
+        compressor detect llama-awq    # a Hugging Face folder, without torch
     """
     import compressor
     from compressor import targets

@@ -32,7 +32,7 @@ ACCURACY_SIZE_COLUMNS = ("size_mb", "score")
 """As dvc.yaml names them: the same whatever the metric is."""
 
 
-Artefact = Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The artefact.", show_default=False)]
+Artefact = Annotated[Path, typer.Argument(metavar="ARTEFACT", help="What compress wrote.", show_default=False)]
 Metrics = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write the metrics to this .json.", show_default=False)
 ]
@@ -54,11 +54,16 @@ def evaluate(
     strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure an artefact beside its model.
+    """Measure ARTEFACT beside its model.
 
-    Sizes and accuracy are those of the files in OUT_DIR, compared with MODEL written for the same target without
+    Sizes and accuracy are those of the files in ARTEFACT, compared with MODEL written for the same target without
     compression. Without evaluate.data in the settings only sizes are measured. A limit that is broken is recorded as
     passed: false, and is no failure: for that there is `compressor check`.
+
+    Examples:
+        compressor evaluate models/exported models/compressed
+        compressor evaluate model.onnx out --out compression/metrics.json
+        compressor evaluate model.onnx out -S evaluate.data=test.npz
     """
     from compressor.compilation import publish
     from compressor.errors import CompressorError

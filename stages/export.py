@@ -14,19 +14,26 @@ def export(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A state dict, a checkpoint, an exported program, a Hugging Face folder, or ONNX.", show_default=False
+            metavar="MODEL",
+            help="A state dict, a checkpoint, an exported program, a Hugging Face folder, or ONNX.",
+            show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Argument(metavar="EXPORTED_DIR", help="Where to write the graph.", show_default=False)],
+    out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Where to write the graph.", show_default=False)],
     params: ParamsFile = None,
     settings: Overrides = None,
     *,
     strict: Strict = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write SOURCE as one ONNX graph, its weights untouched.
+    """Write MODEL as one ONNX graph, its weights untouched.
 
-    EXPORTED_DIR is replaced as a whole. How a torch model is built and what it takes stands in params.yaml (export).
+    OUT_DIR is replaced as a whole. How a torch model is built and what it takes stands in params.yaml (export).
+
+    Examples:
+        compressor export models/finetuned.pt models/exported
+        compressor export finetuned.pt out -S export.factory=src.model:create
+        compressor export bert-sst2 models/exported -S export.opset=21
     """
     from compressor.compilation import publish
 

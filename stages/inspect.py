@@ -11,11 +11,18 @@ from .options import AsJson
 
 
 def inspect(
-    artefact: Annotated[Path, typer.Argument(help="A directory or a model file.", show_default=False)],
+    artefact: Annotated[
+        Path, typer.Argument(metavar="ARTEFACT", help="A directory, or a model file.", show_default=False)
+    ],
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Print what ARTEFACT holds, read from the model itself."""
+    """Print what ARTEFACT holds, read from the model itself.
+
+    Examples:
+        compressor inspect models/compressed
+        compressor inspect model.onnx --json
+    """
     import compressor
 
     from . import display

@@ -1,4 +1,8 @@
-"""The options that commands share."""
+"""The options that commands share.
+
+What stands for a value has one spelling in every help: MODEL and ARTEFACT are read, OUT_DIR is written as a whole,
+other paths are FILE and DIR, a name from a list is NAME, a revision REV, module:function MODULE:FUNCTION, text TEXT.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from . import completion
 
 ParamsFile = Annotated[
     Path | None,
@@ -35,5 +41,12 @@ Plots = Annotated[
     typer.Option(metavar="FILE", help="Write rows for dvc plots to this .csv or .json.", show_default=False),
 ]
 TargetName = Annotated[
-    str | None, typer.Option("--target", metavar="NAME", help="A name from compressor targets.", show_default=False)
+    str | None,
+    typer.Option(
+        "--target",
+        metavar="NAME",
+        help="A name from compressor targets.",
+        show_default=False,
+        autocompletion=completion.targets,
+    ),
 ]

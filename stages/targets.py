@@ -6,7 +6,11 @@ from .options import AsJson
 
 
 def targets(*, as_json: AsJson = False) -> None:
-    """List the deployment targets."""
+    """List the deployment targets.
+
+    Examples:
+        compressor targets
+    """
     from compressor import targets as known
 
     from . import display

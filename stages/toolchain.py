@@ -26,7 +26,12 @@ def toolchain(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Print the versions of the packages that shape results."""
+    """Print the versions of the packages that shape results.
+
+    Examples:
+        compressor toolchain
+        compressor toolchain --out compression/toolchain.json
+    """
     from compressor.compilation import publish
 
     from . import display, files

@@ -16,7 +16,7 @@ Project = Annotated[
 def init(
     project: Project = Path(),
     model: Annotated[
-        str | None, typer.Option(metavar="PATH", help="What the training writes.", show_default=False)
+        str | None, typer.Option(metavar="MODEL", help="What the training writes.", show_default=False)
     ] = None,
     factory: Annotated[
         str | None,
@@ -27,14 +27,14 @@ def init(
     data: Annotated[
         str | None,
         typer.Option(
-            metavar="MODULE:FUNCTION|FILE.npz",
+            metavar="MODULE:FUNCTION|FILE",
             help="Returns (inputs, labels) to measure on; none: sizes only.",
             show_default=False,
         ),
     ] = None,
     target: Annotated[
         list[str] | None,
-        typer.Option(metavar="TARGET", help="From `compressor targets`. Repeatable.", show_default="onnxruntime"),
+        typer.Option(metavar="NAME", help="From `compressor targets`. Repeatable.", show_default="onnxruntime"),
     ] = None,
     metric: Annotated[
         str | None,
@@ -52,4 +52,9 @@ def init(
     """Add the compression to the dvc.yaml of a training repository.
 
     What is not given is guessed, with the evidence, or asked for on a terminal. Nothing that is there changes.
+
+    Examples:
+        compressor init --dry-run
+        compressor init --model models/finetuned.pt --factory src.model:create
+        compressor init --target iOS17 --target onnxruntime --ci github
     """

@@ -10,7 +10,7 @@ A revision is whatever `git rev-parse` takes, or the name of an experiment of DV
 
 from __future__ import annotations
 
-from .git import Experiment, experiments
+from .git import Experiment, experiments, names
 from .revision import Revision, find
 
-__all__ = ["Experiment", "Revision", "experiments", "find"]
+__all__ = ["Experiment", "Revision", "experiments", "find", "names"]

@@ -94,19 +94,24 @@ def experiments(folder: Path = Path()) -> list[Experiment]:
     return sorted(found, key=lambda one: (one.name, one.commit))
 
 
-def _missing(folder: Path, name: str) -> str:
+def names(folder: Path = Path()) -> list[str]:
+    """The branches, tags and experiments of the repository around a folder; none where there is no repository."""
     known = run(folder, "for-each-ref", "--format=%(refname:short)", "refs/heads", "refs/tags", "refs/remotes")
-    names = [*known.stdout.decode(errors="replace").split("\n")[:-1], *(one.name for one in experiments(folder))]
-    if not names and run(folder, "rev-parse", "--verify", "--quiet", "HEAD").returncode:
+    return [*known.stdout.decode(errors="replace").split("\n")[:-1], *(one.name for one in experiments(folder))]
+
+
+def _missing(folder: Path, name: str) -> str:
+    known = names(folder)
+    if not known and run(folder, "rev-parse", "--verify", "--quiet", "HEAD").returncode:
         return f"no revision {name!r}: the repository has no commits yet."
-    elsewhere = [known for known in names if known.endswith(f"/{name}")]
-    close = elsewhere or difflib.get_close_matches(name, names, n=1)
+    elsewhere = [one for one in known if one.endswith(f"/{name}")]
+    close = elsewhere or difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     if run(folder, "rev-parse", "--is-shallow-repository").stdout.strip() == b"true":
         hint += " The clone is shallow: `git fetch --unshallow` brings what is older."
-    if not hint and names:
-        more = ", ..." if len(names) > MOST_SUGGESTED else ""
-        hint = f" Branches, tags and experiments: {', '.join(names[:MOST_SUGGESTED])}{more}."
+    if not hint and known:
+        more = ", ..." if len(known) > MOST_SUGGESTED else ""
+        hint = f" Branches, tags and experiments: {', '.join(known[:MOST_SUGGESTED])}{more}."
     return f"no revision {name!r}.{hint}"
 
 
