@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compressor import references
+from compressor import references, requirements
 from compressor.errors import CompressorError, UsageError
 from compressor.formats.onnx.writing import DATA, MODEL
 from compressor.sources import InputSpec
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SUFFIXES: tuple[str, ...] = (".bin", ".ckpt", ".pt", ".pt2", ".pth", ".safetensors", ".torchscript", ".ts")
 FILES = (MODEL, DATA, TRACED)
-PACKAGES = ("onnx", "onnx-ir", "onnxscript", "torch")
+PACKAGES = ("onnx", "onnx-ir", "onnxscript", "safetensors", "torch", "torchao")
 
 OPSETS = range(18, 26)
 """What torch's exporter translates to without falling back to another version."""
@@ -84,7 +84,7 @@ def export(
         from compressor.sources.torch.trace import quiet, trace
     except ModuleNotFoundError as error:
         raise CompressorError(
-            f"{source}: reading a torch model needs {error.name}. Install it: pip install 'compressor[torch]'."
+            f"{source}: reading a torch model needs {error.name}. Install it: {requirements.hint('torch')}"
         ) from error
     # What a file or an exported program imports while it is read may lie in the current directory too.
     with quiet(), torch.no_grad(), references.importable_here(), legacy_of(source):
