@@ -32,6 +32,9 @@ SUFFIXES: tuple[str, ...] = (".bin", ".ckpt", ".pt", ".pt2", ".pth", ".safetenso
 FILES = (MODEL, DATA, TRACED)
 PACKAGES = ("onnx", "onnx-ir", "onnxscript", "safetensors", "torch", "torchao")
 
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module")
+"""Where the checkpoints of trainings hold the state dict, beside an optimizer's and the like."""
+
 OPSETS = range(18, 26)
 """What torch's exporter translates to without falling back to another version."""
 
