@@ -85,6 +85,10 @@ class CompressAlone(CompressParams, DetectParams, ExportParams):
     """What `compressor compress` reads where no stage before it has exported and detected."""
 
 
+class ExplainParams(CompressParams, DetectParams):
+    """What `compressor explain` reads."""
+
+
 class EvaluateAlone(EvaluateParams, ExportParams):
     """What `compressor evaluate` reads for a model that has not been exported."""
 

@@ -13,7 +13,7 @@ from compressor.accounting.files import opened
 SMALLEST = 64
 """Bytes from which a second copy is worth a word: a shorter one costs less than its name."""
 
-_CONSTANTS = {What.WEIGHTS, What.CONSTANTS, What.TRAINING}
+_CONSTANTS = {What.WEIGHTS, What.CONSTANTS}
 _SAMPLE, _BLOCK = 64, 1 << 20
 
 
