@@ -43,6 +43,11 @@ def explain(
 
     The bytes add up to the size of the files. Advice is for --target, or for what runs files of this format; it is
     ranked by the bytes that each line would save at most, and some of it excludes other.
+
+    Examples:
+        compressor explain models/exported
+        compressor explain model.onnx --target iOS18 --top 30
+        compressor explain checkpoint.pt --no-advice
     """
     from compressor.accounting.advice import advice
     from compressor.accounting.explain import explain as account_of
