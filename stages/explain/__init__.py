@@ -39,7 +39,7 @@ def explain(
     advised: Advised = True,
     as_json: AsJson = False,
 ) -> None:
-    """Print where the bytes of FILE are, and what would make it smaller.
+    """Print where the bytes of FILE are, and how to save some.
 
     The bytes add up to the size of the files. Advice is for --target, or for what runs files of this format; it is
     ranked by the bytes that each line would save at most, and some of it excludes other.
