@@ -6,7 +6,7 @@ is slow to import is imported inside of their functions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -54,11 +54,21 @@ class InputSpec:
     dynamic: Mapping[int, str] = field(default_factory=dict)
 
 
+Reached = Callable[[str], None]
+"""Is told each step of an export once it is done."""
+
+
+def unheard(step: str) -> None:
+    """The `Reached` of whoever does not want to know."""
+
+
 class Exporter(Protocol):
     """A module for files whose graph only the training code knows.
 
     SUFFIXES: of these files, in lower case. FILES: the names of those that `export` writes. PACKAGES: those that shape
     what it writes, by the names under which they are installed.
+
+    One that tells how far an export has come has `STEPS`, by name in their order; its `export` takes `reached`, too.
     """
 
     SUFFIXES: tuple[str, ...]

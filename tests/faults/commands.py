@@ -97,7 +97,7 @@ def check_refusal(code: int, stdout: str, stderr: str, *, status: int, says: str
 
 
 def snapshot(folder: Path) -> dict[str, bytes | str | None]:
-    """Everything below a folder: the bytes of files, where links lead, None for folders."""
+    """Everything below a folder but Python's own caches: the bytes of files, where links lead, None for folders."""
     return {
         str(path.relative_to(folder)): str(path.readlink())
         if path.is_symlink()
@@ -105,6 +105,7 @@ def snapshot(folder: Path) -> dict[str, bytes | str | None]:
         if path.is_file()
         else None
         for path in sorted(folder.rglob("*"))
+        if "__pycache__" not in path.parts
     }
 
 

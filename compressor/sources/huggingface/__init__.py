@@ -13,17 +13,17 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from compressor import requirements
 from compressor.errors import CompressorError
 from compressor.formats.onnx.writing import DATA, MODEL
 from compressor.model import Model
-from compressor.sources import InputSpec
+from compressor.sources import InputSpec, Reached, unheard
 from compressor.sources.onnx import TRACED
 
 SUFFIXES: tuple[str, ...] = ()
 """Of files: none, it reads folders."""
 FILES = (MODEL, DATA, TRACED)
-PACKAGES = ("onnx", "onnx-ir", "onnxscript", "safetensors", "torch", "transformers")
+PACKAGES = ("onnx", "onnx-ir", "onnxscript", "torch")
+STEPS = ("checkpoint", "imports", "factory", "weights", "inputs", "graph")
 
 
 def is_folder(path: Path) -> bool:
@@ -62,6 +62,7 @@ def export(
     outputs: Sequence[str] = (),
     opset: int = 18,
     allow_pickle: bool = False,  # noqa: ARG001 - there is none to allow
+    reached: Reached = unheard,
 ) -> None:
     """Write the model of a folder to `directory/model.onnx` and `directory/model.onnx.data`.
 
@@ -78,13 +79,14 @@ def export(
 
     opened = checkpoint.open_folder(source)
     content = weights.read(opened)
+    reached("checkpoint")
     needed = ("torch", "onnxscript", *(() if factory else ("transformers",)))
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise CompressorError(
-            f"{source}: its graph needs {' and '.join(missing)}. `compressor detect`, `compressor inspect` and "
-            "`compressor compress --dry-run` read the weights without it. Install it: "
-            f"{requirements.hint('torch' if factory else 'huggingface')}"
+            f"{source}: its graph needs {' and '.join(missing)}. Install it: pip install 'compressor[torch]' "
+            "transformers (not needed with export.factory). `compressor detect`, `compressor inspect` and "
+            "`compressor compress --dry-run` read the weights without it."
         )
     from compressor.sources.huggingface import architecture
 
-    architecture.export(opened, content, directory, factory, args or {}, inputs, outputs, opset)
+    architecture.export(opened, content, directory, factory, args or {}, inputs, outputs, opset, reached)

@@ -21,16 +21,16 @@ from compressor.arrays import BFLOAT16, Array, DType
 from compressor.encodings import Dense, Encoding
 from compressor.errors import CompressorError, UsageError
 from compressor.formats.onnx import decoding
-from compressor.sources import InputSpec
+from compressor.sources import InputSpec, Reached
 from compressor.sources.huggingface import pretrained
 from compressor.sources.huggingface.checkpoint import CONFIG, Checkpoint
 from compressor.sources.huggingface.weights import Content
 from compressor.sources.torch import check_opset, exported
 from compressor.sources.torch.declared import Declared
-from compressor.sources.torch.load import build, fill
+from compressor.sources.torch.load import build, check_factory, fill
 from compressor.sources.torch.merge import unprefixed
 from compressor.sources.torch.tidy import stored_names, tidy
-from compressor.sources.torch.trace import quiet, trace
+from compressor.sources.torch.trace import check_inputs, quiet, trace
 from compressor.weight import Weight
 
 log = logging.getLogger(__name__)
@@ -48,24 +48,33 @@ def export(
     inputs: Mapping[str, InputSpec],
     outputs: Sequence[str],
     opset: int,
+    reached: Reached,
 ) -> None:
     """Write the graph. The arguments are those of the exporter.
 
     Raises: CompressorError when the architecture is not known or does not fit, UsageError when the request does not.
     """
+    check_inputs(inputs)
+    if factory:
+        check_factory(factory, args)
+    reached("imports")
     _check(checkpoint, content, opset)
     with quiet(), torch.no_grad(), references.importable_here():
         dtype = _compute_dtype(content.weights)
         if factory:
-            model, owners = _filled(build(factory, args).to(dtype), checkpoint, content, dtype, factory)
+            model = build(factory, args).to(dtype)
+            reached("factory")
+            model, owners = _filled(model, checkpoint, content, dtype, factory)
         else:
             model, owners = _pretrained(checkpoint, content, args, dtype)
+        reached("weights")
         inputs = inputs or _default_inputs(model)
-        program = trace(model.eval(), inputs, outputs, opset)
+        program = trace(model.eval(), inputs, outputs, opset, reached)
         stored = stored_names(model)
         tidy(program, stored)
         _keep_dtypes(program.model.graph, model, stored, owners, content.weights)
         exported.write(program.model, model, inputs, _declared(owners), stored, directory)
+    reached("graph")
 
 
 Owners = Mapping[str, Weight]

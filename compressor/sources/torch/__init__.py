@@ -14,14 +14,15 @@ it, without weights (`traced`), if torch can.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compressor import references, requirements
+from compressor import references
 from compressor.errors import CompressorError, UsageError
 from compressor.formats.onnx.writing import DATA, MODEL
-from compressor.sources import InputSpec
+from compressor.sources import InputSpec, Reached, unheard
 from compressor.sources.onnx import TRACED
 
 if TYPE_CHECKING:
@@ -30,10 +31,8 @@ if TYPE_CHECKING:
 
 SUFFIXES: tuple[str, ...] = (".bin", ".ckpt", ".pt", ".pt2", ".pth", ".safetensors", ".torchscript", ".ts")
 FILES = (MODEL, DATA, TRACED)
-PACKAGES = ("onnx", "onnx-ir", "onnxscript", "safetensors", "torch", "torchao")
-
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module")
-"""Where the checkpoints of trainings hold the state dict, beside an optimizer's and the like."""
+PACKAGES = ("onnx", "onnx-ir", "onnxscript", "torch")
+STEPS = ("imports", "checkpoint", "factory", "weights", "inputs", "graph")
 
 OPSETS = range(18, 26)
 """What torch's exporter translates to without falling back to another version."""
@@ -60,6 +59,7 @@ def export(
     outputs: Sequence[str] = (),
     opset: int = 18,
     allow_pickle: bool = False,
+    reached: Reached = unheard,
 ) -> None:
     """Write the model of `source` to `directory/model.onnx` and, from 1 KiB a tensor, `directory/model.onnx.data`.
 
@@ -76,7 +76,7 @@ def export(
         raise UsageError(
             "export.inputs is empty: declare every input of the model, as NAME: {shape: [...], dtype: ...}."
         )
-    try:
+    with _installed(f"{source}: reading a torch model"):
         import torch
 
         from compressor.sources.torch import exported
@@ -84,19 +84,43 @@ def export(
         from compressor.sources.torch.declared import declare
         from compressor.sources.torch.load import load
         from compressor.sources.torch.tidy import stored_names, tidy
-        from compressor.sources.torch.trace import quiet, trace
-    except ModuleNotFoundError as error:
-        raise CompressorError(
-            f"{source}: reading a torch model needs {error.name}. Install it: {requirements.hint('torch')}"
-        ) from error
+        from compressor.sources.torch.trace import check_inputs, quiet, trace
     # What a file or an exported program imports while it is read may lie in the current directory too.
+    check_inputs(inputs)
     with quiet(), torch.no_grad(), references.importable_here(), legacy_of(source):
-        model = load(source, factory=factory, args=args or {}, allow_pickle=allow_pickle)
+        model = load(source, factory=factory, args=args or {}, allow_pickle=allow_pickle, reached=reached)
         declared = declare(model)
+        reached("weights")
         model = plain(model)
-        program, stored = trace(model, inputs, outputs, opset), stored_names(model)
+        program, stored = trace(model, inputs, outputs, opset, reached), stored_names(model)
         tidy(program, stored)
         exported.write(program.model, model, inputs, declared, stored, directory)
+    reached("graph")
+
+
+def fresh(directory: Path, factory: str, args: Mapping[str, object]) -> Path:
+    """A checkpoint as a training would write it, in `directory`: the weights that the factory's module starts with.
+
+    Raises: CompressorError when torch is not installed or the module cannot be built, UsageError when there is none.
+    """
+    with _installed(f"building the model of export.factory {factory}"):
+        import torch
+
+        from compressor.sources.torch.load import build
+        from compressor.sources.torch.trace import quiet
+    path = directory / "fresh.pt"
+    with quiet(), references.importable_here():
+        torch.save(build(factory, args).state_dict(), path)
+    return path
+
+
+@contextmanager
+def _installed(what: str) -> Iterator[None]:
+    """Where torch, and what exports it, is imported for `what`."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise CompressorError(f"{what} needs {error.name}. Install it: pip install 'compressor[torch]'.") from error
 
 
 def plain(model: Module | ExportedProgram) -> Module | ExportedProgram:

@@ -8,7 +8,7 @@ import difflib
 import pickletools
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -20,13 +20,16 @@ from torch.nn import Module
 
 from compressor import references
 from compressor.errors import CompressorError, UsageError, unknown
-from compressor.sources.torch import SUFFIXES, WRAPPERS
+from compressor.sources import Reached, unheard
+from compressor.sources.torch import SUFFIXES
 from compressor.sources.torch.archive import check_program, check_script, entries, is_script
 from compressor.sources.torch.declared import torchao
 from compressor.sources.torch.declared.attach import attach
 from compressor.sources.torch.merge import merged, unhooked, unprefixed
 
 SETTING = "export.factory"
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module")
+"""Where the checkpoints of trainings hold the state dict, beside an optimizer's and the like."""
 PLAIN = (bool, int, float, str, list, type(None))
 """What configurations consist of, and no state dict does."""
 ALLOW = "set export.allow_pickle: true in params.yaml (or -S export.allow_pickle=true)"
@@ -34,9 +37,12 @@ SHOWN = 8
 
 
 def load(
-    source: Path, *, factory: str | None, args: Mapping[str, object], allow_pickle: bool
+    source: Path, *, factory: str | None, args: Mapping[str, object], allow_pickle: bool, reached: Reached = unheard
 ) -> Module | ExportedProgram:
     """The model of `source`: a module with the file's weights, or the program that a `.pt2` file holds."""
+    if factory is not None:
+        check_factory(factory, args)
+    reached("imports")
     suffix = source.suffix.lower()
     if suffix not in SUFFIXES:
         raise unknown("suffix of a torch model", source.suffix, SUFFIXES)
@@ -49,6 +55,7 @@ def load(
             raise UsageError(f"{source}: {what} needs no factory. Remove export.factory ({factory}).")
         return _read_program(source, allow_pickle=allow_pickle) if suffix == ".pt2" else _read_script(source)
     content = _read_safetensors(source) if suffix == ".safetensors" else _read_pickle(source, allow_pickle=allow_pickle)
+    reached("checkpoint")
     if isinstance(content, Module):
         if not all(hasattr(module, "_forward_pre_hooks") for module in content.modules()):
             raise CompressorError(
@@ -66,6 +73,7 @@ def load(
             f"{source}: holds a state dict. Set export.factory to the module:function that builds its model."
         )
     model = build(factory, args)
+    reached("factory")
     fill(model, state, source, f"{SETTING} {factory}")
     return unhooked(model)
 
@@ -152,9 +160,16 @@ def _state_dict(source: Path, content: object) -> Mapping[str, object]:
     raise CompressorError(f"{source}: expected a state dict, or one under {wrappers}; found the keys {found}.")
 
 
+def check_factory(factory: str, args: Mapping[str, object]) -> Callable[..., object]:
+    """The function that `factory`, spelled `module:function`, names: it takes `args`."""
+    function = references.load(factory, SETTING)
+    references.check_arguments(function, f"{SETTING} {factory}", "export.args", args)
+    return function
+
+
 def build(factory: str, args: Mapping[str, object]) -> Module:
     """The module that `factory`, spelled `module:function`, returns for `args`."""
-    function = references.load(factory, SETTING)
+    function = check_factory(factory, args)
     given = ", ".join(f"{key}={value!r}" for key, value in args.items())
     try:
         model = references.call(function, f"{SETTING} {factory}({given})", **args)

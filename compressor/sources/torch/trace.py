@@ -22,7 +22,7 @@ from torch.onnx import ONNXProgram
 from torch.utils._pytree import MappingKey, tree_flatten_with_path, tree_unflatten
 
 from compressor.errors import CompressorError, UsageError, unknown
-from compressor.sources import InputSpec
+from compressor.sources import InputSpec, Reached, unheard
 from compressor.sources.torch.operators import TRANSLATIONS
 
 DTYPES = {
@@ -61,7 +61,11 @@ def quiet() -> Iterator[None]:
 
 
 def trace(
-    model: Module | ExportedProgram, inputs: Mapping[str, InputSpec], outputs: Sequence[str], opset: int
+    model: Module | ExportedProgram,
+    inputs: Mapping[str, InputSpec],
+    outputs: Sequence[str],
+    opset: int,
+    reached: Reached = unheard,
 ) -> ONNXProgram:
     """The unoptimized ONNX program of `model`, with its inputs and outputs named.
 
@@ -76,6 +80,7 @@ def trace(
         call = _call(model, inputs, examples)
         returned = _run(model, call, inputs)
     names = _output_names(returned, outputs)
+    reached("inputs")
     try:
         # On a failure torch prints the graphs it had so far, wherever logging is sent.
         with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
@@ -99,11 +104,12 @@ def trace(
     return program
 
 
-def example_inputs(inputs: Mapping[str, InputSpec]) -> dict[str, torch.Tensor]:
-    """A tensor for each declared input: uniform in [0, 1) or zeros, an index that every table has."""
-    generator = torch.Generator().manual_seed(0)
+def check_inputs(inputs: Mapping[str, InputSpec]) -> None:
+    """That the declared inputs are such as a model can have.
+
+    Raises: UsageError when one is not.
+    """
     sizes: dict[str, int] = {}
-    examples = {}
     for name, spec in inputs.items():
         key = f"export.inputs.{name}"
         if spec.dtype not in DTYPES:
@@ -118,6 +124,14 @@ def example_inputs(inputs: Mapping[str, InputSpec]) -> dict[str, torch.Tensor]:
                     f"{key}.dynamic: axis {axis} is {symbol!r} with the size {spec.shape[axis]}, which is "
                     f"{sizes[symbol]} elsewhere. Give axes of one name one size in the shapes."
                 )
+
+
+def example_inputs(inputs: Mapping[str, InputSpec]) -> dict[str, torch.Tensor]:
+    """A tensor for each declared input: uniform in [0, 1) or zeros, an index that every table has."""
+    check_inputs(inputs)
+    generator = torch.Generator().manual_seed(0)
+    examples = {}
+    for name, spec in inputs.items():
         # torch.export takes a size of 1 for a constant.
         shape = [max(size, 2) if axis in spec.dynamic else size for axis, size in enumerate(spec.shape)]
         dtype = DTYPES[spec.dtype]

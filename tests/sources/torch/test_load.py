@@ -162,8 +162,8 @@ def test_a_state_dict_of_another_model(model, tmp_path: Path, change: str):
         ),
         (
             {"args": {"depth": 3}},
-            r"mlp\(depth=3\) failed: TypeError: [^/]*'depth'\. Correct it, or export\.args",
-            CompressorError,
+            r"unknown argument of .*mlp \(export\.args\) 'depth'\. Did you mean 'width'\? Choices: dtype, width\.",
+            UsageError,
         ),
         ({"inputs": {}}, "export.inputs is empty", UsageError),
         (
