@@ -63,6 +63,7 @@ def compress(
         compressor compress model.onnx out --target iOS17
         compressor compress finetuned.pt out -S export.factory=src.model:create
     """
+    from compressor import targets
     from compressor.errors import UsageError
 
     from . import display, files, toolchain
@@ -78,6 +79,7 @@ def compress(
         planned = asked.planned(model)
         display.show_json(plan_document(planned)) if as_json else display.show(display.plan(planned))
         return
+    targets.check_installed(asked.target.name)
     made = asked.made(model, out)
     if plots is not None:
         files.write_rows(plots, display.bytes_rows(made.weights), display.BYTES_COLUMNS)

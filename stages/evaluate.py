@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from compressor.compilation.manifest import Manifest
-    from compressor.evaluation.compare import Comparison
+    from compressor.evaluation.compare import Comparison, Settings
     from compressor.evaluation.metrics import Size, Values
+    from compressor.targets import Target
 
     from .groups import Evaluate, Export
-    from .latency import Document
     from .params import EvaluateParams, Given
 
 
@@ -41,10 +41,6 @@ PlotsDir = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Write accuracy_size.csv and confusion.csv for dvc plots.", show_default=False),
 ]
-LatencyFile = Annotated[
-    Path | None,
-    typer.Option("--latency", metavar="FILE", help="Time both models; write it to this .json.", show_default=False),
-]
 
 
 def evaluate(
@@ -53,7 +49,6 @@ def evaluate(
     target: TargetName = None,
     out: Metrics = None,
     plots_dir: PlotsDir = None,
-    latency: LatencyFile = None,
     params: ParamsFile = None,
     settings: Overrides = None,
     *,
@@ -70,50 +65,57 @@ def evaluate(
         compressor evaluate models/exported models/compressed
         compressor evaluate model.onnx out --out compression/metrics.json
         compressor evaluate model.onnx out -S evaluate.data=test.npz
-        compressor evaluate model.onnx out --latency compression/latency.json
     """
     from compressor.compilation import publish
-    from compressor.errors import CompressorError, UsageError
+    from compressor.errors import CompressorError
 
     from . import display, files, toolchain
     from .params import Given
 
     toolchain.check("evaluate", params, strict=strict)
     files.check_json(out)
-    files.check_json(latency)
     if not artefact.exists():
         raise CompressorError(f"{artefact}: no such artefact. Write it with `compressor compress`.")
-    own, export = _asked(model, Given(params, settings or (), {"target": target}))
-    if latency is not None and not own.evaluate.data:
-        raise UsageError("--latency needs samples to run: set evaluate.data.")
+    chosen, own, export = _asked(model, Given(params, settings or (), {"target": target}))
     written = [] if plots_dir is None else [plots_dir / ACCURACY_SIZE, plots_dir / CONFUSION]
-    publish.check_files([out, latency, *written], [*files.read_by(model, params), *files.read_by(artefact)])
-    found = _measured(model, artefact, own, export, timed=latency is not None)
+    publish.check_files([out, *written], [*files.read_by(model, params), *files.read_by(artefact)])
+    found = _measured(model, artefact, chosen, own, export)
     text = json.dumps(found.values, indent=2) + "\n"
     if plots_dir is not None:
         _write_plots(plots_dir, found)
     if out is not None:
         publish.text(out, text)
-    if latency is not None:
-        publish.text(latency, json.dumps(found.latency, indent=2) + "\n")
     display.show_json(text) if as_json else display.show(_report(found))
 
 
-def _asked(model: Path, given: Given) -> tuple[EvaluateParams, Export | None]:
-    """What the settings ask for, and how the model is exported before; None for one that has a graph.
+def _asked(model: Path, given: Given) -> tuple[Target, EvaluateParams, Export | None]:
+    """The target, what the settings ask for, and how the model is exported before; None for one that has a graph.
 
     Raises:
-        UsageError: they are wrong; an unknown limit too, which must not cost a run of the model.
+        UsageError: they are wrong; what they name must not cost a run of the model before it is missed.
+        CompressorError: what the target needs is not installed; a module of the user cannot be imported.
     """
-    from compressor.evaluation import metrics
+    from compressor import targets
+    from compressor.evaluation import compare, metrics
 
     from . import graph
-    from .params import EvaluateAlone, EvaluateParams, load
+    from .params import EvaluateAlone, EvaluateParams, load, target
 
     alone = load(EvaluateAlone, given) if graph.needs_export(model) else None
     own = alone or load(EvaluateParams, given)
+    chosen = target(own)
     metrics.broken({}, own.evaluate.limits, metric=metrics.key(own.evaluate.metric))
-    return own, alone.export if alone else None
+    targets.check_installed(chosen.name)
+    if own.evaluate.data:
+        compare.check(core_settings(own.evaluate))
+    return chosen, own, alone.export if alone else None
+
+
+def core_settings(asked: Evaluate) -> Settings:
+    """The group `evaluate` as the core takes it."""
+    from compressor.evaluation.compare import Settings
+
+    return Settings(**asked.model_dump(exclude={"limits"}))
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,6 @@ class _Measured:
     asked: what was to be measured.
     source_nbytes: of the files of the model itself.
     compared: by what they compute; None without data.
-    latency: how long they take; None where nobody asked.
     """
 
     target: str
@@ -133,7 +134,6 @@ class _Measured:
     dense: Manifest
     source_nbytes: int
     compared: Comparison | None
-    latency: Document | None
 
     @property
     def metric(self) -> str:
@@ -153,15 +153,14 @@ class _Measured:
         )
 
 
-def _measured(model: Path, artefact: Path, own: EvaluateParams, export: Export | None, *, timed: bool) -> _Measured:
+def _measured(model: Path, artefact: Path, target: Target, own: EvaluateParams, export: Export | None) -> _Measured:
     import compressor
     from compressor import sources
     from compressor.evaluation import compare
     from compressor.model import stamps, unchanged
 
-    from . import graph, latency, params, progress
+    from . import graph, progress
 
-    target = params.target(own)
     with (
         unchanged(stamps([*sources.files(model), *sources.files(artefact)])),
         graph.exported(model, export) as path,
@@ -172,16 +171,13 @@ def _measured(model: Path, artefact: Path, own: EvaluateParams, export: Export |
         fitted = compressor.write_baseline(path, baseline, target=target)
         dense, source_nbytes = compressor.inspect(baseline), compressor.inspect(path).nbytes
         _check_weights(dense, stored, model, artefact)
-        compared = times = None
+        compared = None
         if own.evaluate.data:
-            core = compare.Settings(**own.evaluate.model_dump(exclude={"limits", "latency"}))
             before = partial(target.session, baseline, fitted, str(model))
             after = partial(target.session, artefact, fitted, str(artefact))
             with progress.shown() as shown:
-                compared = compare.compare(before, after, core, shown)
-            if timed:
-                times = latency.timed(before, after, target, own.evaluate, compared.quality.runtime)
-        return _Measured(target.name, own.evaluate, stored, dense, source_nbytes, compared, times)
+                compared = compare.compare(before, after, core_settings(own.evaluate), shown)
+        return _Measured(target.name, own.evaluate, stored, dense, source_nbytes, compared)
 
 
 def _check_target(stored: Manifest, target: str, artefact: Path) -> None:
@@ -245,7 +241,6 @@ def _report(found: _Measured) -> RenderableType:
 
     from compressor.evaluation import metrics
 
-    from . import latency
     from .sheet import Row, Sheet
 
     values, limits, compared = found.values, found.asked.limits, found.compared
@@ -256,7 +251,6 @@ def _report(found: _Measured) -> RenderableType:
         for name, value in values.items()
         if name not in ("baseline", "passed")
     ]
-    rows += map(Row, latency.rows(found.latency or {}))
     broken = metrics.broken(values, limits, metric=found.metric)
     verdict = "; ".join(broken) if broken else f"all {len(limits)} limits hold" if limits else "no limits are set"
     measured = "sizes only: evaluate.data is not set" if compared is None else f"measured on {compared.count} samples"
@@ -267,5 +261,4 @@ def _report(found: _Measured) -> RenderableType:
         Text(),
         Text(f"{'passed' if values['passed'] else 'not passed'}: {verdict}", "bold"),
         Text(measured, "dim"),
-        *(Text(latency.told(times), "dim") for times in (found.latency,) if times is not None),
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ Progress = Callable[[str, int, int], None]
 
 # A confusion plot has a row for each sample, and nobody can read a matrix of more classes.
 MOST_CLASSES = 100
+MOST_JUDGED = 256
+"""Labels in a rehearsal."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,17 @@ class _Run:
     count: int
 
 
+def check(settings: Settings) -> None:
+    """That the metric and the data are to be found: before any model runs.
+
+    Raises:
+        UsageError: a setting names what does not exist.
+        CompressorError: importing a module failed.
+    """
+    scoring.metric(settings.metric, settings.metric_args)
+    samples.check(settings.data)
+
+
 def compare(
     baseline: Callable[[], Session],
     artefact: Callable[[], Session],
@@ -84,9 +98,9 @@ def compare(
     """
     metric = scoring.metric(settings.metric, settings.metric_args)
     given = samples.read(settings.data)
-    before = _run(baseline(), given, metric, settings, progress)
+    before = _scored(baseline(), given, metric, settings, progress)
     compressed = artefact()
-    after = _run(compressed, given, metric, settings, progress)
+    after = _scored(compressed, given, metric, settings, progress)
     equal = [np.mean(before.classes[name] == after.classes[name]) for name in after.classes]
     quality = Quality(
         metric.name,
@@ -98,16 +112,63 @@ def compare(
     return Comparison(quality, after.count, _confusion(after))
 
 
-def _run(
-    model: Session, given: samples.Samples, metric: scoring.Metric, settings: Settings, progress: Progress | None
-) -> _Run:
-    feeds = samples.feeds(given, model.inputs, model.label)
+def rehearse(model: Session, given: samples.Samples, settings: Settings) -> Quality:
+    """What would be measured: `model` runs on two samples, whose outputs stand for those of all others.
+
+    The scores say nothing; whether there are any does.
+
+    Raises:
+        UsageError: a setting names what does not exist.
+        CompressorError: the model does not run, or the samples do not fit it or the metric.
+    """
+    metric = replace(scoring.metric(settings.metric, settings.metric_args), finite=False)
+    feeds, labels = fitting(model, given, settings)
     count = len(next(iter(feeds.values())))
-    outputs = model.outputs
+    two = {name: array[[0, -1]] for name, array in feeds.items()}
+    # Labels are judged as many and as different as may be: there are metrics that need every class.
+    judged = np.linspace(0, count - 1, min(count, MOST_JUDGED)).astype(int)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes that two samples do not have
+        run = _run(model, two, labels, metric, settings, None)
+        scores = scoring.score(
+            metric,
+            {name: array[judged] for name, array in run.labels.items()},
+            {name: array[np.arange(len(judged)) % 2] for name, array in run.values.items()},
+        )
+    return Quality(metric.name, scores, scores, 1.0 if run.classes else None, model.runtime)
+
+
+def fitting(
+    model: Session, given: samples.Samples, settings: Settings
+) -> tuple[dict[str, NDArray], dict[str, NDArray]]:
+    """The inputs and the labels of all samples by the names that the model has for them.
+
+    Raises:
+        UsageError: `settings.outputs` names one that the model lacks.
+        CompressorError: the samples do not fit the model.
+    """
+    feeds, outputs = samples.feeds(given, model.inputs, model.label), model.outputs
     for name in settings.outputs:
         if name not in outputs:
             raise unknown(f"output of {model.label} (evaluate.outputs)", name, outputs)
-    labels = samples.labels_of(given, outputs, settings.outputs, count)
+    return feeds, samples.labels_of(given, outputs, settings.outputs, len(next(iter(feeds.values()))))
+
+
+def _scored(
+    model: Session, given: samples.Samples, metric: scoring.Metric, settings: Settings, progress: Progress | None
+) -> _Run:
+    return _run(model, *fitting(model, given, settings), metric, settings, progress)
+
+
+def _run(
+    model: Session,
+    feeds: Mapping[str, NDArray],
+    labels: dict[str, NDArray],
+    metric: scoring.Metric,
+    settings: Settings,
+    progress: Progress | None,
+) -> _Run:
+    outputs = model.outputs
     names = tuple(labels) or settings.outputs or tuple(outputs[:1])
     values: dict[str, list[NDArray]] = {name: [] for name in labels}
     classes: dict[str, list[NDArray]] = {name: [] for name in names}
@@ -123,7 +184,7 @@ def _run(
                 values[name].append(output)
     joined = {name: np.concatenate(parts) for name, parts in classes.items() if parts}
     read = joined if metric.reads == "classes" else {name: np.concatenate(parts) for name, parts in values.items()}
-    return _Run(labels, read, joined, count)
+    return _Run(labels, read, joined, len(next(iter(feeds.values()))))
 
 
 def _confusion(run: _Run) -> tuple[NDArray, NDArray] | None:
@@ -141,8 +202,8 @@ def _batches(
 ) -> Iterator[dict[str, NDArray]]:
     """The outputs of each batch of samples, by name."""
     # A model with a fixed number of samples gets that many: the last batch is filled up with copies of its last one.
-    fixed = samples.fixed_length(model.inputs)
-    size = fixed or size
+    fixed = [axis for port in model.inputs for axis in port.shape[:1] if axis is not None]
+    size = fixed[0] if fixed else size
     total = sum(array.nbytes for array in feeds.values())
     count = len(next(iter(feeds.values())))
     for start in range(0, count, size):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,26 @@ class Samples:
     labels: Any
 
 
+def check(where: str) -> Callable[[], Samples]:
+    """What reads the samples of `module:function`, which takes no arguments, or of an `.npz` file: nothing is read yet.
+
+    Raises:
+        UsageError: it is neither, or there is no such function or file.
+        CompressorError: importing the module failed.
+    """
+    if where.endswith(".npz"):
+        if not Path(where).is_file():
+            raise UsageError(f"{SETTING}: {where}: no such file. Paths are relative to the current directory.")
+        return partial(_file, Path(where))
+    if ":" not in where:
+        raise UsageError(f"{SETTING} is {where!r}: expected module:function or a path that ends with .npz.")
+    function = references.load(where, SETTING)
+    references.check_arguments(function, f"{SETTING} {where}", "", {})
+    return partial(_returned, function, where)
+
+
 def read(where: str) -> Samples:
-    """The samples of `module:function`, which takes no arguments and returns (inputs, labels), or of an `.npz` file.
+    """The samples of `module:function`, which returns (inputs, labels), or of an `.npz` file.
 
     The arrays of a file are named as the inputs; `labels` or `y` belongs to the first output, `labels_NAME` to `NAME`.
 
@@ -46,11 +65,11 @@ def read(where: str) -> Samples:
         UsageError: it is neither, or there is no such function or file.
         CompressorError: the function failed, or returned something else; the file is damaged.
     """
-    if where.endswith(".npz"):
-        return _file(Path(where))
-    if ":" not in where:
-        raise UsageError(f"{SETTING} is {where!r}: expected module:function or a path that ends with .npz.")
-    returned = references.call(references.load(where, SETTING), f"{SETTING} {where}")
+    return check(where)()
+
+
+def _returned(function: Callable[..., Any], where: str) -> Samples:
+    returned = references.call(function, f"{SETTING} {where}")
     if not isinstance(returned, tuple | list) or len(returned) != 2:
         got = f"{len(returned)} values" if isinstance(returned, tuple | list) else type(returned).__name__
         raise CompressorError(f"{SETTING} {where} returned {got}: expected (inputs, labels), labels may be None.")
@@ -74,11 +93,6 @@ def feeds(samples: Samples, ports: Sequence[Port], model: str) -> dict[str, NDAr
     if not all(counts.values()):
         raise CompressorError(f"{samples.where}: there are no samples.")
     return arrays
-
-
-def fixed_length(ports: Sequence[Port]) -> int | None:
-    """How many samples a model takes at a time; None for any number."""
-    return next((axis for port in ports for axis in port.shape[:1] if axis is not None), None)
 
 
 def labels_of(samples: Samples, outputs: Sequence[str], chosen: Sequence[str], count: int) -> dict[str, NDArray]:
@@ -122,8 +136,6 @@ def _by_output(samples: Samples, names: Sequence[str]) -> Mapping[str, Any]:
 
 
 def _file(path: Path) -> Samples:
-    if not path.is_file():
-        raise UsageError(f"{SETTING}: {path}: no such file. Paths are relative to the current directory.")
     try:
         with zipfile.ZipFile(path) as members:  # numpy also reads single arrays, and leaks files that are neither
             claimed = sum(member.file_size for member in members.infolist())

@@ -30,12 +30,14 @@ class Metric:
     reads: `classes`: predicted classes; `scores`: outputs that hold a score for each class; `numbers`: outputs that do
         not; `any`: a function of the user, which takes outputs as they are.
     args: keyword arguments of the function.
+    finite: whether a score that is none, for what was given, is an error.
     """
 
     setting: str
     function: Callable[..., Any]
     reads: str
     args: Mapping[str, Any]
+    finite: bool = True
 
     @property
     def name(self) -> str:
@@ -46,7 +48,7 @@ class Metric:
         """The score.
 
         Raises:
-            CompressorError: the function failed, or returned something else than a finite number.
+            CompressorError: the function failed, or returned something else than a number, or a finite one.
         """
         where = f"{SETTING} {self.setting}"
         given = "".join(f", {key}={value!r}" for key, value in self.args.items())
@@ -58,7 +60,7 @@ class Metric:
             number = float(returned)
         except (TypeError, ValueError):
             raise CompressorError(f"{where} returned a {type(returned).__name__}: expected a number.") from None
-        if not math.isfinite(number):
+        if self.finite and not math.isfinite(number):
             raise CompressorError(f"{where} returned {number}: expected a finite number.")
         return number
 
@@ -74,19 +76,23 @@ def metric(setting: str, args: Mapping[str, Any]) -> Metric:
     """The metric that `setting` names: of scikit-learn, or a `module:function` of the user, (labels, outputs) -> float.
 
     Raises:
-        UsageError: there is no such metric, module or function, or it goes by a name that is taken.
+        UsageError: there is no such metric, module or function, it does not take the arguments, or it goes by a name
+            that is taken.
     """
     metrics.key(setting)
-    if ":" in setting:
-        return Metric(setting, references.load(setting, SETTING), "any", args)
+    function = references.load(setting, SETTING) if ":" in setting else _of_scikit(setting)
+    references.check_arguments(function, f"{SETTING} {setting}", "evaluate.metric_args", args, positional=2)
+    return Metric(setting, function, known.READS.get(setting, "any"), args)
+
+
+def _of_scikit(name: str) -> Callable[..., Any]:
     import sklearn.metrics
 
-    if not hasattr(sklearn.metrics, setting):
+    found: Callable[..., Any] | None = getattr(sklearn.metrics, name, None)
+    if found is None:
         version = sklearn.__version__
-        raise CompressorError(
-            f"{SETTING} {setting}: scikit-learn {version} does not have it: pip install -U scikit-learn"
-        )
-    return Metric(setting, getattr(sklearn.metrics, setting), known.READS[setting], args)
+        raise CompressorError(f"{SETTING} {name}: scikit-learn {version} does not have it: pip install -U scikit-learn")
+    return found
 
 
 def class_axes(outputs: Shape, labels: Shape | None) -> tuple[int, ...]:

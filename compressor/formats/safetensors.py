@@ -63,9 +63,9 @@ def read(path: Path) -> dict[str, MappedArray]:
     Raises:
         CompressorError: the header is truncated or damaged, or describes what the file cannot hold.
     """
-    described, start, size = header(path)
+    header, start, size = _header(path)
     places = sorted(
-        (place(path, name, entry) for name, entry in described.items() if name != METADATA), key=lambda one: one[1:3]
+        (_place(path, name, entry) for name, entry in header.items() if name != METADATA), key=lambda place: place[1:3]
     )
     tensors: dict[str, MappedArray] = {}
     end = 0
@@ -79,12 +79,8 @@ def read(path: Path) -> dict[str, MappedArray]:
     return tensors
 
 
-def header(path: Path) -> tuple[Mapping[str, Any], int, int]:
-    """The header, where the data begin, and the size of the file.
-
-    Raises:
-        CompressorError: it is truncated or damaged.
-    """
+def _header(path: Path) -> tuple[Mapping[str, Any], int, int]:
+    """The header, where the data begin, and the size of the file."""
     try:
         if path.is_fifo():  # opening it would wait for its writer
             raise _damaged(path, "not a regular file")
@@ -99,12 +95,12 @@ def header(path: Path) -> tuple[Mapping[str, Any], int, int]:
     except OSError as error:
         raise CompressorError(f"{path}: cannot be read: {error.strerror}.") from error
     try:
-        described = json.loads(text, object_pairs_hook=_unique)
+        header = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise _damaged(path, f"a header that is not JSON: {error}") from error
-    if not isinstance(described, dict):
+    if not isinstance(header, dict):
         raise _damaged(path, "a header that is not a JSON object")
-    return described, 8 + length, found.st_size
+    return header, 8 + length, found.st_size
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -116,12 +112,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def place(path: Path, name: str, entry: Any) -> tuple[str, int, int, tuple[int, ...], DType, int]:
-    """The name of a tensor, its first byte and the one behind its last, its shape, dtype and bits of an element.
-
-    Raises:
-        CompressorError: the header's entry contradicts itself.
-    """
+def _place(path: Path, name: str, entry: Any) -> tuple[str, int, int, tuple[int, ...], DType, int]:
+    """The name of a tensor, its first byte and the one behind its last, its shape, dtype and bits of an element."""
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise _damaged(path, f"tensor {name!r} without dtype, shape and data_offsets")
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]

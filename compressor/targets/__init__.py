@@ -148,8 +148,9 @@ class Family(Protocol):
 
     One that reads a group of `params.yaml`, named as the module, has `OPTIONS`, a dataclass of what may be asked: each
     field has a default and, in its metadata, a `description`; where `lines` is set there, `params.yaml` names a file
-    whose lines they are. One whose format has versions that are no targets has `TOO_OLD`, their names, or `TOO_NEW`, by
-    name what to do.
+    whose lines they are. One that needs what does not come with this package has `check_installed`, which raises
+    `CompressorError` where it is missing. One whose format has versions that are no targets has `TOO_OLD`, their names,
+    or `TOO_NEW`, by name what to do.
     """
 
     __name__: str
@@ -180,6 +181,17 @@ def get(name: str, options: Mapping[str, Any] = {}) -> Target:
             if name.lower() == newer.lower():
                 raise UsageError(f"target {name!r} is none yet. {advice}.")
     raise unknown("target", name, names())
+
+
+def check_installed(name: str) -> None:
+    """That artefacts for the target of that canonical name can be made here: before any weight is read for one.
+
+    Raises:
+        CompressorError: what that needs is not installed.
+    """
+    module = next(module for module in _families() if name in module.TARGETS)
+    if hasattr(module, "check_installed"):
+        module.check_installed()
 
 
 def write(target: Target, model: Model, directory: Path, metadata: Mapping[str, str] = {}) -> None:

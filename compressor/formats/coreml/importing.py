@@ -11,7 +11,6 @@ import warnings
 from pathlib import Path
 from types import ModuleType
 
-from compressor import requirements
 from compressor.errors import CompressorError
 
 _ALONE = "_compressor_coremltools_proto"
@@ -24,7 +23,7 @@ def coremltools() -> ModuleType:
     Raises:
         CompressorError: it is not installed.
     """
-    _location()
+    check_installed()
     muted = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -54,8 +53,17 @@ def messages(name: str) -> ModuleType:
     return importlib.import_module(f"{_ALONE}.{name}_pb2")
 
 
+def check_installed() -> None:
+    """Whether Core ML Tools is there, without importing it.
+
+    Raises:
+        CompressorError: it is not installed.
+    """
+    _location()
+
+
 def _location() -> Path:
     spec = importlib.util.find_spec("coremltools")
     if spec is None or not spec.submodule_search_locations:
-        raise CompressorError(f"Core ML needs coremltools. Install it: {requirements.hint('coreml')}")
+        raise CompressorError("Core ML needs coremltools. Install it: pip install 'compressor[coreml]'")
     return Path(spec.submodule_search_locations[0])

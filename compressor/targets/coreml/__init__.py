@@ -16,6 +16,7 @@ from compressor.arrays import ArraySpec
 from compressor.encodings import Dense, Encoding, dtype, nbytes, shape, spec
 from compressor.errors import CompressorError, UsageError, located
 from compressor.formats.coreml import blob, layout, lowering, opening, opsets, package
+from compressor.formats.coreml.importing import check_installed as check_installed
 from compressor.formats.coreml.importing import coremltools, messages
 from compressor.formats.coreml.skeleton import Skeleton
 from compressor.formats.layout import FileLayout

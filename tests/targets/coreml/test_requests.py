@@ -260,10 +260,20 @@ def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("nothing_installed")
 def test_core_ml_tools_are_not_installed(scores: Exported, tmp_path: Path) -> None:
     with pytest.raises(
-        CompressorError, match=r'Core ML needs coremltools. Install it: pip install "coremltools>=9.0" "numpy<2.4"'
+        CompressorError, match=r"Core ML needs coremltools. Install it: pip install 'compressor\[coreml\]'"
     ):
         compressor.compress(scores.folder, tmp_path / "out", target="iOS17")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("nothing_installed")
+def test_what_is_missing_is_known_before_a_weight_is_read(
+    scores: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compressor.compress", lambda *given, **named: pytest.fail("weights were read"))
+    ended = CliRunner().invoke(app.app, ["compress", str(scores.folder), str(tmp_path / "out"), "--target", "iOS17"])
+    assert ended.exit_code == 1
+    assert ended.stderr.startswith("error: Core ML needs coremltools. Install it: pip install")
 
 
 def test_a_package_is_not_exported_and_runs_nowhere_else(whole: Path, tmp_path: Path) -> None:
