@@ -15,15 +15,27 @@ from typing import Any
 from compressor.errors import CompressorError, UsageError, line, plural, unknown
 
 
+def places(directory: Path) -> tuple[Path, ...]:
+    """Where a project's own modules lie: its folder, as with `python -m`, and its `src`, unless that is a package."""
+    source = directory / "src"
+    return (directory, source) if source.is_dir() and not (source / "__init__.py").exists() else (directory,)
+
+
 @contextmanager
 def importable_here() -> Iterator[None]:
-    """Let a function, and whatever it imports while it runs, be found in the current directory, as `python -m` does."""
-    directory = str(Path.cwd())
-    sys.path.insert(0, directory)
+    """Let a function, and whatever it imports while it runs, be found in the places of the current directory.
+
+    Its compiled code is not kept: a stage that depends on a folder of code would run again for the files in it.
+    """
+    directories = [str(place) for place in places(Path.cwd())]
+    kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    sys.path[:0] = directories
     try:
         yield
     finally:
-        sys.path.remove(directory)
+        sys.dont_write_bytecode = kept
+        for directory in directories:
+            sys.path.remove(directory)
 
 
 def load(reference: str, setting: str) -> Callable[..., Any]:
@@ -44,7 +56,8 @@ def load(reference: str, setting: str) -> Callable[..., Any]:
         except ModuleNotFoundError as error:
             if error.name is not None and (where == error.name or where.startswith(error.name + ".")):
                 raise UsageError(
-                    f"{setting} {reference}: no module {error.name!r} in the current directory or the environment."
+                    f"{setting} {reference}: no module {error.name!r} in the current directory, its src, or the "
+                    "environment."
                 ) from error
             raise _failure(f"{setting} {reference}: importing {where} failed", error) from error
         except Exception as error:  # the module is the user's code

@@ -25,9 +25,11 @@ from .check import check
 from .compress import compress
 from .detect import detect
 from .evaluate import evaluate
+from .explain import explain
 from .export import export
 from .init import init
 from .inspect import inspect
+from .report import report
 from .targets import targets
 from .text import visible
 from .toolchain import toolchain
@@ -108,7 +110,7 @@ class _Plain(TyperCommand):
         return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
 
 
-for command in (init, export, detect, compress, evaluate, check, inspect, targets, toolchain):
+for command in (init, export, detect, compress, evaluate, check, report, inspect, explain, targets, toolchain):
     _said, _examples = examples.split(command)
     app.command(cls=_Plain, help=_said, epilog=examples.epilog(_examples))(reported(command))
 

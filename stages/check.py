@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,17 +11,26 @@ import typer
 
 from . import completion
 from .options import AsJson, Overrides, ParamsFile
+from .text import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
+    from .gate import Gate, Verdict
     from .groups import Evaluate
+    from .params import CheckParams, Given
 
 
-METRICS = Path("compression/metrics.json")
+FOLDER, NAME = Path("compression"), "metrics.json"
+FORMATS = ("text", "json", "github")
 
-Metrics = Annotated[Path, typer.Argument(metavar="METRICS", help="What compressor evaluate wrote.")]
-Revision = Annotated[
+Files = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="METRICS",
+        help="What compressor evaluate wrote. Default: compression/metrics.json, or that of each target.",
+        show_default=False,
+    ),
+]
+Against = Annotated[
     str | None,
     typer.Option(
         metavar="REV",
@@ -37,60 +47,114 @@ Tolerances = Annotated[
         show_default=False,
     ),
 ]
+AllowMissing = Annotated[bool, typer.Option("--allow-missing", help="Let METRICS pass that REV does not have.")]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="NAME",
+        help="text, json, or github: annotations at the lines of limits and metrics.",
+        show_default="text",
+        autocompletion=lambda: list(FORMATS),
+    ),
+]
 
 
 def check(
-    metrics: Metrics = METRICS,
-    against: Revision = None,
+    metrics: Files = None,
+    against: Against = None,
     tol: Tolerances = None,
     params: ParamsFile = None,
     settings: Overrides = None,
+    form: Format = None,
     *,
+    allow_missing: AllowMissing = False,
     as_json: AsJson = False,
 ) -> None:
     """Fail if METRICS are not good enough.
 
-    Exit status 1: METRICS break a limit, or are worse than at another revision; 2: the request is wrong. The limits
-    are those in the settings, and those that evaluate judged when it wrote METRICS.
+    Exit status 1: METRICS break a limit, or are worse than at another revision; 2: the request is wrong, or a file is
+    missing or no metrics. The limits are those in the settings, and those that evaluate judged when it wrote METRICS.
 
     Examples:
         compressor check
         compressor check --against main --tol accuracy=0.002 --tol size_mb=0.01
         compressor check compression/metrics.json -S evaluate.limits.size_mb=5
+        compressor check --against origin/main --allow-missing --format github
     """
     from compressor.errors import CompressorError, UsageError
 
-    from . import files, revisions
+    from .annotations import annotation
     from .params import CheckParams, Given, load
 
-    if tol and against is None:
-        raise UsageError("--tol is for a comparison: name a revision with --against.")
-    tolerances = _tolerances(tol or ())
-    own = load(CheckParams, Given(params, settings or ())).evaluate
-    now = _values(files.read_text(metrics), str(metrics))
-    failures = _broken(now, own)
-    if against is not None:
-        from compressor.evaluation.metrics import regressions
+    shown = _format(form, as_json=as_json)
+    try:
+        given = Given(params, settings or ())
+        own = load(CheckParams, given)
+        files = metrics or _expected(own)
+        gate = _gate(own.evaluate, files[0], against, tol or (), allow_missing=allow_missing)
+        found = [gate.verdict(file) for file in files]
+    except CompressorError as error:
+        if shown == "github":
+            print("\n".join(annotation("error", line) for line in str(error).split("\n")))
+            raise typer.Exit(UsageError.exit_status) from None
+        # 1 says that the metrics were judged.
+        raise UsageError(str(error)) from error
+    failed = [f"{one.file}: {failure.text}" for one in found for failure in one.failures]
+    if shown == "github":
+        print("\n".join(line for one in found for line in _annotated(one, given)))
+        if failed:
+            raise typer.Exit(1)
+    elif shown == "json":
+        print(json.dumps(_document(found), indent=2))
+    else:
+        print("".join(f"{visible(one.praise)}\n" for one in found if not one.failures), end="")
+    if failed:
+        raise CompressorError("\n".join(failed))
 
-        then = revisions.find(against, beside=metrics).text(metrics)
-        failures += regressions(now, _values(then, f"{against}:{metrics}"), tolerances)
-    if as_json:
-        print(json.dumps({"ok": not failures, "failures": failures}, indent=2))
-    if failures:
-        raise CompressorError("\n".join(f"{metrics}: {failure}" for failure in failures))
-    if not as_json:
-        compared = f", and is not worse than at {against}" if against else ""
-        print(f"{metrics} keeps every limit{compared}")
+
+def _format(form: str | None, *, as_json: bool) -> str:
+    """How the outcome is printed.
+
+    Raises:
+        UsageError: there is no such way, or two are asked for.
+    """
+    from compressor.errors import UsageError, unknown
+
+    if form is not None and form not in FORMATS:
+        raise unknown("format", form, FORMATS)
+    if as_json and form not in {None, "json"}:
+        raise UsageError(f"--json and --format {form} exclude each other.")
+    return form or ("json" if as_json else "text")
 
 
-def _broken(now: Mapping[str, object], own: Evaluate) -> list[str]:
-    """The limits that do not hold: those of now, and those that were judged when the metrics were written."""
-    from compressor.evaluation.metrics import broken, key
+def _expected(own: CheckParams) -> list[Path]:
+    """The files that the pipeline writes: one, or one a target."""
+    if own.targets:
+        return [FOLDER / name / NAME for name in own.targets]
+    one = FOLDER / NAME
+    return [one] if one.exists() else sorted(FOLDER.glob(f"*/{NAME}")) or [one]
 
-    failures = list(broken(now, own.limits, metric=key(own.metric)))
-    if now.get("passed") is False and not failures:
-        failures.append("passed is false: a limit was broken that held when it was written")
-    return failures
+
+def _gate(own: Evaluate, beside: Path, against: str | None, tol: Sequence[str], *, allow_missing: bool) -> Gate:
+    """What is asked of metrics.
+
+    beside: in whose repository the revision is.
+
+    Raises:
+        UsageError: it contradicts itself, or there is no such revision.
+    """
+    from compressor.errors import UsageError
+
+    from . import revisions
+    from .gate import Gate
+
+    if against is None and (tol or allow_missing):
+        option = "--tol" if tol else "--allow-missing"
+        raise UsageError(f"{option} is for a comparison: name a revision with --against.")
+    tolerances = _tolerances(tol)
+    revision = revisions.find(against, beside=beside) if against is not None else None
+    return Gate(own, revision, tolerances, allow_missing)
 
 
 def _tolerances(given: Sequence[str]) -> dict[str, float]:
@@ -113,13 +177,22 @@ def _tolerances(given: Sequence[str]) -> dict[str, float]:
     return tolerances
 
 
-def _values(text: str, where: str) -> Mapping[str, object]:
-    from compressor.errors import CompressorError
+def _document(found: Sequence[Verdict]) -> dict[str, object]:
+    by_file = {str(one.file): [failure.text for failure in one.failures] for one in found}
+    failures = [failure for failures in by_file.values() for failure in failures]
+    return {"ok": not failures, "failures": failures, "files": by_file}
 
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CompressorError(f"{where}: not valid JSON: {error}. Run `compressor evaluate` again.") from error
-    if not isinstance(values, dict):
-        raise CompressorError(f"{where}: expected the metrics by name, got a {type(values).__name__}.")
-    return values
+
+def _annotated(found: Verdict, given: Given) -> list[str]:
+    """A verdict as GitHub shows it: beside the limit that is broken, or the number that got worse."""
+    from . import annotations, params
+
+    if not found.failures:
+        return [visible(found.praise), *([annotations.annotation("notice", found.note)] if found.note else ())]
+    lines = []
+    for failure in found.failures:
+        file, line = found.file, annotations.metric(found.text, failure.name or "passed")
+        if failure.limit and (place := params.place(given, "evaluate", "limits", failure.name)):
+            file, line = place
+        lines.append(annotations.annotation("error", f"{found.file}: {failure.text}", file, line))
+    return lines

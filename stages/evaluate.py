@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from compressor.targets import Target
 
     from .groups import Evaluate, Export
+    from .latency import Document
     from .params import EvaluateParams, Given
 
 
@@ -41,6 +42,10 @@ PlotsDir = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Write accuracy_size.csv and confusion.csv for dvc plots.", show_default=False),
 ]
+LatencyFile = Annotated[
+    Path | None,
+    typer.Option("--latency", metavar="FILE", help="Time both models; write it to this .json.", show_default=False),
+]
 
 
 def evaluate(
@@ -49,6 +54,7 @@ def evaluate(
     target: TargetName = None,
     out: Metrics = None,
     plots_dir: PlotsDir = None,
+    latency: LatencyFile = None,
     params: ParamsFile = None,
     settings: Overrides = None,
     *,
@@ -65,26 +71,32 @@ def evaluate(
         compressor evaluate models/exported models/compressed
         compressor evaluate model.onnx out --out compression/metrics.json
         compressor evaluate model.onnx out -S evaluate.data=test.npz
+        compressor evaluate model.onnx out --latency compression/latency.json
     """
     from compressor.compilation import publish
-    from compressor.errors import CompressorError
+    from compressor.errors import CompressorError, UsageError
 
     from . import display, files, toolchain
     from .params import Given
 
     toolchain.check("evaluate", params, strict=strict)
     files.check_json(out)
+    files.check_json(latency)
     if not artefact.exists():
         raise CompressorError(f"{artefact}: no such artefact. Write it with `compressor compress`.")
     chosen, own, export = _asked(model, Given(params, settings or (), {"target": target}))
+    if latency is not None and not own.evaluate.data:
+        raise UsageError("--latency needs samples to run: set evaluate.data.")
     written = [] if plots_dir is None else [plots_dir / ACCURACY_SIZE, plots_dir / CONFUSION]
-    publish.check_files([out, *written], [*files.read_by(model, params), *files.read_by(artefact)])
-    found = _measured(model, artefact, chosen, own, export)
+    publish.check_files([out, latency, *written], [*files.read_by(model, params), *files.read_by(artefact)])
+    found = _measured(model, artefact, chosen, own, export, timed=latency is not None)
     text = json.dumps(found.values, indent=2) + "\n"
     if plots_dir is not None:
         _write_plots(plots_dir, found)
     if out is not None:
         publish.text(out, text)
+    if latency is not None:
+        publish.text(latency, json.dumps(found.latency, indent=2) + "\n")
     display.show_json(text) if as_json else display.show(_report(found))
 
 
@@ -115,7 +127,7 @@ def core_settings(asked: Evaluate) -> Settings:
     """The group `evaluate` as the core takes it."""
     from compressor.evaluation.compare import Settings
 
-    return Settings(**asked.model_dump(exclude={"limits"}))
+    return Settings(**asked.model_dump(exclude={"limits", "latency"}))
 
 
 @dataclass(frozen=True)
@@ -126,6 +138,7 @@ class _Measured:
     asked: what was to be measured.
     source_nbytes: of the files of the model itself.
     compared: by what they compute; None without data.
+    latency: how long they take; None where nobody asked.
     """
 
     target: str
@@ -134,6 +147,7 @@ class _Measured:
     dense: Manifest
     source_nbytes: int
     compared: Comparison | None
+    latency: Document | None
 
     @property
     def metric(self) -> str:
@@ -153,13 +167,15 @@ class _Measured:
         )
 
 
-def _measured(model: Path, artefact: Path, target: Target, own: EvaluateParams, export: Export | None) -> _Measured:
+def _measured(
+    model: Path, artefact: Path, target: Target, own: EvaluateParams, export: Export | None, *, timed: bool
+) -> _Measured:
     import compressor
     from compressor import sources
     from compressor.evaluation import compare
     from compressor.model import stamps, unchanged
 
-    from . import graph, progress
+    from . import graph, latency, progress
 
     with (
         unchanged(stamps([*sources.files(model), *sources.files(artefact)])),
@@ -171,13 +187,15 @@ def _measured(model: Path, artefact: Path, target: Target, own: EvaluateParams, 
         fitted = compressor.write_baseline(path, baseline, target=target)
         dense, source_nbytes = compressor.inspect(baseline), compressor.inspect(path).nbytes
         _check_weights(dense, stored, model, artefact)
-        compared = None
+        compared = times = None
         if own.evaluate.data:
             before = partial(target.session, baseline, fitted, str(model))
             after = partial(target.session, artefact, fitted, str(artefact))
             with progress.shown() as shown:
                 compared = compare.compare(before, after, core_settings(own.evaluate), shown)
-        return _Measured(target.name, own.evaluate, stored, dense, source_nbytes, compared)
+            if timed:
+                times = latency.timed(before, after, target, own.evaluate, compared.quality.runtime)
+        return _Measured(target.name, own.evaluate, stored, dense, source_nbytes, compared, times)
 
 
 def _check_target(stored: Manifest, target: str, artefact: Path) -> None:
@@ -241,6 +259,7 @@ def _report(found: _Measured) -> RenderableType:
 
     from compressor.evaluation import metrics
 
+    from . import latency
     from .sheet import Row, Sheet
 
     values, limits, compared = found.values, found.asked.limits, found.compared
@@ -251,6 +270,7 @@ def _report(found: _Measured) -> RenderableType:
         for name, value in values.items()
         if name not in ("baseline", "passed")
     ]
+    rows += map(Row, latency.rows(found.latency or {}))
     broken = metrics.broken(values, limits, metric=found.metric)
     verdict = "; ".join(broken) if broken else f"all {len(limits)} limits hold" if limits else "no limits are set"
     measured = "sizes only: evaluate.data is not set" if compared is None else f"measured on {compared.count} samples"
@@ -261,4 +281,5 @@ def _report(found: _Measured) -> RenderableType:
         Text(),
         Text(f"{'passed' if values['passed'] else 'not passed'}: {verdict}", "bold"),
         Text(measured, "dim"),
+        *(Text(latency.told(times), "dim") for times in (found.latency,) if times is not None),
     )

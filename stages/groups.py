@@ -121,6 +121,14 @@ class Compress(Group):
     )
 
 
+class Latency(Group):
+    """How long a model takes to run: what `compressor evaluate --latency FILE` times."""
+
+    runs: int = Field(default=50, ge=1, description="Runs of each model that are timed, for `--latency`.")
+    warmup: int = Field(default=5, ge=0, description="Runs before them that are not.")
+    batch_size: int = Field(default=1, ge=1, description="Samples in one of these runs.")
+
+
 class Evaluate(Group):
     """What the artefact is measured on, and what it must reach."""
 
@@ -138,6 +146,7 @@ class Evaluate(Group):
         "with `_drop` (`accuracy_drop`, `f1_drop`), `size_mb`, `bits_per_weight`, and an error or a loss. "
         "At least: any other metric (`accuracy`, `f1`), `agreement`, `size_ratio`.",
     )
+    latency: Latency = Latency()
 
 
 def of_dataclass(kind: type) -> type[Group]:

@@ -67,7 +67,7 @@ class CompressParams(MadeParams):
     compress: Compress = Compress()
 
 
-class CheckParams(Group):
+class CheckParams(TargetParams):
     """What `compressor check` reads."""
 
     evaluate: Evaluate = Evaluate()
@@ -83,6 +83,10 @@ class DetectAlone(DetectParams, ExportParams):
 
 class CompressAlone(CompressParams, DetectParams, ExportParams):
     """What `compressor compress` reads where no stage before it has exported and detected."""
+
+
+class ExplainParams(CompressParams, DetectParams):
+    """What `compressor explain` reads."""
 
 
 class EvaluateAlone(EvaluateParams, ExportParams):
@@ -156,6 +160,16 @@ def load(schema: type[P], given: Given) -> P:
         settings += [(option.key, option.text) for option in options]
         file = str(given.file or DEFAULT_FILE)
         raise UsageError("\n".join(_message(schema, one, settings, file) for one in error.errors())) from error
+
+
+def place(given: Given, *key: str) -> tuple[Path, int] | None:
+    """The file in which a setting stands, and the line; None if it stands in none, or `-S` says something else."""
+    file = given.file or DEFAULT_FILE
+    said = (overrides.parse(text).key for text in given.overrides)
+    if not file.is_file() or any(other[: len(key)] == key[: len(other)] for other in said):
+        return None
+    line = yaml.line(file.read_text(encoding="utf-8"), *key)
+    return (file, line) if line else None
 
 
 def core_settings(group: Detect) -> findings.Settings:

@@ -14,21 +14,33 @@ SILENCE_SECONDS = 30.0
 
 
 @contextmanager
-def shown() -> Iterator[Report]:
-    """A function that takes (phase, bytes done, bytes in all) and shows it until the context ends."""
+def shown(counted: str = "") -> Iterator[Report]:
+    """A function that takes (phase, bytes done, bytes in all) and shows it until the context ends.
+
+    counted: what is done one by one, in the plural, where it is no bytes.
+    """
     if sys.stderr.isatty():
-        with _bars() as report:
+        with _bars(counted) as report:
             yield report
     else:
-        yield _lines()
+        yield _lines(counted)
 
 
 @contextmanager
-def _bars() -> Iterator[Report]:
+def _bars(counted: str) -> Iterator[Report]:
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+    )
 
-    columns = (TextColumn("{task.description:>9}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    done = MofNCompleteColumn() if counted else DownloadColumn()
+    columns = (TextColumn("{task.description:>9}"), BarColumn(), done, TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
@@ -40,7 +52,7 @@ def _bars() -> Iterator[Report]:
         yield report
 
 
-def _lines() -> Report:
+def _lines(counted: str) -> Report:
     from .display import size
 
     last: dict[str, float] = {}
@@ -48,7 +60,7 @@ def _lines() -> Report:
     def report(phase: str, done: int, total: int) -> None:
         now = time.monotonic()
         if phase not in last:
-            print(f"{phase}: {size(total)}", file=sys.stderr, flush=True)
+            print(f"{phase}: {f'{total:,} {counted}' if counted else size(total)}", file=sys.stderr, flush=True)
         elif now - last[phase] >= SILENCE_SECONDS:
             print(f"{phase}: {done / max(total, 1):.0%}", file=sys.stderr, flush=True)
         else:

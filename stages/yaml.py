@@ -35,6 +35,29 @@ def read(text: str, where: str) -> Any:
     return value
 
 
+def line(text: str, *key: str) -> int | None:
+    r"""The line in which a key of mappings in mappings stands, from 1; None if it is not written there.
+
+    >>> line("evaluate:\n  limits: {size_mb: 2,\n    size_ratio: 3}\n", "evaluate", "limits", "size_ratio")
+    3
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.nodes import MappingNode
+
+    try:
+        node, number = YAML(pure=True).compose(text), None
+    except YAMLError:
+        return None
+    for name in key:
+        entries = node.value if isinstance(node, MappingNode) else ()
+        found = next(((known, value) for known, value in entries if known.value == name), None)
+        if found is None:
+            return None
+        number, node = found[0].start_mark.line + 1, found[1]
+    return number
+
+
 def _expands(content: object) -> bool:
     """Whether aliases make much of little, or lead in a circle: whatever shows such a value would never end."""
     pending, count = [content], 0

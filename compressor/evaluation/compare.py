@@ -202,8 +202,8 @@ def _batches(
 ) -> Iterator[dict[str, NDArray]]:
     """The outputs of each batch of samples, by name."""
     # A model with a fixed number of samples gets that many: the last batch is filled up with copies of its last one.
-    fixed = [axis for port in model.inputs for axis in port.shape[:1] if axis is not None]
-    size = fixed[0] if fixed else size
+    fixed = samples.fixed_length(model.inputs)
+    size = fixed or size
     total = sum(array.nbytes for array in feeds.values())
     count = len(next(iter(feeds.values())))
     for start in range(0, count, size):

@@ -95,6 +95,11 @@ def feeds(samples: Samples, ports: Sequence[Port], model: str) -> dict[str, NDAr
     return arrays
 
 
+def fixed_length(ports: Sequence[Port]) -> int | None:
+    """How many samples a model takes at a time; None for any number."""
+    return next((axis for port in ports for axis in port.shape[:1] if axis is not None), None)
+
+
 def labels_of(samples: Samples, outputs: Sequence[str], chosen: Sequence[str], count: int) -> dict[str, NDArray]:
     """The labels by output.
 

@@ -63,9 +63,9 @@ def read(path: Path) -> dict[str, MappedArray]:
     Raises:
         CompressorError: the header is truncated or damaged, or describes what the file cannot hold.
     """
-    header, start, size = _header(path)
+    described, start, size = header(path)
     places = sorted(
-        (_place(path, name, entry) for name, entry in header.items() if name != METADATA), key=lambda place: place[1:3]
+        (place(path, name, entry) for name, entry in described.items() if name != METADATA), key=lambda one: one[1:3]
     )
     tensors: dict[str, MappedArray] = {}
     end = 0
@@ -79,8 +79,12 @@ def read(path: Path) -> dict[str, MappedArray]:
     return tensors
 
 
-def _header(path: Path) -> tuple[Mapping[str, Any], int, int]:
-    """The header, where the data begin, and the size of the file."""
+def header(path: Path) -> tuple[Mapping[str, Any], int, int]:
+    """The header, where the data begin, and the size of the file.
+
+    Raises:
+        CompressorError: it is truncated or damaged.
+    """
     try:
         if path.is_fifo():  # opening it would wait for its writer
             raise _damaged(path, "not a regular file")
@@ -95,12 +99,12 @@ def _header(path: Path) -> tuple[Mapping[str, Any], int, int]:
     except OSError as error:
         raise CompressorError(f"{path}: cannot be read: {error.strerror}.") from error
     try:
-        header = json.loads(text, object_pairs_hook=_unique)
+        described = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise _damaged(path, f"a header that is not JSON: {error}") from error
-    if not isinstance(header, dict):
+    if not isinstance(described, dict):
         raise _damaged(path, "a header that is not a JSON object")
-    return header, 8 + length, found.st_size
+    return described, 8 + length, found.st_size
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -112,8 +116,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _place(path: Path, name: str, entry: Any) -> tuple[str, int, int, tuple[int, ...], DType, int]:
-    """The name of a tensor, its first byte and the one behind its last, its shape, dtype and bits of an element."""
+def place(path: Path, name: str, entry: Any) -> tuple[str, int, int, tuple[int, ...], DType, int]:
+    """The name of a tensor, its first byte and the one behind its last, its shape, dtype and bits of an element.
+
+    Raises:
+        CompressorError: the header's entry contradicts itself.
+    """
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise _damaged(path, f"tensor {name!r} without dtype, shape and data_offsets")
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]

@@ -7,8 +7,9 @@ Source: https://protobuf.dev/programming-guides/encoding.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, overload
 
 VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 """The kinds of fields."""
@@ -24,14 +25,55 @@ class Bytes(Protocol):
     def __getitem__(self, place: int) -> int: ...
 
 
+_AHEAD = 4096  # bytes, of which a scan looks at a few before it jumps over a tensor
+
+
+class FileBytes:
+    """The bytes of an open file, read where they are asked for.
+
+    Not a mapping: that of a file which is cut short meanwhile would end the process.
+
+    Raises:
+        WireError: the file has become shorter than it was.
+        OSError: it cannot be read.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number, self._nbytes = number, os.fstat(number).st_size
+        self._start, self._held = 0, b""
+
+    def __len__(self) -> int:
+        return self._nbytes
+
+    @overload
+    def __getitem__(self, place: int) -> int: ...
+    @overload
+    def __getitem__(self, place: slice) -> bytes: ...
+    def __getitem__(self, place: int | slice) -> int | bytes:
+        if isinstance(place, slice):
+            return self._read(place.start, place.stop - place.start)
+        if not self._start <= place < self._start + len(self._held):
+            self._start, self._held = place, self._read(place, min(_AHEAD, self._nbytes - place))
+        return self._held[place - self._start]
+
+    def _read(self, start: int, count: int) -> bytes:
+        parts = []
+        while count:
+            parts.append(os.pread(self._number, count, start))
+            if not parts[-1]:
+                raise WireError(f"it was cut short to {start} bytes while it was read")
+            start, count = start + len(parts[-1]), count - len(parts[-1])
+        return b"".join(parts)
+
+
 def field(data: Bytes, at: int, end: int) -> tuple[int, int | None, int, int]:
     """The field that begins at `at`: its number, its value if that is a varint, where its content begins and ends."""
-    first, at = _varint(data, at, end)
+    first, at = read_varint(data, at, end)
     kind, value, content = first & 7, None, at
     if kind == VARINT:
-        value, at = _varint(data, at, end)
+        value, at = read_varint(data, at, end)
     elif kind == _BYTES:
-        length, content = _varint(data, at, end)
+        length, content = read_varint(data, at, end)
         at = content + length
     elif kind in (_FIXED64, _FIXED32):
         at += 8 if kind == _FIXED64 else 4
@@ -56,7 +98,7 @@ def runs(data: Bytes, start: int, end: int, number: int) -> Iterator[tuple[int, 
             yield begin, content, at
 
 
-def _varint(data: Bytes, at: int, end: int) -> tuple[int, int]:
+def read_varint(data: Bytes, at: int, end: int) -> tuple[int, int]:
     """The number at `at`, seven bits a byte, lowest first, and where it ends."""
     number = 0
     for shift in range(0, 70, 7):

@@ -34,7 +34,8 @@ def find(weight: Weight, settings: Settings, *, sampled: bool = False) -> Findin
     source = encodings.nbytes(weight.encoding)
     near = () if sampled else tuple(near_misses(values, scanned, candidates, source, settings.threshold))
     facts = _facts(scanned, candidates, settings.threshold or 0.0)
-    return replace(known, **facts, near_misses=near, candidates=(*known.candidates, *candidates))
+    texts = tuple(one.text for one in near)
+    return replace(known, **facts, near_misses=texts, missed=near, candidates=(*known.candidates, *candidates))
 
 
 def unlooked(weight: Weight, skipped: str = "") -> Finding:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from compressor import encodings, specs
 from compressor.arrays import Shape
 from compressor.errors import CompressorError
+from compressor.recognition.near_misses import NearMiss
 from compressor.recognition.schemes import Candidate, Loss, sparsify
 
 
@@ -63,6 +64,7 @@ class Finding:
     near_misses: what it almost is ("257 distinct values").
     candidates: the ways to store it, none if it is plainly dense.
     note: what its source, or what fitted it to a target, says about it.
+    missed: the near misses with what each would save; not written to files, and empty where read from one.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Finding:
     near_misses: tuple[str, ...]
     candidates: tuple[Candidate, ...]
     note: str = ""
+    missed: tuple[NearMiss, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def source_nbytes(self) -> int:
@@ -119,7 +122,7 @@ class Detection:
     def to_json(self) -> str:
         """The text of `detection.json`."""
         findings = [
-            {**vars(finding), "candidates": [_candidate_to_json(one) for one in finding.candidates]}
+            {**_without_savings(finding), "candidates": [_candidate_to_json(one) for one in finding.candidates]}
             for finding in self.findings
         ]
         # DVC shows the numbers of a metrics file that lie in no list: how much of the model can be stored smaller.
@@ -139,6 +142,10 @@ class Detection:
             return cls(specs.checked(Settings, document["settings"][0]), findings)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise CompressorError(f"not a detection: {error!r}. Write it again with `compressor detect`.") from error
+
+
+def _without_savings(finding: Finding) -> dict[str, Any]:
+    return {name: value for name, value in vars(finding).items() if name != "missed"}
 
 
 _LOSS = tuple(field.name for field in dataclasses.fields(Loss))

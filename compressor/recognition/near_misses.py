@@ -1,9 +1,10 @@
-"""What a weight almost is, for whoever trains it again: a line each, with what it would save."""
+"""What a weight almost is, for whoever trains it again: a line each, and the bytes that it would save."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,9 +27,27 @@ _OUTLIERS = 2
 """So few clusters are a weight with a value far away from all others."""
 
 
+@dataclass(frozen=True)
+class NearMiss:
+    """What a weight almost is.
+
+    text: what it is, in a line.
+    kind: of what would be done about it: `type`, `values`, `folded`, `tolerance`, `mask` or `threshold`.
+    saves: how many bytes less than the weight's smallest form it would take; 0 where that is not known.
+    """
+
+    text: str
+    kind: str
+    saves: int = 0
+
+
+TYPE, VALUES, FOLDED, TOLERANCE, MASK, THRESHOLD = "type", "values", "folded", "tolerance", "mask", "threshold"
+"""The kinds: another type, fewer values, batch norm unfolded, a tolerance, a better mask, a threshold."""
+
+
 def near_misses(
     values: NDArray, scan: Scan, candidates: Sequence[Candidate], source: int, threshold: float | None
-) -> Iterator[str]:
+) -> Iterator[NearMiss]:
     """What would make the weight smaller than its smallest form, most telling first.
 
     source: the bytes of the form that the source has.
@@ -36,27 +55,34 @@ def near_misses(
     """
     exact = [one for one in candidates if not one.loss.max_error and one.loss.threshold <= (threshold or 0.0)]
     best = min((source, *(nbytes(candidate.spec) for candidate in exact)))
-    yield from _about_distinct_values(scan)
+    yield from _about_distinct_values(values, scan, best)
     if is_float(values.dtype):
-        noise = [] if any(one.loss.max_error for one in candidates) else _about_noise(values, scan, exact)
+        noise = [] if any(one.loss.max_error for one in candidates) else _about_noise(values, scan, exact, best)
         yield from _first(_about_factors(values, exact), noise)
         yield from _about_types(values, best)
     yield from _about_zeros(values, scan, exact, source)
     yield from _about_small_values(scan, candidates, best, threshold)
 
 
-def _about_distinct_values(scan: Scan) -> Iterator[str]:
+def _palettized(values: NDArray, entries: int) -> int:
+    """The bytes of a weight with one table of so many values."""
+    return nbytes(palettize.spec(values.shape, values.dtype, (1,) * values.ndim, entries))
+
+
+def _about_distinct_values(values: NDArray, scan: Scan, best: int) -> Iterator[NearMiss]:
     count = 0 if scan.table is None else scan.table.entries.size
     if count > ENTRIES:
-        yield f"{count} distinct values: a palette has at most {ENTRIES}"
+        saves = max(0, best - _palettized(values, ENTRIES))
+        yield NearMiss(f"{count} distinct values: a palette has at most {ENTRIES}", VALUES, saves)
         return
     width = (count - 1).bit_length()
     fewer = 1 << width - 1 if width else 0
     if count > 4 and not scan.zeros and count - fewer <= 2:
-        yield f"{count} distinct values; {fewer} would save {1 / width:.0%}"
+        saves = max(0, best - _palettized(values, fewer))
+        yield NearMiss(f"{count} distinct values; {fewer} would save {1 / width:.0%}", VALUES, saves)
 
 
-def _about_factors(values: NDArray, exact: Sequence[Candidate]) -> Iterator[str]:
+def _about_factors(values: NDArray, exact: Sequence[Candidate]) -> Iterator[NearMiss]:
     """A palette for each channel that is the same one times a factor."""
     if any(candidate.schemes == (linear_quantize.NAME,) for candidate in exact):
         return
@@ -64,23 +90,24 @@ def _about_factors(values: NDArray, exact: Sequence[Candidate]) -> Iterator[str]
         if not isinstance(candidate.spec, Palettized) or (found := palettize.factored(values, candidate.spec)) is None:
             continue
         axis, entries, error = found
-        one = nbytes(palettize.spec(values.shape, values.dtype, (1,) * values.ndim, entries))
-        yield (
+        one, now = _palettized(values, entries), nbytes(candidate.spec)
+        text = (
             f"a palette of {entries} behind a factor per channel along axis {axis}, max relative error {error:.0e}: "
-            f"batch norm was folded before export; one table would save {1 - one / nbytes(candidate.spec):.0%}"
+            f"batch norm was folded before export; one table would save {1 - one / now:.0%}"
         )
+        yield NearMiss(text, FOLDED, max(0, now - one))
         return
 
 
-def _about_noise(values: NDArray, scan: Scan, exact: Sequence[Candidate]) -> Iterator[str]:
+def _about_noise(values: NDArray, scan: Scan, exact: Sequence[Candidate], best: int) -> Iterator[NearMiss]:
     """A grid or a palette but for noise, and the tolerance that would take it for one."""
     if scan.table is not None and scan.table.entries.size <= ENTRIES:
         return
     on_grid = any(candidate.schemes == (linear_quantize.NAME,) for candidate in exact)
-    yield from _first([] if on_grid else _about_noisy_grids(values), _about_clusters(values))
+    yield from _first([] if on_grid else _about_noisy_grids(values, best), _about_clusters(values, best))
 
 
-def _about_noisy_grids(values: NDArray) -> Iterator[str]:
+def _about_noisy_grids(values: NDArray, best: int) -> Iterator[NearMiss]:
     near = linear_quantize.nearest(values, 0.0, max(0.6 * eps(values.dtype), 4e-7))
     error = 0.0 if near is None else distance(values, near)[1]
     if near is None or not error:  # without an error the source itself has stored the codes
@@ -90,24 +117,26 @@ def _about_noisy_grids(values: NDArray) -> Iterator[str]:
         cause = f"it was rounded to {values.dtype}"
         if values.dtype.itemsize > 2:
             cause = "batch norm was folded before export"
-        yield (
+        text = (
             f"{grid.evidence} but for a relative error of {tolerance:.0e}: {cause}; "
             f"`detect.tolerance: {tolerance:.0e}` would store it so"
         )
+        yield NearMiss(text, TOLERANCE, max(0, best - nbytes(grid.spec)))
 
 
-def _about_clusters(values: NDArray) -> Iterator[str]:
+def _about_clusters(values: NDArray, best: int) -> Iterator[NearMiss]:
     found = palettize.clusters(values, _NOISE * largest(sample(values.reshape(-1))))
     if found is not None and len(found[1]) > _OUTLIERS:
         tolerance = _rounded_up(found[2] / largest(values))
         bits = (len(found[1]) - 1).bit_length()
-        yield (
+        text = (
             f"{len(found[1])} clusters within {tolerance:.0e}; `detect.tolerance: {tolerance:.0e}` would store "
             f"{bits} bits a weight"
         )
+        yield NearMiss(text, TOLERANCE, max(0, best - _palettized(values, len(found[1]))))
 
 
-def _first(*stories: Iterable[str]) -> Iterator[str]:
+def _first(*stories: Iterable[NearMiss]) -> Iterator[NearMiss]:
     """What the first of several searches finds that finds anything; the others, which cost more, are not begun then."""
     return next((iter(found) for each in stories if (found := list(each))), iter(()))
 
@@ -118,15 +147,17 @@ def _rounded_up(relative: float) -> float:
     return math.ceil(relative / unit) * unit
 
 
-def _about_types(values: NDArray, best: int) -> Iterator[str]:
+def _about_types(values: NDArray, best: int) -> Iterator[NearMiss]:
     """Values that a type of half the size holds too, where that would be smaller."""
-    if best <= nbytes(Dense(ArraySpec(values.shape, values.dtype))) // 2:
+    dense = nbytes(Dense(ArraySpec(values.shape, values.dtype)))
+    if best <= dense // 2:
         return
     for name in ("float16", "bfloat16", "float32"):
         narrow = FLOAT_DTYPES[name]
         share = narrow.itemsize / values.dtype.itemsize
         if share < 1 and _holds(narrow, sample(values.reshape(-1))) and _holds(narrow, values):
-            yield f"every value is a {name}: exported as such it would take {share:.0%}"
+            text = f"every value is a {name}: exported as such it would take {share:.0%}"
+            yield NearMiss(text, TYPE, max(0, best - int(dense * share)))
             return
 
 
@@ -139,27 +170,29 @@ def _holds(narrow: DType, values: NDArray) -> bool:
         )
 
 
-def _about_zeros(values: NDArray, scan: Scan, exact: Sequence[Candidate], source: int) -> Iterator[str]:
+def _about_zeros(values: NDArray, scan: Scan, exact: Sequence[Candidate], source: int) -> Iterator[NearMiss]:
     sparse = [candidate for candidate in exact if candidate.schemes[:1] == (sparsify.NAME,)]
     if scan.zeros <= _FEW * scan.size or not sparse:
         return
     if sparse[0].structure == "unstructured":
-        yield from masks.almost(values)
+        yield from (NearMiss(text, MASK) for text in masks.almost(values))
     if min(nbytes(candidate.spec) for candidate in sparse) >= source:
-        yield f"{scan.zeros / scan.size:.1%} zeros: a mask costs more than it saves"
+        yield NearMiss(f"{scan.zeros / scan.size:.1%} zeros: a mask costs more than it saves", MASK)
 
 
 def _about_small_values(
     scan: Scan, candidates: Sequence[Candidate], best: int, threshold: float | None
-) -> Iterator[str]:
+) -> Iterator[NearMiss]:
     """What a threshold would save, or why the one that was asked for does nothing."""
     lossy = [candidate for candidate in candidates if candidate.loss.changed and not candidate.loss.max_error]
     if threshold and scan.zeros and scan.small > _FEW * scan.size and not lossy:
-        yield f"{scan.small:,} values up to {threshold:g} are not zero: too many to be taken for noise"
+        text = f"{scan.small:,} values up to {threshold:g} are not zero: too many to be taken for noise"
+        yield NearMiss(text, THRESHOLD)
     if threshold is None and lossy:
         smallest = min(lossy, key=lambda candidate: nbytes(candidate.spec))
         if (saved := best - nbytes(smallest.spec)) > 0:
-            yield (
+            text = (
                 f"{smallest.loss.changed:,} values up to {smallest.loss.threshold:g} are not zero; "
                 f"`detect.threshold: {smallest.loss.threshold:g}` would make them so and save {saved:,} bytes"
             )
+            yield NearMiss(text, THRESHOLD, saved)

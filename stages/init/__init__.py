@@ -32,6 +32,15 @@ def init(
             show_default=False,
         ),
     ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="NAME=DTYPE[SIZES]",
+            help="What the model takes, where nothing says it. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     target: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="From `compressor targets`. Repeatable.", show_default="onnxruntime"),
@@ -58,3 +67,20 @@ def init(
         compressor init --model models/finetuned.pt --factory src.model:create
         compressor init --target iOS17 --target onnxruntime --ci github
     """
+    from compressor.errors import unknown
+
+    from . import changes, conversation
+    from .decide import Asked, decide
+    from .plan import WORKFLOWS
+    from .repository import locate
+
+    if ci is not None and ci not in WORKFLOWS:
+        raise unknown("service for --ci", ci, WORKFLOWS)
+    asked = Asked(model, factory, data, tuple(inputs or ()), tuple(target or ()), metric, prefix)
+    repository = locate(project)
+    planned, evidence = decide(repository, asked, conversation.ask)
+    changed, kept = changes.changes(repository, planned, ci)
+    conversation.tell(evidence, changed, kept, dry_run=dry_run)
+    if not dry_run:
+        changes.write(changed)
+        conversation.tell_next(changed)

@@ -70,6 +70,7 @@ def content(text: str, where: str) -> dict[str, Any]:
 
 def pieces(text: str, section: str = "", where: str = "template") -> tuple[Piece, ...]:
     """The keys of a file, or of one of its sections, each with its lines."""
+    text = text.removeprefix(BOM)
     value, found = content(text, where), _find(text, section, where)
     if found is None or not found.starts:
         return ()
@@ -100,6 +101,15 @@ def insert(text: str, section: str, added: Sequence[Piece], where: str) -> str:
         if _read(new, where) == wanted:
             return mark + new
     raise UsageError(f"{where}: {section or 'the file'} cannot be extended without a change to what is there.")
+
+
+def extensible(text: str, where: str) -> bool:
+    """Whether keys can be added to the file."""
+    try:
+        _find(text.removeprefix(BOM), "", where)
+    except UsageError:
+        return False
+    return True
 
 
 def _with(old: Mapping[str, Any], section: str, added: Sequence[Piece]) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from . import merging, template
@@ -13,7 +14,8 @@ from .merging import Piece
 PARAMS, OWN_PARAMS = "params.yaml", "compressor.yaml"
 STAGES = ("toolchain", "export", "detect", "compress", "evaluate")
 RECORDS = "compression"
-PLOTS = "/dvc_plots/"
+WORKFLOWS = {"github": ".github/workflows/compressor.yml", "gitlab": ".gitlab-ci.yml"}
+"""Where each of these services looks for what it shall run, from Git's root."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class Plan:
     lock: the file that says which packages are installed; None where there is none.
     params: the file with the settings.
     models: the folder of the exported and the compressed model.
+    ignored: the lines that .gitignore needs.
+    extras: of this package, that the stages need.
+    folder: of the project, relative to Git's root.
     """
 
     model: str
@@ -48,7 +53,9 @@ class Plan:
     lock: str | None = None
     params: str = PARAMS
     models: str = "models"
-    ignored: tuple[str, ...] = field(default=(PLOTS,))
+    ignored: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ("dvc", "torch")
+    folder: str = "."
 
     @property
     def apart(self) -> bool:
@@ -86,6 +93,21 @@ def groups(plan: Plan) -> tuple[Piece, ...]:
         "drop": (f"{plan.drop}: 0.01",) if plan.data else (),
     }
     return merging.pieces(template.render(template.read("params.yaml"), values))
+
+
+def workflow(plan: Plan, service: str) -> str:
+    """What a service runs for every change that is proposed.
+
+    In its template, `folder` is the project's, relative to Git's root; `extras` those of this package that the stages
+    need, with commas between them; `lock` the file that says what is installed, relative to Git's root, on a line that
+    is left out where there is none.
+    """
+    values = {
+        "folder": plan.folder,
+        "extras": ",".join(plan.extras),
+        "lock": () if plan.lock is None else (posixpath.normpath(posixpath.join(plan.folder, plan.lock)),),
+    }
+    return template.render(template.read(f"{service}.yml"), values)
 
 
 def _values(plan: Plan, target: str) -> template.Values:

@@ -95,7 +95,7 @@ def detection_rows() -> Iterator[tuple[str, str, str]]:
     yield "`settings`", "list of one object", "those that held."
     yield from fields("settings[].", Settings)
     yield "`findings`", "list of objects", "what each weight is, in the order of the model."
-    yield from fields("findings[].", Finding)
+    yield from (row for row in fields("findings[].", Finding) if not row[0].endswith(".missed`"))
     yield from (row for row in fields("findings[].candidates[].", Candidate) if not row[0].endswith(".loss`"))
     yield from fields("findings[].candidates[].", Loss)
 

@@ -43,6 +43,7 @@ not know is an error.
 |---|---|
 | `compressor export` | `export` |
 | `compressor detect` | `detect`; for a torch file also `export` |
+| `compressor explain` | `detect`, `compress`; with `--target` also `coreml` |
 | `compressor compress --detection FILE` | `target`, `compress`, {_OPTIONS}; the file brings its settings |
 | `compressor compress` without it, or for a torch file | `target`, `compress`, {_OPTIONS}, `detect`, `export` |
 | `compressor evaluate` | `target`, {_OPTIONS}, `evaluate` |

@@ -15,8 +15,7 @@ from compressor.arrays import MappedArray
 from compressor.encodings import Dense
 from compressor.errors import CompressorError
 from compressor.formats.onnx import reading
-from compressor.formats.onnx.wire import FileBytes
-from compressor.formats.wire import WireError
+from compressor.formats.wire import FileBytes, WireError
 from compressor.stages import progress
 from tests.faults.commands import chain, done, refused, snapshot, weights
 from tests.formats.coreml import models as coreml_models

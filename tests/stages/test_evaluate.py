@@ -1,6 +1,7 @@
 """`compressor evaluate` on artefacts that `compressor compress` made."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -188,6 +189,56 @@ def test_a_model_is_translated_once_for_both_of_its_packages(monkeypatch):
     assert len(translated) == 2
     assert (values["accuracy"], values["agreement"], values["baseline"]["accuracy"]) == (0.75, 1.0, 0.75)
     assert values["runtime"] == ("coreml" if sys.platform == "darwin" else "onnxruntime")
+
+
+LATENCY = ("--latency", "latency.json", "-S", "evaluate.latency={runs: 3, warmup: 0, batch_size: 2}")
+
+
+def test_latency_goes_to_a_file_of_its_own():
+    values, text = evaluate(*DATA, *LATENCY)
+    times = json.loads(Path("latency.json").read_text())
+    assert not [name for name in values if "latency" in name]
+    # A key that another file has too would get that file's name in front of it in `dvc exp show`.
+    assert not {*times} & {*values} - {"baseline"}
+    assert not {*times["baseline"]} & {*values["baseline"]}
+    names = ("latency_measured", "latency_runs", "latency_samples", "latency_runtime")
+    assert [times[name] for name in names] == [True, 3, 2, "onnxruntime"]
+    assert times["latency_p90_ms"] >= times["latency_p50_ms"] > 0
+    assert times["load_ms"] > 0 < times["latency_ratio"]
+    assert times["cpus"] >= 1 <= len(times["cpu"])
+    assert list(times["baseline"]) == ["latency_p50_ms", "latency_p90_ms", "load_ms"]
+    assert f"timed in turns, 2 a run, on {times['cpu']}" in text
+    assert re.search(rf"latency_p50_ms +{times['baseline']['latency_p50_ms']} +{times['latency_p50_ms']}\n", text)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="Core ML runs there")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning")
+def test_a_runtime_that_stands_in_for_another_is_not_timed():
+    assert run("compress", "model.onnx", "out", "--target", "iOS18")[0] == 0
+    _, text = evaluate("-S", "target=iOS18", *DATA, *LATENCY)
+    times = json.loads(Path("latency.json").read_text())
+    assert list(times) == ["latency_measured", "latency_reason"]
+    reason = "onnxruntime stands in for coreml here, with decoded weights: its times are not those of iOS18"
+    assert (times["latency_measured"], times["latency_reason"]) == (False, reason)
+    assert f"latency is not measured: {reason}" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--latency", "latency.json"], "--latency needs samples to run: set evaluate.data."),
+        ([*DATA, "--latency", "latency.csv"], "latency.csv: expected a name that ends with .json"),
+        ([*DATA, "--latency", "metrics.json"], "metrics.json: would replace metrics.json"),
+        ([*DATA, *LATENCY, "-S", "evaluate.latency.runs=0"], "evaluate.latency.runs is 0: expected greater than"),
+        ([*DATA, *LATENCY, "-S", "evaluate.latency.run=9"], "unknown key evaluate.latency.run. Did you mean 'runs'?"),
+    ],
+)
+def test_wrong_requests_for_latency_write_nothing(arguments, expected):
+    status, text = run("evaluate", "model.onnx", "out", "--out", "metrics.json", *arguments)
+    assert status == 2
+    assert expected in text
+    assert not Path("metrics.json").exists()
+    assert not Path("latency.json").exists()
 
 
 def test_errors_name_the_model_that_the_user_named():

@@ -22,3 +22,9 @@ def test_a_long_phase_shows_life(capsys: pytest.CaptureFixture[str], monkeypatch
         for done in (0, 25, 50, 75, 100):
             report("verify", done, 100)
     assert capsys.readouterr().err.splitlines() == ["verify: 100 B", "verify: 50%", "verify: 100%"]
+
+
+def test_what_is_counted_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.shown("runs") as report:
+        report("latency", 1, 1055)
+    assert capsys.readouterr().err == "latency: 1,055 runs\n"

@@ -65,7 +65,10 @@ FISH = {"_TYPER_COMPLETE_FISH_ACTION": "get-args"}
         ("compressor compress m.onnx out --pipeline default_p", ["default_palettization", "default_pruning"]),
         ("compressor compress m.onnx out --target iOS1", ["iOS16", "iOS17", "iOS18"]),
         ("compressor compress mod", []),  # the shell's own: files
-        ("compressor check --", ["--against", "--help", "--json", "--params", "--set", "--tol"]),
+        (
+            "compressor check --",
+            ["--against", "--allow-missing", "--format", "--help", "--json", "--params", "--set", "--tol"],
+        ),
     ],
 )
 def test_what_is_offered(line, expected):

@@ -25,6 +25,7 @@ from compressor.arrays import Array, ArraySpec, MappedArray, NDArray, PackedArra
 from compressor.errors import CompressorError
 from compressor.formats.coreml.types import TYPES, Type
 from compressor.formats.layout import Piece
+from compressor.formats.wire import FileBytes
 from compressor.packing import pack, packed_nbytes
 
 ALIGNMENT = 64
@@ -158,6 +159,20 @@ class BlobFile:
             )
         native = bits(type_.dtype) == type_.bits
         return MappedArray(self.path, start, shape, type_.dtype, 0 if native else type_.bits)
+
+
+def blobs(data: FileBytes) -> Iterator[tuple[int, int, int]]:
+    """The blobs of a file: where the metadata of each begin, where its data do, and where these end.
+
+    It ends where no metadata follow, or where they say what cannot be.
+    """
+    at = ALIGNMENT
+    while at + ALIGNMENT <= len(data):
+        sentinel, _, nbytes, start, _ = _METADATA.unpack(data[at : at + ALIGNMENT])
+        if sentinel != SENTINEL or start < at + ALIGNMENT or start + nbytes > len(data):
+            return
+        yield at, start, start + nbytes
+        at = -(-(start + nbytes) // ALIGNMENT) * ALIGNMENT
 
 
 def open_file(path: Path) -> BlobFile:

@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from types import ModuleType
 
+from compressor import requirements
 from compressor.errors import CompressorError
 
 _ALONE = "_compressor_coremltools_proto"
@@ -65,5 +66,5 @@ def check_installed() -> None:
 def _location() -> Path:
     spec = importlib.util.find_spec("coremltools")
     if spec is None or not spec.submodule_search_locations:
-        raise CompressorError("Core ML needs coremltools. Install it: pip install 'compressor[coreml]'")
+        raise CompressorError(f"Core ML needs coremltools. Install it: {requirements.hint('coreml')}")
     return Path(spec.submodule_search_locations[0])

@@ -77,15 +77,24 @@ def read(path: Path) -> Package:
     """
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-    model_file = _inside(path, path / DATA, _root(path))
+    file = model_file(path)
     model = messages("Model").Model()
     try:
-        model.ParseFromString(_content(model_file, "the package's model"))
+        model.ParseFromString(_content(file, "the package's model"))
     except DecodeError as error:
-        raise CompressorError(f"{model_file}: not a Core ML model, or truncated: {error}.") from error
+        raise CompressorError(f"{file}: not a Core ML model, or truncated: {error}.") from error
     if not model.specificationVersion or model.WhichOneof("Type") is None:
-        raise CompressorError(f"{model_file}: not a Core ML model: it has no version or no content.")
-    return Package(path, model, model_file)
+        raise CompressorError(f"{file}: not a Core ML model: it has no version or no content.")
+    return Package(path, model, file)
+
+
+def model_file(path: Path) -> Path:
+    """Where the model of the package in the directory `path` lies, by its manifest.
+
+    Raises:
+        CompressorError: it is no package, or its model would lie outside of it.
+    """
+    return _inside(path, path / DATA, _root(path))
 
 
 def copy(path: Path, to: Path) -> None:

@@ -22,8 +22,8 @@ from compressor.errors import CompressorError
 from compressor.formats import places
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.formats.onnx.graphs import tensors
-from compressor.formats.onnx.wire import EXTERNAL, FileBytes, without_data
-from compressor.formats.wire import WireError
+from compressor.formats.onnx.wire import EXTERNAL, without_data
+from compressor.formats.wire import FileBytes, WireError
 
 if TYPE_CHECKING:
     import onnx

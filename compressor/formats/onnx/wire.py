@@ -7,11 +7,9 @@ Source: onnx.proto (field numbers).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from typing import overload
 
-from compressor.formats.wire import VARINT, WireError, field, key, run, varint
+from compressor.formats.wire import VARINT, FileBytes, field, key, run, varint
 
 KEPT_BELOW = 1024
 """The bytes of data from which a tensor's data are cut out."""
@@ -35,47 +33,6 @@ _DATA = {4, 5, 6, 7, 10, 11, _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION}
 # Packed `float_data` of a FLOAT tensor and `double_data` of a DOUBLE one lie in the file as their raw data would.
 _AS_RAW = {4: 1, 10: 11}
 _MAX_DEPTH = 100  # protobuf's own limit: it refuses what lies deeper
-
-
-_AHEAD = 4096  # bytes, of which a scan looks at a few before it jumps over a tensor
-
-
-class FileBytes:
-    """The bytes of an open file, read where they are asked for.
-
-    Not a mapping: that of a file which is cut short meanwhile would end the process.
-
-    Raises:
-        WireError: the file has become shorter than it was.
-        OSError: it cannot be read.
-    """
-
-    def __init__(self, number: int) -> None:
-        self._number, self._nbytes = number, os.fstat(number).st_size
-        self._start, self._held = 0, b""
-
-    def __len__(self) -> int:
-        return self._nbytes
-
-    @overload
-    def __getitem__(self, place: int) -> int: ...
-    @overload
-    def __getitem__(self, place: slice) -> bytes: ...
-    def __getitem__(self, place: int | slice) -> int | bytes:
-        if isinstance(place, slice):
-            return self._read(place.start, place.stop - place.start)
-        if not self._start <= place < self._start + len(self._held):
-            self._start, self._held = place, self._read(place, min(_AHEAD, self._nbytes - place))
-        return self._held[place - self._start]
-
-    def _read(self, start: int, count: int) -> bytes:
-        parts = []
-        while count:
-            parts.append(os.pread(self._number, count, start))
-            if not parts[-1]:
-                raise WireError(f"it was cut short to {start} bytes while it was read")
-            start, count = start + len(parts[-1]), count - len(parts[-1])
-        return b"".join(parts)
 
 
 def without_data(data: FileBytes, location: str) -> bytes:

@@ -13,6 +13,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from compressor import requirements
 from compressor.errors import CompressorError
 from compressor.formats.onnx.writing import DATA, MODEL
 from compressor.model import Model
@@ -22,7 +23,7 @@ from compressor.sources.onnx import TRACED
 SUFFIXES: tuple[str, ...] = ()
 """Of files: none, it reads folders."""
 FILES = (MODEL, DATA, TRACED)
-PACKAGES = ("onnx", "onnx-ir", "onnxscript", "torch")
+PACKAGES = ("onnx", "onnx-ir", "onnxscript", "safetensors", "torch", "transformers")
 STEPS = ("checkpoint", "imports", "factory", "weights", "inputs", "graph")
 
 
@@ -83,9 +84,9 @@ def export(
     needed = ("torch", "onnxscript", *(() if factory else ("transformers",)))
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise CompressorError(
-            f"{source}: its graph needs {' and '.join(missing)}. Install it: pip install 'compressor[torch]' "
-            "transformers (not needed with export.factory). `compressor detect`, `compressor inspect` and "
-            "`compressor compress --dry-run` read the weights without it."
+            f"{source}: its graph needs {' and '.join(missing)}. `compressor detect`, `compressor inspect` and "
+            "`compressor compress --dry-run` read the weights without it. Install it: "
+            f"{requirements.hint('torch' if factory else 'huggingface')}"
         )
     from compressor.sources.huggingface import architecture
 

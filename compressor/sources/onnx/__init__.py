@@ -38,7 +38,7 @@ def files(path: Path) -> tuple[Path, ...]:
     """
     from compressor.formats.onnx.reading import files, load
 
-    path = _place(path)
+    path = place(path)
     model = load(path)
     try:
         read = files(model, path)
@@ -62,7 +62,7 @@ def read(path: Path, *, as_written: bool = False) -> Model:
     from compressor.sources.onnx.normalize import normalize
     from compressor.sources.onnx.ties import tie
 
-    path = _place(path)
+    path = place(path)
     model = load(path)
     _check_versions(path, model)
     metadata = {entry.key: entry.value for entry in model.metadata_props if str(entry.key).startswith(f"{DOMAIN}.")}
@@ -79,7 +79,7 @@ def read(path: Path, *, as_written: bool = False) -> Model:
     return Model(path, weights, model, metadata, read, traced=traced if traced.exists() else None)
 
 
-def _place(path: Path) -> Path:
+def place(path: Path) -> Path:
     """The file whose folder holds the data: a link into a cache has them beside it, any other where it leads to."""
     return path.resolve() if path.is_symlink() and not leads_to_cache(path) else path
 

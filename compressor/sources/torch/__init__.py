@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compressor import references
+from compressor import references, requirements
 from compressor.errors import CompressorError, UsageError
 from compressor.formats.onnx.writing import DATA, MODEL
 from compressor.sources import InputSpec, Reached, unheard
@@ -31,8 +31,11 @@ if TYPE_CHECKING:
 
 SUFFIXES: tuple[str, ...] = (".bin", ".ckpt", ".pt", ".pt2", ".pth", ".safetensors", ".torchscript", ".ts")
 FILES = (MODEL, DATA, TRACED)
-PACKAGES = ("onnx", "onnx-ir", "onnxscript", "torch")
+PACKAGES = ("onnx", "onnx-ir", "onnxscript", "safetensors", "torch", "torchao")
 STEPS = ("imports", "checkpoint", "factory", "weights", "inputs", "graph")
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module")
+"""Where the checkpoints of trainings hold the state dict, beside an optimizer's and the like."""
 
 OPSETS = range(18, 26)
 """What torch's exporter translates to without falling back to another version."""
@@ -120,7 +123,7 @@ def _installed(what: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise CompressorError(f"{what} needs {error.name}. Install it: pip install 'compressor[torch]'.") from error
+        raise CompressorError(f"{what} needs {error.name}. Install it: {requirements.hint('torch')}") from error
 
 
 def plain(model: Module | ExportedProgram) -> Module | ExportedProgram:

@@ -4,8 +4,6 @@
 program as Python; `torch.jit.load` runs TorchScript, which can read and write files.
 """
 
-# ruff: noqa: TID253 - imported where a torch model is exported, and nowhere else
-
 from __future__ import annotations
 
 import ast
@@ -17,8 +15,6 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
-
-import torch
 
 from compressor.errors import CompressorError
 
@@ -186,6 +182,8 @@ def _items(content: Any) -> Iterator[tuple[str, Any, dict[str, Any]]]:
 
 def _is_plain(content: bytes) -> bool:
     """Whether the reader that runs no code takes it."""
+    import torch  # not needed for a look at what kind of archive it is
+
     try:
         torch.load(io.BytesIO(content), weights_only=True)
     except Exception:  # noqa: BLE001 - an unpickler raises any exception on damaged bytes

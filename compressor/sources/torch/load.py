@@ -21,15 +21,13 @@ from torch.nn import Module
 from compressor import references
 from compressor.errors import CompressorError, UsageError, unknown
 from compressor.sources import Reached, unheard
-from compressor.sources.torch import SUFFIXES
+from compressor.sources.torch import SUFFIXES, WRAPPERS
 from compressor.sources.torch.archive import check_program, check_script, entries, is_script
 from compressor.sources.torch.declared import torchao
 from compressor.sources.torch.declared.attach import attach
 from compressor.sources.torch.merge import merged, unhooked, unprefixed
 
 SETTING = "export.factory"
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module")
-"""Where the checkpoints of trainings hold the state dict, beside an optimizer's and the like."""
 PLAIN = (bool, int, float, str, list, type(None))
 """What configurations consist of, and no state dict does."""
 ALLOW = "set export.allow_pickle: true in params.yaml (or -S export.allow_pickle=true)"

@@ -127,7 +127,8 @@ def test_the_commands_work_on_bare_weights(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "transformers", None)
     ended = run(app, ["compress", "m", "out"])
     assert ended.exit_code == 1
-    assert "its graph needs transformers. Install it: pip install 'compressor[torch]' transformers" in ended.stderr
+    assert "its graph needs transformers. " in ended.stderr
+    assert "read the weights without it. Install it: pip install " in ended.stderr
     ended = run(app, ["compress", "m/model.safetensors", "out"])
     assert ended.exit_code == 2
     assert "holds weights without a graph. Set export.factory to the module:function that builds" in ended.stderr

@@ -1,0 +1,200 @@
+"""What would make a model smaller, by what it would save, each with what to do."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from compressor import targets
+from compressor.accounting.account import Account, Portion, What
+from compressor.accounting.look import Look
+from compressor.compilation import pipelines
+from compressor.compilation.plan import Plan, choose, plan
+from compressor.encodings import name, nbytes
+from compressor.errors import plural
+from compressor.recognition import near_misses
+from compressor.recognition.find import find
+
+LEAST = 0.001
+"""The share of a model that advice on what is no weight must save, to be worth a line."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One thing that would make the model smaller; of several, some exclude each other.
+
+    saves: bytes, at most: decoding may take some of them back. what: there is. do: about it.
+    weights: the names of those that it is about, the one that saves most first.
+    """
+
+    saves: int
+    what: str
+    do: str
+    weights: tuple[str, ...] = ()
+
+
+def advice(account: Account, look: Look | None) -> tuple[Advice, ...]:
+    """What would make the files smaller, what saves most first. look: at the weights, where they can be looked at."""
+    found = [*_of_bytes(account)]
+    if look is not None:
+        found += [*_of_compression(look), *_of_rounding(account, look), *_of_near_misses(look)]
+        found += [*_of_targets(look), *_of_pipelines(look), *_of_rules(look)]
+    return tuple(sorted((one for one in found if one.saves > 0), key=lambda one: -one.saves))
+
+
+def _of_compression(look: Look) -> Iterator[Advice]:
+    """What this package makes of the weights as they are."""
+    saved: dict[str, dict[str, int]] = defaultdict(dict)
+    for choice in look.plan.choices:
+        saves = choice.finding.source_nbytes - nbytes(choice.legal)
+        if saves > 0:
+            saved[name(choice.legal)][choice.name] = saves
+    for form, weights in saved.items():
+        what = f"{plural(len(weights), 'weight')} can be stored as {form}"
+        yield _about(weights, what, f"compressor compress MODEL OUT_DIR --target {look.target.name}")
+
+
+def _of_rounding(account: Account, look: Look) -> Iterator[Advice]:
+    """What a target saves that has other values than the source, as Core ML has in float16."""
+    now = sum(portion.nbytes for portion in account.portions if portion.what is What.WEIGHTS)
+    then = sum(finding.source_nbytes for finding in look.findings.values())
+    rounded = {finding.dtype for finding in look.findings.values()} <= {"float16"}
+    if rounded and now - then > LEAST * account.nbytes:
+        do = f"compressor compress MODEL OUT_DIR --target {look.target.name}"
+        yield Advice(now - then, f"{look.target.name} has its weights in float16", do)
+
+
+_KINDS: Mapping[str, str] = {
+    near_misses.VALUES: "train with that many values, or -S detect.tolerance for the difference",
+    near_misses.FOLDED: "export without folding batch norm, or palettize what was folded",
+    near_misses.TOLERANCE: "-S detect.tolerance, as it says: values move that far",
+    near_misses.THRESHOLD: "-S detect.threshold, as it says: values up to it become zero",
+    near_misses.MASK: "prune more, or in the structure that it almost has",
+    near_misses.TYPE: "export it in that type: an ONNX artefact keeps the type of its source; Core ML's are float16",
+}
+
+
+def _of_near_misses(look: Look) -> Iterator[Advice]:
+    """What weights almost are; those of one kind and one text together."""
+    saved: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
+    for finding in look.findings.values():
+        for miss in finding.missed:
+            saved[miss.kind, miss.text][finding.name] = miss.saves
+    for (kind, text), weights in saved.items():
+        yield _about(weights, text, _KINDS[kind])
+
+
+def _of_targets(look: Look) -> Iterator[Advice]:
+    """What other targets of the same family hold smaller, each amount once, by the target that comes first."""
+    family, seen = targets.family(look.target.name), {look.plan.nbytes}
+    pipeline = pipelines.get(look.pipeline, look.settings.threshold)
+    for other in targets.names():
+        if targets.family(other) != family or other == look.target.name:
+            continue
+        made = plan(look.findings.values(), targets.get(other), pipeline)
+        if made.nbytes < look.plan.nbytes and made.nbytes not in seen:
+            seen.add(made.nbytes)
+            forms = sorted({name(choice.legal) for choice in _changed(look.plan, made)})
+            what = f"{look.target.name} does not hold {', '.join(forms)}; {other} does"
+            yield _about(_saved(look.plan, made), what, f"--target {other}, where what runs the model has it")
+
+
+def _of_pipelines(look: Look) -> Iterator[Advice]:
+    """What other pipelines make smaller."""
+    for other in pipelines.PIPELINES:
+        if other == look.pipeline:
+            continue
+        pipeline = pipelines.get(other, look.settings.threshold)
+        made = plan(look.findings.values(), look.target, pipeline)
+        changes = f": values up to {pipeline.threshold:g} become zero" if pipeline.threshold else ""
+        if made.nbytes < look.plan.nbytes:
+            what = f"{look.pipeline} takes part of the schemes, or no threshold"
+            yield _about(_saved(look.plan, made), what, f"--pipeline {other}{changes}")
+
+
+def _of_rules(look: Look) -> Iterator[Advice]:
+    """What weights would be that have too few elements to be looked at."""
+    every = replace(look.settings, min_elements=0)
+    pipeline = pipelines.get(look.pipeline, look.settings.threshold)
+    saved: dict[str, int] = {}
+    for finding in look.findings.values():
+        if "fewer than min_elements" not in finding.skipped:
+            continue
+        choice = choose(find(look.weights[finding.name], every), look.target, pipeline)
+        overhead = sum(look.target.overhead(finding.name, choice.legal).values())
+        saves = finding.source_nbytes - nbytes(choice.legal) - overhead
+        if saves > 0:
+            saved[finding.name] = saves
+    yield _about(saved, "too few elements to be looked at", "-S detect.min_elements=0")
+
+
+def _changed(before: Plan, after: Plan) -> Iterator[Any]:
+    """The choices that are smaller than before."""
+    for one, other in zip(before.choices, after.choices, strict=True):
+        if nbytes(other.legal) < nbytes(one.legal):
+            yield other
+
+
+def _saved(before: Plan, after: Plan) -> dict[str, int]:
+    """By name, how much smaller each weight is; a few may have become larger."""
+    pairs = zip(before.choices, after.choices, strict=True)
+    return {one.name: saves for one, other in pairs if (saves := nbytes(one.legal) - nbytes(other.legal))}
+
+
+def _about(weights: Mapping[str, int], what: str, do: str) -> Advice:
+    most = sorted(weights, key=lambda one: -weights[one])
+    return Advice(sum(weights.values()), what, do, tuple(most))
+
+
+def _of_bytes(account: Account) -> Iterator[Advice]:
+    """What is no weight and need not be there."""
+    yield from _of(account, What.COPIES, "constants are stored twice", _share)
+    yield from _of(account, What.TRAINING, "what only the training needs", lambda _: "save model.state_dict() alone")
+    yield from _of(account, What.UNREFERENCED, "bytes that nothing refers to", _drop)
+    for kind, do in _METADATA.items():
+        parts = [one for one in account.portions if one.what is What.NAMES and one.name == kind and _plain(one)]
+        saves = sum(part.nbytes for part in parts)
+        if saves > LEAST * account.nbytes:
+            yield Advice(saves, f"{kind}, which no runtime needs", do)
+
+
+_METADATA: Mapping[str, str] = {
+    "documentation": "clear doc_string, in the model, its graph and its nodes, before it is saved",
+    "properties": "clear metadata_props of the nodes: torch.onnx.export keeps there where each came from",
+    "types of values": "clear graph.value_info: a runtime infers the types again",
+    "where code came from": "export the model: code of TorchScript has its history beside it",
+}
+"""By kind of metadata, how to get rid of it: `compress` keeps what a source says."""
+
+
+def _of(account: Account, what: What, told: str, do: Any) -> Iterator[Advice]:
+    by_do: dict[str, dict[str, int]] = defaultdict(dict)
+    for one in account.portions:
+        if one.what is what:
+            weights = by_do[do(one)]
+            weights[one.name] = weights.get(one.name, 0) + one.nbytes
+    for remedy, weights in by_do.items():
+        yield _about(weights, told, remedy)
+
+
+def _plain(portion: Portion) -> bool:
+    """Whether a file is no part of a Core ML package, which is written by a converter alone."""
+    return ".coreml/" not in portion.file.lower()
+
+
+def _share(portion: Portion) -> str:
+    if not _plain(portion):
+        return "convert the model again from what shares them"
+    if portion.file.endswith((".pt", ".pth", ".ckpt", ".bin", ".safetensors")):
+        return "save one of them, and tie the others to it when the model is built"
+    return "compressor compress stores weights of more than 2,048 elements once; share smaller ones in the exporter"
+
+
+def _drop(portion: Portion) -> str:
+    if portion.name == portion.file:
+        return f"delete {portion.file}, if no other model reads it"
+    if "storages" in portion.name:
+        return "clone() the tensors before torch.save: a view is saved with all of its storage"
+    return "compressor compress, or an export, writes only what is referred to"

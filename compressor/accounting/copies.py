@@ -1,0 +1,61 @@
+"""Constants that are stored twice, found with little reading: only runs that look equal are read to their ends."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from compressor.accounting.account import Claim, What
+from compressor.accounting.files import opened
+
+SMALLEST = 64
+"""Bytes from which a second copy is worth a word: a shorter one costs less than its name."""
+
+_CONSTANTS = {What.WEIGHTS, What.CONSTANTS}
+_SAMPLE, _BLOCK = 64, 1 << 20
+
+
+def marked(claims: Iterable[Claim], root: Path) -> Iterator[Claim]:
+    """The claims on the files in `root`, those on what an earlier one has too as copies.
+
+    Raises:
+        CompressorError, OSError: a file cannot be read.
+    """
+    first: dict[tuple[int, bytes], list[Claim]] = defaultdict(list)
+    places: set[tuple[str, int, int]] = set()
+    digests: dict[tuple[str, int, int], bytes] = {}
+    for claim in claims:
+        place = claim.file, claim.start, claim.end
+        if claim.what not in _CONSTANTS or claim.end - claim.start < SMALLEST or place in places:
+            yield claim
+            continue
+        places.add(place)
+        alike = first[claim.end - claim.start, _sample(root, claim)]
+        same = next((one for one in alike if _digest(root, one, digests) == _digest(root, claim, digests)), None)
+        if same is None:
+            alike.append(claim)
+            yield claim
+        else:
+            yield claim._replace(what=What.COPIES, detail=f"the same bytes as {same.name}")
+
+
+def _sample(root: Path, claim: Claim) -> bytes:
+    """Some bytes of the beginning, the middle and the end."""
+    with opened(root / claim.file) as data:
+        end = min(claim.end, len(data))
+        starts = (claim.start, (claim.start + end) // 2, end - _SAMPLE)
+        return b"".join(data[start : min(start + _SAMPLE, end)] for start in starts if 0 <= start < end)
+
+
+def _digest(root: Path, claim: Claim, known: dict[tuple[str, int, int], bytes]) -> bytes:
+    place = claim.file, claim.start, claim.end
+    if place not in known:
+        digest = hashlib.blake2b()
+        with opened(root / claim.file) as data:
+            end = min(claim.end, len(data))
+            for start in range(claim.start, end, _BLOCK):
+                digest.update(data[start : min(start + _BLOCK, end)])
+        known[place] = digest.digest()
+    return known[place]

@@ -1,0 +1,74 @@
+"""What the weights of a model are, and what they would become: what advice on them is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from compressor import sources, targets
+from compressor.compilation import pipelines
+from compressor.compilation.plan import Plan, plan
+from compressor.compilation.planning import Progress, Request, look, planned, take
+from compressor.formats.coreml.skeleton import Skeleton
+from compressor.model import Model, unchanged
+from compressor.recognition.findings import Finding, Settings
+from compressor.targets import Target
+from compressor.weight import Weight
+
+_SPECIFICATIONS = {10: "iOS26", 9: "iOS18", 8: "iOS17"}
+"""The target of a package by its specification, from which on it holds."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen.
+
+    weights, findings: what each weight is, as the target has it; by name, in the order of the model.
+    target, pipeline, settings: what was asked for.
+    plan: what becomes of the weights then.
+    """
+
+    weights: Mapping[str, Weight]
+    findings: Mapping[str, Finding]
+    target: Target
+    pipeline: str
+    settings: Settings
+    plan: Plan
+
+
+def taken(
+    path: Path, target: Target | None, pipeline: str, settings: Settings, progress: Progress | None = None
+) -> Look:
+    """A look at all values of all weights.
+
+    target: what it would be made for; None for what it was made for, or what runs files of its format.
+
+    Raises:
+        UsageError: there is no such pipeline, or the target's options do not fit the model.
+        CompressorError: the model cannot be read, or the target does not have what it consists of.
+    """
+    model = sources.read(path)
+    made_for = target or targets.get(_own(model))
+    asked = Request(made_for, pipelines.get(pipeline, settings.threshold), settings, progress)
+    with unchanged(model.stamps):
+        if model.graph is None:
+            seen = tuple(look(model, settings, progress))
+            weights, chosen = model.weights, plan(seen, made_for, asked.pipeline)
+        else:
+            fitted = take(model, asked)
+            weights, seen = fitted.fitted.model.weights, tuple(fitted.findings.values())
+            chosen = planned(fitted, asked)
+    by_name = {one.name: one for one in weights}
+    return Look(by_name, {one.name: one for one in seen}, made_for, pipeline, settings, chosen)
+
+
+def _own(model: Model) -> str:
+    """What a model was made for."""
+    told = model.metadata.get("compressor.target", "")
+    if told in targets.names():
+        return told
+    if isinstance(model.graph, Skeleton):
+        version = int(model.graph.model.specificationVersion)
+        return next((name for since, name in _SPECIFICATIONS.items() if version >= since), "iOS16")
+    return targets.DEFAULT

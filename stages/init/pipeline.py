@@ -1,0 +1,196 @@
+"""A dvc.yaml as `init` looks at it: which stage reads and writes what, and which are its own."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from compressor.errors import UsageError
+
+from . import merging
+
+PLACE = re.compile(r"(?<!\\)\$\{(.*?)\}")
+WRITTEN = ("outs", "metrics", "plots")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage, or one of those that `foreach` and `matrix` make.
+
+    name: as DVC calls it. key: as dvc.yaml does. outs, deps: relative to the project. written: the same outs as they
+    stand in dvc.yaml where they mean the same to another stage, by the resolved one. params: the whole files, among
+    the stage's params.
+    """
+
+    name: str
+    key: str
+    command: tuple[str, ...]
+    deps: tuple[str, ...]
+    outs: tuple[str, ...]
+    written: Mapping[str, str]
+    whole: tuple[str, ...]
+
+    @property
+    def compressor(self) -> str:
+        """The command of this package that it runs; empty for a stage of others."""
+        return self.command[1] if len(self.command) > 1 and self.command[0] == "compressor" else ""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A dvc.yaml.
+
+    name: relative to the project. content: of the file. names: those that its `vars` give.
+    """
+
+    name: str
+    content: Mapping[str, Any]
+    stages: tuple[Stage, ...]
+    names: frozenset[str]
+
+
+def parse(text: str, name: str, read: Callable[[str], str]) -> Pipeline:
+    """A dvc.yaml.
+
+    read: the text of another file, relative to its folder; empty where there is none.
+
+    Raises:
+        UsageError: the text is no valid YAML, or its stages are no mapping.
+    """
+    content = merging.content(text, name)
+    stages = content.get("stages") or {}
+    if not isinstance(stages, dict):
+        raise UsageError(f"{name}: stages is a {type(stages).__name__}: expected a mapping.")
+    context, given = _context(content, name, read)
+    # It has the same paths, and is long: it is only read for those that this does not say.
+    lock = read("dvc.lock") if PLACE.search(text) else ""
+    locked = _mapping(merging.content(lock, "dvc.lock").get("stages"))
+    folder = posixpath.dirname(name)
+    found = [one for key, stage in stages.items() for one in _stages(str(key), stage, context, locked, folder)]
+    return Pipeline(name, content, tuple(found), given)
+
+
+def _stages(
+    key: str, stage: Any, context: Mapping[str, Any], locked: Mapping[str, Any], folder: str
+) -> Iterator[Stage]:
+    if not isinstance(stage, dict):
+        return
+    if "foreach" in stage or "matrix" in stage:
+        body = stage.get("do") if "foreach" in stage else stage
+        names = [name for name in locked if name.startswith(f"{key}@")]
+        # The names that are not resolved are those that dvc.lock has resolved; without it the stage has no outputs.
+        for name in names or [key]:
+            yield _stage(name, key, _mapping(body), context, _mapping(locked.get(name)), folder, alone=False)
+    else:
+        yield _stage(key, key, stage, context, _mapping(locked.get(key)), folder, alone=True)
+
+
+def _stage(
+    name: str,
+    key: str,
+    stage: Mapping[str, Any],
+    context: Mapping[str, Any],
+    locked: Mapping[str, Any],
+    folder: str,
+    *,
+    alone: bool,
+) -> Stage:
+    own = {**context, **_inline(stage.get("vars"))}
+    place = posixpath.join(folder, resolved(str(stage.get("wdir", ".")), own) or ".")
+    alone = alone and not folder and "vars" not in stage and "wdir" not in stage
+    outs: dict[str, str] = {}
+    for kind in WRITTEN:
+        for entry in _paths(stage.get(kind)):
+            path = resolved(entry, own)
+            if path is not None:
+                outs[posixpath.normpath(posixpath.join(place, path))] = entry if alone else ""
+    recorded = [_mapping(one).get("path") for one in locked.get("outs") or ()]
+    outs = {posixpath.normpath(posixpath.join(place, str(path))): "" for path in recorded if path} | outs
+    deps = [resolved(entry, own) for entry in _paths(stage.get("deps"))]
+    command = stage.get("cmd", "")
+    return Stage(
+        name,
+        key,
+        _words(command if isinstance(command, str) else " && ".join(map(str, command or ()))),
+        tuple(posixpath.normpath(posixpath.join(place, path)) for path in deps if path is not None),
+        tuple(outs),
+        {path: entry for path, entry in outs.items() if entry},
+        tuple(str(file) for entry in stage.get("params") or () for file, keys in _mapping(entry).items() if not keys),
+    )
+
+
+def resolved(text: str, context: Mapping[str, Any]) -> str | None:
+    """The text with the values of its `${name.key}`; None where one is not known.
+
+    >>> resolved("models/${net.name}.pt", {"net": {"name": "a"}}), resolved("${item}.pt", {})
+    ('models/a.pt', None)
+    """
+    values = {place[1]: _value(place[1], context) for place in PLACE.finditer(text)}
+    if any(not isinstance(value, str | int | float) for value in values.values()):
+        return None
+    return PLACE.sub(lambda place: str(values[place[1]]), text)
+
+
+def _value(path: str, context: Any) -> Any:
+    for key in re.split(r"\.|\[|\]\.?", path.strip()):
+        if isinstance(context, list) and key.isdigit() and int(key) < len(context):
+            context = context[int(key)]
+        elif isinstance(context, Mapping) and key in context:
+            context = context[key]
+        elif key:
+            return None
+    return context
+
+
+def _context(
+    content: Mapping[str, Any], name: str, read: Callable[[str], str]
+) -> tuple[Mapping[str, Any], frozenset[str]]:
+    """What `${...}` may name, and the names that `vars` gives."""
+    context = dict(merging.content(read("params.yaml"), posixpath.join(posixpath.dirname(name), "params.yaml")))
+    given: set[str] = set()
+    entries = content.get("vars")
+    for entry in entries if isinstance(entries, list) else ():
+        values = _inline([entry])
+        if isinstance(entry, str):
+            file, _, keys = entry.partition(":")
+            values = _loaded(file, read)
+            if keys:
+                values = {key: values[key] for key in keys.split(",") if key in values}
+            if posixpath.normpath(file) == "params.yaml":
+                values = {}
+        given |= values.keys()
+        context |= values
+    return context, frozenset(given)
+
+
+def _loaded(file: str, read: Callable[[str], str]) -> Mapping[str, Any]:
+    """The values of a file; nothing of one that is no YAML, which is DVC's to say."""
+    try:
+        return merging.content(read(file), file)
+    except UsageError:
+        return {}
+
+
+def _inline(entries: Any) -> Mapping[str, Any]:
+    pairs = [_mapping(entry) for entry in entries or ()] if isinstance(entries, list) else []
+    return {str(key): value for pair in pairs for key, value in pair.items()}
+
+
+def _paths(entries: Any) -> Iterator[str]:
+    for entry in entries if isinstance(entries, list) else ():
+        yield from map(str, entry) if isinstance(entry, dict) else (str(entry),)
+
+
+def _words(command: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(command))
+    except ValueError:
+        return tuple(command.split())
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
