@@ -74,8 +74,13 @@ def _files(module: str, folder: Path) -> Iterator[Path]:
         if own is None:
             continue
         around = (place.joinpath(*parts[:count], "__init__.py") for count in range(1, len(parts)))
-        yield from (file for file in (*around, own) if file.is_file() and file.stat().st_size)
+        yield from (file for file in (*around, own) if file.is_file() and _does_something(file))
         return
+
+
+def _does_something(file: Path) -> bool:
+    """Whether a file holds more than a text about it, as many an `__init__.py` does not."""
+    return not all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in _tree(file).body)
 
 
 def _imports(file: Path, module: str) -> Iterator[str]:

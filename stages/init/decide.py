@@ -6,6 +6,7 @@ import contextlib
 import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import CompressorError, UsageError
@@ -104,10 +105,11 @@ def decide(repository: Repository, asked: Asked, ask: Ask) -> tuple[Plan, tuple[
         inputs=told,
         axes={inputs.BATCH: 1} if inputs.BATCH in dynamic else {},
         data=data,
-        data_files=_files(repository, data, reads=True),
+        data_files=tuple(dict.fromkeys((*_files(repository, data, reads=True), *_files(repository, metric)))),
         metric=metric,
         drop=f"{_key(metric)}_drop",
         targets=targets,
+        matrix=len(targets) > 1 or "targets" in settings,
         prefix=prefix.value,
         lock=lock.value,
         params=params.value,
@@ -191,7 +193,8 @@ def _factory(making: _Decision, found: models.Found, kind: str) -> str | None:
 
 
 def _data(making: _Decision) -> str:
-    data = making.known("data", making.asked.data, "evaluate", "data")
+    given = "" if making.asked.data == NONE else making.asked.data
+    data = making.known("data", given, "evaluate", "data")
     if data is None:
         question = (
             f"which module:function returns (inputs, labels), or which .npz has them? ({NONE}: only sizes are measured)"
@@ -219,7 +222,7 @@ def _measured(
         told = (
             inputs.Told(inputs.parse(making.asked.inputs), "") if making.asked.inputs else inputs.of_model(kind, path)
         )
-        samples, problem = (None, "") if kind == ONNX and metric else _samples(data)
+        samples, problem = (None, "") if kind == ONNX and metric else _samples(making.repository, data)
         if told is None and samples is not None:
             try:
                 told = inputs.of_data(data, samples, inputs.names(kind, path, factory))
@@ -235,12 +238,18 @@ def _measured(
     return told.inputs, metric or "accuracy_score"
 
 
-def _samples(data: str) -> tuple[Samples | None, str]:
-    """What the data function returns, or why it does not."""
+def _samples(repository: Repository, data: str) -> tuple[Samples | None, str]:
+    """What the data is, or why that cannot be told yet.
+
+    Raises:
+        UsageError: there is no such function, or no such file and none that a stage writes.
+    """
     if not data:
         return None, ""
     from compressor.evaluation import samples
 
+    if data.endswith(".npz") and not Path(data).is_file() and models.named(repository, data) is not None:
+        return None, f"{data} is not there yet"
     try:
         return samples.read(data), ""
     except UsageError:
@@ -265,7 +274,7 @@ def _of_labels(making: _Decision, samples: Samples) -> str | None:
 
 def _files(repository: Repository, reference: str | None, *, reads: bool = False) -> tuple[str, ...]:
     """The code of a reference, and with `reads` what DVC has of the files that it names."""
-    if not reference:
+    if not reference or not (":" in reference or reads):
         return ()
     if reference.endswith(".npz"):
         return (posixpath.normpath(reference),)

@@ -95,7 +95,9 @@ def insert(text: str, section: str, added: Sequence[Piece], where: str) -> str:
     mark = BOM if text.startswith(BOM) else ""
     newline = "\r\n" if "\r\n" in text else "\n"
     old = text.removeprefix(mark)
-    wanted = repr(_with(content(old, where), section, added))
+    there = content(old, where)
+    _find(old, section, where)
+    wanted = repr(_with(there, section, added))
     for trimmed, gap in ((True, True), (False, True), (False, False)):  # a text may end with blank lines of its own
         new = _inserted(old, section, added, newline, where, trimmed=trimmed, gap=gap)
         if _read(new, where) == wanted:

@@ -29,7 +29,7 @@ class Plan:
     axes: the sizes of dynamic axes for Core ML.
     data: `module:function`, a path of an .npz, or empty text.
     metric: by name, or `module:function`; drop: the limit's name.
-    targets: one, or several that share a pipeline.
+    targets: those of the pipeline; matrix: whether its last stages run once a target, which is of use for several.
     prefix: of the stages' names.
     lock: the file that says which packages are installed; None where there is none.
     params: the file with the settings.
@@ -49,6 +49,7 @@ class Plan:
     metric: str
     drop: str
     targets: tuple[str, ...]
+    matrix: bool = False
     prefix: str = ""
     lock: str | None = None
     params: str = PARAMS
@@ -62,20 +63,15 @@ class Plan:
         """Whether the settings lie in a file of their own, which DVC does not read by itself."""
         return self.params != PARAMS
 
-    @property
-    def several(self) -> bool:
-        """Whether the last stages run once a target."""
-        return len(self.targets) > 1
-
 
 def stages(plan: Plan) -> tuple[Piece, ...]:
     """The stages of dvc.yaml."""
-    return merging.pieces(template.render(template.read("dvc.yaml"), _values(plan, plan.targets[0])), "stages")
+    return merging.pieces(template.render(template.read("stages.yaml"), _values(plan, plan.targets[0])), "stages")
 
 
 def artifacts(plan: Plan) -> tuple[Piece, ...]:
     """The artifacts of dvc.yaml: one a target."""
-    text = template.read("dvc.yaml")
+    text = template.read("stages.yaml")
     rendered = (template.render(text, _values(plan, target)) for target in plan.targets)
     return tuple(piece for one in rendered for piece in merging.pieces(one, "artifacts"))
 
@@ -83,8 +79,8 @@ def artifacts(plan: Plan) -> tuple[Piece, ...]:
 def groups(plan: Plan) -> tuple[Piece, ...]:
     """The groups of the params file."""
     values = {
-        "target_key": "targets" if plan.several else "target",
-        "targets": _flow(list(plan.targets)) if plan.several else plan.targets[0],
+        "target_key": "targets" if plan.matrix else "target",
+        "targets": _flow(list(plan.targets)) if plan.matrix else plan.targets[0],
         "factory": () if plan.factory is None else (f"factory: {plan.factory}",),
         "inputs": _inputs(plan.inputs),
         "axes": _flow(plan.axes),
@@ -92,7 +88,7 @@ def groups(plan: Plan) -> tuple[Piece, ...]:
         "metric": plan.metric,
         "drop": (f"{plan.drop}: 0.01",) if plan.data else (),
     }
-    return merging.pieces(template.render(template.read("params.yaml"), values))
+    return merging.pieces(template.render(template.read("settings.yaml"), values))
 
 
 def workflow(plan: Plan, service: str) -> str:
@@ -111,7 +107,7 @@ def workflow(plan: Plan, service: str) -> str:
 
 
 def _values(plan: Plan, target: str) -> template.Values:
-    several, folder = plan.several, "/${item.target}" if plan.several else ""
+    several, folder = plan.matrix, "/${item.target}" if plan.matrix else ""
     listed = _flow(list(plan.targets)) if plan.apart else "${targets}"
     label = target if several else "${target}"
     return {
@@ -123,6 +119,7 @@ def _values(plan: Plan, target: str) -> template.Values:
         "records": f"{RECORDS}{folder}",
         "options": f" --params {plan.params}" if plan.apart else "",
         "target_option": " --target ${item.target}" if several else "",
+        "which": "each" if several else "the",
         "matrix": ("matrix:", f"  target: {listed}") if several else (),
         "own_file": (f"{plan.params}:",) if plan.apart else (),
         "in": "    " if plan.apart else "",
