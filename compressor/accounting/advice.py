@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import shlex
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from compressor import targets
 from compressor.accounting.account import Account, Portion, What
 from compressor.accounting.look import Look
+from compressor.accounting.onnx_roles import LATE
 from compressor.compilation import pipelines
 from compressor.compilation.plan import Plan, choose, plan
 from compressor.encodings import name, nbytes
@@ -17,7 +19,7 @@ from compressor.errors import plural
 from compressor.recognition import near_misses
 from compressor.recognition.find import find
 
-LEAST = 0.001
+LEAST = 0.005
 """The share of a model that advice on what is no weight must save, to be worth a line."""
 
 
@@ -46,24 +48,26 @@ def advice(account: Account, look: Look | None) -> tuple[Advice, ...]:
 
 def _of_compression(look: Look) -> Iterator[Advice]:
     """What this package makes of the weights as they are."""
-    saved: dict[str, dict[str, int]] = defaultdict(dict)
+    saved: dict[str, int] = {}
+    forms = Counter[str]()
     for choice in look.plan.choices:
         saves = choice.finding.source_nbytes - nbytes(choice.legal)
         if saves > 0:
-            saved[name(choice.legal)][choice.name] = saves
-    for form, weights in saved.items():
-        what = f"{plural(len(weights), 'weight')} can be stored as {form}"
-        yield _about(weights, what, f"compressor compress MODEL OUT_DIR --target {look.target.name}")
+            saved[choice.name] = saves
+            forms[name(choice.legal)] += 1
+    told = ", ".join(f"{count} as {form}" for form, count in forms.most_common())
+    yield _about(saved, f"{plural(len(saved), 'weight')} can be stored smaller: {told}", _compress(look))
 
 
 def _of_rounding(account: Account, look: Look) -> Iterator[Advice]:
     """What a target saves that has other values than the source, as Core ML has in float16."""
-    now = sum(portion.nbytes for portion in account.portions if portion.what is What.WEIGHTS)
-    then = sum(finding.source_nbytes for finding in look.findings.values())
-    rounded = {finding.dtype for finding in look.findings.values()} <= {"float16"}
-    if rounded and now - then > LEAST * account.nbytes:
-        do = f"compressor compress MODEL OUT_DIR --target {look.target.name}"
-        yield Advice(now - then, f"{look.target.name} has its weights in float16", do)
+    saves = look.nbytes - sum(finding.source_nbytes for finding in look.findings.values())
+    if saves > LEAST * account.nbytes:
+        yield Advice(saves, f"{look.target.name} has its weights in float16", _compress(look))
+
+
+def _compress(look: Look) -> str:
+    return f"compressor compress {shlex.quote(str(look.path))} OUT_DIR --target {look.target.name}"
 
 
 _KINDS: Mapping[str, str] = {
@@ -153,6 +157,9 @@ def _of_bytes(account: Account) -> Iterator[Advice]:
     yield from _of(account, What.COPIES, "constants are stored twice", _share)
     yield from _of(account, What.TRAINING, "what only the training needs", lambda _: "save model.state_dict() alone")
     yield from _of(account, What.UNREFERENCED, "bytes that nothing refers to", _drop)
+    late = {one.name: one.nbytes * 3 // 4 for one in account.portions if one.detail == LATE}
+    what = f"{plural(len(late), 'weight')} quantized only when a session loads: QuantizeLinear of constants"
+    yield _about(late, what, "quantize initializers in place of Constant nodes, or fold constants before it is saved")
     for kind, do in _METADATA.items():
         parts = [one for one in account.portions if one.what is What.NAMES and one.name == kind and _plain(one)]
         saves = sum(part.nbytes for part in parts)
@@ -163,7 +170,7 @@ def _of_bytes(account: Account) -> Iterator[Advice]:
 _METADATA: Mapping[str, str] = {
     "documentation": "clear doc_string, in the model, its graph and its nodes, before it is saved",
     "properties": "clear metadata_props of the nodes: torch.onnx.export keeps there where each came from",
-    "types of values": "clear graph.value_info: a runtime infers the types again",
+    "types of values": "clear graph.value_info: a runtime infers the types of standard operators again",
     "where code came from": "export the model: code of TorchScript has its history beside it",
 }
 """By kind of metadata, how to get rid of it: `compress` keeps what a source says."""

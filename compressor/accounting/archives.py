@@ -68,9 +68,12 @@ def window(data: FileBytes, start: int, end: int) -> Iterator[IO[bytes]]:
 
 
 def is_archive(data: FileBytes, start: int, end: int) -> bool:
-    """Whether these bytes are a zip archive."""
-    with window(data, start, end) as file:
-        return zipfile.is_zipfile(file)
+    """Whether these bytes are a zip archive, or a damaged one."""
+    try:
+        with window(data, start, end) as file:
+            return zipfile.is_zipfile(file)
+    except zipfile.BadZipFile:
+        return True
 
 
 def entries(file: str, data: FileBytes, start: int, end: int) -> tuple[list[Entry], list[Claim]]:

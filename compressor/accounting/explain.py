@@ -15,7 +15,7 @@ from compressor.formats import places
 from compressor.formats.coreml.package import MANIFEST
 from compressor.formats.wire import WireError
 from compressor.sources.coreml import UNREADABLE
-from compressor.sources.onnx import place
+from compressor.sources.onnx import TRACED, place
 
 _ACCOUNTANTS: Sequence[ModuleType] = (onnx, safetensors, torch)
 """Of files; a package is a folder."""
@@ -97,9 +97,12 @@ def _folder(path: Path) -> Found:
         if one.suffix.lower() in onnx.SUFFIXES:
             _tried(onnx.claim, one, found)
     claimed = {claim.file for claim in found.claims}
+    modelled = bool(claimed or found.notes)
     for one in present:
         if (name := found.add(one)) not in claimed:
-            _left(one, name, found)
+            modelled |= _left(one, name, found)
+    if not modelled:
+        raise CompressorError(f"{path}: a directory without a model file; expected one that holds a model.")
     return found
 
 
@@ -130,18 +133,21 @@ def _tried(claim: Claims, path: Path, found: Found) -> None:
         found.notes.append(line(error))
 
 
-def _left(path: Path, name: str, found: Found) -> None:
-    """Claim a file that no model refers to."""
+def _left(path: Path, name: str, found: Found) -> bool:
+    """Claim a file that no model refers to; whether it is a model itself."""
     suffix = path.suffix.lower()
-    if suffix in torch.SUFFIXES and torch.is_one(path):
+    if suffix in torch.SUFFIXES and path.name != TRACED and torch.is_one(path):
         before = len(found.claims)
         _tried(torch.claim, path, found)
         if len(found.claims) > before:
-            return
+            return True
     what = What.OTHER
-    if suffix in {*_UNREADABLE, *safetensors.SUFFIXES}:
+    if path.name == TRACED:
+        pass  # a module without weights, from which Core ML's are converted
+    elif suffix in {*_UNREADABLE, *safetensors.SUFFIXES}:
         what = What.UNREADABLE
     elif suffix in _LEFT_OVER:
         what = What.UNREFERENCED
     kind = "tokenizer" if what is What.OTHER and path.name.lower().startswith(_TOKENIZER) else name
     found.claims.append(Claim(name, 0, found.files[name], what, kind))
+    return what is What.UNREADABLE

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from compressor import sources, targets
+from compressor import encodings, sources, targets
 from compressor.compilation import pipelines
 from compressor.compilation.plan import Plan, plan
 from compressor.compilation.planning import Progress, Request, look, planned, take
@@ -24,17 +24,21 @@ _SPECIFICATIONS = {10: "iOS26", 9: "iOS18", 8: "iOS17"}
 class Look:
     """What was seen.
 
+    path: the model.
     weights, findings: what each weight is, as the target has it; by name, in the order of the model.
     target, pipeline, settings: what was asked for.
     plan: what becomes of the weights then.
+    nbytes: of the weights as the model stores them.
     """
 
+    path: Path
     weights: Mapping[str, Weight]
     findings: Mapping[str, Finding]
     target: Target
     pipeline: str
     settings: Settings
     plan: Plan
+    nbytes: int
 
 
 def taken(
@@ -59,8 +63,9 @@ def taken(
             fitted = take(model, asked)
             weights, seen = fitted.fitted.model.weights, tuple(fitted.findings.values())
             chosen = planned(fitted, asked)
+    stored = sum(encodings.nbytes(weight.encoding) for weight in model.weights)
     by_name = {one.name: one for one in weights}
-    return Look(by_name, {one.name: one for one in seen}, made_for, pipeline, settings, chosen)
+    return Look(path, by_name, {one.name: one for one in seen}, made_for, pipeline, settings, chosen, stored)
 
 
 def _own(model: Model) -> str:

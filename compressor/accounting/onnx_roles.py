@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +36,11 @@ PARAMETERS: Mapping[str, Mapping[int, int]] = {
 BIASES: Mapping[str, int] = {"QLinearConv": 8, "QGemm": 6}
 """By operator, which input is a bias in whole numbers."""
 
+LATE = "dense, quantized when a session loads"
+"""The form of a weight that is stored as values, and read as the codes that `QuantizeLinear` makes of it."""
+
 _FLOATS = {1, 10, 11, 16}
+_FEW = 16  # elements of a number that is none of training's: scales of a Resize, bounds of a Clip
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 
 
@@ -128,10 +133,12 @@ def _settle(read: _Read, made: Roles, path: Path, known: Known | None) -> None:
     """Give a role to every constant that what is read consists of, and to the operators that compute it."""
     tensors, nodes = _closure(read.source)
     free = [tensor for tensor in tensors if tensor not in made.tensors]
-    role = _weight(read, tensors, path, known) or _parameter(read, made) or _guess(read, tensors, known)
+    tensors.sort(key=lambda tensor: -math.prod(tensor.dims))  # a weight is called as its codes, not as its scale
+    late = _late(tensors, nodes)
+    role = late or _weight(read, tensors, path, known) or _parameter(read, made) or _guess(read, tensors, known)
     for tensor in free:
         own = role or Role(What.CONSTANTS, tensor.name, described(tensor))
-        if known is not None and (name := _place(tensor, path, known) or known.named([tensor.name])):
+        if late is None and known is not None and (name := _place(tensor, path, known) or known.named([tensor.name])):
             own = Role(What.WEIGHTS, name, known.forms[name])
         made.tensors[tensor] = own
     if role is not None and role.what is What.WEIGHTS:
@@ -150,6 +157,15 @@ def _closure(source: Source) -> tuple[list[Tensor], list[Node]]:
         found.update(dict.fromkeys(fresh))
         pending.extend(fresh)
     return [one for one in found if isinstance(one, Tensor)], [one for one in found if isinstance(one, Node)]
+
+
+def _late(tensors: Sequence[Tensor], nodes: Iterable[Node]) -> Role | None:
+    """The role of values that are quantized when a session loads: what quantizers make of weights in `Constant`s."""
+    first = tensors[0] if tensors else None
+    if first is None or first.data_type not in _FLOATS or not first.dims:
+        return None
+    quantized = any(node.op_type == "QuantizeLinear" and node.sources[:1] == [first] for node in nodes)
+    return Role(What.WEIGHTS, first.name, LATE) if quantized else None
 
 
 def _weight(read: _Read, tensors: Sequence[Tensor], path: Path, known: Known | None) -> Role | None:
@@ -181,15 +197,24 @@ def _parameter(read: _Read, made: Roles) -> Role | None:
 
 
 def _guess(read: _Read, tensors: Sequence[Tensor], known: Known | None) -> Role | None:
-    """A weight that no source knows as one: a quantized bias, or anything where the model could not be read."""
+    """A weight that no source knows as one: a quantized bias, what only an operator of ONNX Runtime's reads, ...
+
+    Where the model could not be read, every float of one axis or more is taken for one.
+    """
     node, source = read.node, read.source
     bias = node is not None and BIASES.get(node.op_type) == read.place
     decoded = isinstance(source, Node) and source.op_type == "DequantizeLinear"
-    dense = known is None and isinstance(source, Tensor) and source.data_type in _FLOATS and len(source.dims) > 0
-    if not (bias or decoded or dense) or not tensors:
+    if not (bias or decoded or _is_dense(source, 1 if known is None else _FEW)) or not tensors:
         return None
     form = "dense" if tensors[0].data_type in _FLOATS else described(tensors[0])
     return Role(What.WEIGHTS, tensors[0].name or read.name, form)
+
+
+def _is_dense(source: Source, least: int) -> bool:
+    """Whether a value is a constant of floats, of one axis and so many elements or more."""
+    if not isinstance(source, Tensor) or source.data_type not in _FLOATS:
+        return False
+    return len(source.dims) > 0 and math.prod(source.dims) >= least
 
 
 def described(tensor: Tensor) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
-_TENSORS = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor", "_rebuild_meta_tensor"}
+_TENSORS = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"}
 _MOST = 2_000_000
 """So many values are looked through: a pickle of a few bytes can refer to itself without end."""
 
@@ -104,6 +104,8 @@ class _Unpickler(pickle._Unpickler):  # noqa: SLF001 - the one in C takes memory
             return OrderedDict
         if module == "torch._utils" and name in _TENSORS:
             return _tensor
+        if (module, name) == ("torch._utils", "_rebuild_qtensor"):
+            return _quantized
         if (module, name) in {("torch._utils", "_rebuild_parameter"), ("torch._tensor", "_rebuild_from_type_v2")}:
             return _wrapped
         return _class(module, name)
@@ -120,6 +122,12 @@ def _tensor(storage: Any, offset: Any = 0, shape: Any = (), strides: Any = (), *
     if isinstance(storage, Storage) and isinstance(offset, int) and plain and len(shape) == len(strides):
         return Tensor(storage, offset, shape, strides)
     return Opaque(storage, offset, shape, strides)
+
+
+def _quantized(storage: Any, offset: Any, shape: Any, strides: Any, parameters: Any = (), *_: Any) -> Any:
+    """A quantized tensor: its codes, and its scales and zero points where these are tensors."""
+    inner = parameters if isinstance(parameters, tuple) else ()
+    return Opaque(_tensor(storage, offset, shape, strides), *(one for one in inner if isinstance(one, Tensor)))
 
 
 def _wrapped(*args: Any, **_: Any) -> Any:

@@ -73,7 +73,10 @@ def is_one(path: Path) -> bool:
     return start == _OLD or start[:4] == b"PK\3\4"
 
 
-def _archive(file: str, data: FileBytes, start: int, end: int, notes: list[str]) -> Iterator[Claim]:
+def _archive(
+    file: str, data: FileBytes, start: int, end: int, notes: list[str], *, inside: bool = False
+) -> Iterator[Claim]:
+    """Claims on an archive, and on the archives in it."""
     found, claims = archives.entries(file, data, start, end)
     yield from claims
     by_name = {entry.name.partition("/")[2]: entry for entry in found}
@@ -84,8 +87,9 @@ def _archive(file: str, data: FileBytes, start: int, end: int, notes: list[str])
     yield from _program(file, data, by_name, notes)
     for inner, entry in by_name.items():
         yield _entry(file, inner, entry)
-        if inner.endswith(".pt") and entry.stored and archives.is_archive(data, entry.start, entry.end):
-            yield from _archive(file, data, entry.start, entry.end, notes)
+        holds = not inside and inner.endswith(".pt") and entry.stored
+        if holds and archives.is_archive(data, entry.start, entry.end):
+            yield from _archive(file, data, entry.start, entry.end, notes, inside=True)
 
 
 def _entry(file: str, inner: str, entry: Entry) -> Claim:

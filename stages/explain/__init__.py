@@ -51,11 +51,14 @@ def explain(
     """
     from compressor.accounting.advice import advice
     from compressor.accounting.explain import explain as account_of
+    from compressor.errors import UsageError
 
     from .. import display
     from ..params import Given
     from . import tables
 
+    if target is not None and not advised:
+        raise UsageError("--no-advice needs no target: leave --target out.")
     given = Given(params, settings or (), {"target": target})
     found = account_of(file)
     look, why_not = _look(file, given, named=target is not None) if advised else (None, "")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,9 +14,12 @@ from rich.text import Text
 from compressor.accounting.account import MEANINGS, Account, What
 from compressor.accounting.advice import Advice
 from compressor.accounting.look import Look
-from compressor.errors import plural
+from compressor.compilation.manifest import Manifest
+from compressor.compilation.publish import MANIFEST
+from compressor.errors import CompressorError, plural
 
 from ..display import size
+from ..files import read_text
 from ..sheet import Row, Sheet
 from ..text import visible
 
@@ -51,13 +56,20 @@ def stored_weights(explained: Explained) -> list[StoredWeight]:
         if portion.what is What.WEIGHTS:
             sums[portion.name] = sums.get(portion.name, 0) + portion.nbytes
             forms.setdefault(portion.name, portion.detail)
-    reasons = _reasons(explained.look)
+    reasons = _reasons(explained)
     made = [StoredWeight(name, forms[name], nbytes, reasons.get(name, "")) for name, nbytes in sums.items()]
     return sorted(made, key=lambda weight: -weight.nbytes)
 
 
-def _reasons(look: Look | None) -> Mapping[str, str]:
-    return {} if look is None else {choice.name: choice.facts.evidence for choice in look.plan.choices}
+def _reasons(explained: Explained) -> Mapping[str, str]:
+    """What each weight is: as it is seen now, or as it was when the artefact was made, which knows its source."""
+    look, path = explained.look, explained.path / MANIFEST
+    reasons = {} if look is None else {choice.name: choice.facts.evidence for choice in look.plan.choices}
+    if path.is_file():
+        with suppress(CompressorError):
+            made = Manifest.from_json(read_text(path))
+            reasons |= {weight.name: weight.evidence for weight in made.weights}
+    return reasons
 
 
 def document(explained: Explained) -> dict[str, object]:
@@ -170,11 +182,28 @@ def _share(nbytes: int, whole: int) -> str:
 
 
 def _advice(found: Sequence[Advice], nbytes: int, top: int) -> Sheet:
-    rows = [Row((one.what, size(one.saves), _share(one.saves, nbytes)), details=_details(one)) for one in found[:top]]
+    rows = []
+    for one in found[:top]:
+        head, *rest = _parted(one.what)
+        rows.append(Row((head, size(one.saves), _share(one.saves, nbytes)), details=(*rest, *_details(one))))
     if len(found) > top:
         saves = max(one.saves for one in found[top:])
         rows.append(Row((f"{len(found) - top} more, each of at most", size(saves), ""), style="dim"))
     return Sheet(("what would make it smaller", "saves", "share"), tuple(rows), numbers=1)
+
+
+READABLE = 60
+"""Columns of a line that needs no second one."""
+
+
+def _parted(text: str) -> list[str]:
+    """A text, or where that is long what it says first and what then.
+
+    >>> _parted("5 weights can be stored smaller: 3 as sparse, 1 as palettized4, 1 as sparse(palettized4)")
+    ['5 weights can be stored smaller', '3 as sparse, 1 as palettized4, 1 as sparse(palettized4)']
+    """
+    mark = re.search("[:;] ", text) if len(text) > READABLE else None
+    return [text] if mark is None else [text[: mark.start()], text[mark.end() :]]
 
 
 def _details(one: Advice) -> tuple[str, ...]:
