@@ -58,10 +58,14 @@ def is_float(dtype: DType) -> bool:
 
 
 class _Described:
-    """What follows from the shape and the dtype of elements that are not in memory as they are."""
+    """What follows from the shape and the dtype of elements that are not in memory as they are.
+
+    stored: the narrower type that floats are stored in, of which each is a value; None for their own.
+    """
 
     shape: Shape
     dtype: DType
+    stored: DType | None = None
 
     @property
     def size(self) -> int:
@@ -70,7 +74,7 @@ class _Described:
     @property
     def nbytes(self) -> int:
         """The bytes that the elements take when stored, 2- and 4-bit types packed."""
-        return packed_nbytes(self.size, bits(self.dtype))
+        return packed_nbytes(self.size, bits(self.stored or self.dtype))
 
 
 class _Stored(_Described):
@@ -107,6 +111,7 @@ class ArraySpec(_Described):
 
     shape: Shape
     dtype: DType
+    stored: DType | None = None
 
 
 @dataclass(frozen=True)
@@ -186,13 +191,57 @@ class ComputedArray(_Described):
         return self.compute().astype(self.dtype if dtype is None else dtype, copy=bool(copy))
 
 
-Array = NDArray | MappedArray | PackedArray | ComputedArray | ArraySpec
+@dataclass(frozen=True, eq=False)
+class NarrowArray(_Described):
+    """Floats that are stored in a narrower type, of which each is a value.
+
+    values: as they are stored.
+    dtype: of the elements.
+    """
+
+    values: Array
+    dtype: DType
+
+    @property
+    def shape(self) -> Shape:  # type: ignore[override]
+        return tuple(self.values.shape)
+
+    @property
+    def stored(self) -> DType:  # type: ignore[override]
+        return self.values.dtype
+
+    def __array__(self, dtype: DType | None = None, copy: bool | None = None) -> NDArray:  # noqa: FBT001 - numpy's
+        """The elements, widened."""
+        return np.asarray(self.values).astype(self.dtype if dtype is None else dtype, copy=bool(copy))
+
+
+Array = NDArray | MappedArray | PackedArray | ComputedArray | NarrowArray | ArraySpec
 """All have `shape`, `dtype`, `size` and `nbytes`; all but the spec give their elements to `np.asarray`."""
+
+
+def stored_type(array: Array) -> DType:
+    """The type that the elements are stored in: their own, or a narrower one."""
+    return array.dtype if isinstance(array, np.ndarray) else array.stored or array.dtype
 
 
 def spec_of(array: Array) -> ArraySpec:
     """What `array` is, without its data."""
-    return ArraySpec(tuple(array.shape), array.dtype)
+    stored = stored_type(array)
+    return ArraySpec(tuple(array.shape), array.dtype, None if stored == array.dtype else stored)
+
+
+def as_stored(array: Array) -> Array:
+    """The elements in the type that they are stored in."""
+    if isinstance(array, NarrowArray):
+        return array.values
+    return ArraySpec(array.shape, stored_type(array)) if isinstance(array, ArraySpec) else array
+
+
+def widened(array: Array) -> Array:
+    """The elements, stored in their own type."""
+    if isinstance(array, ArraySpec):
+        return ArraySpec(array.shape, array.dtype)
+    return np.asarray(array) if isinstance(array, NarrowArray) else array
 
 
 def leading(array: Array, count: int) -> Array:
@@ -208,6 +257,8 @@ def in_blocks(array: Array) -> Iterator[NDArray]:
         for part in blocks(array.size):
             start = array.offset + part.start * array.dtype.itemsize
             yield np.asarray(replace(array, offset=start, shape=(part.stop - part.start,)))
+    elif isinstance(array, NarrowArray):
+        yield from (part.astype(array.dtype) for part in in_blocks(array.values))
     else:
         flat = np.asarray(array).reshape(-1)
         yield from (flat[part] for part in blocks(flat.size))

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from compressor.arrays import CODE_DTYPES, Array, DType, NDArray, Shape, bits, is_float, spec_of
+from compressor.arrays import CODE_DTYPES, Array, DType, NDArray, Shape, bits, is_float, spec_of, stored_type
 from compressor.errors import DamageError
 from compressor.kernels import dequantize, expand, facing, look_up, scatter
 from compressor.packing import packed_nbytes
@@ -35,7 +35,7 @@ PLACES = np.dtype(np.int32)
 class Dense:
     """The values themselves.
 
-    values: any dtype, the weight's shape, or `[D]` under `Sparse`.
+    values: any dtype, the weight's shape, or `[D]` under `Sparse`; stored in a narrower float type where each is one.
     """
 
     values: Array
@@ -219,7 +219,8 @@ def name(encoding: Encoding) -> str:
     """
     match encoding:
         case Dense(values):
-            return str(values.dtype) if values.dtype in CODE_DTYPES.values() else "dense"
+            stored = stored_type(values)
+            return str(stored) if stored != values.dtype or stored in CODE_DTYPES.values() else "dense"
         case LinearQuantized(data):
             inner = name(data)
             return inner if isinstance(data, Dense) else f"{dtype(data)}({inner})"
@@ -228,6 +229,11 @@ def name(encoding: Encoding) -> str:
         case Sparse(_, values):
             inner = name(values)
             return "sparse" if inner == "dense" else f"sparse({inner})"
+
+
+def is_encoded(encoding: Encoding) -> bool:
+    """Whether it is more than the values in their own type."""
+    return not isinstance(encoding, Dense) or stored_type(encoding.values) != encoding.values.dtype
 
 
 def is_places(mask: Array) -> bool:
@@ -272,7 +278,7 @@ def _parts(node: Encoding) -> Iterator[tuple[str, Array | Encoding, int]]:
     """The fields of a node that hold an array, with the bits of a stored element, or another node."""
     match node:
         case Dense(values):
-            yield "values", values, bits(values.dtype)
+            yield "values", values, bits(stored_type(values))
         case LinearQuantized(data, scale, zero_point):
             yield "data", data, 0
             yield "scale", scale, bits(scale.dtype)
@@ -280,7 +286,7 @@ def _parts(node: Encoding) -> Iterator[tuple[str, Array | Encoding, int]]:
                 yield "zero_point", zero_point, bits(zero_point.dtype)
         case Palettized(indices, lut):
             yield "indices", indices, index_bits(lut)
-            yield "lut", lut, bits(lut.dtype)
+            yield "lut", lut, bits(stored_type(lut))
         case Sparse(mask, values):
             yield "mask", mask, bits(mask.dtype) if is_places(mask) else 1
             yield "values", values, 0

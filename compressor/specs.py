@@ -25,7 +25,8 @@ def to_json(value: Any) -> Any:
     {'node': 'Dense', 'values': {'dtype': 'float32', 'shape': [2, 3]}}
     """
     if isinstance(value, ArraySpec):
-        return {"dtype": value.dtype.name, "shape": list(value.shape)}
+        narrow = {"stored": value.stored.name} if value.stored else {}
+        return {"dtype": value.dtype.name, "shape": list(value.shape), **narrow}
     if isinstance(value, Encoding):
         fields = {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"node": type(value).__name__, **fields}
@@ -43,7 +44,8 @@ def from_json(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     if "node" not in value:
-        return checked(ArraySpec, {"shape": tuple(value["shape"]), "dtype": _DTYPES[value["dtype"]]})
+        types = {key: _DTYPES[value[key]] for key in ("dtype", "stored") if key in value}
+        return checked(ArraySpec, {"shape": tuple(value["shape"]), **types})
     fields = {key: from_json(field) for key, field in value.items() if key != "node"}
     return checked(_NODES[value["node"]], fields)
 

@@ -93,7 +93,7 @@ def detection(found: Detection, planned: Plan) -> RenderableType:
 
 def _finding(finding: Finding) -> Row:
     declared = [candidate.evidence for candidate in finding.candidates if not candidate.schemes]
-    what = [*declared, *filter(None, (finding.structure, finding.palette, finding.grid))]
+    what = [*declared, *filter(None, (finding.structure, finding.palette, finding.grid, finding.precision))]
     cells = (
         finding.name,
         _shape([finding]),

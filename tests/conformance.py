@@ -11,6 +11,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, DType, NDArray, Shape
+from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, DType, NarrowArray, NDArray, Shape
 from compressor.encodings import (
     PLACES,
     Dense,
@@ -39,7 +40,7 @@ from compressor.model import Model
 from compressor.targets import Illegal, Target
 from compressor.weight import Weight
 
-F32, F16, BF16 = (FLOAT_DTYPES[name] for name in ("float32", "float16", "bfloat16"))
+F64, F32, F16, BF16 = (FLOAT_DTYPES[name] for name in ("float64", "float32", "float16", "bfloat16"))
 FLOATS = (F32, F16, BF16)
 
 SHAPES: tuple[Shape, ...] = ((1,), (7,), (300,), (5, 3), (12, 40), (3, 8, 5), (4, 6, 3, 5))
@@ -93,6 +94,8 @@ def forms() -> Iterator[Case]:
     rng = np.random.default_rng(0)
     for of, to in itertools.product(FLOATS, SHAPES):
         yield f"dense {of} {to}", Dense(floats(rng, to, of))
+    for (of, stored), to in itertools.product(((F32, F16), (F32, BF16), (F64, F32), (F64, F16)), SHAPES):
+        yield f"{stored} for {of} {to}", Dense(NarrowArray(floats(rng, to, stored), of))
     yield from palettes(rng)
     yield from quantizations(rng)
     for name, values in masks(rng):
@@ -108,6 +111,10 @@ def palettes(rng: np.random.Generator) -> Iterator[Case]:
             for axis in range(len(to)):
                 form = palette(rng, to, of, entries, groups, axis)
                 yield f"palettized {of} {to} {entries} groups {groups} vectors {axis}", form
+            narrow = palette(rng, to, F16, entries, groups)
+            if of == F32:
+                form = replace(narrow, lut=NarrowArray(narrow.lut, of))
+                yield f"palettized {of} {to} {entries} groups {groups} in {F16}", form
 
 
 def quantizations(rng: np.random.Generator) -> Iterator[Case]:
@@ -139,6 +146,8 @@ def under(rng: np.random.Generator, name: str, mask: tuple[NDArray, Shape]) -> I
     count = (bits.size if is_places(bits) else int(np.count_nonzero(bits)) * math.prod(to) // bits.size,)
     for of in FLOATS:
         yield f"sparse {of} {name}", Sparse(bits, Dense(floats(rng, count, of)), to)
+    for stored in (F16, BF16):
+        yield f"sparse {stored} for {F32} {name}", Sparse(bits, Dense(NarrowArray(floats(rng, count, stored), F32)), to)
     for entries, groups in ((5, None), (16, None), (3, list(parameters(to))[-1])):
         full = groups or (1,) * len(to)
         table = floats(rng, (*full, entries, 1), F32)

@@ -264,7 +264,7 @@ def bfloat16_weights(path: Path) -> None:
     )
 
 
-@kind({"x": normal(3, 64).astype(np.float64)}, "palettized4", "sparse")
+@kind({"x": normal(3, 64).astype(np.float64)}, "palettized4", "sparse(float32)")
 def float64(path: Path) -> None:
     save(
         path,

@@ -76,7 +76,6 @@ _KINDS: Mapping[str, str] = {
     near_misses.TOLERANCE: "-S detect.tolerance, as it says: values move that far",
     near_misses.THRESHOLD: "-S detect.threshold, as it says: values up to it become zero",
     near_misses.MASK: "prune more, or in the structure that it almost has",
-    near_misses.TYPE: "export it in that type: an ONNX artefact keeps the type of its source; Core ML's are float16",
 }
 
 

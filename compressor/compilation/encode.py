@@ -9,15 +9,26 @@ from typing import Any
 import numpy as np
 
 from compressor import packing
-from compressor.arrays import Array, NDArray, PackedArray
+from compressor.arrays import Array, NDArray, PackedArray, stored_type
 from compressor.compilation.plan import Choice
 from compressor.compilation.stream import InexactError
-from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse, decode, map_arrays, name, nbytes
+from compressor.encodings import (
+    Dense,
+    Encoding,
+    LinearQuantized,
+    Palettized,
+    Sparse,
+    decode,
+    is_encoded,
+    map_arrays,
+    name,
+    nbytes,
+)
 from compressor.encodings import spec as spec_of
 from compressor.errors import DamageError
 from compressor.kernels import select
 from compressor.recognition import schemes
-from compressor.recognition.schemes import Candidate, Scheme, Values, linear_quantize, sparsify
+from compressor.recognition.schemes import Candidate, Scheme, Values, linear_quantize, narrow, sparsify
 from compressor.targets import Illegal
 from compressor.weight import Weight
 
@@ -85,7 +96,7 @@ def _encoded(source: Encoding, spec: Encoding, scheme: Scheme[Any] | None, thres
 
     if spec_of(source) == spec:
         return source
-    if isinstance(spec, Dense):
+    if not is_encoded(spec):
         return Dense(decode(source))
     if isinstance(source, LinearQuantized) and isinstance(spec, Sparse) and isinstance(spec.values, LinearQuantized):
         values = linear_quantize.centred(source)
@@ -105,8 +116,11 @@ def _nearest(values: NDArray, scheme: Scheme[Any], max_error: float) -> NDArray:
 
 
 def _described(values: NDArray, spec: Values, scheme: Scheme[Any] | None, where: NDArray | None) -> Any:
-    if isinstance(spec, Dense):
+    if not is_encoded(spec):
         return Dense(values if where is None else select(values, where))
     if scheme is None:
         raise ValueError("no scheme describes the values")
-    return scheme.encode(values, spec, where)
+    encoded = scheme.encode(values, spec, where)
+    if isinstance(spec, Palettized) and (stored := stored_type(spec.lut)) != spec.lut.dtype:
+        return replace(encoded, lut=narrow.narrowed(np.asarray(encoded.lut), stored))
+    return encoded

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from compressor import encodings
-from compressor.arrays import CODE_DTYPES, ArraySpec, NDArray, is_float
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse
+from compressor.arrays import CODE_DTYPES, ArraySpec, NDArray, is_float, stored_type
+from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, is_encoded
 from compressor.patterns import distance, has_minus_zero, largest
 from compressor.recognition.findings import Finding, Settings
 from compressor.recognition.near_misses import near_misses
 from compressor.recognition.scan import ENTRIES, Scan, scan
-from compressor.recognition.schemes import Candidate, Loss, describing, linear_quantize, palettize, sparsify
+from compressor.recognition.schemes import Candidate, Loss, describing, linear_quantize, narrow, palettize, sparsify
 from compressor.weight import Weight
 
 
@@ -54,7 +54,7 @@ def unlooked(weight: Weight, skipped: str = "") -> Finding:
         grid="",
         skipped=skipped,
         near_misses=(),
-        candidates=() if isinstance(weight.encoding, Dense) else (as_declared(weight),),
+        candidates=(as_declared(weight),) if is_encoded(weight.encoding) else (),
         note=weight.note,
     )
 
@@ -102,12 +102,13 @@ def _candidates(encoding: Encoding, settings: Settings, *, sampled: bool) -> tup
 
 
 def described_by(values: NDArray, facts: Scan) -> list[Candidate]:
-    """The ways to store all values of a weight exactly, each scheme's own."""
+    """The ways to store all values of a weight exactly, each scheme's own; tables as narrow as the values are."""
     described: list[Candidate] = []
     least = min(values.nbytes, values.size / 8 + (values.size - facts.zeros) * values.dtype.itemsize)
     for scheme in describing():
         described += scheme.detect(values, facts, min([least, *(encodings.nbytes(one.spec) for one in described)]))
-    return described
+    stored = next((stored_type(one.spec.values) for one in described if isinstance(one.spec, Dense)), None)
+    return described if stored is None else [narrow.with_narrow_tables(one, stored) for one in described]
 
 
 def _near_candidates(values: NDArray, tolerance: float) -> Iterator[Candidate]:
@@ -148,6 +149,7 @@ def _facts(scanned: Scan, candidates: list[Candidate], threshold: float) -> dict
     exact = [candidate for candidate in candidates if not candidate.loss.max_error]
     palettes = [c for c in exact if _has_table(c.spec)]
     grids = [c for c in exact if isinstance(c.spec, LinearQuantized) and not _has_table(c.spec)]
+    narrower = [c for c in exact if isinstance(c.spec, Dense)]
     sparse = [c for c in exact if c.schemes[:1] == (sparsify.NAME,) and c.loss.threshold <= threshold]
     sparse.sort(key=lambda c: -c.loss.threshold)
     count = None if scanned.table is None else scanned.table.entries.size
@@ -157,6 +159,7 @@ def _facts(scanned: Scan, candidates: list[Candidate], threshold: float) -> dict
         "distinct": count if count is not None and count <= ENTRIES else None,
         "palette": min(palettes, key=lambda c: encodings.nbytes(c.spec)).evidence if palettes else "",
         "grid": grids[0].evidence if grids else "",
+        "precision": narrower[0].evidence if narrower and not palettes and not grids else "",
     }
 
 

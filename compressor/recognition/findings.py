@@ -60,6 +60,7 @@ class Finding:
     palette: the granularity that gives the smallest table, with its length, or an empty string.
     grid: the quantization grid: `int8 grid per channel along axis 0`, ..., or an empty
         string.
+    precision: the narrower floats that its values are: `every value is one of float16`, or an empty string.
     skipped: why it was not looked at (too few elements, one dimension, ...), or an empty string.
     near_misses: what it almost is ("257 distinct values").
     candidates: the ways to store it, none if it is plainly dense.
@@ -81,6 +82,7 @@ class Finding:
     near_misses: tuple[str, ...]
     candidates: tuple[Candidate, ...]
     note: str = ""
+    precision: str = ""
     missed: tuple[NearMiss, ...] = field(default=(), compare=False, repr=False)
 
     @property
@@ -92,7 +94,7 @@ class Finding:
     def evidence(self) -> str:
         """What the weight is, in a line."""
         zeros = f"{self.sparsity:.1%} zeros, {self.structure}".removesuffix(", ") if self.sparsity else ""
-        parts = (zeros, self.palette, self.grid, *self.near_misses)
+        parts = (zeros, self.palette, self.grid, self.precision, *self.near_misses)
         return self.skipped or "; ".join(filter(None, parts)) or "more than 256 distinct values, no zeros, on no grid"
 
 

@@ -6,12 +6,9 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from compressor.arrays import FLOAT_DTYPES, ArraySpec, DType, NDArray, is_float
-from compressor.blocks import blocks
-from compressor.encodings import Dense, Palettized, nbytes
-from compressor.patterns import distance, eps, largest, patterns
+from compressor.arrays import NDArray, is_float
+from compressor.encodings import Palettized, nbytes
+from compressor.patterns import distance, eps, largest
 from compressor.recognition import masks
 from compressor.recognition.scan import ENTRIES, Scan, sample
 from compressor.recognition.scan import scan as scan_
@@ -32,7 +29,7 @@ class NearMiss:
     """What a weight almost is.
 
     text: what it is, in a line.
-    kind: of what would be done about it: `type`, `values`, `folded`, `tolerance`, `mask` or `threshold`.
+    kind: of what would be done about it: `values`, `folded`, `tolerance`, `mask` or `threshold`.
     saves: how many bytes less than the weight's smallest form it would take; 0 where that is not known.
     """
 
@@ -41,8 +38,8 @@ class NearMiss:
     saves: int = 0
 
 
-TYPE, VALUES, FOLDED, TOLERANCE, MASK, THRESHOLD = "type", "values", "folded", "tolerance", "mask", "threshold"
-"""The kinds: another type, fewer values, batch norm unfolded, a tolerance, a better mask, a threshold."""
+VALUES, FOLDED, TOLERANCE, MASK, THRESHOLD = "values", "folded", "tolerance", "mask", "threshold"
+"""The kinds: fewer values, batch norm unfolded, a tolerance, a better mask, a threshold."""
 
 
 def near_misses(
@@ -59,7 +56,6 @@ def near_misses(
     if is_float(values.dtype):
         noise = [] if any(one.loss.max_error for one in candidates) else _about_noise(values, scan, exact, best)
         yield from _first(_about_factors(values, exact), noise)
-        yield from _about_types(values, best)
     yield from _about_zeros(values, scan, exact, source)
     yield from _about_small_values(scan, candidates, best, threshold)
 
@@ -145,29 +141,6 @@ def _rounded_up(relative: float) -> float:
     """A tolerance of one digit."""
     unit = 10.0 ** math.floor(math.log10(relative))
     return math.ceil(relative / unit) * unit
-
-
-def _about_types(values: NDArray, best: int) -> Iterator[NearMiss]:
-    """Values that a type of half the size holds too, where that would be smaller."""
-    dense = nbytes(Dense(ArraySpec(values.shape, values.dtype)))
-    if best <= dense // 2:
-        return
-    for name in ("float16", "bfloat16", "float32"):
-        narrow = FLOAT_DTYPES[name]
-        share = narrow.itemsize / values.dtype.itemsize
-        if share < 1 and _holds(narrow, sample(values.reshape(-1))) and _holds(narrow, values):
-            text = f"every value is a {name}: exported as such it would take {share:.0%}"
-            yield NearMiss(text, TYPE, max(0, best - int(dense * share)))
-            return
-
-
-def _holds(narrow: DType, values: NDArray) -> bool:
-    flat = values.reshape(-1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return all(
-            np.array_equal(patterns(flat[part]), patterns(flat[part].astype(narrow).astype(flat.dtype)))
-            for part in blocks(flat.size)
-        )
 
 
 def _about_zeros(values: NDArray, scan: Scan, exact: Sequence[Candidate], source: int) -> Iterator[NearMiss]:

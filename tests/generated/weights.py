@@ -26,6 +26,8 @@ def weight(seed: int, dtype: DType, ranks: tuple[int, ...] = (1, 2, 3, 4, 5)) ->
             values = _pruned(random, values)
         if random.random() < 0.15:
             values = _with_rare(random, values)
+        if random.random() < 0.1:  # saved in half precision, and loaded in full
+            values = values.astype(FLOAT_DTYPES[str(random.choice(["float16", "bfloat16"]))]).astype(dtype)
     assert (values.shape, values.dtype) == (shape, dtype)
     return np.ascontiguousarray(values)
 

@@ -15,7 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from compressor import targets
-from compressor.arrays import CODE_DTYPES
+from compressor.arrays import CODE_DTYPES, NarrowArray
 from compressor.encodings import Dense, Encoding, Palettized, Sparse, decode
 from compressor.formats.onnx.writing import MODEL
 from compressor.model import Model
@@ -63,6 +63,9 @@ def forms() -> Mapping[str, Encoding]:
     for bits in (3, 5, 6, 7):  # looked up in tables before
         found[f"palettized{bits}-by-shifts"] = found[f"palettized{bits}"]
         found[f"sparse-palettized{bits}-by-shifts"] = found[f"sparse-palettized{bits}"]
+    for name, of in (("float16", F16), ("bfloat16", BF16)):
+        found[f"{name}-by-cast"] = Dense(NarrowArray(floats(rng, SHAPE, of), F32))
+        found[f"sparse-{name}-by-cast"] = Sparse(mask, Dense(NarrowArray(floats(rng, count, of), F32)), SHAPE)
     return found
 
 

@@ -186,11 +186,6 @@ def nearly_2_of_4(random: Random) -> NDArray:
             id="folded grid",
         ),
         pytest.param(
-            lambda random: random.normal(0, 0.05, (64, 96)).astype(np.float16).astype(np.float32),
-            "every value is a float16: exported as such it would take 50%",
-            id="half",
-        ),
-        pytest.param(
             nearly_2_of_4,
             "2:4 along axis 1 in all but 0.10% of the groups",
             id="nearly 2:4",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from compressor.arrays import UINT8, Array, DType, MappedArray, NDArray, Shape, is_float
+from compressor.arrays import UINT8, Array, DType, MappedArray, NarrowArray, NDArray, Shape, is_float
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, dtype, shape
 from compressor.formats.coreml import values
 from compressor.formats.coreml.programs import CONSTEXPR, Producer, Scope
@@ -82,8 +82,14 @@ class Tree:
             case "blockwise_shift_scale":
                 return self.scaled(operation, "data")
             case "cast":
-                raise UnliftableError("it is stored as float16 and cast to float32")
+                return self.narrow(operation)
         raise UnliftableError(f"it is computed by {operation.type}")
+
+    def narrow(self, operation: Any) -> Dense:
+        array, known = self.array(operation, "source_val"), values.declared(operation.outputs[0].type)
+        if known is None or not isinstance(array, np.ndarray | MappedArray):
+            raise UnliftableError("it is cast to no tensor of a known type")
+        return Dense(NarrowArray(array, known[0].dtype))
 
     def sparse(self, operation: Any) -> Sparse:
         mask, whole = self.mask(operation, "mask")

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from compressor.arrays import Array, DType, Shape
+from compressor.arrays import Array, DType, Shape, as_stored, stored_type
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, dtype, index_bits, shape
 from compressor.formats.coreml import values
 from compressor.formats.coreml.blob import Store, packed_bytes, whole
@@ -71,6 +71,9 @@ def renamed(operations: Sequence[Any], old: str, new: str) -> list[Any]:
     return made
 
 
+_CAST_TO = {"float32": "fp32"}
+"""What `constexpr_cast` gives, as it spells that."""
+
 Output = tuple[str, str, Shape]  # name, element type, dimensions
 
 
@@ -82,8 +85,12 @@ class _Lowered:
     operations: list[Any] = field(default_factory=list)
 
     def const(self, name: str, array: Array) -> None:
-        stored = self._value(array)
-        self._add("const", [(name, array.dtype.name, tuple(array.shape))], {"val": stored}, inputs=False)
+        output, stored = (name, array.dtype.name, tuple(array.shape)), self._value(as_stored(array))
+        if stored_type(array) == array.dtype:
+            self._add("const", [output], {"val": stored}, inputs=False)
+        else:
+            parameters = {"source_val": stored, "output_dtype": values.string(_CAST_TO[array.dtype.name])}
+            self._decode("cast", [output], parameters)
 
     # Up to iOS 17: attributes.
 

@@ -9,9 +9,21 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from compressor.arrays import CODE_DTYPES, UINT8, Array, DType, MappedArray, Shape, bits, from_bytes
+from compressor.arrays import (
+    CODE_DTYPES,
+    UINT8,
+    Array,
+    DType,
+    MappedArray,
+    NarrowArray,
+    Shape,
+    bits,
+    from_bytes,
+    is_float,
+)
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, index_bits, shape
 from compressor.errors import CompressorError
+from compressor.formats.onnx.dtypes import DTYPES
 from compressor.formats.onnx.functions import DOMAIN
 from compressor.formats.onnx.unsigned import signed
 from compressor.packing import packed_nbytes
@@ -63,8 +75,9 @@ class _Calls:
     def sparse(self, node: onnx.NodeProto) -> Sparse:
         mask, whole = self.mask(node.input[0], _ints(node, "shape"))
         inner = self.values.producer(node.input[1])
-        values = Dense(self.constant(node.input[1])) if inner is None else self.leaf(inner, whole)
-        return Sparse(mask, values, whole)
+        if inner is None or inner.domain != DOMAIN:
+            return Sparse(mask, Dense(self.constant(node.input[1])), whole)
+        return Sparse(mask, self.leaf(inner, whole), whole)
 
     def mask(self, places: str, whole: Shape) -> tuple[Array, Shape]:
         if self.values.producer(places) is None:
@@ -121,7 +134,7 @@ class _Calls:
         node = self.values.producer(name)
         if node is not None and node.op_type.startswith("widen"):
             return self.codes(node.input[0])
-        if node is not None:
+        if node is not None and node.domain == DOMAIN:
             node = self.call(name, "unpack")
             kind = node.op_type.split("_")[1]
             own = int(kind.removeprefix("u").removeprefix("int"))
@@ -142,9 +155,20 @@ class _Calls:
 
     def constant(self, name: str) -> Array:
         array = self.values.constant(name)
-        if array is None:
+        if array is None and (array := narrow(self.values, name)) is None:
             raise ValueError(f"{name!r} is no constant")
         return array
+
+
+def narrow(values: Values, name: str) -> NarrowArray | None:
+    """The floats that a `Cast` widens; None if `name` is computed in any other way."""
+    node = values.producer(name)
+    if node is None or node.op_type != "Cast" or node.domain:
+        return None
+    array, to = values.constant(node.input[0]), DTYPES.get(next((a.i for a in node.attribute if a.name == "to"), 0))
+    if array is None or to is None or not is_float(array.dtype) or not is_float(to) or bits(array.dtype) >= bits(to):
+        return None
+    return NarrowArray(array, to)
 
 
 def _ints(node: onnx.NodeProto, name: str) -> Shape:

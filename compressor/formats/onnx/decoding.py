@@ -1,6 +1,6 @@
 """Encodings as nodes that compute them: each node of an encoding becomes a call of a function in `functions`.
 
-    Dense                              an initializer
+    Dense                              an initializer; Cast(values) of what is stored in a narrower type
     Palettized                         lut_to_dense(indices, lut)
     LinearQuantized                    dequantize(codes, scale, zero_point), or dequantize_linear: see `Form`
     Sparse                             sparse_to_dense(places(mask), values, zeros)
@@ -17,7 +17,7 @@ from typing import cast
 
 import numpy as np
 
-from compressor.arrays import Array, ArraySpec, Shape
+from compressor.arrays import Array, ArraySpec, NarrowArray, Shape, as_stored
 from compressor.encodings import (
     Dense,
     Encoding,
@@ -26,6 +26,7 @@ from compressor.encodings import (
     Sparse,
     dtype,
     index_bits,
+    is_encoded,
     is_places,
     shape,
 )
@@ -47,7 +48,7 @@ _FOLDED_BYTES = 1 << 30
 def why_not(encoding: Encoding) -> str:
     """Why the encoding cannot be lowered at any opset; empty if it can."""
     size = math.prod(shape(encoding))
-    if isinstance(encoding, Dense):
+    if not is_encoded(encoding):
         return ""
     if size == 0:
         return "it has no elements"
@@ -97,7 +98,7 @@ class Lowering:
 
 def needs_opset(encoding: Encoding, form: Form = "folded") -> int:
     """The oldest opset that `lower` works with, 13 for most; any for what is not decoded."""
-    if isinstance(encoding, Dense):
+    if not is_encoded(encoding):
         return 1
     oldest = 13
     palette = _palette(encoding)
@@ -122,10 +123,11 @@ def aligned(encoding: Encoding) -> Encoding:
             *groups, had, vector = lut.shape
             entries = (1 << 3 if index_bits(lut) < 4 else 1 << 7) + 1  # the fewest that make the indices so wide
             if isinstance(lut, ArraySpec):
-                return replace(encoding, lut=ArraySpec((*groups, entries, vector), lut.dtype))
-            filled = np.zeros((*groups, entries, vector), lut.dtype)
-            filled[..., :had, :] = np.asarray(lut)
-            return replace(encoding, lut=filled)
+                return replace(encoding, lut=replace(lut, shape=(*groups, entries, vector)))
+            stored = np.asarray(as_stored(lut))
+            filled = np.zeros((*groups, entries, vector), stored.dtype)
+            filled[..., :had, :] = stored
+            return replace(encoding, lut=filled if stored.dtype == lut.dtype else NarrowArray(filled, lut.dtype))
         case _:
             return encoding
 

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compressor.arrays import UINT8, Array, DType, MappedArray, NDArray, PackedArray, Shape, bits, to_bytes
+from compressor.arrays import (
+    UINT8,
+    Array,
+    DType,
+    MappedArray,
+    NDArray,
+    PackedArray,
+    Shape,
+    as_stored,
+    bits,
+    to_bytes,
+)
 from compressor.errors import CompressorError
 from compressor.formats.onnx.body import INT32
 from compressor.formats.onnx.dtypes import DATA_TYPES
@@ -94,10 +105,11 @@ class Lowered:
     counter: int = 0
 
     def store(self, name: str, array: Array, dims: Shape | None = None, width: int = 0) -> str:
-        stored = UINT8 if width else array.dtype
-        self.parts.append(
-            Part(name, DATA_TYPES[stored.name], tuple(array.shape) if dims is None else dims, array, width)
-        )
+        stored, to = as_stored(array), tuple(array.shape) if dims is None else dims
+        if stored.dtype != array.dtype:
+            narrow = f"{name if name.startswith(self.prefix) else self.prefix}.{stored.dtype.name}"
+            return self.standard("Cast", [self.store(narrow, stored, to)], name, to=DATA_TYPES[array.dtype.name])
+        self.parts.append(Part(name, DATA_TYPES[(UINT8 if width else array.dtype).name], to, array, width))
         return name
 
     def stores(self, *names: str) -> bool:

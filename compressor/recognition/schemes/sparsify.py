@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from compressor.arrays import ArraySpec, NDArray, Shape
+from compressor.arrays import ArraySpec, NDArray, Shape, spec_of
 from compressor.encodings import PLACES, Dense, Encoding, LinearQuantized, Palettized, Sparse, is_places, nbytes, shape
 from compressor.errors import plural
 from compressor.kernels import expand
@@ -139,9 +139,11 @@ def _under_mask(spec: Encoding, count: int, entries: Callable[[Palettized], int]
     """`spec` for `count` of its values and tables of `entries`; None where no entry is left, and for vectors."""
     match spec:
         case Dense(plain):
-            return Dense(ArraySpec((count,), plain.dtype))
+            return Dense(replace(spec_of(plain), shape=(count,)))
         case Palettized(indices, lut, None) if left := entries(spec):
-            return Palettized(ArraySpec((count,), indices.dtype), ArraySpec((*lut.shape[:-2], left, 1), lut.dtype))
+            return Palettized(
+                ArraySpec((count,), indices.dtype), replace(spec_of(lut), shape=(*lut.shape[:-2], left, 1))
+            )
         case LinearQuantized(data):
             inner = _under_mask(data, count, entries)
             return replace(spec, data=inner) if isinstance(inner, Dense | Palettized) else None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compressor.arrays import CODE_DTYPES, UINT8, is_float
-from compressor.encodings import Encoding, LinearQuantized, arrays, dtype, shape
+from compressor.encodings import Dense, Encoding, LinearQuantized, arrays, dtype, shape
 from compressor.formats.onnx import calls, reading
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.formats.onnx.functions import DOMAIN
@@ -96,14 +96,18 @@ def _own(index: Index) -> Iterator[Lift]:
 
 
 def _reached(index: Index, number: int) -> tuple[int, ...]:
-    """A call of a function of this project, and those that compute its inputs."""
+    """A call of a function of this project, and what computes its inputs."""
     nodes = [number]
     for reached in nodes:
         for name in index.nodes[reached].input:
             inner = index.producers.get(name)
-            if inner is not None and index.nodes[inner].domain == DOMAIN and inner not in nodes:
+            if inner is not None and inner not in nodes and (_is_own(index, inner) or calls.narrow(index, name)):
                 nodes.append(inner)
     return tuple(nodes)
+
+
+def _is_own(index: Index, number: int) -> bool:
+    return bool(index.nodes[number].domain == DOMAIN)
 
 
 def _lifts(index: Index, refused: dict[str, str]) -> Iterator[Lift]:
@@ -116,6 +120,9 @@ def _lifts(index: Index, refused: dict[str, str]) -> Iterator[Lift]:
                     name, encoding = _named(found, node.output[0])
                     linear = node.op_type == "DequantizeLinear"
                     yield Lift(name, found.leaf, encoding, found.nodes, node.output[0], linear)
+            elif is_standard(node) and node.op_type == "Cast" and (narrow := calls.narrow(index, node.output[0])):
+                if operand(node, 0).rpartition(".")[0].rstrip("_") == node.output[0].rstrip("_"):  # of an artefact
+                    yield Lift(node.output[0], operand(node, 0), Dense(narrow), (number,), node.output[0])
             elif node.op_type == "MatMulNBits" and node.domain == MICROSOFT and node.output:
                 weight = operators.mat_mul_nbits(index, node)
                 if weight is not None:

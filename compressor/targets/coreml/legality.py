@@ -4,6 +4,7 @@
 |---|---|---|
 | palettized | one scalar table; 1, 2, 4, 6, 8 bits | tables by group, vectors; 3 bits too |
 | quantized | 8 bits; by tensor or along one axis | 4 bits too; by block |
+| float16 for float32 | a whole constant | the same |
 | sparse | of floats | also of palettized or quantized non-zeros |
 | quantized tables | no | iOS 18: scales that tables share; iOS 26: any |
 
@@ -15,11 +16,12 @@ Source: Core ML Tools' docstrings of `constexpr_*`.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
 
-from compressor.arrays import Array, ArraySpec, Shape, spec_of
+from compressor.arrays import Array, ArraySpec, Shape, spec_of, stored_type, widened
 from compressor.encodings import (
     Dense,
     Encoding,
@@ -28,6 +30,7 @@ from compressor.encodings import (
     Sparse,
     dtype,
     full_mask,
+    is_encoded,
     is_places,
     nbytes,
     shape,
@@ -48,6 +51,7 @@ def legalize(encoding: Encoding, version: int) -> Encoding:
 
     Where several forms have that value, it is the smallest. What `why_not` refuses comes back in whatever form.
     """
+    encoding = _with_wide_tables(encoding)
     if not isinstance(encoding, Sparse):
         return _smallest(encoding, shape(encoding), version, None)
     if is_places(encoding.mask):  # there is no such form
@@ -56,6 +60,17 @@ def legalize(encoding: Encoding, version: int) -> Encoding:
     else:
         mask = repeated(encoding.mask, encoding.shape)
     return Sparse(mask, _smallest(encoding.values, encoding.shape, version, spec_of(mask)), encoding.shape)
+
+
+def _with_wide_tables(encoding: Encoding) -> Encoding:
+    """The encoding with its tables in their own type: Core ML casts no others than whole constants."""
+    match encoding:
+        case Palettized(_, lut):
+            return replace(encoding, lut=widened(lut))
+        case Sparse(_, Palettized(_, lut) as values):
+            return replace(encoding, values=replace(values, lut=widened(lut)))
+        case _:
+            return encoding
 
 
 def _smallest(encoding: Inner, whole: Shape, version: int, mask: ArraySpec | None) -> Inner:
@@ -78,7 +93,8 @@ def _refusal(encoding: Encoding, version: int) -> str:
     if dtype(encoding) not in WEIGHT_DTYPES:
         return f"Core ML has weights in float16 and float32, not in {dtype(encoding)}"
     if isinstance(encoding, Dense):
-        return ""
+        stored = stored_type(encoding.values)
+        return "" if stored in WEIGHT_DTYPES else f"Core ML casts float16 to float32, not {stored} to {dtype(encoding)}"
     if math.prod(shape(encoding)) == 0:
         return "it has no elements"
     if not shape(encoding):
@@ -92,6 +108,8 @@ def _sparse_refusal(encoding: Sparse, version: int) -> str:
     inner = encoding.values
     if math.prod(shape(inner)) == 0:
         return "no value is left, and Core ML has no empty tensors"
+    if isinstance(inner, Dense) and is_encoded(inner):
+        return "Core ML casts whole constants alone, no non-zeros"
     if version < IOS18 and not isinstance(inner, Dense):
         return "compressed non-zeros need iOS18"
     palette = inner.data if isinstance(inner, LinearQuantized) else inner

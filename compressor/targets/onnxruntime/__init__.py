@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compressor.arrays import stored_type
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, arrays, spec
 from compressor.errors import CompressorError
 from compressor.formats.layout import FileLayout
@@ -92,7 +93,7 @@ class OnnxRuntime:
         newest = self.newest()
         # Codes are stored as bytes where an opset has no type for them; values that are dense or in a table are not.
         for array in arrays(encoding) if isinstance(encoding, Dense | Palettized) else ():
-            since = dtypes.SINCE.get(array.dtype.name, 0)
+            since = dtypes.SINCE.get(stored_type(array).name, 0)
             if since > newest:
                 raise Illegal(f"{array.dtype} needs opset {since}, {self.name} has {newest}")
         if reason := decoding.why_not(encoding):

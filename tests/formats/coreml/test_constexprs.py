@@ -81,7 +81,6 @@ def computed(key: str) -> Callable[[Any], None]:
         (7, AFFINE, zero_point(200, 0, 0), "its zero points are float32 beyond int8"),
         (9, SPARSE, set_type("constexpr_new"), "it is computed by constexpr_new"),
         (9, SPARSE, computed("mask"), "its mask is no constant"),
-        (9, SPARSE, set_type("constexpr_cast"), "it is stored as float16 and cast to float32"),
     ],
 )
 def test_what_no_encoding_describes(

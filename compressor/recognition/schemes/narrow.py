@@ -1,0 +1,99 @@
+"""Narrower floats: each value of a weight is one of a type of fewer bits, as a checkpoint in half precision leaves it.
+
+Such values are stored in that type and widened when the model is loaded, which no value notices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from compressor.arrays import FLOAT_DTYPES, ArraySpec, DType, NarrowArray, NDArray, bits, is_float
+from compressor.blocks import blocks
+from compressor.encodings import Dense, Palettized
+from compressor.kernels import select
+from compressor.patterns import patterns
+from compressor.recognition.scan import Scan, sample
+from compressor.recognition.schemes import Candidate
+
+NAME = "narrow"
+
+_TYPES = tuple(FLOAT_DTYPES[name] for name in ("float16", "bfloat16", "float32"))
+"""The first one that holds all values wins; of two of one size that is the one that more operators know."""
+
+_LEAST_SAVED = 128
+"""The bytes that narrower tables must save: about what widening them takes in a graph."""
+
+
+def detect(values: NDArray, scan: Scan, best: float) -> Iterator[Candidate]:  # noqa: ARG001 - it costs a sample
+    """The values in the narrowest type that has all of them."""
+    stored = narrowest(values)
+    if stored is not None:
+        spec = Dense(ArraySpec(tuple(values.shape), values.dtype, stored))
+        yield Candidate((NAME,), spec, f"every value is one of {stored.name}")
+
+
+def nearest(values: NDArray, tolerance: float) -> NDArray | None:  # noqa: ARG001 - a scheme's protocol
+    """None: any value is near one of a narrower type, so nothing tells that training meant it."""
+    return None
+
+
+def encode(values: NDArray, spec: Dense, where: NDArray | None) -> Dense:
+    """The values, stored in the narrower type.
+
+    Raises:
+        ValueError: one of them is none of that type.
+    """
+    chosen = values if where is None else select(values, where)
+    assert isinstance(spec.values, ArraySpec)
+    return Dense(narrowed(chosen, spec.values.stored))
+
+
+def narrowest(values: NDArray) -> DType | None:
+    """The narrowest float type that has all values bit for bit; None if that is their own, or one is NaN."""
+    if not is_float(values.dtype):
+        return None
+    flat = values.reshape(-1)
+    few = sample(flat)
+    narrower = (each for each in _TYPES if bits(each) < bits(values.dtype))
+    return next((each for each in narrower if _holds(each, few) and _holds(each, flat)), None)
+
+
+def narrowed(values: NDArray, stored: DType | None) -> NDArray | NarrowArray:
+    """The values, stored in a narrower type if one is given.
+
+    Raises:
+        ValueError: one of them is none of that type.
+    """
+    if stored is None:
+        return values
+    with np.errstate(over="ignore", invalid="ignore"):
+        small = values.astype(stored)
+    if not _same(values.reshape(-1), small.reshape(-1)):
+        raise ValueError(f"every value is one of {stored.name}, got others")
+    return NarrowArray(small, values.dtype)
+
+
+def with_narrow_tables(candidate: Candidate, stored: DType) -> Candidate:
+    """A palette with its tables in the narrower type that has all values of the weight, where that is smaller."""
+    spec = candidate.spec
+    if not isinstance(spec, Palettized) or spec.lut.size * (bits(spec.lut.dtype) - bits(stored)) < 8 * _LEAST_SAVED:
+        return candidate
+    return replace(candidate, spec=replace(spec, lut=ArraySpec(tuple(spec.lut.shape), spec.lut.dtype, stored)))
+
+
+@np.errstate(over="ignore", invalid="ignore")  # what overflows is none of the type, and neither is a NaN
+def _holds(stored: DType, flat: NDArray) -> bool:
+    """Whether each value of `[size]` is one of the type."""
+    return all(_same(flat[part], flat[part].astype(stored)) for part in blocks(flat.size))
+
+
+def _same(flat: NDArray, small: NDArray) -> bool:
+    """Whether values of a narrower type are those of `flat`; a NaN is not: processors widen its payload in two ways."""
+    for part in blocks(flat.size):
+        values = flat[part]
+        if not np.array_equal(patterns(small[part].astype(values.dtype)), patterns(values)) or np.isnan(values).any():
+            return False
+    return True
