@@ -16,7 +16,7 @@ STDOUT = Path("-")
 Artefacts = Annotated[
     list[Path] | None,
     typer.Argument(
-        metavar="[ARTEFACT]...",
+        metavar="ARTEFACT",
         help="Artefacts or model files to report by themselves, instead of the repository here.",
         show_default=False,
     ),
@@ -48,6 +48,12 @@ def report(
     In a training repository it tells of the metrics, artefacts, detection, parameters and experiments that its stages
     have written; with ARTEFACT, of these alone. The page is one file that loads nothing: it can be mailed as it is. A
     broken limit is told and is no failure: for that there is `compressor check`.
+
+    Examples:
+        compressor report
+        compressor report --against main --out report.html --markdown report.md
+        compressor report --markdown -  # for a comment, on stdout
+        compressor report out-ios17/ out-onnx/  # artefacts by themselves
     """
     from importlib.metadata import version
 
