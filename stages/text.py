@@ -11,6 +11,8 @@ def visible(text: str) -> str:
     >>> visible("w\x1b[2J\n\u202e")
     'w\\x1b[2J\\n\\u202e'
     """
+    if text.isprintable():  # nearly every one, and a report has hundreds of thousands
+        return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 

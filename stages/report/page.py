@@ -13,6 +13,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from compressor.errors import plural
+
 from .. import display
 from ..text import visible
 from . import plots, png, tradeoff, views
@@ -44,6 +46,7 @@ def html(report: Report, portraits: Mapping[str, Sequence[Portrait]], version: s
         "size": display.size,
         "wrapped": wrapped,
         "signed": views.signed,
+        "plural": plural,
         "said": views.said,
         "shape": views.shape,
         "bound": views.bound,

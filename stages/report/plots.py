@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from compressor.compilation.manifest import WeightFacts
 
-from .facts import kind
+from .facts import KINDS, kind
 from .portraits import Portrait
 
 MOST_BLOCKS = 600
@@ -27,17 +27,22 @@ class Tick:
 class Block:
     """One weight of a skyline, or several neighbours that are too narrow to be seen.
 
-    left, width: in percent. bits, before: a weight, stored and uncompressed. kind: of the form; the widest one's.
+    left, width: in percent.
+    before: its bits a weight, uncompressed.
+    parts: (kind, bits) of the forms that are in it, from the bottom up: so stacked, their areas are their bytes.
     name: of the widest one. others: how many more there are.
     """
 
     left: float
     width: float
-    bits: float
     before: float
-    kind: str
+    parts: tuple[tuple[str, float], ...]
     name: str
     others: int
+
+    @property
+    def bits(self) -> float:
+        return sum(bits for _, bits in self.parts)
 
 
 @dataclass(frozen=True)
@@ -71,9 +76,12 @@ def skyline(weights: Sequence[WeightFacts]) -> tuple[Block, ...]:
 def _block(group: Sequence[tuple[WeightFacts, int]], left: float, width: float) -> Block:
     count = sum(one for _, one in group)
     widest = max(group, key=lambda one: one[1])[0]
-    bits = 8 * sum(weight.nbytes for weight, _ in group) / count
     before = 8 * sum(weight.dense_nbytes for weight, _ in group) / count
-    return Block(left, width, bits, before, kind(widest.encoding), widest.name, len(group) - 1)
+    stored = dict.fromkeys(KINDS, 0)
+    for weight, _ in group:
+        stored[kind(weight.encoding)] += weight.nbytes
+    parts = tuple((one, 8 * nbytes / count) for one, nbytes in stored.items() if nbytes)
+    return Block(left, width, before, parts, widest.name, len(group) - 1)
 
 
 def histogram(drawn: Portrait) -> tuple[tuple[Bar, ...], tuple[float, ...], tuple[Tick, ...]]:

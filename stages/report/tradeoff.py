@@ -17,13 +17,20 @@ MOST_SHAPES = 5  # one a target; further ones share the last
 
 @dataclass(frozen=True)
 class Point:
-    """A run in a plot: places in percent, and whether no other one is both smaller and better."""
+    """A run in a plot.
+
+    left, top: in percent.
+    best: whether no other one is both smaller and better.
+    shape: which mark its target has.
+    rank: the best ones come first, then the newest.
+    """
 
     run: Run
     left: float
     top: float
     best: bool
     shape: int
+    rank: int
 
 
 @dataclass(frozen=True)
@@ -59,8 +66,17 @@ def scatter(report: Report) -> Scatter | None:
     up = _around([value for _, _, value in measured] + [value for _, value in ends])
     best = front([(size, value) for _, size, value in measured], more_is_better=more)
     targets = tuple(dict.fromkeys(run.target for run, _, _ in measured))
+    order = sorted(range(len(measured)), key=lambda place: (place not in best, place))
+    ranks = {place: rank for rank, place in enumerate(order)}
     points = tuple(
-        Point(run, across.at(size), 100 - up.at(value), place in best, min(targets.index(run.target), MOST_SHAPES - 1))
+        Point(
+            run,
+            across.at(size),
+            100 - up.at(value),
+            place in best,
+            min(targets.index(run.target), MOST_SHAPES - 1),
+            ranks[place],
+        )
         for place, (run, size, value) in enumerate(measured)
     )
     edge = sorted({(point.left, point.top) for point in points if point.best})
