@@ -37,13 +37,17 @@ class Place:
         return self.artefact / publish.MANIFEST
 
 
-def places() -> tuple[Place, ...]:
-    """Those of the training repository in the current folder: of its one target, or of each."""
+def places(order: Sequence[str] = ()) -> tuple[Place, ...]:
+    """Those of the training repository in the current folder: of its one target, or of each.
+
+    order: the targets as the settings name them, which need not all have been made.
+    """
     one = Place(ARTEFACT, METRICS)
     if one.metrics.is_file() or one.manifest.is_file():
         return (one,)
     found = (*METRICS.parent.glob(f"*/{METRICS.name}"), *ARTEFACT.glob(f"*/{publish.MANIFEST}"))
-    names = sorted({path.parent.name for path in found})
+    ranks = {name: rank for rank, name in enumerate(order)}
+    names = sorted({path.parent.name for path in found}, key=lambda name: (ranks.get(name, len(ranks)), name))
     return tuple(Place(ARTEFACT / name, METRICS.parent / name / METRICS.name, name) for name in names)
 
 
@@ -75,15 +79,16 @@ def of_repository(given: params.Given, against: str | None) -> Report:
     """
     own = params.load(params.CheckParams, given).evaluate
     then = revisions.find(against) if against is not None else None
-    variants = tuple(_variant(place, own, then) for place in places())
+    settings = _settings(given.file)
+    variants = tuple(_variant(place, own, then) for place in places(_names(settings.get("targets"))))
     detection = _detection()
     if not variants and detection is None:
         raise UsageError(
             f"nothing to report: {Path.cwd()} has no {METRICS}, no {ARTEFACT / publish.MANIFEST} and no {DETECTION}. "
             "Run `dvc repro` there first, or name an artefact: `compressor report OUT_DIR`."
         )
-    settings, (runs, no_runs), head = _settings(given.file), history.runs(), history.head()
-    now = tuple(_workspace(variants, settings))
+    (runs, no_runs), head, flat = history.runs(), history.head(), history.flat(settings)
+    now = tuple(_workspace(variants, flat))
     return Report(
         title=Path.cwd().name,
         variants=variants,
@@ -93,7 +98,7 @@ def of_repository(given: params.Given, against: str | None) -> Report:
         found={finding.name: finding for finding in detection.findings} if detection else {},
         runs=(*now, *(run for run in runs if run.origin != "commit" or not _repeats(run, now))),
         no_runs=no_runs,
-        params=settings,
+        params=flat,
         against=against or "",
         notes=tuple(_notes(variants, then)),
     )
@@ -105,7 +110,7 @@ def _variant(place: Place, own: Evaluate, then: Revision | None) -> Variant:
     name = values.get(MADE_FOR) or (manifest.target if manifest else "") or place.name
     held = facts.limits(values, own.limits, metrics.key(own.metric)) if values else ()
     past = _past(place, then) if then is not None else None
-    return Variant(str(name) or "artefact", place.artefact, values, manifest, held, past)
+    return Variant(str(name) or facts.NAMELESS, place.artefact, values, manifest, held, past)
 
 
 def _past(place: Place, then: Revision) -> Past:
@@ -162,9 +167,14 @@ def _detection() -> Detection | None:
         raise located(DETECTION, error) from error
 
 
-def _settings(file: Path | None) -> Mapping[str, str]:
+def _settings(file: Path | None) -> Mapping[str, object]:
+    """Everything in the params file, which is known to be one."""
     path = file or params.DEFAULT_FILE
-    return history.flat(yaml.read(files.read_text(path), str(path))) if path.is_file() else {}
+    return (yaml.read(files.read_text(path), str(path)) if path.is_file() else None) or {}
+
+
+def _names(value: object) -> list[str]:
+    return [str(name) for name in value] if isinstance(value, list) else []
 
 
 def _workspace(variants: Sequence[Variant], settings: Mapping[str, str]) -> Iterator[Run]:

@@ -13,6 +13,9 @@ from compressor.recognition.findings import Finding
 
 Values = Mapping[str, object]
 
+NAMELESS = "the artefact"
+"""What an artefact is called whose target nobody has named."""
+
 KINDS = ("dense", "int", "palettized", "sparse", "joint")
 """The families of forms that share a colour; what stands further on is stored less like values."""
 

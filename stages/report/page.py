@@ -16,13 +16,15 @@ from markupsafe import Markup, escape
 from compressor.errors import plural
 
 from .. import display
+from ..sheet import elided
 from ..text import visible
 from . import plots, png, tradeoff, views
-from .facts import KINDS, Report, kind, number
+from .facts import KINDS, NAMELESS, Report, kind, number
 from .portraits import Portrait
 
 TEMPLATES = Path(__file__).parent / "templates"
 MASK_COLOUR = (31, 157, 143)  # as that of sparse forms in style.css, seen on light and on dark
+MOST_NAME = 240  # characters of a name; no page is longer for one of thousands
 MOST_FOUND = 1000  # rows of a detection where there is no artefact
 
 _BREAKS = re.compile(r"([./:_\-]|(?<=[a-z])(?=[A-Z]))")
@@ -45,6 +47,7 @@ def html(report: Report, portraits: Mapping[str, Sequence[Portrait]], version: s
     environment.filters |= {
         "size": display.size,
         "wrapped": wrapped,
+        "coded": coded,
         "signed": views.signed,
         "plural": plural,
         "said": views.said,
@@ -54,7 +57,13 @@ def html(report: Report, portraits: Mapping[str, Sequence[Portrait]], version: s
         "picture": partial(png.data_uri, colour=MASK_COLOUR),
         "place": "{:.2f}".format,
     }
-    environment.globals |= {"kind": kind, "ratio": display.ratio, "number": number, "KINDS": KINDS}
+    environment.globals |= {
+        "kind": kind,
+        "ratio": display.ratio,
+        "number": number,
+        "KINDS": KINDS,
+        "nameless": NAMELESS,
+    }
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
     return environment.get_template("page.html").render(
         report=report,
@@ -87,12 +96,26 @@ def _shown(value: Any) -> Any:
     return visible(value) if type(value) is str else value
 
 
+def coded(said: str) -> Markup:
+    """A sentence with what stands in it between backticks as code.
+
+    >>> coded("run `dvc pull` <b>")
+    Markup('run <code>dvc pull</code> &lt;b&gt;')
+    """
+    parts = [escape(part) for part in visible(said).split("`")]
+    if len(parts) % 2 == 0:  # one of them is of a name
+        return escape(visible(said))
+    return Markup().join(
+        Markup("<code>{}</code>").format(part) if place % 2 else part for place, part in enumerate(parts)
+    )
+
+
 def wrapped(name: str) -> Markup:
     """A name that may be broken where its parts end, in a direction of its own.
 
     >>> wrapped("encoder.attn<q>")
     Markup('<bdi>encoder.<wbr>attn&lt;q&gt;</bdi>')
     """
-    parts = _BREAKS.sub(lambda found: f"{found[0]}\0", visible(name))
+    parts = _BREAKS.sub(lambda found: f"{found[0]}\0", elided(visible(name), MOST_NAME))
     parts = _LONG.sub(lambda found: f"{found[0]}\0", parts)
     return Markup("<bdi>{}</bdi>").format(Markup("<wbr>").join(map(escape, filter(None, parts.split("\0")))))
