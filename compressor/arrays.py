@@ -107,6 +107,7 @@ class ArraySpec(_Described):
 
     shape: of its elements.
     dtype: of an element, numpy's or one of `ml_dtypes`.
+    stored: the narrower type that floats are stored in, of which each is a value; None for their own.
     """
 
     shape: Shape
