@@ -69,7 +69,7 @@ class Gate:
         if not file.exists():
             raise UsageError(f"{file}: no such file. `dvc repro` writes it, or `compressor evaluate --out {file}`.")
         text = files.read_text(file)
-        now = _values(text, str(file))
+        now = values(text, str(file))
         worse, compared, note = self._compared(file, now)
         limits = "keeps every limit" if self.own.limits else "has no limits to keep"
         return Verdict(file, text, (*self._broken(now), *worse), f"{file} {limits}{compared}", note)
@@ -93,13 +93,13 @@ class Gate:
                     "or let it be new with --allow-missing."
                 )
             return (), f"; {name} has none to compare with", f"{name} has no {file}: only the limits were checked"
-        then = _values(self.revision.text(file), f"{name}:{file}")
+        then = values(self.revision.text(file), f"{name}:{file}")
         lines = regressions(now, then, self.tolerances)
         worse = tuple(Failure(line.partition(" ")[0], line, limit=False) for line in lines)
         return worse, f", and is not worse than at {name}", ""
 
 
-def _values(text: str, where: str) -> Mapping[str, object]:
+def values(text: str, where: str) -> Mapping[str, object]:
     """The metrics by name.
 
     Raises:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .. import completion
 from ..options import Overrides, ParamsFile
 from ..text import visible
 
@@ -31,7 +32,12 @@ Markdown = Annotated[
 ]
 Revision = Annotated[
     str | None,
-    typer.Option(metavar="REV", help="Also compare with this git revision or experiment.", show_default=False),
+    typer.Option(
+        metavar="REV",
+        help="Also compare with this git revision or experiment.",
+        show_default=False,
+        autocompletion=completion.revisions,
+    ),
 ]
 
 

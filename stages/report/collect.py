@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from compressor.evaluation import metrics
 from compressor.evaluation.metrics import MADE_FOR
 from compressor.recognition.findings import Detection
 
-from .. import files, params, revisions, yaml
+from .. import files, gate, params, revisions, yaml
 from ..groups import Evaluate
 from ..revisions import Revision
 from . import facts, history
@@ -37,17 +36,16 @@ class Place:
         return self.artefact / publish.MANIFEST
 
 
-def places(order: Sequence[str] = ()) -> tuple[Place, ...]:
+def places(targets: Sequence[str] = ()) -> tuple[Place, ...]:
     """Those of the training repository in the current folder: of its one target, or of each.
 
-    order: the targets as the settings name them, which need not all have been made.
+    targets: as the settings name them, where there are several; what has not been made yet is among them.
     """
     one = Place(ARTEFACT, METRICS)
-    if one.metrics.is_file() or one.manifest.is_file():
+    if not targets and (one.metrics.is_file() or one.manifest.is_file()):
         return (one,)
     found = (*METRICS.parent.glob(f"*/{METRICS.name}"), *ARTEFACT.glob(f"*/{publish.MANIFEST}"))
-    ranks = {name: rank for rank, name in enumerate(order)}
-    names = sorted({path.parent.name for path in found}, key=lambda name: (ranks.get(name, len(ranks)), name))
+    names = targets or sorted({path.parent.name for path in found})
     return tuple(Place(ARTEFACT / name, METRICS.parent / name / METRICS.name, name) for name in names)
 
 
@@ -77,18 +75,17 @@ def of_repository(given: params.Given, against: str | None) -> Report:
         UsageError: there is no such revision, the settings are wrong, or there is nothing to report.
         CompressorError: a file is not what it must be.
     """
-    own = params.load(params.CheckParams, given).evaluate
+    own = params.load(params.CheckParams, given)
     then = revisions.find(against) if against is not None else None
-    settings = _settings(given.file)
-    variants = tuple(_variant(place, own, then) for place in places(_names(settings.get("targets"))))
+    variants = tuple(_variant(place, own.evaluate, then) for place in places(own.targets))
     detection = _detection()
-    if not variants and detection is None:
+    if detection is None and not any(variant.metrics or variant.manifest for variant in variants):
         raise UsageError(
             f"nothing to report: {Path.cwd()} has no {METRICS}, no {ARTEFACT / publish.MANIFEST} and no {DETECTION}. "
             "Run `dvc repro` there first, or name an artefact: `compressor report OUT_DIR`."
         )
-    (runs, no_runs), head, flat = history.runs(), history.head(), history.flat(settings)
-    now = tuple(_workspace(variants, flat))
+    (runs, no_runs), head, settings = history.runs(), history.head(), _settings(given.file)
+    now = tuple(_workspace(variants, settings))
     return Report(
         title=Path.cwd().name,
         variants=variants,
@@ -98,14 +95,14 @@ def of_repository(given: params.Given, against: str | None) -> Report:
         found={finding.name: finding for finding in detection.findings} if detection else {},
         runs=(*now, *(run for run in runs if run.origin != "commit" or not _repeats(run, now))),
         no_runs=no_runs,
-        params=flat,
+        params=settings,
         against=against or "",
         notes=tuple(_notes(variants, then)),
     )
 
 
 def _variant(place: Place, own: Evaluate, then: Revision | None) -> Variant:
-    values = _metrics(files.read_text(place.metrics), str(place.metrics)) if place.metrics.is_file() else {}
+    values = gate.values(files.read_text(place.metrics), str(place.metrics)) if place.metrics.is_file() else {}
     manifest = _manifest(place.artefact)
     name = values.get(MADE_FOR) or (manifest.target if manifest else "") or place.name
     held = facts.limits(values, own.limits, metrics.key(own.metric)) if values else ()
@@ -116,29 +113,13 @@ def _variant(place: Place, own: Evaluate, then: Revision | None) -> Variant:
 def _past(place: Place, then: Revision) -> Past:
     """What a revision has of an artefact; what it lacks is said, for the first report of a repository has no past."""
     try:
-        values: Values = _metrics(then.text(place.metrics), f"{then.name}:{place.metrics}")
+        values: Values = gate.values(then.text(place.metrics), f"{then.name}:{place.metrics}")
     except UsageError as error:
         return Past({}, None, str(error))
     try:
         return Past(values, _parsed(then.text(place.manifest), f"{then.name}:{place.manifest}").weights)
     except UsageError as error:
         return Past(values, None, str(error))
-
-
-def _metrics(text: str, where: str) -> Values:
-    """Metrics by name.
-
-    Raises:
-        CompressorError: something else is there.
-    """
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CompressorError(f"{where}: not valid JSON: {error}. Run `compressor evaluate` again.") from error
-    if not isinstance(values, dict) or facts.number(values.get("size_mb")) is None:
-        what = "no number size_mb" if isinstance(values, dict) else f"a {type(values).__name__}"
-        raise CompressorError(f"{where}: expected what `compressor evaluate` writes, got {what}. Run it again.")
-    return values
 
 
 def _manifest(folder: Path) -> Manifest | None:
@@ -167,14 +148,10 @@ def _detection() -> Detection | None:
         raise located(DETECTION, error) from error
 
 
-def _settings(file: Path | None) -> Mapping[str, object]:
+def _settings(file: Path | None) -> Mapping[str, str]:
     """Everything in the params file, which is known to be one."""
     path = file or params.DEFAULT_FILE
-    return (yaml.read(files.read_text(path), str(path)) if path.is_file() else None) or {}
-
-
-def _names(value: object) -> list[str]:
-    return [str(name) for name in value] if isinstance(value, list) else []
+    return history.flat(yaml.read(files.read_text(path), str(path))) if path.is_file() else {}
 
 
 def _workspace(variants: Sequence[Variant], settings: Mapping[str, str]) -> Iterator[Run]:
