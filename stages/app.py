@@ -33,6 +33,7 @@ from .report import report
 from .targets import targets
 from .text import visible
 from .toolchain import toolchain
+from .validate import validate
 
 A = ParamSpec("A")
 
@@ -110,7 +111,20 @@ class _Plain(TyperCommand):
         return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
 
 
-for command in (init, export, detect, compress, evaluate, check, report, inspect, explain, targets, toolchain):
+for command in (
+    init,
+    validate,
+    export,
+    detect,
+    compress,
+    evaluate,
+    check,
+    report,
+    inspect,
+    explain,
+    targets,
+    toolchain,
+):
     _said, _examples = examples.split(command)
     app.command(cls=_Plain, help=_said, epilog=examples.epilog(_examples))(reported(command))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from compressor.errors import CompressorError, UsageError
 
 if TYPE_CHECKING:
-    from compressor.sources import Exporter
+    from compressor.sources import Exporter, InputSpec, Reached
 
     from .groups import Export
 
@@ -33,8 +33,10 @@ def for_weights(model: Path, settings: Export | None) -> Export | None:
     return None if settings is None or (settings.factory is None and sources.readable(model)) else settings
 
 
-def write(source: Path, directory: Path, settings: Export) -> None:
+def write(source: Path, directory: Path, settings: Export, reached: Reached | None = None) -> None:
     """Write the graph of any model to `directory`: exported by training code, or a copy of its own.
+
+    reached: is told each step of an export that has `STEPS`, once it is done.
 
     Raises:
         UsageError: `source` is of no known kind, or the settings do not fit it.
@@ -50,10 +52,10 @@ def write(source: Path, directory: Path, settings: Export) -> None:
         if exporter is None:
             _copy(source, directory)
         else:
-            _export(exporter, source, directory, settings)
+            _export(exporter, source, directory, settings, reached)
 
 
-def _export(exporter: Exporter, source: Path, directory: Path, settings: Export) -> None:
+def _export(exporter: Exporter, source: Path, directory: Path, settings: Export, reached: Reached | None) -> None:
     from compressor import sources
 
     if source.is_file() and settings.factory is None and sources.readable(source):
@@ -61,9 +63,17 @@ def _export(exporter: Exporter, source: Path, directory: Path, settings: Export)
             f"{source}: holds weights without a graph. Set export.factory to the module:function that builds its "
             "model, or name its folder, if config.json there names an architecture of transformers."
         )
-    inputs = {name: sources.InputSpec(one.shape, one.dtype, one.dynamic) for name, one in settings.inputs.items()}
     others = settings.model_dump(exclude={"inputs"})
-    exporter.export(source, directory, inputs=inputs, **others)
+    if reached is not None and hasattr(exporter, "STEPS"):
+        others["reached"] = reached
+    exporter.export(source, directory, inputs=inputs(settings), **others)
+
+
+def inputs(settings: Export) -> dict[str, InputSpec]:
+    """The declared inputs as the core takes them."""
+    from compressor.sources import InputSpec
+
+    return {name: InputSpec(one.shape, one.dtype, one.dynamic) for name, one in settings.inputs.items()}
 
 
 def _copy(source: Path, directory: Path) -> None:

@@ -110,8 +110,8 @@ def target(params: MadeParams, name: str | None = None) -> targets.Target:
         raise UsageError(f"targets are {', '.join(params.targets)}: name the one that is meant with --target.")
     name = name or next(iter(params.targets), params.target)
     family = targets.family(name)
-    asked = groups.options(family, getattr(params, family)) if family in groups.OPTIONS else {}
-    return targets.get(name, asked)
+    options = groups.options(family, getattr(params, family)) if family in groups.OPTIONS else {}
+    return targets.get(name, options)
 
 
 P = TypeVar("P", bound=Group)
@@ -137,10 +137,20 @@ def load(schema: type[P], given: Given) -> P:
     Raises:
         UsageError: the file is missing or no YAML mapping; a key is unknown, or its value of the wrong kind.
     """
-    parsed = [overrides.parse(text) for text in given.overrides]
-    for override in parsed:
-        _check_group(schema, override)
-    content = _content(given.file)
+    settings, wrong = sound(schema, given)
+    if wrong:
+        raise UsageError("\n".join(wrong.values()))
+    return settings
+
+
+def sound(schema: type[P], given: Given) -> tuple[P, Mapping[str, str]]:
+    """The settings that are as they must be, and by group what is wrong with the others, which have their defaults.
+
+    Raises:
+        UsageError: the file is missing or no YAML mapping; a group of `-S` is none.
+    """
+    parsed = asked(schema, given.overrides)
+    content = read(given.file)
     # A group without any key is null in YAML.
     own = {name: {} if content[name] is None else content[name] for name in schema.model_fields if name in content}
     options = [
@@ -154,12 +164,28 @@ def load(schema: type[P], given: Given) -> P:
     merged = overrides.apply(own, [*parsed, *options])
     _check_one(merged, "-S")
     try:
-        return schema.model_validate(merged)
+        return schema.model_validate(merged), {}
     except ValidationError as error:
         settings = [(override.key, f"-S {override.text}") for override in parsed]
         settings += [(option.key, option.text) for option in options]
         file = str(given.file or DEFAULT_FILE)
-        raise UsageError("\n".join(_message(schema, one, settings, file) for one in error.errors())) from error
+        wrong: dict[str, list[str]] = {}
+        for one in error.errors():
+            wrong.setdefault(str(one["loc"][0]), []).append(_message(schema, one, settings, file))
+        valid = {name: value for name, value in merged.items() if name not in wrong}
+        return schema.model_validate(valid), {group: "\n".join(lines) for group, lines in wrong.items()}
+
+
+def asked(schema: type[Group], texts: Sequence[str]) -> list[overrides.Override]:
+    """What `-S` asks for.
+
+    Raises:
+        UsageError: one is not spelled so, or is of a group that `schema` does not have.
+    """
+    parsed = [overrides.parse(text) for text in texts]
+    for override in parsed:
+        _check_group(schema, override)
+    return parsed
 
 
 def place(given: Given, *key: str) -> tuple[Path, int] | None:
@@ -177,7 +203,12 @@ def core_settings(group: Detect) -> findings.Settings:
     return findings.Settings(**group.model_dump())
 
 
-def _content(file: Path | None) -> Mapping[str, Any]:
+def read(file: Path | None) -> Mapping[str, Any]:
+    """Everything that a params file holds, of whomever it is; nothing where none is named and none is there.
+
+    Raises:
+        UsageError: it cannot be read, or is no YAML mapping.
+    """
     if file is None and not DEFAULT_FILE.is_file():
         return {}
     path = file or DEFAULT_FILE

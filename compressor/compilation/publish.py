@@ -73,16 +73,25 @@ def check_files(outputs: Iterable[Path | None], sources: Iterable[Path]) -> None
             continue
         if output.is_dir():
             raise UsageError(f"{output}: is a directory, expected the name of a file.")
-        folder = next(folder for folder in output.absolute().parents if folder.exists())
-        if not folder.is_dir() or not os.access(folder, os.W_OK):
-            why = "is not a directory" if not folder.is_dir() else "may not be written to"
-            raise CompressorError(f"{output}: cannot be written: {folder} {why}; name another.")
+        check_writable(output)
         for source in read:
             if output.resolve() == source.resolve() or (
                 output.exists() and source.exists() and output.samefile(source)
             ):
                 raise UsageError(f"{output}: would replace {source}, which this command reads or writes. Name another.")
         read.append(output)
+
+
+def check_writable(output: Path) -> None:
+    """Refuses a file or directory whose folder may not be written to, or is none.
+
+    Raises:
+        CompressorError: it could not be written.
+    """
+    folder = next(folder for folder in output.absolute().parents if folder.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        why = "is not a directory" if not folder.is_dir() else "may not be written to"
+        raise CompressorError(f"{output}: cannot be written: {folder} {why}; name another.")
 
 
 @contextmanager

@@ -1,0 +1,93 @@
+"""All checks, in the order of the pipeline: each by the very functions that its stage calls."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from compressor import references
+from compressor.compilation import publish
+from compressor.errors import CompressorError, UsageError
+
+from .. import params
+from . import measuring, model, stages
+from .checks import Check, Checks
+
+LIKE = 0.8
+"""How much a group of others must look like one of ours before it is pointed out."""
+
+
+def checks(source: Path | None, given: params.Given, pipeline: stages.Pipeline | None) -> list[Check]:
+    """What was found. source: the model; None where none is named."""
+    done = Checks()
+    try:
+        own, wrong = params.sound(params.Settings, given)
+    except UsageError as error:  # of the file itself
+        done.add("params", "failed", str(error))
+        return done.done
+    _params(done, given, wrong)
+    _imports(done, own, wrong)
+    with TemporaryDirectory(prefix="compressor-") as folder:
+        graph = model.check(done, source, None if "export" in wrong else own.export, Path(folder))
+        measuring.check(done, own, wrong, graph, Path(folder))
+    _outputs(done, own, source, pipeline)
+    return done.done
+
+
+def _params(done: Checks, given: params.Given, wrong: Mapping[str, str]) -> None:
+    with done.look("params") as told:
+        if wrong:
+            raise CompressorError("\n".join(wrong.values()))
+        file = given.file or params.DEFAULT_FILE
+        told.append(str(file) if file.is_file() else f"there is no {file}: the defaults")
+        known, there = set(params.Settings.model_fields), params.read(given.file)
+        for name in map(str, there):
+            close = difflib.get_close_matches(name, known - there.keys(), n=1, cutoff=LIKE)
+            if close and name not in known:
+                told.append(f"{name!r} is not read here: was {close[0]!r} meant?")
+
+
+def _imports(done: Checks, own: params.Settings, wrong: Mapping[str, str]) -> None:
+    """The functions of the user: all that cannot be imported, at once."""
+    named: list[tuple[str, str | None]] = []
+    if "export" not in wrong:
+        named.append(("export.factory", own.export.factory))
+    if "evaluate" not in wrong:
+        named += [("evaluate.data", own.evaluate.data), ("evaluate.metric", own.evaluate.metric)]
+    functions = [(setting, reference) for setting, reference in named if reference and ":" in reference]
+    if not functions:
+        done.add("imports", "skipped", "no setting names a function")
+        return
+    with done.look("imports") as told:
+        problems = []
+        for setting, reference in functions:
+            try:
+                references.load(reference, setting)
+                told.append(reference)
+            except CompressorError as error:
+                problems.append(str(error))
+        if problems:
+            raise CompressorError("\n".join(problems))
+
+
+def _outputs(done: Checks, own: params.Settings, source: Path | None, pipeline: stages.Pipeline | None) -> None:
+    """That what the stages write may be written where dvc.yaml has it."""
+    from compressor import sources
+
+    if pipeline is None or not (pipeline.folders or pipeline.files):
+        done.add("outputs", "skipped", "there is no dvc.yaml here with stages of compressor")
+        return
+    targets = own.targets or (own.target,)
+    with done.look("outputs") as told:
+        read = [source, *sources.files(source)] if source is not None and source.exists() else []
+        folders, files = (
+            [path for text in texts for path in stages.expanded(text, targets)]
+            for texts in (pipeline.folders, pipeline.files)
+        )
+        for folder in folders:
+            publish.check_directory(folder, read)
+            publish.check_writable(folder)
+        publish.check_files(files, read)
+        told.append(f"{len(folders) + len(files)} of dvc.yaml may be written")
