@@ -20,7 +20,7 @@ from typer.core import TyperCommand
 
 from compressor.errors import CompressorError
 
-from . import examples, streams
+from . import examples, noise, streams
 from .check import check
 from .compress import compress
 from .detect import detect
@@ -63,7 +63,9 @@ def _show_version(asked: bool) -> None:  # noqa: FBT001 - typer's protocol
 @app.callback()
 def options(
     *,
-    debug: bool = typer.Option(False, "--debug", help=f"Show tracebacks of defects (also {DEBUG}=1)."),
+    debug: bool = typer.Option(
+        False, "--debug", help=f"Show tracebacks of defects, and what other packages say (also {DEBUG}=1)."
+    ),
     version: bool = typer.Option(  # noqa: ARG001 - its callback ends the command
         False, "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
     ),
@@ -71,6 +73,8 @@ def options(
     """Take what is said before the command."""
     if debug:
         os.environ[DEBUG] = "1"
+    if not os.environ.get(DEBUG):
+        noise.silence()
 
 
 def reported(command: Callable[A, None]) -> Callable[A, None]:

@@ -31,7 +31,7 @@ DTYPES = {
 }
 _OTHERS = (PurePath(torch.__file__).parent, PurePath(__file__).parent)
 """Where the code lies that is no model's."""
-CHATTER = ("torch", "onnxscript", "onnx_ir", "transformers")
+CHATTER = ("torch", "torchao", "onnxscript", "onnx_ir", "transformers")
 
 
 @dataclass(frozen=True)
