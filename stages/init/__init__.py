@@ -70,7 +70,8 @@ def init(
     from compressor.errors import unknown
 
     from . import changes, conversation
-    from .decide import Asked, decide
+    from .answers import Asked
+    from .decide import decide
     from .plan import WORKFLOWS
     from .repository import locate
 

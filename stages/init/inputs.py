@@ -7,7 +7,7 @@ import json
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +29,21 @@ LONGEST = 128
 
 @dataclass(frozen=True)
 class Told:
-    """The inputs, how they are known, and what there is to say of them."""
+    """The inputs as far as they must be set, how they are known, and those that the model has anyhow."""
 
     inputs: Inputs
     because: str
+    had: Inputs = field(default_factory=dict)
+
+    @property
+    def axes(self) -> Mapping[str, Any]:
+        """A size for each axis that may differ, for a target that has no such axes: one sample, at most so many."""
+        found: dict[str, Any] = {}
+        for one in (*self.inputs.values(), *self.had.values()):
+            for at, name in one.get("dynamic", {}).items():
+                size = one["shape"][at]
+                found |= {name: 1} if not at else {name: [1, size]} if size > 1 else {}
+        return found
 
 
 def parse(texts: Sequence[str]) -> Inputs:
@@ -61,7 +72,7 @@ def parse(texts: Sequence[str]) -> Inputs:
 def of_model(kind: str, path: Path) -> Told | None:
     """The inputs that a model says itself, where it is there and does."""
     if kind == ONNX:
-        return Told({}, "the graph has them")
+        return Told({}, "the graph has them", _of_graph(path) if path.exists() else {})
     if not path.exists():
         return None
     if kind == FOLDER:
@@ -143,6 +154,28 @@ def _parameters(factory: str) -> tuple[str, ...]:
     parameters = [*inspect.signature(model.forward).parameters.values()][1 if inspect.isclass(model) else 0 :]
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return tuple(one.name for one in parameters if one.kind in kinds)
+
+
+def _of_graph(path: Path) -> Inputs:
+    """From an ONNX file, without its data; axes that the graph names, or leaves open, may differ."""
+    from compressor.formats.onnx import reading
+
+    graph = reading.load(path / "model.onnx" if path.is_dir() else path).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    found: dict[str, Mapping[str, Any]] = {}
+    for port in graph.input:
+        if port.name not in weights:
+            kind, sizes = port.type.tensor_type, port.type.tensor_type.shape.dim
+            dynamic = {at: one.dim_param or f"{port.name}.{at}" for at, one in enumerate(sizes) if not one.dim_value}
+            found[port.name] = _input([one.dim_value or 1 for one in sizes], _named(kind.elem_type), dynamic)
+    return found
+
+
+def _named(elem_type: int) -> str:
+    from onnx import TensorProto
+
+    name = str(TensorProto.DataType.Name(elem_type)).lower()
+    return {"float": "float32", "double": "float64"}.get(name, name)
 
 
 def _of_script(path: Path) -> tuple[str, ...]:

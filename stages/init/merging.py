@@ -10,6 +10,7 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import UsageError
@@ -54,7 +55,8 @@ class _Section:
     null: tuple[int, int] = (0, 0)
 
 
-def content(text: str, where: str) -> dict[str, Any]:
+@lru_cache(maxsize=32)  # most of the time goes into reading the same texts
+def content(text: str, where: str) -> Mapping[str, Any]:
     """What a file says; nothing where it is empty.
 
     Raises:
@@ -100,7 +102,7 @@ def insert(text: str, section: str, added: Sequence[Piece], where: str) -> str:
     wanted = repr(_with(there, section, added))
     for trimmed, gap in ((True, True), (False, True), (False, False)):  # a text may end with blank lines of its own
         new = _inserted(old, section, added, newline, where, trimmed=trimmed, gap=gap)
-        if _read(new, where) == wanted:
+        if _means(new, where) == wanted:
             return mark + new
     raise UsageError(f"{where}: {section or 'the file'} cannot be extended without a change to what is there.")
 
@@ -119,9 +121,9 @@ def _with(old: Mapping[str, Any], section: str, added: Sequence[Piece]) -> dict[
     return {**old, section: {**(old.get(section) or {}), **new}} if section else {**old, **new}
 
 
-def _read(text: str, where: str) -> str | None:
+def _means(text: str, where: str) -> str | None:
     try:
-        return repr(yaml.read(text, where))
+        return repr(content(text, where))
     except UsageError:
         return None
 
@@ -149,6 +151,7 @@ def _inserted(
     return "".join([*lines[:at], *(line + newline for line in new), *lines[at:]])
 
 
+@lru_cache(maxsize=32)
 def _find(text: str, section: str, where: str) -> _Section | None:
     """The whole file as a section, or one of its keys; None where there is none.
 

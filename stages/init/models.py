@@ -49,8 +49,9 @@ def named(repository: Repository, model: str) -> Found | None:
     for pipeline in repository.pipelines:
         for stage in pipeline.stages:
             for out in stage.outs:
-                if path == out or path.startswith(f"{out}/"):
-                    return Found(stage.written.get(path, path), path, stage, f"stage {stage.name} writes it")
+                if path == out or model == stage.written.get(out) or path.startswith(f"{out}/"):
+                    place = path if path.startswith(f"{out}/") else out
+                    return Found(stage.written.get(place, place), place, stage, f"stage {stage.name} writes it")
     tracked = any(path == one or path.startswith(f"{one}/") for one in repository.tracked)
     if tracked or (repository.folder / path).exists():
         return Found(path, path, None, "DVC tracks it" if tracked else "it lies there")

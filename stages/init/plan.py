@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,9 @@ STAGES = ("toolchain", "export", "detect", "compress", "evaluate")
 RECORDS = "compression"
 WORKFLOWS = {"github": ".github/workflows/compressor.yml", "gitlab": ".gitlab-ci.yml"}
 """Where each of these services looks for what it shall run, from Git's root."""
+
+NOT_TEXT = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
+"""What one or another reader of YAML takes for something else."""
 
 
 @dataclass(frozen=True)
@@ -153,5 +157,5 @@ def _flow(value: Any) -> str:
 
 def _key(value: Any) -> str:
     text = str(value)
-    plain = text.replace("_", "").replace(".", "").replace("-", "").isalnum()
+    plain = re.fullmatch(r"[^\W\d][\w.-]*", text) and text.lower() not in NOT_TEXT
     return text if not isinstance(value, str) or plain else json.dumps(text)

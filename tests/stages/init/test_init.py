@@ -9,34 +9,14 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
-from typer.testing import CliRunner
 
-from compressor.stages import app
 from compressor.stages.init import changes, merging, plan
 from compressor.stages.init.decide import Asked, decide
 from compressor.stages.init.repository import locate
 
 ROOT = Path(__file__).parents[3]
-TRAINING = "stages:\n  train:\n    cmd: python train.py\n    outs:\n      - net.onnx\n"
+TRAINING = "stages:\n  train:\n    cmd: python train.py\n    outs:\n      - net.onnx\n"  # as the fixture has it
 SIZES_ONLY = ("--data", "none")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository whose training writes an ONNX file, before it has run; without a commit."""
-    subprocess.run(["git", "init", "-q", tmp_path], check=True)
-    (tmp_path / ".dvc").mkdir()
-    (tmp_path / ".dvc" / "config").touch()
-    (tmp_path / "dvc.yaml").write_text(TRAINING)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def run(*arguments: object, status: int = 0) -> str:
-    """What is said, on either stream."""
-    ended = CliRunner().invoke(app.app, ["init", *map(str, arguments)], env={"COMPRESSOR_DEBUG": "1"})
-    assert ended.exit_code == status, ended.output
-    return ended.output
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -63,7 +43,7 @@ def test_the_pipeline_of_this_repository_is_what_init_makes():
     assert changes.changes(locate(ROOT), planned) == ((), ())
 
 
-def test_the_first_run_and_the_second(folder):
+def test_the_first_run_and_the_second(folder, run):
     said = run(*SIZES_ONLY)
     assert "model      net.onnx: stage train writes it: an ONNX graph, it is not there yet; its name says so" in said
     assert Path("dvc.yaml").read_text().startswith(TRAINING)
@@ -76,7 +56,7 @@ def test_the_first_run_and_the_second(folder):
         assert everything(folder) == before
 
 
-def test_a_dry_run_shows_all_and_changes_nothing(folder):
+def test_a_dry_run_shows_all_and_changes_nothing(folder, run):
     before = everything(folder)
     said = run(*SIZES_ONLY, "--dry-run")
     assert everything(folder) == before
@@ -91,7 +71,7 @@ def test_a_dry_run_shows_all_and_changes_nothing(folder):
     assert written == "".join(Path(name).read_text() for name in ("dvc.yaml", "params.yaml", ".gitignore"))
 
 
-def test_several_targets_are_a_matrix(folder):
+def test_several_targets_are_a_matrix(folder, run):
     run(*SIZES_ONLY, "--target", "ios17", "--target", "onnxruntime")
     assert values("params.yaml")["targets"] == ["iOS17", "onnxruntime"]
     assert "target" not in values("params.yaml")
@@ -176,7 +156,7 @@ def test_the_documented_stages_for_several_targets_are_what_init_makes():
         ({"params.yaml": "{lr: 1}\n"}, (), "", "compressor.yaml", "params.yaml is written in braces"),
     ],
 )
-def test_nobody_is_stood_in_the_way_of(folder, files, options, stages, settings, said):
+def test_nobody_is_stood_in_the_way_of(folder, run, files, options, stages, settings, said):
     for name, text in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
@@ -210,7 +190,7 @@ def test_nobody_is_stood_in_the_way_of(folder, files, options, stages, settings,
         ({"models": "a file"}, "compression", "models is a file"),
     ],
 )
-def test_no_output_lies_in_that_of_another_stage(folder, files, place, said):
+def test_no_output_lies_in_that_of_another_stage(folder, run, files, place, said):
     for name, text in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
@@ -219,7 +199,7 @@ def test_no_output_lies_in_that_of_another_stage(folder, files, place, said):
     assert values()["stages"]["compress"]["outs"] == [f"{place}/compressed"]
 
 
-def test_what_git_ignores_is_seen_again(folder):
+def test_what_git_ignores_is_seen_again(folder, run):
     (folder / ".gitignore").write_text("*.json\n*.csv\ncompression/")
     run(*SIZES_ONLY)
     assert (
@@ -243,7 +223,7 @@ def test_what_git_ignores_is_seen_again(folder):
         (("requirements.txt", "../poetry.lock"), "requirements.txt"),
     ],
 )
-def test_the_toolchain_depends_on_what_is_there(folder, there, chosen):
+def test_the_toolchain_depends_on_what_is_there(folder, run, there, chosen):
     project = folder / "project"
     project.mkdir()
     (project / "dvc.yaml").write_text(TRAINING)
@@ -255,7 +235,7 @@ def test_the_toolchain_depends_on_what_is_there(folder, there, chosen):
     assert (folder / "dvc.yaml").read_text() == TRAINING
 
 
-def test_edits_are_kept_and_what_is_new_is_shown(folder):
+def test_edits_are_kept_and_what_is_new_is_shown(folder, run):
     """As after an upgrade, when init would write a stage in another way, or one more."""
     run(*SIZES_ONLY)
     path = folder / "dvc.yaml"
@@ -330,7 +310,7 @@ def test_edits_are_kept_and_what_is_new_is_shown(folder):
         ),
     ],
 )
-def test_the_model_is_the_one_that_a_stage_writes(folder, files, options, model, because):
+def test_the_model_is_the_one_that_a_stage_writes(folder, run, files, options, model, because):
     for name, text in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
