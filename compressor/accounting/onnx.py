@@ -59,7 +59,7 @@ def _names(file: str, parts: list[Part]) -> Iterator[Claim]:
 def _graph(file: str, graph: Graph, made: Roles) -> Iterator[Claim]:
     yield Claim(file, graph.begin, graph.end, What.NODES, "graph")
     yield from _names(file, graph.names)
-    for tensor in graph.tensors:
+    for tensor in (*graph.tensors, *(part for one in graph.sparse for part in one.tensors)):
         yield from _tensor(file, tensor, made)
     for node in graph.nodes:
         yield from _node(file, node, made)
@@ -109,7 +109,7 @@ def _unread(tensor: Tensor) -> Role:
 
 def _tensors(graph: Graph) -> Iterator[Tensor]:
     yield from graph.tensors
-    for node in graph.nodes:
+    for node in (*graph.sparse, *graph.nodes):
         yield from node.tensors
         for inner in node.graphs:
             yield from _tensors(inner)

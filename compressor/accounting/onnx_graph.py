@@ -5,7 +5,7 @@ Source: onnx.proto (field numbers).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -62,7 +62,10 @@ class Node:
 
 @dataclass(eq=False)
 class Graph:
-    """A graph, or the body of a function. name, domain: of a function. inputs, outputs: names of values."""
+    """A graph, or the body of a function. name, domain: of a function. inputs, outputs: names of values.
+
+    sparse: its sparse initializers, as operators that make them.
+    """
 
     begin: int
     end: int
@@ -70,6 +73,7 @@ class Graph:
     domain: str = ""
     nodes: list[Node] = field(default_factory=list)
     tensors: list[Tensor] = field(default_factory=list)
+    sparse: list[Node] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     names: list[Part] = field(default_factory=list)
@@ -105,7 +109,7 @@ _GRAPH: Mapping[int, str] = {
 }
 _FUNCTION: Mapping[int, str] = {8: DOCUMENTATION, 9: "opset imports", 12: TYPES, 14: "properties"}
 _NODE: Mapping[int, str] = {3: "names of operators", 6: DOCUMENTATION, 9: "properties"}
-_TYPED, _RAW = (4, 5, 6, 7, 10, 11), 9
+_TYPED = (4, 5, 6, 7, 10, 11)
 _NUMBER = 8  # bytes of a number at most
 
 
@@ -144,7 +148,7 @@ def _graph(data: FileBytes, run: Run, depth: int) -> Graph:
             case 5:
                 made.tensors.append(_tensor(data, one))
             case 15:
-                made.tensors.extend(_sparse(data, one))
+                made.sparse.append(_sparse(data, one))
             case _:
                 made.names.append(Part(one.begin, one.end, _GRAPH.get(one.number, "unknown fields")))
                 if one.number in {11, 12}:
@@ -203,17 +207,16 @@ def _attribute(data: FileBytes, run: Run, node: Node, depth: int) -> None:
             case 6 | 11 if one.value is None:
                 node.graphs.append(_graph(data, one, depth + 1))
             case 22 | 23 if one.value is None:
-                node.tensors.extend(_sparse(data, one))
+                node.tensors.extend(_sparse(data, one).tensors)
     node.attributes.append(Part(run.begin, run.end, name))
 
 
-def _sparse(data: FileBytes, run: Run) -> Iterator[Tensor]:
-    """The values of a sparse tensor and their places, by the name of the values."""
-    parts = [_tensor(data, one) for one in messages.inside(data, run) if one.number in {1, 2}]
-    name = next((part.name for part in parts if part.name), "")
-    for part in parts:
-        part.name = name
-        yield part
+def _sparse(data: FileBytes, run: Run) -> Node:
+    """A sparse tensor as an operator that makes it of its values and their places; it is called as its values are."""
+    made = Node(run.begin, run.end, "sparse tensor", constant=True)
+    made.tensors = [_tensor(data, one) for one in messages.inside(data, run) if one.number in {1, 2}]
+    made.outputs = [next((part.name for part in made.tensors if part.name), "")]
+    return made
 
 
 def _tensor(data: FileBytes, run: Run) -> Tensor:
@@ -232,7 +235,9 @@ def _tensor(data: FileBytes, run: Run) -> Tensor:
                 made.documentation.append(Part(one.begin, one.end, DOCUMENTATION))
             case 13 if one.value is None:
                 made.external.update([messages.entry(data, one)])
-            case number if number == _RAW or number in _TYPED:
+            case 9:
+                made.data.append((one.content, one.end))
+            case number if number in _TYPED:
                 # A number that is not packed with others counts with the key before it.
                 made.data.append((one.begin if one.end - one.content <= _NUMBER else one.content, one.end))
     return made

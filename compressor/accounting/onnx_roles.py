@@ -93,6 +93,7 @@ def _reads(graph: Graph, outer: Sequence[Values]) -> Iterator[_Read]:
     """What constants the operators of a graph read, and those of the graphs inside of it."""
     own: dict[str, Source | None] = dict.fromkeys(graph.inputs)
     own.update((tensor.name, tensor) for tensor in graph.tensors)
+    own.update((made.outputs[0], made) for made in graph.sparse)
     scopes = (own, *outer)
     for node in graph.nodes:
         node.sources = [_resolved(name, scopes) if name else None for name in node.inputs]
