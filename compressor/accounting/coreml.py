@@ -5,7 +5,7 @@ Source: Model.proto, MIL.proto (field numbers); the layout of weight.bin is that
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,13 +24,26 @@ _MOST_DEPTH = 100  # protobuf's own limit
 
 @dataclass
 class _Program:
-    """What is read of a program on the way: its file, the weights, what blobs are for, how weights are spelled."""
+    """What is read of a program on the way: its file, the weights, what blobs are for, how weights are spelled.
+
+    parts: by the name of a constant that `constexpr` operations read, what these give.
+    """
 
     file: str
     data: FileBytes
     known: Known
     blobs: dict[tuple[str, int], str] = field(default_factory=dict)
     spelled: dict[str, str] = field(default_factory=dict)
+    parts: dict[str, str] = field(default_factory=dict)
+
+    def weight(self, gives: str) -> str | None:
+        """The weight that a constant is, or is a part of."""
+        for _ in range(_MOST_DEPTH):
+            weight = self.known.named((self.spelled.get(gives, gives),))
+            if weight is not None or gives not in self.parts:
+                return weight
+            gives = self.parts[gives]
+        return None
 
 
 def claim(path: Path, found: Found) -> None:
@@ -110,6 +123,7 @@ def _map_values(data: FileBytes, run: Run) -> Iterator[Run]:
 def _block(made: _Program, run: Run, depth: int) -> Iterator[Claim]:
     if depth > _MOST_DEPTH:
         raise WireError(f"blocks inside of blocks, deeper than {_MOST_DEPTH}")
+    _note_parts(made, run)
     for one in delimited(made.data, run):
         if one.number == 3:
             yield from _operation(made, one, depth)
@@ -119,9 +133,7 @@ def _block(made: _Program, run: Run, depth: int) -> Iterator[Claim]:
 
 def _operation(made: _Program, run: Run, depth: int) -> Iterator[Claim]:
     parts = [*delimited(made.data, run)]
-    kind = next((text(made.data, one) for one in parts if one.number == 1), "")
-    outputs = [first_text(made.data, one, 1) for one in parts if one.number == 3]
-    gives = outputs[0] if outputs else ""
+    kind, gives = _described(made, parts)
     decodes = kind.startswith(CONSTEXPR)
     yield Claim(made.file, run.begin, run.end, What.DECODING if decodes else What.NODES, kind)
     for one in parts:
@@ -134,6 +146,22 @@ def _operation(made: _Program, run: Run, depth: int) -> Iterator[Claim]:
             yield from _given(made, one, gives)
         elif one.number == 5:
             yield from _attribute(made, one, kind, gives)
+
+
+def _described(made: _Program, parts: Sequence[Run]) -> tuple[str, str]:
+    """The type of an operation, and the name of its first output."""
+    kind = next((text(made.data, one) for one in parts if one.number == 1), "")
+    return kind, next((first_text(made.data, one, 1) for one in parts if one.number == 3), "")
+
+
+def _note_parts(made: _Program, block: Run) -> None:
+    """Find out which constants the weights of a block are made of; they stand before what reads them."""
+    for operation in (one for one in delimited(made.data, block) if one.number == 3):
+        parts = [*delimited(made.data, operation)]
+        kind, gives = _described(made, parts)
+        for given in (one for one in parts if one.number == 2 and kind.startswith(CONSTEXPR)):
+            for argument in _map_values(made.data, given):
+                made.parts.update((first_text(made.data, one, 1), gives) for one in delimited(made.data, argument))
 
 
 def _given(made: _Program, run: Run, gives: str) -> Iterator[Claim]:
@@ -160,7 +188,7 @@ def _value(made: _Program, run: Run, gives: str) -> Iterator[Claim]:
         if one.number == 2:
             yield Claim(made.file, one.begin, one.end, What.NAMES, "types of values")
         elif one.number == 3:
-            weight = made.known.named((made.spelled.get(gives, gives),))
+            weight = made.weight(gives)
             what = What.CONSTANTS if weight is None else What.WEIGHTS
             yield Claim(made.file, one.begin, one.end, what, weight or gives, made.known.forms.get(weight or "", ""))
         elif one.number == 5:
@@ -180,7 +208,7 @@ def _weights(path: Path, file: str, made: _Program, found: Found) -> None:
             found.notes.append(f"{name}: the program refers to {plural(len(lost), 'blob')} that the file does not have")
         for start, begin, end in blobs:
             used = made.blobs.get((file, start))
-            weight = made.known.at(path, begin) or made.known.named((made.spelled.get(used or "", used or ""),))
+            weight = made.known.at(path, begin) or made.weight(used or "")
             found.claims.append(Claim(name, start, start + blob.ALIGNMENT, What.CONTAINER, "headers of blobs"))
             if used is None:
                 found.claims.append(Claim(name, begin, end, What.UNREFERENCED, "blobs that the program does not read"))

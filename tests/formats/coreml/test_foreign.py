@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 import compressor
+from compressor.accounting.account import What
+from compressor.accounting.explain import explain
 from compressor.encodings import decode, name, nbytes
 from compressor.formats.coreml import package
 from compressor.formats.coreml.importing import coremltools
@@ -111,6 +113,10 @@ def test_what_core_ml_tools_compressed(
     (weight,) = (weight for weight in lifted.weights if "weight" in weight.name)
     assert (name(weight.encoding), nbytes(weight.encoding), weight.uses) == (expected, size, ("linear",))
     assert same(decode(weight.encoding), theirs(tmp_path / "m.mlpackage")[weight.name])
+    account = explain(tmp_path / "m.mlpackage")
+    stored = sum(one.nbytes for one in account.portions if one.name == weight.name and one.what is What.WEIGHTS)
+    assert 0 <= stored - size < 40  # small parts of it lie in the program, with keys and lengths
+    assert account.nbytes == sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
 
 
 def theirs(path: Path) -> dict[str, Any]:
