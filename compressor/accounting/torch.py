@@ -23,6 +23,9 @@ from compressor.formats.wire import FileBytes, WireError
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pt2", ".ts", ".torchscript")
 
+_ARCHIVES = ("serialized_state_dict", "serialized_constants")
+"""How entries of an ExportedProgram are called that are archives of tensors themselves."""
+
 _MAGIC = 0x1950A86A20F9469CFC6C
 _OLD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _MOST_PICKLE = 1 << 30
@@ -87,7 +90,7 @@ def _archive(
     yield from _program(file, data, by_name, notes)
     for inner, entry in by_name.items():
         yield _entry(file, inner, entry)
-        holds = not inside and inner.endswith(".pt") and entry.stored
+        holds = not inside and inner.startswith(_ARCHIVES) and entry.stored
         if holds and archives.is_archive(data, entry.start, entry.end):
             yield from _archive(file, data, entry.start, entry.end, notes, inside=True)
 

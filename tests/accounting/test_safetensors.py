@@ -1,0 +1,109 @@
+"""`.safetensors` files and Hugging Face folders."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compressor.accounting.account import Account, What
+from compressor.accounting.explain import explain
+from compressor.errors import CompressorError
+from tests.sources.huggingface.folders import awq, gptq, quantized, saved
+
+RANDOM = np.random.default_rng(0)
+WEIGHT = RANDOM.standard_normal((32, 16)).astype(np.float32)
+
+
+def of(account: Account, what: What) -> dict[str, int]:
+    sums: dict[str, int] = {}
+    for portion in account.portions:
+        if portion.what is what:
+            sums[portion.name] = sums.get(portion.name, 0) + portion.nbytes
+    return sums
+
+
+def nbytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def test_a_bare_file(tmp_path: Path) -> None:
+    tensors = {"a.weight": WEIGHT, "b.weight": WEIGHT, "ids": np.arange(20), "empty": np.zeros((0, 4), np.float32)}
+    path = saved(tmp_path / "m.safetensors", tensors, pad=7)
+    found = explain(path)
+    assert found.nbytes == path.stat().st_size
+    assert of(found, What.WEIGHTS) == {"a.weight": 2048}
+    assert of(found, What.COPIES) == {"b.weight": 2048}
+    assert of(found, What.CONSTANTS) == {"ids": 160}
+    assert of(found, What.CONTAINER) == {"length of the header": 8}
+    assert of(found, What.NAMES) == {"header": path.stat().st_size - 8 - 2 * 2048 - 160}
+
+
+@pytest.mark.parametrize(("layer", "name"), [(gptq(4, 32), "m.l.weight"), (awq(), "l.weight")], ids=["gptq", "awq"])
+def test_the_parts_of_a_quantized_weight_are_the_weight(layer: tuple, name: str, tmp_path: Path) -> None:
+    tensors, said, _ = layer
+    folder = quantized(tmp_path / "m", tensors, said)
+    (folder / "tokenizer.json").write_text("{}")
+    found = explain(folder)
+    assert found.nbytes == nbytes(folder)
+    parts = sum(values.nbytes for key, values in tensors.items() if "bias" not in key)
+    assert of(found, What.WEIGHTS)[name] == parts
+    assert {one.detail for one in found.portions if one.name == name} == {"uint4"}
+    assert of(found, What.OTHER) == {"config.json": (folder / "config.json").stat().st_size, "tokenizer": 2}
+
+
+def test_gaps_and_bytes_behind_the_last_tensor(tmp_path: Path) -> None:
+    """The library refuses such files, and other writers leave them."""
+    header = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [8, 24]}}).encode()
+    content = struct.pack("<Q", len(header)) + header + bytes(8) + b"\1" * 16 + b"more"
+    (tmp_path / "m.safetensors").write_bytes(content)
+    found = explain(tmp_path / "m.safetensors")
+    assert of(found, What.WEIGHTS) == {"w": 16}
+    assert of(found, What.PADDING) == {"between parts": 8}
+    assert of(found, What.UNREFERENCED) == {"bytes that nothing refers to": 4}
+    assert "what its weights are is not known" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "a header of 0 bytes in a file of 0"),
+        (struct.pack("<Q", 1 << 60), f"a header of {1 << 60} bytes in a file of 8"),
+        (struct.pack("<Q", 2) + b"[]", "not a JSON object"),
+        (struct.pack("<Q", 13) + b'{"w": "else"}', "tensor 'w' without dtype, shape and data_offsets"),
+    ],
+)
+def test_a_damaged_header_is_refused(content: bytes, says: str, tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").write_bytes(content)
+    with pytest.raises(CompressorError, match=says):
+        explain(tmp_path / "m.safetensors")
+
+
+def test_shards_and_a_checkpoint_beside_them(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    saved(folder / "model-1.safetensors", {"a": WEIGHT})
+    saved(folder / "model-2.safetensors", {"b": WEIGHT + 1})
+    placed = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
+    (folder / "config.json").write_text("{}")
+    (folder / "pytorch_model.bin").write_bytes(b"no checkpoint")
+    found = explain(folder)
+    assert found.nbytes == nbytes(folder)
+    assert of(found, What.WEIGHTS) == {"a": 2048, "b": 2048}
+    assert of(found, What.UNREFERENCED) == {"pytorch_model.bin": 13}
+
+
+def test_links_into_a_cache_are_files_and_others_are_not(tmp_path: Path) -> None:
+    blob = saved(tmp_path / ("0123456789abcdef" * 4), {"a": WEIGHT})
+    (tmp_path / "secret").write_text("secret")
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (folder / "model.safetensors").symlink_to(blob)
+    (folder / "notes.txt").symlink_to(tmp_path / "secret")
+    found = explain(folder)
+    assert found.files == {"model.safetensors": blob.stat().st_size}
+    assert "notes.txt is a link that leads out of the folder" in found.notes[0]
