@@ -17,8 +17,7 @@ def files_of(reference: str, folder: Path) -> tuple[Path, ...]:
     found: dict[Path, None] = {}
     pending = [reference.partition(":")[0]]
     while pending:
-        module = pending.pop()
-        for file in _files(module, folder):
+        for module, file in _files(pending.pop(), folder):
             if file not in found:
                 found[file] = None
                 pending.extend(_imports(file, module))
@@ -65,22 +64,26 @@ def modules(file: Path) -> tuple[str, ...]:
     return tuple(_imports(file, ""))
 
 
-def _files(module: str, folder: Path) -> Iterator[Path]:
-    """The module's own file, and those of the packages around it, which run before it."""
+def _files(module: str, folder: Path) -> Iterator[tuple[str, Path]]:
+    """The packages around a module, which run before it, and itself: the name and the file of each."""
     parts = module.split(".")
     for place in references.places(folder):
         path = place.joinpath(*parts)
         own = next((file for file in (path / "__init__.py", path.with_suffix(".py")) if file.is_file()), None)
-        if own is None:
-            continue
-        around = (place.joinpath(*parts[:count], "__init__.py") for count in range(1, len(parts)))
-        yield from (file for file in (*around, own) if file.is_file() and _does_something(file))
-        return
+        if own is not None:
+            around = [
+                (".".join(parts[:count]), place.joinpath(*parts[:count], "__init__.py"))
+                for count in range(1, len(parts))
+            ]
+            yield from (one for one in (*around, (module, own)) if one[1].is_file() and _does_something(one[1]))
+            return
 
 
 def _does_something(file: Path) -> bool:
-    """Whether a file holds more than a text about it, as many an `__init__.py` does not."""
-    return not all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in _tree(file).body)
+    """Whether it is a module, or a package's `__init__.py` with more than a text about it."""
+    return file.name != "__init__.py" or not all(
+        isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in _tree(file).body
+    )
 
 
 def _imports(file: Path, module: str) -> Iterator[str]:
