@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from compressor.errors import UsageError
 
@@ -30,12 +30,15 @@ class Asked:
     prefix: str | None = None
 
 
-Ask = Callable[[str, str, str], str]
-"""Asks for what an option was to say: its name, the question, and what is taken where nothing is answered.
+class Ask(Protocol):
+    """Asks a user for what an option was to say."""
 
-Raises:
-    UsageError: there is nobody to ask.
-"""
+    def __call__(self, option: str, question: str, default: str, *, needed: bool = True) -> str:
+        """What is answered; `default` where nothing is, and where nobody is there and it is not `needed`.
+
+        Raises:
+            UsageError: it is needed, and nobody is there.
+        """
 
 
 @dataclass

@@ -31,7 +31,7 @@ SAVED_BY = {
     "torch.export.save": PROGRAM,
     "torch.onnx.export": ONNX,
     "save_pretrained": FOLDER,
-    "save_model": FOLDER,  # of transformers' Trainer
+    "trainer.save_model": FOLDER,  # of transformers' Trainer; others have a function of that name too
 }
 """What a call of the training's code writes."""
 

@@ -16,13 +16,11 @@ from .changes import Change, Kept, difference, proposal
 WIDTH = 110
 
 
-def ask(option: str, question: str, default: str) -> str:
-    """What a user answers.
-
-    Raises:
-        UsageError: nobody is there.
-    """
+def ask(option: str, question: str, default: str, *, needed: bool = True) -> str:
+    """What a user answers, as `answers.Ask` has it."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        if not needed:
+            return default
         raise UsageError(f"--{option} is missing: {question}")
     answer: str = typer.prompt(visible(question), default=default or None)
     return answer.strip()

@@ -9,7 +9,7 @@ from compressor.errors import UsageError
 
 from . import answers, code, layout, measuring, models
 from .answers import Ask, Asked, Decision
-from .checkpoints import FOLDER, MODULE, ONNX, STATE
+from .checkpoints import BY_SUFFIX, FOLDER, MODULE, ONNX, STATE
 from .layout import value
 from .plan import RECORDS, Plan
 from .repository import Repository
@@ -27,8 +27,7 @@ def decide(repository: Repository, asked: Asked, ask: Ask) -> tuple[Plan, tuple[
     settings = answers.settings(repository, params.value) if there else {}
     making = Decision(repository, asked, ask, settings, params.value)
     found, kind = _model(making)
-    targets = _targets(making)
-    factory = _factory(making, found, kind)
+    factory, targets = _factory(making, found, kind), _targets(making)
     data = measuring.data_of(making)
     told, metric = measuring.measured(making, found, kind, factory, data)
     folder, lock = layout.models(repository, own), layout.lock(repository)
@@ -98,10 +97,13 @@ def _guessed(making: Decision) -> models.Found:
     if len(found) == 1:
         return found[0]
     seen = "; ".join(f"{one.path} ({one.because})" for one in found[:5])
-    why = (
-        f"several could be the trained model: {seen}" if found else "no stage writes a model that is known by its name"
+    kinds = ", ".join(sorted(BY_SUFFIX))
+    why = f"several could be it: {seen}" if found else f"no stage writes a file of {kinds}, or a Hugging Face folder"
+    name = making.ask(
+        "model",
+        f"{why}. Which one is the trained model?" if found else f"{why}. Where is the trained model?",
+        found[-1].path if found else "",
     )
-    name = making.ask("model", f"{why}. Which file does the training write?", found[-1].path if found else "")
     chosen = models.named(making.repository, name)
     if chosen is None:
         raise UsageError(f"--model {name}: not there, and no stage writes it.")
@@ -119,7 +121,10 @@ def _targets(making: Decision) -> tuple[str, ...]:
             f"--target {' '.join(asked)}: {making.file} has {' '.join(known)}, and init changes nothing that is there. "
             "Change it there."
         )
-    return known or asked or (targets.DEFAULT,)
+    if known or asked:
+        return known or asked
+    answer = making.ask("target", "What is it for? (see compressor targets)", targets.DEFAULT, needed=False)
+    return tuple(dict.fromkeys(targets.get(name).name for name in answer.replace(",", " ").split()))
 
 
 def _factory(making: Decision, found: models.Found, kind: str) -> str | None:

@@ -69,9 +69,11 @@ def measured(making: Decision, found: models.Found, kind: str, factory: str | No
     elif problem:
         making.note("data", data, f"cannot be looked at yet: {problem}")
     making.note("inputs", inputs.describe(told.inputs or told.had), told.because)
-    if metric is None and samples is not None:
-        metric = _of_labels(making, samples)
-    return told, metric or METRIC
+    if metric is None:
+        guess = METRIC if samples is None else _of_labels(making, samples)
+        question = "By which metric? (of scikit-learn, or module:function)"
+        metric = making.ask("metric", question, guess, needed=False) if data else guess
+    return told, metric
 
 
 def _samples(repository: Repository, data: str) -> tuple[Samples | None, str]:
@@ -94,7 +96,7 @@ def _samples(repository: Repository, data: str) -> tuple[Samples | None, str]:
         return None, str(error)
 
 
-def _of_labels(making: Decision, samples: Samples) -> str | None:
+def _of_labels(making: Decision, samples: Samples) -> str:
     """A metric for numbers where the labels are no classes."""
     import numpy as np
 
@@ -103,6 +105,6 @@ def _of_labels(making: Decision, samples: Samples) -> str | None:
     if isinstance(first, tuple | list) and first and np.ndim(first[0]):
         first = first[0]
     if first is None or np.asarray(first).dtype.kind != "f":
-        return None
+        return METRIC
     making.note("metric", "r2_score", "the labels are no classes but numbers")
     return "r2_score"

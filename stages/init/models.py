@@ -120,9 +120,10 @@ def _foreseen(repository: Repository, out: str, stage: Stage, where: str) -> Ite
         model = posixpath.normpath(text) if whole else posixpath.join(out, text)
         if whole or "/" not in text:
             yield Found(model, model, stage, f"{where} writes {out}, {repository.relative(file)} names it")
-    saving = next((file for call, file in code.calls(files) if SAVED_BY.get(call.rpartition(".")[2]) == FOLDER), None)
+    folders = [name for name, what in SAVED_BY.items() if what == FOLDER]
+    saving = next(((call, file) for call, file in code.calls(files) if any(_is(call, one) for one in folders)), None)
     if not names and saving is not None:
-        because = f"{where} writes it, {repository.relative(saving)} calls save_pretrained"
+        because = f"{where} writes it, {repository.relative(saving[1])} calls {saving[0]}"
         yield Found(stage.written.get(out, out), out, stage, because)
 
 

@@ -242,7 +242,7 @@ def repository(folder: Path, files: Mapping[str, str]) -> Path:
             ["--data", "data:held_out", "--target", "onnxruntime", "--target", "onnx-opset21"],
             "compression/onnx-opset21/metrics.json",
             [
-                "train.py calls save_pretrained",
+                "train.py calls model.save_pretrained",
                 "dvc.yaml has a stage export of its own",
                 "params.yaml has evaluate of its own",
             ],
