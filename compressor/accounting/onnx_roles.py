@@ -40,7 +40,7 @@ LATE = "dense, quantized when a session loads"
 """The form of a weight that is stored as values, and read as the codes that `QuantizeLinear` makes of it."""
 
 _FLOATS = {1, 10, 11, 16}
-_FEW = 16  # elements of a number that is none of training's: scales of a Resize, bounds of a Clip
+_FEW = 8  # elements of a number that is none of training's: scales of a Resize, bounds of a Clip
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 
 
@@ -202,20 +202,20 @@ def _guess(read: _Read, tensors: Sequence[Tensor], known: Known | None) -> Role 
 
     Where the model could not be read, every float of one axis or more is taken for one.
     """
-    node, source = read.node, read.source
+    if not tensors:
+        return None
+    node, source, largest = read.node, read.source, tensors[0]
     bias = node is not None and BIASES.get(node.op_type) == read.place
     decoded = isinstance(source, Node) and source.op_type == "DequantizeLinear"
-    if not (bias or decoded or _is_dense(source, 1 if known is None else _FEW)) or not tensors:
+    if not (bias or decoded or _is_dense(largest, 1 if known is None else _FEW)):
         return None
-    form = "dense" if tensors[0].data_type in _FLOATS else described(tensors[0])
-    return Role(What.WEIGHTS, tensors[0].name or read.name, form)
+    form = "dense" if largest.data_type in _FLOATS else described(largest)
+    return Role(What.WEIGHTS, largest.name or read.name, form)
 
 
-def _is_dense(source: Source, least: int) -> bool:
-    """Whether a value is a constant of floats, of one axis and so many elements or more."""
-    if not isinstance(source, Tensor) or source.data_type not in _FLOATS:
-        return False
-    return len(source.dims) > 0 and math.prod(source.dims) >= least
+def _is_dense(tensor: Tensor, least: int) -> bool:
+    """Whether a constant is floats, of one axis and so many elements or more."""
+    return tensor.data_type in _FLOATS and len(tensor.dims) > 0 and math.prod(tensor.dims) >= least
 
 
 def described(tensor: Tensor) -> str:

@@ -1,0 +1,163 @@
+"""Advice: what it says is saved is what following it saves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import compressor
+from compressor import targets
+from compressor.accounting.advice import Advice, advice
+from compressor.accounting.explain import explain
+from compressor.accounting.look import taken
+from compressor.arrays import NDArray
+from compressor.errors import UsageError
+from compressor.recognition.findings import Settings
+from tests.faults.commands import chain, weights
+
+RANDOM = np.random.default_rng(0)
+SIZE = 64
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def normal(*shape: int) -> NDArray:
+    return RANDOM.standard_normal(shape or (SIZE, SIZE)).astype(np.float32)
+
+
+def advised(
+    values: Mapping[str, NDArray], target: str | None = None, pipeline: str = "auto", **settings: float
+) -> tuple[Advice, ...]:
+    """The advice on a chain of weights."""
+    path = chain(Path("m.onnx"), dict(values))
+    look = taken(path, None if target is None else targets.get(target), pipeline, Settings(**settings))  # type: ignore[arg-type]
+    return advice(explain(path), look)
+
+
+def about(found: tuple[Advice, ...], word: str) -> Advice:
+    (one,) = (one for one in found if word in f"{one.what} {one.do}")
+    return one
+
+
+def made(**settings: object) -> int:
+    """The bytes of all weights of an artefact that is made so."""
+    return compressor.compress("m.onnx", "out", **settings).weights_nbytes  # type: ignore[arg-type]
+
+
+def test_compression_saves_what_it_says() -> None:
+    found = advised(weights())
+    one = about(found, "can be stored smaller")
+    assert one.weights == ("palette", "pruned")
+    assert one.what == "2 weights can be stored smaller: 1 as palettized4, 1 as sparse"
+    assert one.do == "compressor compress m.onnx OUT_DIR --target onnxruntime"
+    assert one.saves == 3 * SIZE * SIZE * 4 - made()
+
+
+def test_what_saves_most_is_first() -> None:
+    found = advised({**weights(), "many": RANDOM.choice(normal()[:5].reshape(-1)[:257], (SIZE, SIZE))})
+    assert [one.saves for one in found] == sorted((one.saves for one in found), reverse=True)
+    assert len(found) > 1
+
+
+def test_a_palette_just_missed() -> None:
+    table = np.unique(normal())[:257]
+    places = RANDOM.permutation(np.resize(np.arange(257), SIZE * SIZE)).reshape(SIZE, SIZE)
+    values = table[places]
+    one = about(advised({"w": values}), "257 distinct values")
+    before = made()
+    chain(Path("m.onnx"), {"w": table[np.minimum(places, 255)]})
+    assert (one.saves, one.weights) == (before - made(), ("w",))
+
+
+def test_a_threshold() -> None:
+    values = np.where(RANDOM.random((SIZE, SIZE)) < 0.7, 0, normal() + 3).astype(np.float32)
+    values[0, :10] = 1e-5
+    one = about(advised({"w": values}), "detect.threshold: 0.001")
+    assert one.saves == made() - made(settings=Settings(threshold=1e-3))
+    assert about(advised({"w": values}), "default_pruning").saves == made() - made(pipeline="default_pruning")
+
+
+def test_a_tolerance() -> None:
+    grid = RANDOM.integers(-127, 128, (SIZE, SIZE)).astype(np.float32) * np.float32(0.01)
+    grid[0, 0] = 1.27
+    values = (grid * (1 + 1e-7 * normal())).astype(np.float32)
+    one = about(advised({"w": values}), "detect.tolerance")
+    tolerance = float(one.what.partition("detect.tolerance: ")[2].partition("`")[0])
+    assert one.saves == made() - made(settings=Settings(tolerance=tolerance))
+    assert one.saves > SIZE * SIZE * 2
+
+
+def test_values_that_are_all_float16() -> None:
+    one = about(advised({"w": normal().astype(np.float16).astype(np.float32)}), "1 as float16")
+    assert one.saves == SIZE * SIZE * 2
+
+
+def test_another_pipeline() -> None:
+    one = about(advised(weights(), pipeline="default_pruning"), "--pipeline auto")
+    assert one.weights == ("palette",)
+    assert one.saves == made(pipeline="default_pruning") - made()
+
+
+def test_the_smallest_weight_that_is_looked_at() -> None:
+    values = RANDOM.choice(normal()[0, :2], (SIZE, 30)).astype(np.float32)
+    path = chain(Path("m.onnx"), {"w": normal()})
+    model = onnx.load(path)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(values, "small"))
+    model.graph.node.append(helper.make_node("MatMul", ["h0", "small"], ["y"]))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 30]))
+    onnx.save(model, path)
+    found = advice(explain(path), taken(path, None, "auto", Settings()))
+    one = about(found, "detect.min_elements=0")
+    smaller = made() - made(settings=Settings(min_elements=0))
+    assert one.weights == ("small",)
+    assert 0 < one.saves < smaller  # what decodes it is subtracted
+
+
+def test_what_a_target_rounds_and_what_a_later_one_holds() -> None:
+    pytest.importorskip("coremltools")
+    joint = RANDOM.choice(np.array([0, 0, 0, 0.25, 0.5], np.float32), (4 * SIZE, SIZE)).T.copy()
+    found = advised({"w": normal(), "joint": joint}, "iOS16")
+    assert about(found, "iOS16 has its weights in float16").saves == 5 * SIZE * SIZE * 2
+    one = about(found, "iOS16 does not hold sparse(palettized1); iOS18 does")
+    assert one.weights == ("joint",)
+    assert one.saves == made(target="iOS16") - made(target="iOS18")
+
+
+def test_a_model_that_has_nothing_to_save() -> None:
+    assert advised({"w": normal()}) == ()
+
+
+def test_bytes_of_no_use() -> None:
+    path = chain(Path("m.onnx"), {"w": normal()}, external=True)
+    model = onnx.load(path, load_external_data=False)
+    model.graph.doc_string = "d" * 5000
+    onnx.save(model, path)
+    with Path("m.onnx.data").open("ab") as file:
+        file.write(b"\1" * 3000)
+    Path("stale.data").write_bytes(b"\1" * 2000)
+    found = advice(explain(Path()), None)
+    assert [(one.saves, one.weights) for one in found if "documentation" in one.what] == [(5003, ())]
+    assert [one.saves for one in found if one.do.startswith("compressor compress, or an export")] == [3000]
+    assert [one.saves for one in found if one.do.startswith("delete stale.data")] == [2000]
+
+
+def test_weights_that_no_graph_holds() -> None:
+    from safetensors.numpy import save_file
+
+    values = weights()["palette"]
+    save_file({"a.weight": values}, "m.safetensors")
+    found = advice(explain("m.safetensors"), taken(Path("m.safetensors"), None, "auto", Settings()))
+    assert about(found, "can be stored smaller").saves == SIZE * SIZE * 4 - SIZE * SIZE // 2 - 64
+
+
+def test_a_wrong_request_is_one() -> None:
+    with pytest.raises(UsageError, match="unknown pipeline 'none'"):
+        advised(weights(), pipeline="none")
