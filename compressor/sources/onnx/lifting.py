@@ -57,9 +57,11 @@ def lifts(index: Index) -> tuple[list[Lift], dict[str, str]]:
     """
     refused: dict[str, str] = {}
     by_leaf: dict[str, list[Lift]] = defaultdict(list)
-    for lift in _outermost(list(_lifts(index, refused))):
-        by_leaf[lift.leaf].append(lift)
     found = list(_own(index))
+    own = {number for lift in found for number in lift.nodes}
+    for lift in _outermost(list(_lifts(index, refused))):
+        if not own.issuperset(lift.nodes):  # what widens the non-zeros of an artefact is a part of their weight
+            by_leaf[lift.leaf].append(lift)
     for leaf, group in by_leaf.items():
         reason = refused.get(leaf) or _refusal(index, leaf, group)
         if reason:
