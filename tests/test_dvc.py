@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,8 @@ import numpy as np
 import onnx
 import pytest
 from ruamel.yaml import YAML
+
+from tests.shell import environment
 
 ROOT = Path(__file__).parents[1]
 MODEL = """<ir_version: 10, opset_import: ["": 18]> net (float[N,64] x) => (float[N,10] logits)
@@ -27,21 +28,9 @@ class Repository:
     packages: Path | None = None
 
     def run(self, *command):
-        environment = {
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-            "HOME": str(self.path.parent),  # no settings of the user
-            "DVC_NO_ANALYTICS": "1",
-            "GIT_CONFIG_NOSYSTEM": "1",
-            "GIT_CONFIG_COUNT": "3",
-            "GIT_CONFIG_KEY_0": "user.name",
-            "GIT_CONFIG_VALUE_0": "tester",
-            "GIT_CONFIG_KEY_1": "user.email",
-            "GIT_CONFIG_VALUE_1": "tester@example.org",
-            "GIT_CONFIG_KEY_2": "init.defaultBranch",
-            "GIT_CONFIG_VALUE_2": "main",
-        } | ({"PYTHONPATH": str(self.packages)} if self.packages else {})
+        variables = environment(self.path.parent) | ({"PYTHONPATH": str(self.packages)} if self.packages else {})
         done = subprocess.run(
-            command, cwd=self.path, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+            command, cwd=self.path, env=variables, capture_output=True, text=True, stdin=subprocess.DEVNULL
         )
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
         return done.stdout
