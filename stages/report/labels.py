@@ -29,10 +29,10 @@ def fold(names: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def distinct(names: Sequence[str], width: int) -> list[str]:
-    """Names of at most about `width` characters that differ where the names do.
+    """Names of at most `width` characters, of more only where they would not differ as the names do.
 
     >>> distinct(["encoder.layers.10.attention.query.weight", "encoder.layers.11.attention.query.weight"], 24)
-    ['encod…rs.10.att…weight', 'encod…rs.11.att…weight']
+    ['encoder.l…10.…ery.weight', 'encoder.l…11.…ery.weight']
     >>> distinct(["fc1.weight", "encoder.layers.11.attention.query.weight"], 24)
     ['fc1.weight', 'encoder.laye…uery.weight']
     """
@@ -40,12 +40,12 @@ def distinct(names: Sequence[str], width: int) -> list[str]:
     for label in [one for one, count in Counter(short).items() if count > 1]:
         same = [place for place, one in enumerate(short) if one == label]
         alike = [names[place] for place in same]
-        if len(set(alike)) == 1:
-            continue
-        head, tail = _alike(alike), _alike([name[::-1] for name in alike])
+        # What is between that which all begin with and that which all end with differs wherever the names do.
+        head = max((found.end() for found in _BREAKS.finditer(alike[0][: _alike(alike)])), default=0)
+        rest = [name[head:][::-1] for name in alike]
+        tail = max((found.start() for found in _BREAKS.finditer(rest[0][: _alike(rest)])), default=0)
         for place in same:
-            name = names[place]
-            short[place] = _around(name, head, max(head, len(name) - tail), width)
+            short[place] = _around(names[place], head, tail, width)
     return short
 
 
@@ -55,15 +55,14 @@ def _alike(names: Sequence[str]) -> int:
     return next((place for place, letter in enumerate(one) if letter != two[place]), len(one))
 
 
-def _around(name: str, start: int, stop: int, width: int) -> str:
-    """A name with its first and last characters and what is around the part that tells it apart."""
-    context = max(2, width // 6)
-    first, last = max(0, start - context), min(len(name), stop + context)
-    head, tail = name[: min(first, context + 1)], name[max(last, len(name) - context - 2) :]
-    return (
-        head
-        + ("…" if len(head) < first else "")
-        + name[first:last]
-        + ("…" if last < len(name) - len(tail) else "")
-        + tail
-    )
+def _around(name: str, head: int, tail: int, width: int) -> str:
+    """A name without what is beside its middle, as far as there is no room for it."""
+    middle = name[head : len(name) - tail]
+    room = max(0, width - len(middle) - 2)
+    before, after = _begun(name[:head], room // 2), _begun(name[len(name) - tail :][::-1], room - room // 2)[::-1]
+    return before + middle + after
+
+
+def _begun(text: str, width: int) -> str:
+    """The first characters of a text, and a sign that there are more."""
+    return text if len(text) <= width + 1 else f"{text[:width]}…"

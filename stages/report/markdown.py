@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -132,7 +133,8 @@ def _changed(variant: Variant, against: str, most: int) -> Iterator[str]:
     rows = [
         (code(one.name), _stored(one.then), _stored(one.now), f"{views.signed(one.nbytes)} B") for one in changed[:most]
     ]
-    summary = f"{plural(len(changed), 'weight')} stored otherwise than at {against}"
+    # Markdown does not look into a summary: it is HTML.
+    summary = f"{plural(len(changed), 'weight')} stored otherwise than at <code>{html.escape(visible(against))}</code>"
     yield from _folded(summary, len(changed) - len(rows), ("weight", "then", "now", "change"), rows)
 
 
@@ -184,18 +186,15 @@ def _runs(report: Report) -> Iterator[str]:
         (code(one.name), one.revision, escaped(one.target), escaped(one.size), escaped(one.metrics[drawn.metric]))
         for one in best[: _MOST_ROWS[1]]
     ]
-    said = views.said(drawn.metric)
-    summary = f"{plural(len(drawn.points), 'experiment')}: those that no other one beats in size and {said}"
-    heads = ("experiment", "commit", "target", "size in MB", escaped(said))
+    heads = ("experiment", "commit", "target", "size in MB", escaped(views.said(drawn.metric)))
+    summary = f"{plural(len(drawn.points), 'experiment')}: those that no other one beats in size and score"
     yield from _folded(summary, len(best) - len(rows), heads, rows)
 
 
 def _folded(summary: str, left: int, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A table behind its summary. left: how many rows it lacks."""
+    """A table behind its summary, which is HTML. left: how many rows it lacks."""
     if rows:
-        # Markdown does not look into a summary, HTML does.
-        said = visible(summary).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        yield f"<details><summary>{said}</summary>\n"
+        yield f"<details><summary>{summary}</summary>\n"
         yield from _table(heads, rows)
         if left:
             yield f"{left:,} more are left out.\n"

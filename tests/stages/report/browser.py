@@ -10,6 +10,7 @@ import base64
 import fcntl
 import json
 import os
+import select
 import shutil
 import signal
 import tempfile
@@ -20,13 +21,15 @@ from typing import Any
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
+PATIENCE = 60  # seconds, on a machine that is busy
+
 
 class Page:
     """One page. requests: every address that was asked for. logged: whatever was logged, in words."""
 
     def __init__(self, into: int, out: int) -> None:
         self._into, self._out, self._rest = into, out, b""
-        self._asked, self._session = 0, ""
+        self._asked, self._session, self._loaded = 0, "", False
         self.requests: list[str] = []
         self.logged: list[str] = []
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
@@ -55,8 +58,10 @@ class Page:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
+        self._loaded = False
         self.ask("Page.navigate", url=file.resolve().as_uri())
-        self.run("new Promise(done => document.readyState === 'complete' ? done() : addEventListener('load', done))")
+        while not self._loaded:
+            self._receive()
 
     def run(self, script: str) -> Any:
         """The value of an expression in the page."""
@@ -87,6 +92,8 @@ class Page:
 
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
+            if not select.select([self._out], [], [], PATIENCE)[0]:
+                raise TimeoutError(f"the browser said nothing for {PATIENCE} seconds")
             read = os.read(self._out, 1 << 16)
             if not read:
                 raise RuntimeError("the browser has ended")
@@ -97,7 +104,9 @@ class Page:
         return event
 
     def _note(self, method: str, params: dict[str, Any]) -> None:
-        if method == "Network.requestWillBeSent":
+        if method == "Page.loadEventFired":
+            self._loaded = True
+        elif method == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
         elif method == "Log.entryAdded":
             self.logged.append(f"{params['entry']['level']}: {params['entry']['text']}")
