@@ -14,6 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from compressor.accounting.account import Account
+    from compressor.accounting.explain import explain
     from compressor.compilation.compile import compress, detect, dry_run, write_baseline
     from compressor.compilation.describe import inspect
     from compressor.compilation.manifest import Manifest
@@ -26,6 +28,8 @@ __version__ = "0.1.0"
 
 # Imported on first use: `compressor --help` and completion in a shell must not wait for numpy.
 _HOMES = {
+    "accounting.account": ("Account",),
+    "accounting.explain": ("explain",),
     "compilation.compile": ("compress", "detect", "dry_run", "write_baseline"),
     "compilation.describe": ("inspect",),
     "recognition.findings": ("Detection", "Settings"),
@@ -37,6 +41,7 @@ _HOMES = {
 
 __all__ = [
     "PIPELINES",
+    "Account",
     "CompressorError",
     "Detection",
     "Manifest",
@@ -47,6 +52,7 @@ __all__ = [
     "compress",
     "detect",
     "dry_run",
+    "explain",
     "inspect",
     "write_baseline",
 ]

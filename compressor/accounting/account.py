@@ -64,7 +64,14 @@ class Claim(NamedTuple):
 
 @dataclass(frozen=True)
 class Portion:
-    """All bytes of a file that are for the same thing: the fields of a `Claim`, with how many bytes they are."""
+    """All bytes of a file that are for the same thing.
+
+    file: by its path in the account.
+    what: they are for.
+    name: of the weight, the operator, or the kind of metadata.
+    nbytes: how many they are.
+    detail: more of it: the form of a weight, or what it is a copy of.
+    """
 
     file: str
     what: What
@@ -77,7 +84,8 @@ class Portion:
 class Account:
     """Where every byte is.
 
-    files: the size of each, by its path relative to what was asked for. portions: of these, the largest first.
+    files: the size of each, by its path relative to what was asked for.
+    portions: of these, the largest first.
     notes: what contradicts itself or could not be understood, a line each.
 
     Raises:

@@ -13,11 +13,13 @@ from compressor.accounting.account import Account, Portion, What
 from compressor.accounting.look import Look
 from compressor.accounting.onnx_roles import LATE
 from compressor.compilation import pipelines
-from compressor.compilation.plan import Plan, choose, plan
+from compressor.compilation.plan import Choice, Plan, choose, plan
 from compressor.encodings import name, nbytes
 from compressor.errors import plural
 from compressor.recognition import near_misses
 from compressor.recognition.find import find
+from compressor.targets import Target
+from compressor.targets.onnxruntime import TARGETS, OnnxRuntime
 
 LEAST = 0.005
 """The share of a model that advice on what is no weight must save, to be worth a line."""
@@ -42,7 +44,7 @@ def advice(account: Account, look: Look | None) -> tuple[Advice, ...]:
     found = [*_of_bytes(account)]
     if look is not None:
         found += [*_of_compression(look), *_of_rounding(account, look), *_of_near_misses(look)]
-        found += [*_of_targets(look), *_of_pipelines(look), *_of_rules(look)]
+        found += [*_of_targets(look), *_of_opsets(look), *_of_pipelines(look), *_of_rules(look)]
     return tuple(sorted((one for one in found if one.saves > 0), key=lambda one: -one.saves))
 
 
@@ -91,17 +93,47 @@ def _of_near_misses(look: Look) -> Iterator[Advice]:
 
 def _of_targets(look: Look) -> Iterator[Advice]:
     """What other targets of the same family hold smaller, each amount once, by the target that comes first."""
-    family, seen = targets.family(look.target.name), {look.plan.nbytes}
+    family, unfitted = targets.family(look.target.name), targets.get(look.target.name)
     pipeline = pipelines.get(look.pipeline, look.settings.threshold)
+    now = _total(plan(look.findings.values(), unfitted, pipeline), unfitted)
+    seen = set[int]()
     for other in targets.names():
         if targets.family(other) != family or other == look.target.name:
             continue
         made = plan(look.findings.values(), targets.get(other), pipeline)
-        if made.nbytes < look.plan.nbytes and made.nbytes not in seen:
-            seen.add(made.nbytes)
-            forms = sorted({name(choice.legal) for choice in _changed(look.plan, made)})
+        saves = now - _total(made, targets.get(other))
+        forms = sorted({name(choice.legal) for choice in _changed(look.plan, made)})
+        if forms and saves > 0 and saves not in seen:
+            seen.add(saves)
             what = f"{look.target.name} does not hold {', '.join(forms)}; {other} does"
-            yield _about(_saved(look.plan, made), what, f"--target {other}, where what runs the model has it")
+            do = f"--target {other}, where what runs the model has it"
+            yield replace(_about(_saved(look.plan, made), what, do), saves=saves)
+
+
+def _of_opsets(look: Look) -> Iterator[Advice]:
+    """What a graph of a later opset decodes with fewer operators, or stores smaller, for the same target."""
+    if not isinstance(look.target, OnnxRuntime):
+        return
+    target, now = look.target, _total(look.plan, look.target)
+    pipeline = pipelines.get(look.pipeline, look.settings.threshold)
+    for opset in sorted({found[0] for found in TARGETS.values() if found is not None}):
+        if target.facts.opset < opset <= (target.opset or opset):
+            later = replace(target, facts=replace(target.facts, opset=opset))
+            saves = now - _total(plan(look.findings.values(), later, pipeline), later)
+            if saves > 0:
+                what = f"a graph of opset {opset} needs less to decode what it stores than one of {target.facts.opset}"
+                yield Advice(saves, what, f"export.opset: {opset}, or onnx.version_converter")
+                return
+
+
+def _total(made: Plan, target: Target) -> int:
+    """The bytes of a plan's weights, and of what decodes them."""
+    total, shared = made.nbytes, dict[str, int]()
+    for choice in made.choices:
+        overhead = dict(target.overhead(choice.name, choice.legal))
+        total += overhead.pop(choice.name, 0)
+        shared |= overhead
+    return total + sum(shared.values())
 
 
 def _of_pipelines(look: Look) -> Iterator[Advice]:
@@ -133,7 +165,7 @@ def _of_rules(look: Look) -> Iterator[Advice]:
     yield _about(saved, "too few elements to be looked at", "-S detect.min_elements=0")
 
 
-def _changed(before: Plan, after: Plan) -> Iterator[Any]:
+def _changed(before: Plan, after: Plan) -> Iterator[Choice]:
     """The choices that are smaller than before."""
     for one, other in zip(before.choices, after.choices, strict=True):
         if nbytes(other.legal) < nbytes(one.legal):

@@ -47,7 +47,9 @@ Claims = Callable[[Path, Found], None]
 
 
 def explain(path: Path | str) -> Account:
-    """Where every byte of a model is: of a file with those that it refers to, or of all files in a folder.
+    """Where every byte of a model is.
+
+    path: a file, which counts with those that it refers to, or a folder, of which all files count.
 
     Raises:
         UsageError: it is a file of no known kind.

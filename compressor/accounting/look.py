@@ -26,7 +26,7 @@ class Look:
 
     path: the model.
     weights, findings: what each weight is, as the target has it; by name, in the order of the model.
-    target, pipeline, settings: what was asked for.
+    target, pipeline, settings: what was asked for; the target as it is fitted to the model.
     plan: what becomes of the weights then.
     nbytes: of the weights as the model stores them.
     """
@@ -62,6 +62,7 @@ def taken(
         else:
             fitted = take(model, asked)
             weights, seen = fitted.fitted.model.weights, tuple(fitted.findings.values())
+            made_for = fitted.fitted.target
             chosen = planned(fitted, asked)
     stored = sum(encodings.nbytes(weight.encoding) for weight in model.weights)
     by_name = {one.name: one for one in weights}

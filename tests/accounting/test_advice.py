@@ -100,6 +100,19 @@ def test_values_that_are_all_float16() -> None:
     assert one.saves == SIZE * SIZE * 2
 
 
+def test_another_opset() -> None:
+    codes = (RANDOM.integers(-7, 8, (SIZE, SIZE)) * np.float32(0.37)).astype(np.float32)
+    codes[:, 0] = np.float32(7 * 0.37)
+    one = about(advised({"w": codes}, "onnx-opset21"), "a graph of opset 21 needs less")
+    before = compressor.compress("m.onnx", "out", target="onnx-opset21").nbytes
+    model = onnx.load("m.onnx")
+    model.opset_import[0].version, model.ir_version = 21, 10
+    onnx.save(model, "m.onnx")
+    assert abs(one.saves - (before - compressor.compress("m.onnx", "out", target="onnx-opset21").nbytes)) < 50
+    assert one.do == "export.opset: 21, or onnx.version_converter"
+    assert not [other for other in advised({"w": codes}, "onnx-opset18") if "a graph of" in other.what]
+
+
 def test_another_pipeline() -> None:
     one = about(advised(weights(), pipeline="default_pruning"), "--pipeline auto")
     assert one.weights == ("palette",)
@@ -128,7 +141,7 @@ def test_what_a_target_rounds_and_what_a_later_one_holds() -> None:
     assert about(found, "iOS16 has its weights in float16").saves == 5 * SIZE * SIZE * 2
     one = about(found, "iOS16 does not hold sparse(palettized1); iOS18 does")
     assert one.weights == ("joint",)
-    assert one.saves == made(target="iOS16") - made(target="iOS18")
+    assert 0 < made(target="iOS16") - made(target="iOS18") - one.saves < 500  # less what decoding takes
 
 
 def test_a_model_that_has_nothing_to_save() -> None:
