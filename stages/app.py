@@ -24,6 +24,7 @@ from . import examples, noise, streams
 from .check import check
 from .compress import compress
 from .detect import detect
+from .diff import diff
 from .evaluate import evaluate
 from .explain import explain
 from .export import export
@@ -125,6 +126,7 @@ for command in (
     check,
     report,
     inspect,
+    diff,
     explain,
     targets,
     toolchain,

@@ -69,6 +69,7 @@ class Exporter(Protocol):
     what it writes, by the names under which they are installed.
 
     One that tells how far an export has come has `STEPS`, by name in their order; its `export` takes `reached`, too.
+    One whose files tell their weights without a graph has `weights(path)`, which gives them as a `Model`.
     """
 
     SUFFIXES: tuple[str, ...]
@@ -110,6 +111,21 @@ def read(path: Path) -> Model:
     before = stamps(source.files(file))
     with unchanged(before):
         return replace(source.read(file), stamps=before)
+
+
+def weights(path: Path) -> Model:
+    """The weights in `path`, with a graph or without: those of a checkpoint by the names that they have there.
+
+    Raises:
+        CompressorError: they cannot be read.
+        UsageError: it is of no known kind.
+    """
+    module = exporter(path)
+    if module is None or readable(path) or not hasattr(module, "weights"):
+        return read(path)
+    with unchanged(stamps(module.files(path))):
+        found: Model = module.weights(path)
+    return found
 
 
 def files(path: Path) -> tuple[Path, ...]:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from compressor import references, requirements
 from compressor.errors import CompressorError, UsageError
 from compressor.formats.onnx.writing import DATA, MODEL
+from compressor.model import Model
 from compressor.sources import InputSpec, Reached, unheard
 from compressor.sources.onnx import TRACED
 
@@ -115,6 +116,18 @@ def fresh(directory: Path, factory: str, args: Mapping[str, object]) -> Path:
     with quiet(), references.importable_here():
         torch.save(build(factory, args).state_dict(), path)
     return path
+
+
+def weights(path: Path) -> Model:
+    """The weights of a checkpoint by the names that they have there, without a graph; no factory is needed.
+
+    Raises:
+        CompressorError: it cannot be read, or would run code.
+    """
+    with _installed(f"{path}: reading a torch model"):
+        from compressor.sources.torch import state
+    with references.importable_here():
+        return state.read(path)
 
 
 @contextmanager

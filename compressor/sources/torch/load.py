@@ -52,7 +52,7 @@ def load(
         if factory is not None:
             raise UsageError(f"{source}: {what} needs no factory. Remove export.factory ({factory}).")
         return _read_program(source, allow_pickle=allow_pickle) if suffix == ".pt2" else _read_script(source)
-    content = _read_safetensors(source) if suffix == ".safetensors" else _read_pickle(source, allow_pickle=allow_pickle)
+    content = _read_safetensors(source) if suffix == ".safetensors" else read_pickle(source, allow_pickle=allow_pickle)
     reached("checkpoint")
     if isinstance(content, Module):
         if not all(hasattr(module, "_forward_pre_hooks") for module in content.modules()):
@@ -65,7 +65,7 @@ def load(
                 f"{source}: holds a whole module, which needs no factory. Remove export.factory ({factory})."
             )
         return unhooked(content)
-    state = _state_dict(source, content)
+    state = state_dict(source, content)
     if factory is None:
         raise UsageError(
             f"{source}: holds a state dict. Set export.factory to the module:function that builds its model."
@@ -112,7 +112,8 @@ def _read_safetensors(source: Path) -> object:
         raise CompressorError(f"{source}: not a readable safetensors file ({_line(error)}). Save it again.") from error
 
 
-def _read_pickle(source: Path, *, allow_pickle: bool) -> object:
+def read_pickle(source: Path, *, allow_pickle: bool) -> object:
+    """What a file holds, tensors mapped where they can be; code runs only if that is allowed."""
     if allow_pickle:
         from compressor.sources.torch import program  # noqa: F401 - registers operators that it may call
     # Only the zip format can be mapped; the legacy one is read into memory.
@@ -143,7 +144,8 @@ def _read_pickle(source: Path, *, allow_pickle: bool) -> object:
         ) from error
 
 
-def _state_dict(source: Path, content: object) -> Mapping[str, object]:
+def state_dict(source: Path, content: object) -> Mapping[str, object]:
+    """The state dict that a checkpoint is, or has under one of the usual keys."""
     if not isinstance(content, Mapping):
         raise CompressorError(
             f"{source}: expected a state dict, got a {type(content).__name__}. Save model.state_dict()."

@@ -1,0 +1,155 @@
+"""The difference of two models."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+from compressor import encodings
+from compressor.arrays import FLOAT_DTYPES, NDArray
+from compressor.differences.pairs import pairs
+from compressor.differences.values import Values, compare
+from compressor.encodings import decode, is_encoded
+from compressor.errors import CompressorError, DamageError
+from compressor.model import Model
+from compressor.weight import Weight
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A weight as one of the models has it.
+
+    name: there.
+    shape, dtype: of its values, the dtype by numpy's name.
+    encoding: as `encodings.name` spells it: `dense`, `sparse(palettized4)`, ...
+    encoded: whether that is more than the values as they are.
+    nbytes: that it takes.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    encoding: str
+    encoded: bool
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A weight in both models.
+
+    before, after: None where the model does not have it.
+    values: how far they are apart; None where one side is missing.
+    """
+
+    before: Stored | None
+    after: Stored | None
+    values: Values | None
+
+    @property
+    def name(self) -> str:
+        """What it is called now, or was."""
+        one = self.after or self.before
+        assert one is not None
+        return one.name
+
+    @property
+    def renamed(self) -> bool:
+        """Whether both models have it, under two names."""
+        return self.before is not None and self.after is not None and self.before.name != self.after.name
+
+    @property
+    def form(self) -> str:
+        """What became of its encoding: `gained`, `lost`, `other`; empty where it is the same, or a side is missing."""
+        if self.before is None or self.after is None or self.before.encoding == self.after.encoding:
+            return ""
+        if self.before.encoded == self.after.encoded:
+            return "other"
+        return "gained" if self.after.encoded else "lost"
+
+    @property
+    def same_values(self) -> bool:
+        """Whether both models have it, and no value differs but by the type that holds it."""
+        return self.values is not None and self.values.same
+
+    def told(self, *, values: bool) -> bool:
+        """Whether there is something to tell.
+
+        values: only whether the second model has the values of the first one, without counters and a graph's scalars.
+        """
+        if not values or self.before is None:
+            return not (values or self.same)
+        trained = self.before.dtype in FLOAT_DTYPES and math.prod(self.before.shape) > 1
+        return trained and not self.same_values
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing is to be told of it."""
+        return self.before == self.after and self.values is not None and self.values.verdict == "equal"
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Two models side by side.
+
+    weights: each once, in the order of the second model, then those that only the first one has.
+    before_nbytes, after_nbytes: of all files of each.
+    """
+
+    weights: tuple[Difference, ...]
+    before_nbytes: int
+    after_nbytes: int
+
+    @property
+    def same(self) -> bool:
+        """Whether names, forms and values are the same."""
+        return all(weight.same for weight in self.weights)
+
+    @property
+    def same_values(self) -> bool:
+        """Whether the second model has all that was trained of the first, whatever its name and form."""
+        return not any(weight.told(values=True) for weight in self.weights)
+
+    def forms(self, what: str) -> Counter[str]:
+        """How many weights `gained` a form, or `lost` it, by its name."""
+        sides = [one.after if what == "gained" else one.before for one in self.weights if one.form == what]
+        return Counter(side.encoding for side in sides if side is not None)
+
+
+def differences(before: Model, after: Model) -> Differences:
+    """What is different in `after`; one weight of each is in memory at a time.
+
+    Raises:
+        CompressorError: a weight cannot be read.
+    """
+    found = tuple(_difference(before, one, after, other) for one, other in pairs(before.weights, after.weights))
+    return Differences(found, _nbytes(before), _nbytes(after))
+
+
+def _difference(before: Model, one: Weight | None, after: Model, other: Weight | None) -> Difference:
+    values = None
+    if one is not None and other is not None:
+        values = compare(_values(before, one), _values(after, other))
+    return Difference(_stored(one), _stored(other), values)
+
+
+def _values(model: Model, weight: Weight) -> NDArray:
+    try:
+        return decode(weight.encoding)
+    except DamageError as error:
+        raise CompressorError(f"{model.path}: {weight.name} cannot be read: {error}.") from error
+
+
+def _stored(weight: Weight | None) -> Stored | None:
+    if weight is None:
+        return None
+    encoding = weight.encoding
+    shape, dtype = encodings.shape(encoding), encodings.dtype(encoding)
+    return Stored(
+        weight.name, shape, dtype.name, encodings.name(encoding), is_encoded(encoding), encodings.nbytes(encoding)
+    )
+
+
+def _nbytes(model: Model) -> int:
+    return sum(file.stat().st_size for file in model.files)
