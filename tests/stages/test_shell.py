@@ -13,7 +13,7 @@ import typer.main
 from compressor.stages import app, examples
 
 PLACEHOLDERS = {
-    *("ARTEFACT", "DIR", "FILE", "METRICS", "MODEL", "OUT_DIR"),
+    *("A", "ARTEFACT", "B", "DIR", "FILE", "METRICS", "MODEL", "OUT_DIR"),
     *("KEY=VALUE", "MODULE:FUNCTION", "N", "NAME", "NAME=AMOUNT", "NAME=DTYPE[SIZES]", "REV", "TEXT"),
 }
 GROUP = typer.main.get_command(app.app)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,9 @@ def read(path: Path) -> Model:
     if path.suffix.lower() == ".pt2" or is_script(entries(path)):
         raise CompressorError(f"{path}: holds a program, not a state dict: run `compressor export {path} DIRECTORY`.")
     try:
-        content = read_pickle(path, allow_pickle=False)
+        with warnings.catch_warnings():  # torch warns of its own classes, as it does where it exports
+            warnings.simplefilter("ignore")
+            content = read_pickle(path, allow_pickle=False)
     except CompressorError as error:
         if ALLOW in str(error):
             raise CompressorError(f"{error} Then name the graph that `compressor export` writes.") from error

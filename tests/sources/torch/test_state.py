@@ -37,6 +37,7 @@ def test_codes_are_values_too(tmp_path):
     np.testing.assert_array_equal(decode(weight.encoding), VALUES.numpy())
 
 
+@pytest.mark.filterwarnings("ignore:.*script.* is deprecated:DeprecationWarning")
 def test_a_program_has_no_state_dict(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "s.pt"))
     with pytest.raises(CompressorError, match=r"s.pt: holds a program, not a state dict"):
