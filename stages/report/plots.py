@@ -100,7 +100,9 @@ def histogram(drawn: Portrait) -> tuple[tuple[Bar, ...], tuple[float, ...], tupl
     for start, stop, count in drawn.bars:
         if count:
             said = f"{start:.4g}" if start == stop else f"{start:.4g} to {stop:.4g}"
-            bars.append(Bar(at(start), at(stop) - at(start), 100 * count / most, f"{said}: {count:,}"))
+            half = 0.5 if start == stop and not drawn.stems else 0.0  # one code, beside the next
+            left, right = at(start - half), at(stop + half)
+            bars.append(Bar(left, right - left, 100 * count / most, f"{said}: {count:,}"))
     marks = tuple(at(mark) for mark in drawn.marks if low <= mark <= high)
     return tuple(bars), marks, ticks(low, high, 4)
 

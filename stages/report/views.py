@@ -105,7 +105,11 @@ def artefact(variant: Variant, found: Mapping[str, Finding]) -> Artefact:
     prefix, short = labels.fold([weight.name for weight in weights])
     blocks = plots.skyline(weights)
     wide = [block for block in blocks if block.width * WIDE > 3 * LETTER and not block.others]
-    names = labels.distinct([block.name.removeprefix(prefix).removesuffix(".weight") for block in wide], 16)
+    whole = [block.name.removeprefix(prefix).removesuffix(".weight") for block in wide]
+    names = [
+        full if block.width * WIDE > len(full) * LETTER else cut
+        for block, full, cut in zip(wide, whole, labels.distinct(whole, 16), strict=True)
+    ]
     named = [(block, name, block.width * NARROW > len(name) * LETTER) for block, name in zip(wide, names, strict=True)]
     return Artefact(
         variant,

@@ -119,7 +119,7 @@ class Page:
 @contextmanager
 def page() -> Iterator[Page]:
     """A page in a browser of its own, which ends with the block."""
-    assert CHROMIUM is not None
+    assert CHROMIUM is not None, "Chromium is not installed"
     theirs_in, ours_in = (_high(end) for end in os.pipe())
     ours_out, theirs_out = (_high(end) for end in os.pipe())
     with tempfile.TemporaryDirectory(prefix="compressor-browser-", ignore_cleanup_errors=True) as profile:
