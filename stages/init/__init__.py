@@ -84,4 +84,4 @@ def init(
     conversation.tell(evidence, changed, kept, dry_run=dry_run)
     if not dry_run:
         changes.write(changed)
-        conversation.tell_next(changed)
+        conversation.tell_next(changed, planned.params)

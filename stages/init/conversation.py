@@ -12,6 +12,7 @@ from compressor.errors import UsageError
 
 from ..text import visible
 from .changes import Change, Kept, difference, proposal
+from .plan import PARAMS
 
 WIDTH = 110
 
@@ -42,12 +43,16 @@ def tell(
         print("\n".join(map(visible, difference(changed))) if changed else "nothing would change")
 
 
-def tell_next(changed: Sequence[Change]) -> None:
-    """Print what was written, and what comes next."""
+def tell_next(changed: Sequence[Change], params: str) -> None:
+    """Print what was written, and what comes next.
+
+    params: the file with the settings.
+    """
     print()
     if not changed:
         print("nothing to add: everything is there")
         return
     for one in changed:
         print(f"{'made' if one.old is None else 'extended'}  {visible(one.name)}: {visible(', '.join(one.added))}")
-    print("next: dvc repro")
+    option = "" if params == PARAMS else f" --params {params}"
+    print(f"next: compressor validate{option}, which tells what would fail after the training; then dvc repro")

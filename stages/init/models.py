@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from compressor.errors import CompressorError
@@ -101,10 +102,17 @@ def _inside(repository: Repository, path: Path, out: str, stage: Stage, where: s
             return
     except CompressorError:
         pass  # a folder with the model somewhere in it
-    for file in sorted(path.rglob("*"))[:MOST_SCANNED]:
+    for file in _near(path):
         if file.suffix.lower() in BY_SUFFIX or (file.is_dir() and (file / "config.json").is_file()):
             model = repository.relative(file)
             yield Found(model, model, stage, f"{where} writes it, in {out}")
+
+
+def _near(folder: Path) -> list[Path]:
+    """The first entries of a folder and of the folders in it: it may hold a data set."""
+    first = sorted(islice(folder.iterdir(), MOST_SCANNED))
+    inner = (entry for one in first if one.is_dir() for entry in sorted(islice(one.iterdir(), MOST_SCANNED)))
+    return [*first, *islice(inner, MOST_SCANNED)]
 
 
 def _foreseen(repository: Repository, out: str, stage: Stage, where: str) -> Iterator[Found]:
@@ -140,8 +148,8 @@ def _code(repository: Repository, stage: Stage | None) -> tuple[Path, ...]:
         return ()
     words = [*stage.command, *stage.deps]
     scripts = [repository.folder / word for word in words if word.endswith(".py")]
-    for folder in (repository.folder / dep for dep in stage.deps):
-        scripts += sorted(folder.rglob("*.py")) if folder.is_dir() else []
+    for dep in stage.deps:
+        scripts += repository.listed("*.py", dep) if (repository.folder / dep).is_dir() else []
     modules = [after for word, after in zip(stage.command, stage.command[1:], strict=False) if word == "-m"]
     modules += [name for script in scripts[:MOST_SCANNED] for name in code.modules(script)]
     found = dict.fromkeys(script for script in scripts if script.is_file())

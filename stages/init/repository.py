@@ -76,12 +76,13 @@ class Repository:
         """What DVC tracks by a `.dvc` file beside it."""
         return tuple(self.relative(path).removesuffix(".dvc") for path in self.listed("*.dvc"))
 
-    def listed(self, pattern: str) -> list[Path]:
-        """The files of a name below DVC's root, that Git does not ignore."""
+    def listed(self, pattern: str, below: str | None = None) -> list[Path]:
+        """The files of a name below a folder of the project, or below DVC's root, that Git does not ignore."""
         if self.git is None:
             return []
-        out = self._git("ls-files", "-z", "-co", "--exclude-standard", "--", f":(glob)**/{pattern}", cwd=self.root)
-        return sorted({self.root / name for name in out.split("\0") if name})
+        top = self.root if below is None else self.folder / below
+        out = self._git("ls-files", "-z", "-co", "--exclude-standard", "--", f":(glob)**/{pattern}", cwd=top)
+        return sorted({top / name for name in out.split("\0") if name})
 
     def ignored(self, paths: Iterable[str]) -> frozenset[str]:
         """Those that Git ignores, or would."""
