@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from compressor.errors import UsageError
@@ -81,7 +83,8 @@ def settings(repository: Repository, name: str) -> Mapping[str, Any]:
 
     content = merging.content(repository.text(name) or "", name)
     if content:
-        load(Settings, Given(repository.folder / name))
+        with contextlib.chdir(repository.folder):
+            load(Settings, Given(Path(name)))
     return content
 
 

@@ -55,4 +55,4 @@ def tell_next(changed: Sequence[Change], params: str) -> None:
     for one in changed:
         print(f"{'made' if one.old is None else 'extended'}  {visible(one.name)}: {visible(', '.join(one.added))}")
     option = "" if params == PARAMS else f" --params {params}"
-    print(f"next: compressor validate{option}, which tells what would fail after the training; then dvc repro")
+    print(f"next: compressor validate{option}, then dvc repro")
