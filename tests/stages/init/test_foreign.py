@@ -14,6 +14,7 @@ import pytest
 ENVIRONMENT = {
     "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     "DVC_NO_ANALYTICS": "1",
+    "OMP_NUM_THREADS": "1",
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_AUTHOR_NAME": "tester",
     "GIT_AUTHOR_EMAIL": "tester@example.org",
@@ -272,7 +273,6 @@ def test_from_a_clean_clone_to_metrics(tmp_path, files, project, options, metric
     assert found["passed"]
     assert found["size_ratio"] > 1
     assert found["agreement"] == 1.0
-    assert metrics in run(folder, "dvc", "metrics", "show")
     run(folder, "git", "add", ".")
     assert metrics in run(folder, "git", "ls-files", metrics)  # whatever .gitignore said of *.json
     run(folder, "git", "commit", "-qm", "compressed")
