@@ -14,7 +14,7 @@ class What(StrEnum):
 
     WEIGHTS = "weights"
     CONSTANTS = "other constants"
-    QUANTIZATION = "quantization of activations"
+    QUANTIZATION = "quantization"
     COPIES = "copies"
     DECODING = "decoding of weights"
     NODES = "operators"
@@ -31,7 +31,7 @@ class What(StrEnum):
 MEANINGS: Mapping[What, str] = {
     What.WEIGHTS: "what training has learned, as it is stored: values, codes, masks, tables, scales",
     What.CONSTANTS: "shapes, axes, indices, numbers that no weight is made of",
-    What.QUANTIZATION: "QuantizeLinear, DequantizeLinear and their like; scales and zero points of activations",
+    What.QUANTIZATION: "QuantizeLinear, DequantizeLinear and their like; scales and zero points of no weight",
     What.COPIES: "constants that are stored a second time, bit for bit",
     What.DECODING: "operators, and functions, that compute a weight from what is stored",
     What.NODES: "which operators read which values",

@@ -57,8 +57,10 @@ def _of_compression(look: Look) -> Iterator[Advice]:
         if saves > 0:
             saved[choice.name] = saves
             forms[name(choice.legal)] += 1
-    told = ", ".join(f"{count} as {form}" for form, count in forms.most_common())
-    yield _about(saved, f"{plural(len(saved), 'weight')} can be stored smaller: {told}", _compress(look))
+    told = f"smaller: {', '.join(f'{count} as {form}' for form, count in forms.most_common())}"
+    if len(forms) == 1:
+        told = f"as {next(iter(forms))}"
+    yield _about(saved, f"{plural(len(saved), 'weight')} can be stored {told}", _compress(look))
 
 
 def _of_rounding(account: Account, look: Look) -> Iterator[Advice]:
@@ -200,7 +202,7 @@ def _of_bytes(account: Account) -> Iterator[Advice]:
 
 _METADATA: Mapping[str, str] = {
     "documentation": "clear doc_string, in the model, its graph and its nodes, before it is saved",
-    "properties": "clear metadata_props of the nodes: torch.onnx.export keeps there where each came from",
+    "properties": "clear metadata_props of the nodes, in subgraphs too: exporters keep there where each came from",
     "types of values": "clear graph.value_info: a runtime infers the types of standard operators again",
     "where code came from": "export the model: code of TorchScript has its history beside it",
 }

@@ -70,7 +70,8 @@ def test_the_document_adds_up_and_has_all() -> None:
     assert {weight["name"]: weight["reason"] for weight in told["weights"]}["palette"] == "16 distinct values"
     assert told["path"] == str(path)
     assert told["target"] == "onnxruntime"
-    assert [one["weights"] for one in told["advice"]] == [["palette", "pruned"]]
+    assert [one["weights"] for one in told["advice"]] == [["palette", "pruned"], []]
+    assert told["advice"][1]["do"] == "export.opset: 21, or onnx.version_converter"
     assert told["notes"] == []
 
 
@@ -91,7 +92,7 @@ def test_an_artefact_says_what_its_weights_were() -> None:
         reasons = {weight["name"]: weight["reason"] for weight in document("out", *options)["weights"]}
         assert reasons["palette"] == "16 distinct values"
         assert reasons["pruned"].endswith("zeros, unstructured")
-    assert document("out")["advice"] == []
+    assert [one["do"] for one in document("out")["advice"]] == ["export.opset: 21, or onnx.version_converter"]
 
 
 def test_the_largest_weights_by_name_and_the_others_by_form() -> None:
