@@ -43,7 +43,8 @@ def runs() -> tuple[tuple[Run, ...], str]:
     except UsageError as error:
         return (), str(error)
     if inside.returncode:
-        return (), "This folder is in no Git repository, so there are no other experiments to compare with."
+        reason = " ".join(inside.stderr.decode(errors="replace").split()).removeprefix("fatal: ")
+        return (), f"There are no experiments to compare with: {reason}."
     prefix = inside.stdout.decode().strip("\n")
     known: dict[str, dict[str, str]] = {}
     with _objects() as objects:

@@ -4,26 +4,23 @@
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const tables = new Map();
 
-  // What of a table is shown: the rows that match, or the first ones of them until more is asked for.
+  // What of a table is shown: as many rows as were asked for, of those that match. The first ones where its reader has
+  // sorted it, else those of the least rank. All at once would take a browser seconds where there are thousands.
+  const STEP = 400;
   const show = (table) => {
-    const { text, kinds, whole } = tables.get(table);
-    const least = Number(table.dataset.shown);
-    let matching = 0;
-    let shown = 0;
-    for (const row of table.tBodies[0].rows) {
-      const kept = (!kinds || kinds.has(row.dataset.k)) && (!text || row.textContent.toLowerCase().includes(text));
-      const visible = kept && (whole || Boolean(text) || Number(row.dataset.r) < least);
-      row.hidden = !visible;
-      matching += kept;
-      shown += visible;
-    }
-    const count = table.querySelector("[data-count]");
-    if (count) count.textContent = shown === table.tBodies[0].rows.length ? "" : ` (${shown} shown)`;
+    const { text, kinds, most, sorted } = tables.get(table);
+    const rows = [...table.tBodies[0].rows];
+    const matches = (row) => (!kinds || kinds.has(row.dataset.k)) && (!text || row.textContent.toLowerCase().includes(text));
+    const matching = rows.filter(matches);
+    const ranked = sorted ? matching : matching.toSorted((one, two) => one.dataset.r - two.dataset.r);
+    const shown = new Set(ranked.slice(0, text ? Math.max(most, STEP) : most));
+    for (const row of rows) row.hidden = !shown.has(row);
+    const said = (count) => count.toLocaleString("en");
+    table.querySelector("[data-count]").textContent = shown.size === rows.length ? "" : ` (${said(shown.size)} shown)`;
     const more = document.querySelector(`[data-more="${table.id}"]`);
-    if (more) {
-      more.textContent = `Show all ${matching}`;
-      more.parentNode.hidden = shown === matching;
-    }
+    const next = Math.min(matching.length, shown.size + STEP);
+    more.textContent = next === matching.length ? `Show all ${said(next)}` : `Show ${said(next)} of ${said(matching.length)}`;
+    more.parentNode.hidden = shown.size === matching.length;
   };
 
   const key = (row, column, numeric) => {
@@ -46,12 +43,16 @@
     const empty = (value) => (numeric ? Number.isNaN(value) : value === "");
     rows.sort(([one], [two]) => empty(one) - empty(two) || (up ? 1 : -1) * compare(one, two));
     table.tBodies[0].append(...rows.map(([, row]) => row));
+    if (tables.has(table)) {
+      tables.get(table).sorted = true;
+      show(table);
+    }
   };
 
   for (const button of all("thead button")) button.addEventListener("click", () => sort(button.closest("th")));
 
   for (const table of all("table[data-shown]")) {
-    tables.set(table, { text: "", kinds: null, whole: false });
+    tables.set(table, { text: "", kinds: null, most: Number(table.dataset.shown), sorted: false });
     show(table);
   }
   for (const tools of all(".tools")) tools.hidden = false;
@@ -73,7 +74,7 @@
   for (const more of all("[data-more]")) {
     const table = document.getElementById(more.dataset.more);
     more.addEventListener("click", () => {
-      tables.get(table).whole = true;
+      tables.get(table).most += STEP;
       show(table);
     });
   }
@@ -106,7 +107,7 @@
   // Paper has no clicks.
   window.addEventListener("beforeprint", () => {
     for (const [table, state] of tables) {
-      state.whole = true;
+      state.most = Infinity;
       show(table);
     }
     for (const details of all("details")) details.open = true;
