@@ -97,8 +97,9 @@ def _ignoring(repository: Repository, planned: Plan) -> Change | None:
 
 def _workflow(repository: Repository, planned: Plan, service: str, kept: list[Kept]) -> Change | None:
     """A file of its own, or where a service has but one for all, the new keys in it."""
-    path = (repository.git or repository.root) / plan.WORKFLOWS[service]
-    name, text = repository.relative(path), plan.workflow(planned, service)
+    file, text = plan.workflow(planned, service)
+    path = (repository.git or repository.root) / file
+    name = repository.relative(path)
     old = repository.text(name)
     if old is None:
         return Change(path, name, None, text, (f"for {service}",))

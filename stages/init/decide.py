@@ -76,11 +76,8 @@ def _model(making: Decision) -> tuple[models.Found, str]:
                 f"--model {name}: not there, and no stage writes it. Name a file that a stage of DVC writes."
             )
     path = repository.folder / found.path
-    if (
-        path.suffix == ".safetensors"
-        and (path.parent / "config.json").is_file()
-        and making.asked.factory is known is None
-    ):
+    free = known is None and making.asked.factory is None
+    if free and path.suffix == ".safetensors" and (path.parent / "config.json").is_file():
         folder = posixpath.dirname(found.path)
         found = models.Found(folder, folder, found.stage, f"{found.because}; the folder has the architecture too")
     answers.path(found.model, "model")
@@ -151,8 +148,10 @@ def _files(repository: Repository, reference: str | None, *, reads: bool = False
     if not reads:
         return tuple(map(repository.relative, files))
     named = {posixpath.normpath(text) for text, _ in code.constants(files) if "/" in text or "." in text}
-    outs = {out for one in repository.pipelines for stage in one.stages if not stage.compressor for out in stage.outs}
-    return (*map(repository.relative, files), *sorted(named & (outs | {*repository.tracked})))
+    stages = (stage for one in repository.pipelines for stage in one.stages if not stage.compressor)
+    made = {*repository.tracked, *(out for stage in stages for out in stage.outs)}
+    read = {one for one in made if any(text == one or text.startswith(f"{one}/") for text in named)}
+    return (*map(repository.relative, files), *sorted(read))
 
 
 def _extras(kind: str, targets: Sequence[str]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from .merging import Piece
 PARAMS, OWN_PARAMS = "params.yaml", "compressor.yaml"
 STAGES = ("toolchain", "export", "detect", "compress", "evaluate")
 RECORDS = "compression"
-WORKFLOWS = {"github": ".github/workflows/compressor.yml", "gitlab": ".gitlab-ci.yml"}
+WORKFLOWS = {"github": ".github/workflows/{job}.yml", "gitlab": ".gitlab-ci.yml"}
 """Where each of these services looks for what it shall run, from Git's root."""
 
 NOT_TEXT = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
@@ -95,19 +95,27 @@ def groups(plan: Plan) -> tuple[Piece, ...]:
     return merging.pieces(template.render(template.read("settings.yaml"), values))
 
 
-def workflow(plan: Plan, service: str) -> str:
-    """What a service runs for every change that is proposed.
+def workflow(plan: Plan, service: str) -> tuple[str, str]:
+    """What a service runs for every change that is proposed: the file, from Git's root, and its text.
 
-    In its template, `folder` is the project's, relative to Git's root; `extras` those of this package that the stages
+    In its template, `folder` is the project's, relative to Git's root; `job` a name that no other project of the
+    repository has; `options` what a command needs to find the settings; `extras` those of this package that the stages
     need, with commas between them; `lock` the file that says what is installed, relative to Git's root, on a line that
     is left out where there is none.
     """
+    job = "compressor" if plan.folder == "." else f"compressor-{plan.folder.replace('/', '-')}"
     values = {
+        "job": job,
+        "options": _options(plan),
         "folder": plan.folder,
         "extras": ",".join(plan.extras),
         "lock": () if plan.lock is None else (posixpath.normpath(posixpath.join(plan.folder, plan.lock)),),
     }
-    return template.render(template.read(f"{service}.yml"), values)
+    return WORKFLOWS[service].format(job=job), template.render(template.read(f"{service}.yml"), values)
+
+
+def _options(plan: Plan) -> str:
+    return f" --params {plan.params}" if plan.apart else ""
 
 
 def _values(plan: Plan, target: str) -> template.Values:
@@ -121,7 +129,7 @@ def _values(plan: Plan, target: str) -> template.Values:
         "exported": f"{plan.models}/exported",
         "artefact": f"{plan.models}/compressed{folder}",
         "records": f"{RECORDS}{folder}",
-        "options": f" --params {plan.params}" if plan.apart else "",
+        "options": _options(plan),
         "target_option": " --target ${item.target}" if several else "",
         "which": "each" if several else "the",
         "matrix": ("matrix:", f"  target: {listed}") if several else (),

@@ -320,3 +320,45 @@ def test_the_model_is_the_one_that_a_stage_writes(folder, run, files, options, m
     export = values()["stages"]["export"]
     assert export["cmd"].startswith(f"compressor export {model} ")
     assert export["deps"][0] == model
+
+
+def test_evaluate_depends_on_what_the_data_function_reads(folder, run):
+    (folder / "dvc.yaml").write_text(TRAINING + "  prepare:\n    cmd: python prepare.py\n    outs: [made/set]\n")
+    (folder / "raw.csv.dvc").touch()
+    (folder / "parts").mkdir()
+    (folder / "parts" / "reading.py").write_text("import numpy as np\nPATH = 'made/set/test.npz'\nRAW = './raw.csv'\n")
+    (folder / "parts" / "scores.py").write_text("def share(labels, outputs): ...\n")
+    (folder / "parts" / "data.py").write_text(
+        "import numpy as np\nfrom . import reading\n\ndef held_out():\n    raise FileNotFoundError(reading.PATH)\n"
+    )
+    run("--data", "parts.data:held_out", "--metric", "parts.scores:share")
+    assert values()["stages"]["evaluate"]["deps"] == [
+        "models/exported",
+        "models/compressed",
+        "parts/data.py",
+        "parts/reading.py",
+        "made/set",
+        "raw.csv",
+        "parts/scores.py",
+    ]
+    assert values("params.yaml")["evaluate"]["limits"] == {"share_drop": 0.01, "size_ratio": 1}
+
+
+def test_numbers_as_labels_ask_for_a_metric_of_numbers(folder, run):
+    (folder / "dvc.yaml").write_text(TRAINING)
+    (folder / "prices.py").write_text(
+        "import numpy as np\n\ndef held_out():\n    return np.zeros((6, 2), np.float32), np.linspace(0, 1, 6)\n"
+    )
+    assert "metric     r2_score: the labels are no classes but numbers" in run("--data", "prices:held_out")
+    assert values("params.yaml")["evaluate"]["metric"] == "r2_score"
+    assert list(values("params.yaml")["evaluate"]["limits"]) == ["r2_drop", "size_ratio"]
+
+
+def test_the_inputs_of_a_model_that_is_not_there_yet(folder, run):
+    (folder / "dvc.yaml").write_text(TRAINING.replace("net.onnx", "net.pt"))
+    run(*SIZES_ONLY, "--factory", "nets:Net", "--input", "image=float32[batch,1,8,8]", "--input", "size=int64[2]")
+    assert values("params.yaml")["export"]["inputs"] == {
+        "image": {"shape": [1, 1, 8, 8], "dtype": "float32", "dynamic": {0: "batch"}},
+        "size": {"shape": [2], "dtype": "int64"},
+    }
+    assert values("params.yaml")["coreml"]["axes"] == {"batch": 1}
