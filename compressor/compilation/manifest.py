@@ -111,6 +111,26 @@ class Manifest:
                 )
                 for weight in facts["weights"]
             )
-            return cls(**facts)
+            made = cls(**facts)
+            for record in (made, *made.files, *made.weights):
+                _check(record)
+            return made
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CompressorError(f"not a manifest: {error!r}. Write the artefact again.") from error
+
+
+_TYPES: dict[object, tuple[type, ...]] = {"int": (int,), "str": (str,), "float": (int, float)}
+
+
+def _check(record: Manifest | FileFacts | WeightFacts) -> None:
+    """That numbers are numbers and texts are texts: a manifest may come from anywhere, and is computed with.
+
+    Raises:
+        TypeError: one is something else.
+    """
+    for field in dataclasses.fields(record):
+        value = getattr(record, field.name)
+        if not isinstance(value, _TYPES.get(field.type, (object,))):
+            raise TypeError(f"{type(record).__name__}.{field.name}: {value!r}")
+    if isinstance(record, WeightFacts) and not all(isinstance(size, int) for size in record.shape):
+        raise TypeError(f"{record.name}: shape {record.shape!r}")

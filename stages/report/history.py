@@ -5,6 +5,7 @@ Metrics that Git tracks (`cache: false`) are files of an experiment's own commit
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -25,15 +26,18 @@ from .facts import Run, Values
 MOST_RUNS = 500  # the newest: of more, no eye finds its way in a plot
 FOLDER, METRICS, PARAMS = "compression", "metrics.json", "params.yaml"
 
-_COMMITTED = re.compile(rb"^committer .* (-?\d+) [+-]\d{4}$", re.MULTILINE)
+_COMMITTED = re.compile(r"^committer .* (-?\d+) [+-]\d{4}$", re.MULTILINE)
+_OBJECT = re.compile(rb"([0-9a-f]{40,}) (?:blob|tree|commit) (\d+)\n")  # of one that is not there, its name is printed
 
 
 @dataclass(frozen=True)
 class _Commit:
-    """A commit that may hold metrics. name: of the experiment; empty for one of the branch, which has a subject."""
+    """A commit that may hold metrics. name: of the experiment, or its subject; origin: as that of a run."""
 
     revision: str
-    name: str = ""
+    name: str
+    origin: str
+    when: int
 
 
 def runs() -> tuple[tuple[Run, ...], str]:
@@ -45,15 +49,15 @@ def runs() -> tuple[tuple[Run, ...], str]:
     if inside.returncode:
         reason = " ".join(inside.stderr.decode(errors="replace").split()).removeprefix("fatal: ")
         return (), f"There are no experiments to compare with: {reason}."
-    prefix = inside.stdout.decode().strip("\n")
-    known: dict[str, dict[str, str]] = {}
+    prefix = os.fsdecode(inside.stdout.removesuffix(b"\n"))
     with _objects() as objects:
-        found = [run for commit in _commits() for run in _measured(objects, prefix, commit, known)]
+        commits = sorted(_commits(objects), key=lambda commit: -commit.when)
+        known: dict[str, dict[str, str]] = {}
+        measured = (run for commit in commits for run in _measured(objects, prefix, commit, known))
+        found = tuple(itertools.islice(measured, MOST_RUNS + 1))
     if not found:
         return (), "No commit and no DVC experiment has metrics yet: commit compression/metrics.json with each run."
-    found.sort(key=lambda run: -run.when)
-    shown = tuple(found[:MOST_RUNS])
-    return shown, f"The newest {MOST_RUNS} of {len(found):,} are shown." if len(found) > MOST_RUNS else ""
+    return found[:MOST_RUNS], f"Only the newest {MOST_RUNS} are shown." if len(found) > MOST_RUNS else ""
 
 
 def flat(values: object, prefix: str = "") -> dict[str, str]:
@@ -70,11 +74,19 @@ def flat(values: object, prefix: str = "") -> dict[str, str]:
     return found
 
 
-def _commits() -> Iterator[_Commit]:
+def _commits(objects: _Objects) -> Iterator[_Commit]:
     """The commits of this branch that changed metrics, and the experiments."""
-    log = git.run(Path(), "log", f"--max-count={MOST_RUNS}", "--format=%H", "--", FOLDER)
-    yield from (_Commit(revision) for revision in log.stdout.decode().split())
-    yield from (_Commit(one.commit, one.name) for one in revisions.experiments(Path()))
+    log = git.run(Path(), "log", f"--max-count={MOST_RUNS + 1}", "--format=%H", "--", FOLDER)
+    branch = [(revision, "", "commit") for revision in log.stdout.decode().split()]
+    for revision, name, origin in (
+        *branch,
+        *((one.commit, one.name, "experiment") for one in revisions.experiments(Path())),
+    ):
+        own = objects.read(revision)
+        if own is not None:
+            head, _, message = own[1].decode("utf-8", "replace").partition("\n\n")
+            committed = _COMMITTED.search(head)
+            yield _Commit(revision, name or message.partition("\n")[0], origin, int(committed[1]) if committed else 0)
 
 
 class _Objects:
@@ -87,18 +99,18 @@ class _Objects:
         """The hash and the content of an object; None where there is none of that name."""
         self.asked.write(os.fsencode(name) + b"\n")
         self.asked.flush()
-        head = self.answers.readline().split(b" ")
-        if len(head) != 3:
+        head = _OBJECT.fullmatch(self.answers.readline())
+        if head is None:
             return None
         content = self.answers.read(int(head[2]))
         self.answers.read(1)
-        return head[0].decode(), content
+        return head[1].decode(), content
 
 
 @contextmanager
 def _objects() -> Iterator[_Objects]:
     command = ["git", "cat-file", "--batch"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         yield _Objects(process.stdin, process.stdout)
@@ -110,16 +122,10 @@ def _measured(objects: _Objects, prefix: str, commit: _Commit, known: dict[str, 
     known: the parameters of files that were read already, by hash; those of this one are added.
     """
     found = _metrics(objects, f"{commit.revision}:{prefix}{FOLDER}")
-    own = objects.read(commit.revision) if found else None
-    if own is None:
-        return
-    head, _, message = own[1].decode("utf-8", "replace").partition("\n\n")
-    committed = _COMMITTED.search(head.encode())
-    when = int(committed[1]) if committed else 0
-    params = _params(objects, f"{commit.revision}:{prefix}{PARAMS}", known)
-    name, origin = (commit.name, "experiment") if commit.name else (message.partition("\n")[0], "commit")
+    params = _params(objects, f"{commit.revision}:{prefix}{PARAMS}", known) if found else {}
     for target, values in found:
-        yield Run(name, commit.revision[:7], when, origin, str(values.get(MADE_FOR, target)), values, params)
+        made_for = str(values.get(MADE_FOR, target))
+        yield Run(commit.name, commit.revision[:7], commit.when, commit.origin, made_for, values, params)
 
 
 def _metrics(objects: _Objects, folder: str) -> list[tuple[str, Values]]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from compressor import encodings, sources
 from compressor.arrays import CODE_DTYPES, NDArray, is_float
+from compressor.blocks import blocks
 from compressor.compilation.manifest import WeightFacts
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse
 from compressor.errors import CompressorError, DamageError
@@ -26,6 +27,7 @@ MOST_ELEMENTS = 1 << 25  # of a weight that is looked at: a tenth of a second a 
 TAIL = 0.001  # the share of values on each side that may lie outside of a plot
 WHOLE = (128, 256)  # the most rows and columns of the picture of a mask ...
 CORNER = (24, 48)  # ... and of its corner, value by value
+_LOWEST = 128  # how far codes with a sign reach below zero
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,9 @@ def _portrait(facts: WeightFacts, encoding: Encoding) -> Portrait | None:
         marks = _entries(inner)
         bars, note = _palette(inner), _tables(inner)
     elif isinstance(inner, LinearQuantized) and isinstance(inner.data, Dense):
-        bars, note, unit = _counted(np.asarray(inner.data.values).reshape(-1).astype(np.int64)), _grid(inner), "code"
+        bars, note, unit = _counted(np.asarray(inner.data.values)), _grid(inner), "code"
     elif isinstance(inner, Dense) and inner.values.dtype in CODE_DTYPES.values():
-        bars, unit = _counted(np.asarray(inner.values).reshape(-1).astype(np.int64)), "code"
+        bars, unit = _counted(np.asarray(inner.values)), "code"
     elif not is_float(encodings.dtype(inner)):
         return None
     stems = bars is not None and len(bars) <= MOST_STEMS
@@ -143,9 +145,10 @@ def _palette(inner: Palettized) -> tuple[tuple[float, float, int], ...] | None:
     lut = np.asarray(inner.lut).reshape(-1).astype(np.float64)
     if lut.size != inner.lut.shape[-2] or lut.size > MOST_STEMS:
         return None
-    counts = np.bincount(np.asarray(inner.indices).reshape(-1), minlength=lut.size)
-    if counts.size > lut.size:
-        raise DamageError(f"codes below {lut.size}, got {counts.size - 1}")
+    counts = _tally(np.asarray(inner.indices))
+    if counts[_LOWEST + lut.size :].any():
+        raise DamageError(f"codes below {lut.size}, got {np.flatnonzero(counts)[-1] - _LOWEST}")
+    counts = counts[_LOWEST:]
     order = np.argsort(lut)
     return tuple((float(lut[place]), float(lut[place]), int(counts[place])) for place in order if counts[place])
 
@@ -173,12 +176,20 @@ def _grid(inner: LinearQuantized) -> str:
 
 
 def _counted(codes: NDArray) -> tuple[tuple[float, float, int], ...]:
-    """How often each code is there."""
-    if not codes.size:
-        return ()
-    first = int(codes.min())
-    counts = np.bincount(codes - first)
-    return tuple((float(first + place), float(first + place), int(count)) for place, count in enumerate(counts))
+    """How often each code is there, from the least to the largest one."""
+    counts = _tally(codes)
+    there = np.flatnonzero(counts)
+    places = range(there[0], there[-1] + 1) if there.size else range(0)
+    return tuple((float(place - _LOWEST), float(place - _LOWEST), int(counts[place])) for place in places)
+
+
+def _tally(codes: NDArray) -> NDArray:
+    """How often each whole number of at most 8 bits is there: int64 `[384]`, from the least of those with a sign on."""
+    counts = np.zeros(_LOWEST + 256, np.int64)
+    flat = codes.reshape(-1)
+    for part in blocks(flat.size):  # numpy counts in 8 bytes a number
+        counts += np.bincount(flat[part].astype(np.int64) + _LOWEST, minlength=counts.size)
+    return counts
 
 
 def _histogram(values: NDArray, *, whole: bool) -> tuple[tuple[tuple[float, float, int], ...], int]:

@@ -49,7 +49,7 @@ class Scatter:
 
 
 def scatter(report: Report) -> Scatter | None:
-    """The experiments as points; None where there is no score, or not more than one to compare."""
+    """The experiments as points; None where none of them has a score."""
     metric = next((variant.metric for variant in report.variants if variant.metric), "")
     metric = metric or next((name for run in report.runs if (name := score(run.metrics))), "")
     measured = [

@@ -14,6 +14,13 @@ from compressor.stages.app import app
 from tests.stages.report.conftest import HOSTILE, METRICS, PARAMS, experiments, git, write
 
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
+MANIFEST = {
+    **dict.fromkeys(("nbytes", "dense_nbytes", "source_nbytes", "weights_nbytes", "weights_dense_nbytes"), 1),
+    **{"target": "onnxruntime", "pipeline": "auto", "versions": {}, "files": [], "notes": []},
+    "weights": [
+        {**dict.fromkeys(("name", "dtype", "encoding", "nbytes"), "w"), "dense_nbytes": 8, "shape": [2], "rejected": []}
+    ],
+}
 VOID = {"meta", "link", "img", "input", "wbr", "br"}
 
 
@@ -260,6 +267,7 @@ def test_wrong_requests(arguments, status, expected):
         ("compression/metrics.json", {"loss": 1}, 1, "compression/metrics.json: not what `compressor evaluate` writes"),
         ("compression/detection.json", "[]", 1, "compression/detection.json: not a detection"),
         ("models/compressed/manifest.json", "{}", 1, "models/compressed/manifest.json: not a manifest"),
+        ("models/compressed/manifest.json", MANIFEST, 1, "models/compressed/manifest.json: not a manifest"),
         ("params.yaml", "a: [", 2, "params.yaml: not valid YAML"),
     ],
 )
@@ -297,3 +305,27 @@ def test_a_folder_inside_of_a_repository(monkeypatch):
     report()
     assert re.search("2 experiments, .*workspace.*From a subfolder", Page().text)
     assert "with changes that are not committed" in Page().text
+
+
+def test_a_folder_whose_name_has_spaces(here, artefacts, monkeypatch):
+    git("init", "--quiet", ".")
+    Path("my project").mkdir()
+    monkeypatch.chdir("my project")
+    write("compression/metrics.json", METRICS)
+    git("add", ".")
+    git("commit", "--quiet", "--message", "With spaces")
+    write("compression/metrics.json", METRICS | {"size_mb": 0.04})
+    assert report()[0] == 0
+    assert "With spaces" in Page().text
+
+
+@pytest.mark.usefixtures("repository")
+def test_only_the_newest_experiments_are_shown(monkeypatch):
+    from compressor.stages.report import history
+
+    monkeypatch.setattr(history, "MOST_RUNS", 5)
+    experiments(20)
+    report()
+    rows = Page().tables["6 experiments, the newest first"][0][1:]
+    assert [row[2] for row in rows[1:]] == ["0.029", "0.028", "0.027", "0.026", "0.025"]
+    assert "Only the newest 5 are shown." in Page().text
