@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from compressor.errors import CompressorError
 
@@ -99,31 +99,26 @@ class Manifest:
         """
         try:
             facts: dict[str, Any] = json.loads(text)
-            facts["files"] = tuple(FileFacts(**file) for file in facts["files"])
+            facts["files"] = tuple(_checked(FileFacts(**file)) for file in facts["files"])
             facts["notes"] = tuple(facts["notes"])
-            facts["weights"] = tuple(
-                WeightFacts(
-                    **{
-                        **weight,
-                        "shape": tuple(weight["shape"]),
-                        "rejected": tuple((encoding, reason) for encoding, reason in weight["rejected"]),
-                    }
-                )
-                for weight in facts["weights"]
-            )
-            made = cls(**facts)
-            for record in (made, *made.files, *made.weights):
-                _check(record)
-            return made
+            facts["weights"] = tuple(map(_weight, facts["weights"]))
+            return _checked(cls(**facts))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CompressorError(f"not a manifest: {error!r}. Write the artefact again.") from error
 
 
+def _weight(plain: dict[str, Any]) -> WeightFacts:
+    rejected = tuple((encoding, reason) for encoding, reason in plain["rejected"])
+    return _checked(WeightFacts(**{**plain, "shape": tuple(plain["shape"]), "rejected": rejected}))
+
+
+Record = TypeVar("Record", "Manifest", FileFacts, WeightFacts)
+
 _TYPES: dict[object, tuple[type, ...]] = {"int": (int,), "str": (str,), "float": (int, float)}
 
 
-def _check(record: Manifest | FileFacts | WeightFacts) -> None:
-    """That numbers are numbers and texts are texts: a manifest may come from anywhere, and is computed with.
+def _checked(record: Record) -> Record:
+    """The record, whose numbers are numbers and texts are texts: a manifest may come from anywhere.
 
     Raises:
         TypeError: one is something else.
@@ -134,3 +129,4 @@ def _check(record: Manifest | FileFacts | WeightFacts) -> None:
             raise TypeError(f"{type(record).__name__}.{field.name}: {value!r}")
     if isinstance(record, WeightFacts) and not all(isinstance(size, int) for size in record.shape):
         raise TypeError(f"{record.name}: shape {record.shape!r}")
+    return record

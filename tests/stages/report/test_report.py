@@ -14,13 +14,10 @@ from compressor.stages.app import app
 from tests.stages.report.conftest import HOSTILE, METRICS, PARAMS, experiments, git, write
 
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
-MANIFEST = {
-    **dict.fromkeys(("nbytes", "dense_nbytes", "source_nbytes", "weights_nbytes", "weights_dense_nbytes"), 1),
-    **{"target": "onnxruntime", "pipeline": "auto", "versions": {}, "files": [], "notes": []},
-    "weights": [
-        {**dict.fromkeys(("name", "dtype", "encoding", "nbytes"), "w"), "dense_nbytes": 8, "shape": [2], "rejected": []}
-    ],
-}
+WEIGHT = {"name": "w", "shape": [2], "dtype": "float32", "encoding": "dense", "dense_nbytes": 8, "rejected": []}
+MANIFEST = dict.fromkeys(("nbytes", "dense_nbytes", "source_nbytes", "weights_nbytes", "weights_dense_nbytes"), 1)
+MANIFEST |= {"target": "onnxruntime", "pipeline": "auto", "versions": {}, "files": [], "notes": []}
+MANIFEST |= {"weights": [WEIGHT | {"nbytes": "8"}]}
 VOID = {"meta", "link", "img", "input", "wbr", "br"}
 
 
