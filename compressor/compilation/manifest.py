@@ -108,8 +108,10 @@ class Manifest:
 
 
 def _weight(plain: dict[str, Any]) -> WeightFacts:
-    rejected = tuple((encoding, reason) for encoding, reason in plain["rejected"])
-    return _checked(WeightFacts(**{**plain, "shape": tuple(plain["shape"]), "rejected": rejected}))
+    shape, rejected = tuple(plain["shape"]), tuple((encoding, reason) for encoding, reason in plain["rejected"])
+    if not all(isinstance(size, int) for size in shape):
+        raise TypeError(f"WeightFacts.shape: {shape!r}")
+    return _checked(WeightFacts(**{**plain, "shape": shape, "rejected": rejected}))
 
 
 Record = TypeVar("Record", "Manifest", FileFacts, WeightFacts)
@@ -127,6 +129,4 @@ def _checked(record: Record) -> Record:
         value = getattr(record, field.name)
         if not isinstance(value, _TYPES.get(field.type, (object,))):
             raise TypeError(f"{type(record).__name__}.{field.name}: {value!r}")
-    if isinstance(record, WeightFacts) and not all(isinstance(size, int) for size in record.shape):
-        raise TypeError(f"{record.name}: shape {record.shape!r}")
     return record
