@@ -19,6 +19,8 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
+html_show_search_summary = False  # it is fetched page by page, which a browser refuses for files
+html_context = {"default_mode": "auto"}
 html_sidebars = {"index": [], "quickstart": [], "tutorial": []}
 html_theme_options = {
     "logo": {"text": "compressor"},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -82,7 +84,7 @@ DVC = """stages:
     cmd: python -m src.train
     deps: [src]
     params: [train]
-    outs: [models/net.pt, models/half.pt]
+    outs: [models/net.pt]
 """
 NET = """import torch
 
@@ -133,8 +135,9 @@ def project(folder: Path, settings: Mapping[str, str]) -> None:
 
 
 def trained(place: Path, shell: Mapping[str, str], *commands: str) -> None:
-    """A repository after a first training and a commit."""
-    for command in ("git init", "dvc init", *commands, "git add .", "git commit --message trained"):
+    """A repository after a first training, committed before it and behind it."""
+    commit = "git add . && git commit --allow-empty --message run"
+    for command in ("git init", "dvc init", commit, *commands, commit):
         subprocess.run(["bash", "-c", command], cwd=place, env=shell, capture_output=True, check=True)
 
 
@@ -166,3 +169,13 @@ def test_a_page_in_a_repository_of_its_own(name: str, tmp_path: Path) -> None:
         trained(place, shell, *commands)
     wrong = follow(page(f"docs/howto/{name}.md"), place, shell)
     assert not wrong, "\n\n".join(wrong)
+
+
+def test_the_section_of_the_readme_on_a_repository_of_ones_own(home: Path) -> None:
+    (section,) = re.findall(r"^## In your own repository\n(.*?)^## ", page("README.md"), re.DOTALL | re.MULTILINE)
+    place, shell = home / "net", variables(home)
+    project(place, {"params.yaml": "train: {epochs: 1}\n"})
+    trained(place, shell)
+    wrong = follow(section, place, shell)
+    assert not wrong, "\n\n".join(wrong)
+    assert {"size_mb", "accuracy", "passed"} <= set(json.loads((place / "compression" / "metrics.json").read_text()))
