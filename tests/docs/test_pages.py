@@ -21,6 +21,11 @@ ROOT = Path(__file__).parents[2]
 every = pytest.mark.skipif(os.environ.get("COMPRESSOR_TESTS") != "all", reason="one of many: `make test-all` has all")
 
 
+def identify(home: Path) -> None:
+    """Say who commits in a file too: DVC's experiments and gto read no variables."""
+    (home / ".gitconfig").write_text("[user]\n\tname = tester\n\temail = tester@example.org\n", encoding="utf-8")
+
+
 def variables(home: Path) -> dict[str, str]:
     """A shell beside a clone of this repository.
 
@@ -48,8 +53,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, home / "compressor" / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("LICENSE", "README.md", "pyproject.toml"):
         shutil.copy(ROOT / name, home / "compressor")
-    identity = "[user]\n\tname = tester\n\temail = tester@example.org\n"  # gto reads no variables
-    (home / ".gitconfig").write_text(identity, encoding="utf-8")
+    identify(home)
     pip = home / "bin" / "pip"  # of the interpreter that runs the tests, whose environment may have no script for it
     pip.parent.mkdir()
     pip.write_text('#!/bin/sh\nexec python -m pip "$@"\n', encoding="utf-8")
@@ -61,22 +65,12 @@ def page(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def digits(home: Path) -> tuple[Path, Mapping[str, str], list[str]]:
-    """The repository of the tutorial when it has been followed, the shell, and what was otherwise than it says."""
+def test_the_tutorial_and_the_registry_that_goes_on_where_it_ends(home: Path) -> None:
     place = home / "digits"
     place.mkdir()
-    return place, variables(home), follow(page("docs/tutorial.md"), place, variables(home))
-
-
-def test_the_tutorial(digits: tuple[Path, Mapping[str, str], list[str]]) -> None:
-    assert not digits[2], "\n\n".join(digits[2])
-
-
-def test_the_registry_goes_on_where_the_tutorial_ends(digits: tuple[Path, Mapping[str, str], list[str]]) -> None:
-    place, shell, _ = digits
-    wrong = follow(page("docs/howto/registry.md"), place, shell)
-    assert not wrong, "\n\n".join(wrong)
+    for name in ("docs/tutorial.md", "docs/howto/registry.md"):
+        wrong = follow(page(name), place, variables(home))
+        assert not wrong, "\n\n".join([name, *wrong])
 
 
 DVC = """stages:
@@ -163,6 +157,7 @@ def test_a_page_in_a_repository_of_its_own(name: str, tmp_path: Path) -> None:
     projects, commands = PROJECTS[name]
     place, shell = tmp_path / name, environment(tmp_path) | {"COLUMNS": "120", "OMP_NUM_THREADS": "1"}
     place.mkdir()
+    identify(tmp_path)
     for folder, settings in projects.items():
         project(place / folder, settings)
     if projects:
