@@ -79,7 +79,7 @@ def _node(file: str, node: Node, made: Roles) -> Iterator[Claim]:
     own = What.NODES
     if node.op_type in QUANTIZERS:
         own = What.QUANTIZATION
-    elif node in made.decoding:
+    elif made.decodes(node):
         own = What.DECODING
     yield Claim(file, node.begin, node.end, own, node.op_type)
     yield from _names(file, node.names)

@@ -55,10 +55,15 @@ class Role:
 
 @dataclass(eq=False)
 class Roles:
-    """tensors: the role of each constant. decoding: the operators that compute weights."""
+    """tensors: the role of each constant. nodes: of the operators over constants alone, the role of what they give."""
 
     tensors: dict[Tensor, Role] = field(default_factory=dict)
-    decoding: set[Node] = field(default_factory=set)
+    nodes: dict[Node, Role | None] = field(default_factory=dict)
+
+    def decodes(self, node: Node) -> bool:
+        """Whether an operator computes a weight."""
+        role = self.nodes.get(node)
+        return role is not None and role.what is What.WEIGHTS
 
 
 Source = Tensor | Node
@@ -132,32 +137,38 @@ def _of(read: _Read) -> int | None:
 
 def _settle(read: _Read, made: Roles, path: Path, known: Known | None) -> None:
     """Give a role to every constant that what is read consists of, and to the operators that compute it."""
-    tensors, nodes = _closure(read.source)
+    tensors, nodes, known_role = _closure(read.source, made)
     free = [tensor for tensor in tensors if tensor not in made.tensors]
     tensors.sort(key=lambda tensor: -math.prod(tensor.dims))  # a weight is called as its codes, not as its scale
     late = _late(tensors, nodes)
     role = late or _weight(read, tensors, path, known) or _parameter(read, made) or _guess(read, tensors, known)
+    role = role or known_role
     for tensor in free:
         own = role or Role(What.CONSTANTS, tensor.name, described(tensor))
         if late is None and known is not None and (name := _place(tensor, path, known) or known.named([tensor.name])):
             own = Role(What.WEIGHTS, name, known.forms[name])
         made.tensors[tensor] = own
-    if role is not None and role.what is What.WEIGHTS:
-        made.decoding.update(node for node in nodes if node.op_type not in QUANTIZERS)
+    made.nodes.update(dict.fromkeys(nodes, role))
 
 
-def _closure(source: Source) -> tuple[list[Tensor], list[Node]]:
-    """The constants that a value is made of, and the operators that make it."""
+def _closure(source: Source, made: Roles) -> tuple[list[Tensor], list[Node], Role | None]:
+    """The constants that a value is made of, the operators that make it, and the role of what was looked at before.
+
+    What such an operator is made of is not looked at again: constants of a graph may hang together in a long chain.
+    """
     found: dict[Source, None] = {source: None}
-    pending = [source]
+    pending, role = [source], None
     for one in pending:
         inner: list[Source] = []
-        if isinstance(one, Node):
+        if isinstance(one, Node) and one in made.nodes:
+            role = role or made.nodes[one]
+        elif isinstance(one, Node):
             inner = [*one.tensors, *(source for source in one.sources if source is not None)]
         fresh = [each for each in dict.fromkeys(inner) if each not in found]
         found.update(dict.fromkeys(fresh))
         pending.extend(fresh)
-    return [one for one in found if isinstance(one, Tensor)], [one for one in found if isinstance(one, Node)]
+    nodes = [one for one in found if isinstance(one, Node) and one not in made.nodes]
+    return [one for one in found if isinstance(one, Tensor)], nodes, role
 
 
 def _late(tensors: Sequence[Tensor], nodes: Iterable[Node]) -> Role | None:
@@ -190,11 +201,8 @@ def _parameter(read: _Read, made: Roles) -> Role | None:
     if of is None or read.node is None:
         return None
     scaled = read.node.sources[of] if 0 <= of < len(read.node.sources) else None
-    if scaled is not None:
-        owner = next((made.tensors[one] for one in _closure(scaled)[0] if one in made.tensors), None)
-        if owner is not None:
-            return owner
-    return Role(What.QUANTIZATION, read.name, "scales and zero points")
+    owner = made.tensors.get(scaled) if isinstance(scaled, Tensor) else made.nodes.get(scaled) if scaled else None
+    return owner or Role(What.QUANTIZATION, read.name, "scales and zero points")
 
 
 def _guess(read: _Read, tensors: Sequence[Tensor], known: Known | None) -> Role | None:
