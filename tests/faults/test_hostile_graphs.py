@@ -230,6 +230,18 @@ def test_functions_of_others_in_our_domain(tmp_path: Path) -> None:
 NAMES = ["w\x1b]0;t\x07\x1b[2J\x1b[31mred", '=cmd|"/C calc"!A0', "a\nb\rc\x00d\u202e../../etc", "@x", "+1", "-1", "\tz"]
 
 
+@pytest.mark.parametrize("command", ["detect", "inspect", "explain"])
+def test_a_name_that_is_no_text_is_a_name(command: str) -> None:
+    """The attribute of a function in our domain: protobuf gives it as bytes, beside others that are text."""
+    path = chain(Path("m.onnx"))
+    model = onnx.load(path)
+    function = helper.make_function("compressor", "lut_to_dense", ["a"], ["b"], [], [helper.make_opsetid("", 18)])
+    function.attribute.extend(["axis", "QQQQ"])
+    model.functions.append(function)
+    path.write_bytes(model.SerializeToString().replace(b"QQQQ", b"\xff\xfe\xff\xff"))
+    assert "palette" in done(command, path)
+
+
 def test_names_reach_neither_a_terminal_nor_a_spreadsheet_as_they_are() -> None:
     chain(Path("m.onnx"), {name: weights(place)["palette"] for place, name in enumerate(NAMES)})
     printed = done("detect", "m.onnx", "--plots", "sparsity.csv") + done("inspect", "m.onnx")

@@ -7,6 +7,7 @@ Source: ONNX IR specification, "Functions".
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
@@ -47,7 +48,8 @@ def is_own(made: onnx.FunctionProto) -> bool:
     if made.name not in BODIES:
         return False
     ours = function(made.name, 0)
-    return (list(made.input), sorted(made.attribute)) == (list(ours.input), sorted(ours.attribute))
+    # Not sorted: a name that is no UTF-8 comes as bytes, which do not compare with text.
+    return (list(made.input), Counter(made.attribute)) == (list(ours.input), Counter(ours.attribute))
 
 
 MOST_GROUPED_AXES = 8
