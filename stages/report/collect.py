@@ -166,14 +166,19 @@ def _repeats(run: Run, others: Sequence[Run]) -> bool:
 
 
 def _notes(variants: Sequence[Variant], then: Revision | None) -> Iterator[str]:
+    """What a reader must know of what is missing, or does not belong together."""
     for variant in variants:
         where = f" of {variant.name}" if len(variants) > 1 else ""
         if not variant.metrics:
             yield f"The artefact{where} has not been measured: `compressor evaluate` writes its metrics."
         if variant.manifest is None:
             yield f"{variant.path} is not here, so its weights are not shown: `dvc pull`, or `dvc repro`."
-        elif variant.past is not None and variant.past.missing:
-            yield f"Not compared with {then.name if then else ''}: {variant.past.missing}"
-        elif variant.past is not None and variant.past.metrics.get(MADE_FOR, variant.name) != variant.name:
-            was = variant.past.metrics[MADE_FOR]
-            yield f"Two targets are compared: at {then.name if then else ''} the artefact was made for {was}."
+        elif variant.metrics and round(size := variant.manifest.nbytes / 1e6, 3) != variant.metrics["size_mb"]:
+            told = f"{variant.path} takes {size:.3f} MB, and they say {variant.metrics['size_mb']}"
+            yield f"The metrics{where} are of another artefact: {told}. `dvc repro` measures what is here."
+        if then is not None and variant.past is not None and variant.manifest is not None:
+            was = variant.past.metrics.get(MADE_FOR, variant.name)
+            if variant.past.missing:
+                yield f"Not compared with {then.name}: {variant.past.missing}"
+            elif was != variant.name:
+                yield f"Two targets are compared: at {then.name} the artefact was made for {was}."

@@ -104,6 +104,15 @@
     place.addEventListener("pointerleave", light);
   }
 
+  // Whoever has no pointer reaches a table that is wider than the page, and moves it with the arrows.
+  const reach = new ResizeObserver((changed) => {
+    for (const { target } of changed) {
+      if (target.scrollWidth > target.clientWidth) target.setAttribute("tabindex", "0");
+      else target.removeAttribute("tabindex");
+    }
+  });
+  for (const scroll of all(".scroll")) reach.observe(scroll);
+
   // Paper has no clicks.
   window.addEventListener("beforeprint", () => {
     for (const [table, state] of tables) {
