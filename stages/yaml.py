@@ -9,10 +9,11 @@ from compressor.errors import UsageError
 MOST_VALUES = 1_000_000
 
 
-def read(text: str, where: str) -> Any:
+def read(text: str, where: str, *, tags: bool = False) -> Any:
     """The value that a text stands for.
 
-    where: what errors call it.
+    where: what errors call it. tags: whether it may have tags of others, `!reference [job, script]` say, each of which
+    is a mapping from the tag to what it stands before.
 
     Raises:
         UsageError: it is no YAML, or its aliases make too much of it.
@@ -20,8 +21,11 @@ def read(text: str, where: str) -> Any:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
+    reader = YAML(typ="safe", pure=True)
+    if tags:
+        reader.Constructor = _with_tags()
     try:
-        value = YAML(typ="safe", pure=True).load(text)
+        value = reader.load(text)
     except RecursionError as error:
         raise UsageError(f"{where}: not valid YAML: nested too deep.") from error
     except (YAMLError, ValueError) as error:  # of a date that is none, for instance
@@ -33,6 +37,24 @@ def read(text: str, where: str) -> Any:
             f"{where}: its aliases stand for more than {MOST_VALUES:,} values. Write the values themselves."
         )
     return value
+
+
+def _with_tags() -> type:
+    from ruamel.yaml.constructor import SafeConstructor
+    from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+
+    class Tagged(SafeConstructor):
+        """Makes mappings of what has a tag."""
+
+    def tagged(constructor: SafeConstructor, tag: str, node: Node) -> dict[str, Any]:
+        if isinstance(node, MappingNode):
+            return {f"!{tag}": constructor.construct_mapping(node, deep=True)}
+        if isinstance(node, SequenceNode):
+            return {f"!{tag}": constructor.construct_sequence(node, deep=True)}
+        return {f"!{tag}": constructor.construct_scalar(node)}
+
+    Tagged.add_multi_constructor("!", tagged)
+    return Tagged
 
 
 def line(text: str, *key: str) -> int | None:

@@ -62,7 +62,7 @@ def content(text: str, where: str) -> Mapping[str, Any]:
     Raises:
         UsageError: it is no YAML, or no mapping.
     """
-    value = yaml.read(text, where)
+    value = yaml.read(text, where, tags=True)
     if value is None:
         return {}
     if not isinstance(value, dict):
