@@ -2,6 +2,20 @@
 
 It is no part of `metrics.json`: times are noise, and every changed digit is a row of `dvc metrics diff`. Its keys are
 those of no other file, so that `dvc exp show` has short names for its columns.
+
+    latency_measured    whether anything was timed; if not, `latency_reason` is the only other key
+    latency_reason      why not: another runtime stands in for the target's own
+    latency_p50_ms      the median of the artefact's runs, in milliseconds; 3 decimals
+    latency_p90_ms      nine of ten runs take at most this
+    load_ms             the median of its loads
+    latency_ratio       of the artefact's median to the uncompressed model's; 2 decimals
+    load_ratio          of their loads
+    latency_runs        the runs of each model that count
+    latency_samples     in one run
+    latency_runtime     what ran them
+    cpu                 what the processor calls itself
+    cpus                how many of it this process may use
+    baseline            `latency_p50_ms`, `latency_p90_ms` and `load_ms` of the uncompressed model
 """
 
 from __future__ import annotations

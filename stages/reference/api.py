@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Iterator
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import compressor
 from compressor import arrays
@@ -71,10 +70,9 @@ def _public() -> list[Any]:
 
 
 def _dataclasses(hint: Any) -> Iterator[type]:
-    if get_origin(hint) in (Union, UnionType, tuple):
-        for part in get_args(hint):
-            yield from _dataclasses(part)
-    elif dataclasses.is_dataclass(hint) and isinstance(hint, type):
+    for part in get_args(hint):
+        yield from _dataclasses(part)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         yield hint
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Iterator
-from types import UnionType
+from types import ModuleType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from compressor.compilation.manifest import FileFacts, Manifest, WeightFacts
@@ -15,7 +15,7 @@ from compressor.evaluation import metrics
 from compressor.recognition.findings import Detection, Finding, Settings
 from compressor.recognition.schemes import Candidate, Loss
 
-from .. import display, evaluate
+from .. import display, evaluate, latency
 from .docstrings import parse
 from .markdown import WRITTEN, table
 
@@ -55,6 +55,12 @@ METRICS = """\
 From `evaluate --out`, for `dvc metrics` and `compressor check`: flat but for `baseline`. What is not known is left out.
 """
 
+LATENCY = """\
+## latency.json
+
+From `evaluate --latency`: times of the artefact and of the uncompressed model, run in turns.
+"""
+
 TOOLCHAIN = """\
 ## toolchain.json
 
@@ -74,7 +80,9 @@ def page() -> str:
         SPECS,
         *map(_node, (Dense, LinearQuantized, Palettized, Sparse)),
         METRICS,
-        "\n".join(table(("key", ""), metrics_rows())),
+        "\n".join(table(("key", ""), keys(metrics))),
+        LATENCY,
+        "\n".join(table(("key", ""), keys(latency))),
         TOOLCHAIN,
         "## Tables for plots\n",
         "\n".join(table(("file", "columns"), _plots())),
@@ -100,10 +108,10 @@ def detection_rows() -> Iterator[tuple[str, str, str]]:
     yield from fields("findings[].candidates[].", Loss)
 
 
-def metrics_rows() -> Iterator[tuple[str, str]]:
-    """Key and text of all that may stand in a metrics file: the table in the docstring of what makes them."""
+def keys(module: ModuleType) -> Iterator[tuple[str, str]]:
+    """Key and text of all that may stand in a flat file: the table in the docstring of the module that makes it."""
     rows = list[list[str]]()
-    for line in (inspect.getdoc(metrics) or "").splitlines():
+    for line in (inspect.getdoc(module) or "").splitlines():
         begun = re.match(r" {4}(\S+) {2,}(.+)", line)
         if begun:
             rows.append([begun[1], begun[2]])

@@ -15,7 +15,10 @@ import onnx
 import pytest
 
 import compressor
+from compressor.evaluation import metrics
+from compressor.evaluation.latency import Latency, Timed
 from compressor.evaluation.metrics import Quality, Size, summary
+from compressor.stages import latency
 from compressor.stages.reference import PAGES, api, commands, files
 from compressor.stages.reference.docstrings import parse
 
@@ -150,4 +153,10 @@ def test_metrics_have_the_keys_of_the_page() -> None:
     arguments = {"size": Size(1, 1, 1), "baseline": Size(2, 2, 2), "source_nbytes": 2, "quality": quality, "limits": {}}
     given = {name: arguments.get(name, "onnxruntime") for name in inspect.signature(summary).parameters}
     found = {re.sub("_[ab]$", "_<output>", key) for key in summary(**given)}
-    assert found == {key.strip("`") for key, _ in files.metrics_rows()}
+    assert found == {key.strip("`") for key, _ in files.keys(metrics)}
+
+
+def test_latency_has_the_keys_of_the_page() -> None:
+    timed = Timed([1.0, 2.0], 3.0)
+    found = latency._document(Latency(timed, timed, 1, "onnxruntime"), 2)
+    assert {*found, "latency_reason"} == {key.strip("`") for key, _ in files.keys(latency)}
