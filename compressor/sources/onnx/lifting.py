@@ -200,7 +200,7 @@ def _why_pinned(index: Index, name: str, tensor: onnx.TensorProto, refused: Mapp
         return None
     reason = refused.get(name, "")
     if is_float(kind):
-        if readers and all(map(operators.reads_parameters, readers)):
+        if not reason and readers and all(map(operators.reads_parameters, readers)):
             return None
     elif kind not in CODE_DTYPES.values():
         return None

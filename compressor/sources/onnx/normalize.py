@@ -6,13 +6,13 @@ from collections.abc import Collection, Container, Iterable, Iterator, Mapping, 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor.arrays import is_float
+from compressor.arrays import Array, is_float
 from compressor.encodings import Dense, Encoding, dtype
-from compressor.formats.onnx import reading
 from compressor.formats.onnx.functions import DOMAIN
 from compressor.formats.onnx.graphs import attribute, is_standard, walk
 from compressor.formats.onnx.wire import EXTERNAL
-from compressor.sources.onnx import lifting, operators
+from compressor.sources.onnx import folding, lifting, operators
+from compressor.sources.onnx.folding import Fold
 from compressor.sources.onnx.lifting import Lift
 from compressor.sources.onnx.negative_zeros import shown_zeros
 from compressor.sources.onnx.order import drop_repeated, sort
@@ -37,16 +37,23 @@ def normalize(model: onnx.ModelProto, directory: Path) -> tuple[Weight, ...]:
     found = index(graphs, directory)
     if _drop_identities(found):
         found = index(graphs, directory)
+    computed: dict[str, Array] = {}
+    folded, unfolded = folding.folds(found, model.opset_import)
+    if folded:
+        _fold(found, folded)
+        computed = {fold.name: fold.array for fold in folded}
+        found = index(graphs, directory, computed)
     lifted, refused = lifting.lifts(found)
+    refused = unfolded | refused
     _apply(found, lifted)
     _write_stubs(found, {lift.leaf: (lift.name, lift.encoding) for lift in lifted})
     encodings = {lift.name: lift.encoding for lift in lifted}
     encodings.update(densify(graphs, directory))
-    found = index(graphs, directory, encodings)
+    found = index(graphs, directory, computed, encodings)
     if _drop_unread(found):
-        found = index(graphs, directory, encodings)
+        found = index(graphs, directory, computed, encodings)
     pinned = dict(lifting.plain(found, refused))
-    plain: dict[str, Encoding] = {name: Dense(reading.array(found.tensors[name], directory)) for name in pinned}
+    plain: dict[str, Encoding] = {name: Dense(found.array(name)) for name in pinned}
     _write_stubs(found, {name: (name, encoding) for name, encoding in plain.items()})
     encodings.update(plain)
     _drop_stale(model, graphs, encodings)
@@ -124,6 +131,17 @@ def _place(found: Index, number: int) -> bytes:
     t = value.t
     place = type(t)(data_type=t.data_type, dims=t.dims, external_data=t.external_data)
     return bytes(place.SerializeToString(deterministic=True))
+
+
+def _fold(found: Index, folded: Iterable[Fold]) -> None:
+    """Let readers of what nodes compute from constants read it, in the place of the largest of these."""
+    _respell(found, {fold.value: fold.name for fold in folded})
+    for fold in folded:
+        if fold.name in found.producers:
+            found.graphs[found.owner[fold.name]].initializer.append(stub(fold.name, Dense(fold.array)))
+        else:
+            found.tensors[fold.name].CopyFrom(stub(fold.name, Dense(fold.array)))
+    _delete(found, {n for fold in folded for n in (*fold.nodes, *filter(None, [found.producers.get(fold.name)]))})
 
 
 def _apply(found: Index, lifted: Iterable[Lift]) -> None:

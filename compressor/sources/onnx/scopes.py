@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from compressor.arrays import Array
@@ -31,6 +32,7 @@ class Index:
     producers: the number of the node that computes a value.
     readers: the numbers of the nodes that read a value, one for each input.
     inputs, outputs: the values that are those of a graph or subgraph.
+    computed: the elements of constants that nodes computed from others, by name; their tensors have none.
     """
 
     directory: Path
@@ -43,6 +45,7 @@ class Index:
     readers: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     inputs: set[str] = field(default_factory=set)
     outputs: set[str] = field(default_factory=set)
+    computed: Mapping[str, Array] = field(default_factory=dict)
 
     def producer(self, name: str) -> onnx.NodeProto | None:
         """The node that computes a value; None for inputs and initializers."""
@@ -54,12 +57,25 @@ class Index:
         tensor = self.tensors.get(name)
         if tensor is None or name in self.inputs or tensor.data_type not in DTYPES:
             return None
-        return reading.array(tensor, self.directory)
+        return self.array(name)
+
+    def array(self, name: str) -> Array:
+        """The elements of a constant of a known type, whoever may override it."""
+        found = self.computed.get(name)
+        return reading.array(self.tensors[name], self.directory) if found is None else found
 
 
-def index(graphs: Iterable[onnx.GraphProto], directory: Path, weights: Container[str] = ()) -> Index:
-    """The index of a graph and its subgraphs, whose names are unique; `weights` have no tensors any more."""
-    made = Index(directory)
+def index(
+    graphs: Iterable[onnx.GraphProto],
+    directory: Path,
+    computed: Mapping[str, Array] = MappingProxyType({}),
+    weights: Container[str] = (),
+) -> Index:
+    """The index of a graph and its subgraphs, whose names are unique.
+
+    computed: constants whose tensors have no data, by name. weights: what has no tensors any more.
+    """
+    made = Index(directory, computed=computed)
     for place, inner in enumerate(graphs):
         made.graphs.append(inner)
         made.inputs.update(value.name for value in inner.input)

@@ -145,3 +145,40 @@ def test_inputs_of_types_that_core_ml_has_not(tmp_path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "m.onnx")
     with pytest.raises(CompressorError, match="the input names is of ONNX's type 8, which Core ML has not"):
         compressor.compress(tmp_path / "m.onnx", tmp_path / "out", target="iOS17")
+
+
+W = RNG.standard_normal((64, 96)).astype(np.float32)
+SCALE = (np.abs(W).max(0) / 127).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants", "form"),
+    [
+        pytest.param(
+            [
+                helper.make_node("QuantizeLinear", ["w", "s", "z"], ["q"], axis=1),
+                helper.make_node("DequantizeLinear", ["q", "s", "z"], ["v"], axis=1),
+            ],
+            {"w": W, "s": SCALE, "z": np.zeros(96, np.int8)},
+            "int8",
+            id="quantized floats",
+        ),
+        pytest.param(
+            [helper.make_node("Mul", ["w", "mask"], ["v"])],
+            {"w": W, "mask": (RNG.random(W.shape) < 0.2).astype(np.float32)},
+            "sparse",
+            id="masked floats",
+        ),
+    ],
+)
+def test_constants_that_constants_compute(
+    nodes: Sequence[Any], constants: Mapping[str, NDArray], form: str, tmp_path: Path
+) -> None:
+    package = check(
+        tmp_path,
+        [*nodes, helper.make_node("MatMul", ["x", "v"], ["y"])],
+        {"x": X},
+        constants,
+        {"y": TensorProto.FLOAT},
+    )
+    assert {one.encoding for one in compressor.inspect(package).weights} >= {form}

@@ -1,0 +1,204 @@
+"""Constants that nodes compute from constants: the artefact has what the runtime computes with, and gives the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import NodeProto, helper
+
+import compressor
+from compressor import sources
+from compressor.encodings import decode, name
+from tests.sources.onnx.models import floats, run, save, tensor, value
+
+Tensors = Mapping[str, np.ndarray]
+
+W = floats(96, 64)
+BY_COLUMN = (np.abs(W).max(0) / 127).astype(np.float32)
+MASK = np.random.default_rng(1).random(W.shape) < 0.2
+F32 = np.float32
+
+
+def node(op: str, inputs: str, output: str, **attributes: object) -> NodeProto:
+    return helper.make_node(op, inputs.split(","), [output], **attributes)
+
+
+QUANTIZED = node("QuantizeLinear", "w,s,z", "q", axis=1)
+CODES = {"w": W, "s": BY_COLUMN, "z": np.zeros(64, np.int8)}
+FAKE = [node("Div", "w,s", "a"), node("Round", "a", "b"), node("Clip", "b,low,high", "c"), node("Mul", "c,s", "v")]
+FAKE_CONSTANTS = {"w": W, "s": BY_COLUMN, "low": F32(-127), "high": F32(127)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Nodes that compute `v` from constants.
+
+    form: what the weight is stored as. most: bytes that all weights take at most.
+    """
+
+    nodes: list[NodeProto]
+    constants: Tensors
+    form: str
+    most: int
+
+
+CASES = {
+    "quantized": Case([QUANTIZED, node("DequantizeLinear", "q,s,z", "v", axis=1)], CODES, "int8", 6500),
+    "quantized by tensor": Case(
+        [node("QuantizeLinear", "w,s,z", "q"), node("DequantizeLinear", "q,s,z", "v")],
+        {"w": W, "s": F32(0.03), "z": np.uint8(128)},
+        "uint8",
+        6200,
+    ),
+    "clipped to four bits": Case(
+        [QUANTIZED, node("Clip", "q,low,high", "c"), node("DequantizeLinear", "c,s,z", "v", axis=1)],
+        CODES | {"s": (np.abs(W).max(0) / 7).astype(F32), "low": np.int8(-7), "high": np.int8(7)},
+        "int8(palettized4)",
+        3600,
+    ),
+    "transposed between": Case(
+        [
+            QUANTIZED,
+            node("Transpose", "q", "t"),
+            node("DequantizeLinear", "t,s,z", "u", axis=0),
+            node("Transpose", "u", "v"),
+        ],
+        CODES,
+        "int8",
+        6500,
+    ),
+    "masked": Case([node("Mul", "w,mask", "v")], {"w": W, "mask": MASK.astype(F32)}, "sparse", 6000),
+    "masked by bits": Case(
+        [node("Cast", "mask", "m", to=1), node("Mul", "w,m", "v")], {"w": W, "mask": MASK}, "sparse", 6000
+    ),
+    "chosen": Case([node("Where", "mask,w,zero", "v")], {"w": W, "mask": MASK, "zero": F32(0)}, "sparse", 6000),
+    "rounded to a grid": Case(FAKE, FAKE_CONSTANTS, "int8", 6500),
+    "reshaped on the way": Case(
+        [node("Reshape", "w,flat", "r"), node("Mul", "r,mask", "m"), node("Reshape", "m,to", "v")],
+        {"w": W, "mask": MASK.astype(F32).reshape(-1), "flat": np.array([-1]), "to": np.array([96, 64])},
+        "sparse",
+        6000,
+    ),
+}
+
+
+def built(path: Path, nodes: list[NodeProto], constants: Tensors) -> Path:
+    return save(
+        path,
+        [*nodes, node("MatMul", "x,v", "y")],
+        [tensor(key, np.asarray(values)) for key, values in constants.items()],
+        inputs=[value("x", ["n", 96])],
+        outputs=[value("y", ["n", 64])],
+        opset=21,
+    )
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=[*CASES])
+def test_the_weight_is_what_the_runtime_computes(case: Case, tmp_path: Path) -> None:
+    path = built(tmp_path / "m.onnx", case.nodes, case.constants)
+    made = compressor.compress(path, tmp_path / "out")
+    (weight,) = (one for one in made.weights if one.shape in {W.shape, W.shape[::-1]})
+    assert (weight.name, weight.encoding) == ("w", case.form)
+    assert sum(one.nbytes for one in made.weights) <= case.most
+    feeds = {"x": floats(5, 96)}
+    assert np.array_equal(run(tmp_path / "out" / "model.onnx", feeds)[0], run(path, feeds)[0])
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=[*CASES])
+def test_its_values_are_those_of_the_folded_constant(case: Case, tmp_path: Path) -> None:
+    path = built(tmp_path / "m.onnx", case.nodes, case.constants)
+    show = save(
+        tmp_path / "show.onnx",
+        case.nodes,
+        [tensor(key, np.asarray(values)) for key, values in case.constants.items()],
+        outputs=[value("v", [96, 64])],
+    )
+    (found,) = (one for one in sources.read(path).weights if one.name == "w")
+    values = decode(found.encoding)
+    expected = run(show, {})[0]
+    assert np.array_equal(values if values.shape == expected.shape else values.T, expected)
+
+
+def test_large_constants_in_a_file_of_their_own(tmp_path: Path) -> None:
+    path = built(tmp_path / "m.onnx", FAKE, FAKE_CONSTANTS)
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="m.data", size_threshold=0)
+    made = compressor.compress(path, tmp_path / "out")
+    assert [(one.name, one.encoding) for one in made.weights if len(one.shape) == 2] == [("w", "int8")]
+
+
+SHARED = [node("Mul", "w,mask", "m"), node("Add", "m,w", "v")]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants", "names"),
+    [
+        pytest.param([node("Mul", "w,s", "v")], {"w": W, "s": BY_COLUMN}, {"w", "s"}, id="scaled only"),
+        pytest.param([node("Transpose", "w", "t"), node("Transpose", "t", "v")], {"w": W}, {"w"}, id="moved only"),
+        pytest.param(
+            [node("Mul", "w,mask", "m"), node("MatMul", "x2,w", "z"), node("Identity", "m", "v")],
+            {"w": W, "mask": MASK.astype(F32)},
+            {"w"},
+            id="read elsewhere too",
+        ),
+    ],
+)
+def test_what_is_trained_stays_a_weight(
+    nodes: list[NodeProto], constants: Tensors, names: set[str], tmp_path: Path
+) -> None:
+    path = save(
+        tmp_path / "m.onnx",
+        [*nodes, node("MatMul", "x,v", "y")],
+        [tensor(key, np.asarray(values)) for key, values in constants.items()],
+        inputs=[value("x", ["n", 96]), *([value("x2", ["n", 96])] if "x2" in str(nodes) else [])],
+        outputs=[value("y", ["n", 64]), *([value("z", ["n", 64])] if "x2" in str(nodes) else [])],
+    )
+    weights = {one.name: one for one in sources.read(path).weights}
+    assert weights.keys() >= names
+    assert np.array_equal(decode(weights["w"].encoding), W)
+
+
+def test_a_value_that_is_larger_than_its_constants_stays_computed(tmp_path: Path) -> None:
+    nodes = [node("Where", "mask,column,zero", "v")]
+    constants = {"mask": MASK, "column": floats(96, 1), "zero": F32(0)}
+    path = built(tmp_path / "m.onnx", nodes, constants)
+    assert "v" not in {one.name for one in sources.read(path).weights}
+    made = compressor.compress(path, tmp_path / "out")
+    feeds = {"x": floats(5, 96)}
+    assert np.array_equal(run(tmp_path / "out" / "model.onnx", feeds)[0], run(path, feeds)[0])
+    assert made.nbytes <= path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda m: m.graph.input.append(value("w", [96, 64])), id="a caller may override it"),
+        pytest.param(lambda m: m.graph.output.append(value("m", [96, 64])), id="an output of the graph"),
+    ],
+)
+def test_what_others_see_stays_computed(change: Callable[[onnx.ModelProto], None], tmp_path: Path) -> None:
+    path = built(
+        tmp_path / "m.onnx", [node("Mul", "w,mask", "m"), node("Mul", "m,m", "v")], {"w": W, "mask": MASK.astype(F32)}
+    )
+    model = onnx.load(path)
+    change(model)
+    onnx.save(model, path)
+    compressor.compress(path, tmp_path / "out")
+    feeds = {"x": floats(5, 96)}
+    for got, expected in zip(run(tmp_path / "out" / "model.onnx", feeds), run(path, feeds), strict=True):
+        assert np.array_equal(got, expected)
+
+
+def test_a_tower_of_constants_takes_no_time_and_no_memory(tmp_path: Path) -> None:
+    nodes = [node("Round", "w", "v0")]
+    nodes += [node("Concat", f"v{place},v{place}", f"v{place + 1}", axis=0) for place in range(40)]
+    nodes += [node("Slice", "v40,start,end", "v")]
+    constants = {"w": W, "start": np.array([0]), "end": np.array([96])}
+    path = built(tmp_path / "m.onnx", nodes, constants)
+    (weight,) = (one for one in sources.read(path).weights if one.name == "w")
+    assert "computes a constant from it" in weight.pinned
+    assert name(weight.encoding) == "dense"
