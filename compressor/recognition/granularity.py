@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,9 @@ _ROWS_PROBED, _VALUES_PROBED = 8, 256
 
 
 _CHANNEL_AXES = 2
+
+_FEWEST_WITH_KERNELS = 3
+"""The rank from which weights are of convolutions, whose kernels lie behind their channels, or of experts."""
 
 
 def channel_axes(ndim: int) -> range:
@@ -86,16 +89,39 @@ def per_tensor(shape: Shape) -> Granularity:
     return Granularity(shape, (1,) * len(shape), "per tensor")
 
 
-def along(shape: Shape, axis: int) -> Iterator[Granularity]:
-    """The granularities with scales along `axis`, coarsest first: by channel, then by block along the last other axis.
+def chains(shape: Shape) -> Iterator[list[Granularity]]:
+    """The granularities finer than the tensor, in chains, the coarsest of each first.
 
-    A grid of a channel is one of every block in it, so the last of them rules all others out at once.
+    A grid of one is also one of all that stand behind it, so the last of a chain rules all of it out at once.
+
+        [N, K]            channels of axis 0, then blocks along axis 1; channels of axis 1, then blocks along axis 0
+        [O, I, kh, kw]    and blocks along axis 1, each with its whole kernels
+        [E, K, N]         and channels of an expert's own, along either axis, then blocks along the other
     """
-    if shape[axis] > 1:
-        counts = tuple(dim if place == axis else 1 for place, dim in enumerate(shape))
-        yield Granularity(shape, counts, f"per channel along axis {axis}")
-    other = 0 if axis else len(shape) - 1
+    rank = len(shape)
+    for axis in channel_axes(rank):
+        yield _chain(shape, (axis,), 0 if axis else rank - 1, range(rank))
+    if rank < _FEWEST_WITH_KERNELS:
+        return
+    yield _chain(shape, (), 1, (0, 1))
+    if rank == _FEWEST_WITH_KERNELS:
+        yield _chain(shape, (0, 2), 1, range(rank))
+        yield _chain(shape, (0, 1), 2, range(rank))
+
+
+def _chain(shape: Shape, channels: Collection[int], blocked: int, single: Collection[int]) -> list[Granularity]:
+    """By channel, if axes of `channels` are given; then by block along `blocked`, one place of each `single` axis."""
+    made = []
+    if channels and all(shape[axis] > 1 for axis in channels):
+        axes = f"ax{'i' if len(channels) == 1 else 'e'}s {' and '.join(map(str, channels))}"
+        made.append(Granularity(shape, _counts(shape, dict.fromkeys(channels, 1)), f"per channel along {axes}"))
     for length in BLOCK_LENGTHS:
-        if shape[other] % length == 0 and shape[other] > length:
-            counts = tuple(dim // length if place == other else dim for place, dim in enumerate(shape))
-            yield Granularity(shape, counts, f"per block of {length} along axis {other}")
+        if shape[blocked] % length == 0 and shape[blocked] > length:
+            counts = _counts(shape, dict.fromkeys(single, 1) | {blocked: length})
+            made.append(Granularity(shape, counts, f"per block of {length} along axis {blocked}"))
+    return made
+
+
+def _counts(shape: Shape, lengths: Mapping[int, int]) -> Shape:
+    """How many blocks there are along each axis, of which an axis without a length has one."""
+    return tuple(dim // lengths.get(axis, dim) for axis, dim in enumerate(shape))

@@ -7,8 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compressor.arrays import Shape
-from compressor.recognition.granularity import Granularity, along, per_tensor
+from compressor.arrays import Shape, bits
+from compressor.encodings import Dense, LinearQuantized, decode, dtype
+from compressor.recognition.find import find
+from compressor.recognition.findings import Settings
+from compressor.recognition.granularity import Granularity, chains, per_tensor
+from compressor.weight import Weight
 from tests import strategies
 
 
@@ -39,23 +43,61 @@ def test_parts_are_all_rows_in_order() -> None:
     assert np.array_equal(np.concatenate([rows for _, rows in parts]), values.reshape(1200, 250))
 
 
+CHANNELS, ROWS = "per channel along axis 0", "per channel along axis 1"
+
+
+def blocks(axis: int, *lengths: int) -> list[str]:
+    return [f"per block of {length} along axis {axis}" for length in lengths]
+
+
 @pytest.mark.parametrize(
-    ("shape", "axis", "names"),
+    ("shape", "names"),
     [
+        ((4, 64), [[CHANNELS, *blocks(1, 32, 16)], [ROWS]]),
+        ((1, 64), [blocks(1, 32, 16), [ROWS]]),
+        ((8, 3, 16), [[CHANNELS], [ROWS], [], ["per channel along axes 0 and 2"], ["per channel along axes 0 and 1"]]),
+        ((8, 64, 3, 3), [[CHANNELS], [ROWS], blocks(1, 32, 16)]),
         (
-            (4, 64),
-            0,
-            ["per channel along axis 0", "per block of 32 along axis 1", "per block of 16 along axis 1"],
+            (4, 32, 48),
+            [
+                [CHANNELS, *blocks(2, 16)],
+                [ROWS],
+                blocks(1, 16),
+                ["per channel along axes 0 and 2", *blocks(1, 16)],
+                ["per channel along axes 0 and 1", *blocks(2, 16)],
+            ],
         ),
-        ((4, 64), 1, ["per channel along axis 1"]),
-        ((1, 64), 0, ["per block of 32 along axis 1", "per block of 16 along axis 1"]),
-        ((8, 3, 16), 0, ["per channel along axis 0"]),
     ],
 )
-def test_granularities_go_from_coarse_to_fine(shape: Shape, axis: int, names: list[str]) -> None:
-    found = list(along(shape, axis))
-    assert [each.name for each in found] == names
-    assert sorted(found, key=lambda each: np.prod(each.counts)) == found
+def test_granularities_go_from_coarse_to_fine(shape: Shape, names: list[list[str]]) -> None:
+    found = list(chains(shape))
+    assert [[each.name for each in chain] for chain in found] == names
+    for chain in found:
+        assert sorted(chain, key=lambda each: np.prod(each.counts)) == chain
+
+
+@pytest.mark.parametrize(
+    ("shape", "counts"),
+    [
+        pytest.param((16, 64, 1, 1), (16, 2, 1, 1), id="a convolution of one place"),
+        pytest.param((16, 64, 3, 3), (16, 2, 1, 1), id="whole kernels"),
+        pytest.param((3, 64, 48), (3, 2, 48), id="experts, along K"),
+        pytest.param((3, 64, 48), (3, 1, 48), id="experts, channels of their own"),
+        pytest.param((3, 48, 64), (3, 48, 2), id="experts, along N"),
+    ],
+)
+@pytest.mark.parametrize("zero_point", [False, True])
+def test_a_grid_in_blocks_is_found_along_any_axis(shape: Shape, counts: Shape, *, zero_point: bool) -> None:
+    random = np.random.default_rng(0)
+    low, high = (0, 16) if zero_point else (-7, 8)
+    codes = random.integers(low, high, shape).astype(np.uint8 if zero_point else np.int8)
+    scale = random.uniform(0.01, 0.1, counts).astype(np.float32)
+    point = random.integers(1, 15, counts).astype(np.uint8) if zero_point else None
+    source = LinearQuantized(Dense(codes), scale, point)
+    finding = find(Weight("w", Dense(decode(source))), Settings(min_elements=1))
+    (grid,) = (one for one in finding.candidates if isinstance(one.spec, LinearQuantized) and not one.loss.max_error)
+    assert isinstance(grid.spec, LinearQuantized)
+    assert (grid.spec.scale.shape, bits(dtype(grid.spec.data))) == (counts, 4)
 
 
 def test_all_of_a_weight_is_one_row() -> None:

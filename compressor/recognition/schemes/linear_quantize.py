@@ -32,8 +32,7 @@ def detect(values: NDArray, scan: Scan, best: float) -> Iterator[Candidate]:  # 
     if scan.table is not None and (grid := grids.find(scan.table.entries[None, :])) is not None:
         yield _candidate(values, granularity.per_tensor(values.shape), [grid])
         return
-    for axis in granularity.channel_axes(values.ndim):
-        finer = list(granularity.along(values.shape, axis))
+    for finer in granularity.chains(values.shape):
         if not finer or grids.find(finer[-1].probe(values)) is None:
             continue
         for each in finer:
@@ -50,8 +49,7 @@ def nearest(values: NDArray, tolerance: float, rounding: float = 0.0) -> NDArray
     """
     if not is_float(values.dtype):
         return None
-    by_axis = [[*granularity.along(values.shape, axis)] for axis in granularity.channel_axes(values.ndim)]
-    for finer in ([granularity.per_tensor(values.shape)], *by_axis):
+    for finer in ([granularity.per_tensor(values.shape)], *granularity.chains(values.shape)):
         looked_for = finer[: 1 if rounding else None]
         if not looked_for or not _probably_near(looked_for[-1].probe(values), tolerance, rounding):
             continue
