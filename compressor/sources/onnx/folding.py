@@ -13,7 +13,7 @@ ONNX Runtime computes, and takes the place of what it was computed from.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     import onnx
 
 _MOST_NODES = 256
+
+_CODES_SINCE = 13
+"""The opset since which codes are decoded by channel. Conversion to it would change which integer kernels run."""
 
 _DECIDES = set("Ceil Clip Floor QuantizeLinear Round Sign Where".split())
 """Operators that give other values than any constant has, however those are scaled."""
@@ -128,9 +131,15 @@ def _fold(index: Index, number: int, imports: Sequence[onnx.OperatorSetIdProto])
         array = computed([index.nodes[one] for one in sorted(nodes)], value, arrays, small, imports)
     if array is None or not (is_float(array.dtype) or array.dtype in CODE_DTYPES.values()):
         return main, f"{operators} computes a constant from it in a way that is not understood"
+    if not is_float(array.dtype) and (opset := _opset(imports)) < _CODES_SINCE:
+        return main, f"its codes are computed at opset {opset}: export it at opset {_CODES_SINCE} or later"
     if array.nbytes > sum(large[name] for name in alone):
         return main, f"{operators} computes {array.nbytes:,} bytes from its {large[main]:,}"
     return Fold(main, value, array, tuple(sorted(gone)))
+
+
+def _opset(imports: Iterable[onnx.OperatorSetIdProto]) -> int:
+    return max((int(one.version) for one in imports if not one.domain), default=0)
 
 
 def _behind(index: Index, number: int) -> tuple[set[int], list[str]]:
