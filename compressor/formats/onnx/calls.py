@@ -163,7 +163,7 @@ class _Calls:
 def narrow(values: Values, name: str) -> NarrowArray | None:
     """The floats that a `Cast` widens; None if `name` is computed in any other way."""
     node = values.producer(name)
-    if node is None or node.op_type != "Cast" or node.domain:
+    if node is None or node.op_type != "Cast" or node.domain or len(node.input) != 1:
         return None
     array, to = values.constant(node.input[0]), DTYPES.get(next((a.i for a in node.attribute if a.name == "to"), 0))
     if array is None or to is None or not is_float(array.dtype) or not is_float(to) or bits(array.dtype) >= bits(to):

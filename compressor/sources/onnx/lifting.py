@@ -122,7 +122,7 @@ def _lifts(index: Index, refused: dict[str, str]) -> Iterator[Lift]:
                     name, encoding = _named(found, node.output[0])
                     linear = node.op_type == "DequantizeLinear"
                     yield Lift(name, found.leaf, encoding, found.nodes, node.output[0], linear)
-            elif is_standard(node) and node.op_type == "Cast" and (narrow := calls.narrow(index, node.output[0])):
+            elif node.op_type == "Cast" and len(node.output) == 1 and (narrow := calls.narrow(index, node.output[0])):
                 if operand(node, 0).rpartition(".")[0].rstrip("_") == node.output[0].rstrip("_"):  # of an artefact
                     yield Lift(node.output[0], operand(node, 0), Dense(narrow), (number,), node.output[0])
             elif node.op_type == "MatMulNBits" and node.domain == MICROSOFT and node.output:

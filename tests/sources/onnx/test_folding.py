@@ -13,7 +13,7 @@ from onnx import NodeProto, helper
 
 import compressor
 from compressor import sources
-from compressor.encodings import decode, name
+from compressor.encodings import decode, is_encoded, name
 from tests.sources.onnx.models import floats, run, save, tensor, value
 
 Tensors = Mapping[str, np.ndarray]
@@ -200,6 +200,15 @@ def test_codes_of_an_opset_that_has_no_channels_stay_computed(tmp_path: Path) ->
     (weight,) = (one for one in sources.read(path).weights if one.name == "w")
     assert weight.pinned == "its codes are computed at opset 12: export it at opset 13 or later"
     assert compressor.compress(path, tmp_path / "out").nbytes <= path.stat().st_size
+
+
+@pytest.mark.parametrize("part", ["input", "output"])
+def test_a_cast_of_or_to_nothing_computes_no_weight(part: str, tmp_path: Path) -> None:
+    path = built(tmp_path / "m.onnx", [node("Cast", "w", "v", to=1)], {"w": W.astype(np.float16)})
+    model = onnx.load(path)
+    del getattr(model.graph.node[0], part)[:]
+    onnx.save(model, path)
+    assert [one.encoding for one in sources.read(path).weights if is_encoded(one.encoding)] == []
 
 
 def test_a_tower_of_constants_takes_no_time_and_no_memory(tmp_path: Path) -> None:
