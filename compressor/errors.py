@@ -37,7 +37,7 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> UsageError:
     known = sorted(choices)
     close = difflib.get_close_matches(name.lower(), [choice.lower() for choice in known], n=1)
     hint = next((f" Did you mean {choice!r}?" for choice in known if [choice.lower()] == close), "")
-    return UsageError(f"unknown {kind} {name!r}.{hint} Choices: {', '.join(known)}.")
+    return UsageError(f"unknown {kind} {name!r}.{hint} Choices: {', '.join(known) or 'none'}.")
 
 
 def line(error: Exception) -> str:

@@ -138,7 +138,7 @@ def broken(values: Mapping[str, object], limits: Mapping[str, float], *, metric:
     lines = []
     for name, limit in limits.items():
         if name not in names:
-            raise UsageError(f"{unknown('limit', name, names)} What {SETTING} names is called {metric}.")
+            raise UsageError(f"{unknown('limit', name, names)} In metrics.json {SETTING} is called {metric}.")
         value = values.get(name)
         least = more_is_better(name, metric)
         bound = f"the limit is at {'least' if least else 'most'} {limit:g}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from compressor.errors import CompressorError, unknown
+from compressor.errors import CompressorError, UsageError, unknown
 from compressor.model import Model, stamps, unchanged
 from compressor.registry import Registry
 
@@ -150,10 +150,8 @@ def _found(path: Path) -> tuple[Source, Path]:
         if module.is_folder(path):
             folders: Source = module
             return folders, path
-    suffixes: list[str] = []
     for module in _modules("read"):
         source: Source = module
-        suffixes.extend(source.SUFFIXES)
         for suffix in source.SUFFIXES:
             file = path / f"model{suffix}" if path.is_dir() else path
             if file.suffix.lower() == suffix and (file.exists() or not path.is_dir()):
@@ -164,10 +162,17 @@ def _found(path: Path) -> tuple[Source, Path]:
     if exporter(path) is not None:
         raise CompressorError(f"{path}: has no ONNX graph yet; first run `compressor export {path} DIRECTORY`.")
     if path.is_dir():
-        names = " or ".join(f"model{suffix}" for suffix in suffixes)
+        names = " or ".join(f"model{suffix}" for module in _modules("read") for suffix in module.SUFFIXES)
         raise CompressorError(f"{path}: a directory without {names}; expected an exported directory or a model file.")
-    suffixes.extend(suffix for module in _modules("export") for suffix in module.SUFFIXES)
-    raise unknown("kind of model file", path.suffix or path.name, set(suffixes))
+    raise unknown_kind(path)
+
+
+def unknown_kind(path: Path) -> UsageError:
+    """The error for a file whose suffix nothing here reads."""
+    suffixes = {
+        suffix for function in ("read", "export") for module in _modules(function) for suffix in module.SUFFIXES
+    }
+    return unknown("kind of model file", path.suffix or path.name, suffixes)
 
 
 def readable(path: Path) -> bool:

@@ -86,6 +86,8 @@ def _table(checks: Sequence[Check]) -> RenderableType:
     rows = []
     for check in checks:
         first, *others = check.reason.split("\n")
+        if check.result == "failed":  # its reason is long: below the row, so that those of the others fit beside theirs
+            first, others = "", [first, *others]
         rows.append(Row((check.name, check.result), first, tuple(others), styles[check.result]))
     results = [check.result for check in checks]
     counts = ", ".join(f"{results.count(result)} {result}" for result in styles if result in results)

@@ -28,10 +28,14 @@ def checks(source: Path | None, given: params.Given, pipeline: stages.Pipeline |
         done.add("params", "failed", str(error))
         return done.done
     _params(done, given, wrong)
-    _imports(done, own, wrong)
+    missing = _imports(done, own, wrong)
     with TemporaryDirectory(prefix="compressor-") as folder:
-        graph = model.check(done, source, None if "export" in wrong else own.export, Path(folder))
-        measuring.check(done, own, wrong, graph, Path(folder))
+        if "export" in wrong or "export.factory" in missing:
+            why = "the group export is wrong" if "export" in wrong else "the factory cannot be imported"
+            graph = model.without_export(done, source, why)
+        else:
+            graph = model.check(done, source, own.export, Path(folder))
+        measuring.check(done, own, {**wrong, **missing}, graph, Path(folder))
     _outputs(done, own, source, pipeline)
     return done.done
 
@@ -41,16 +45,17 @@ def _params(done: Checks, given: params.Given, wrong: Mapping[str, str]) -> None
         if wrong:
             raise CompressorError("\n".join(wrong.values()))
         file = given.file or params.DEFAULT_FILE
-        told.append(str(file) if file.is_file() else f"there is no {file}: the defaults")
         known, there = set(params.Settings.model_fields), params.read(given.file)
+        lines = [str(file) if file.is_file() else f"there is no {file}: the defaults"]
         for name in map(str, there):
             close = difflib.get_close_matches(name, known - there.keys(), n=1, cutoff=LIKE)
             if close and name not in known:
-                told.append(f"{name!r} is not read here: was {close[0]!r} meant?")
+                lines.append(f"{name} is read by nothing here: was {close[0]} meant?")
+        told.append("\n".join(lines))
 
 
-def _imports(done: Checks, own: params.Settings, wrong: Mapping[str, str]) -> None:
-    """The functions of the user: all that cannot be imported, at once."""
+def _imports(done: Checks, own: params.Settings, wrong: Mapping[str, str]) -> Mapping[str, str]:
+    """The settings whose functions cannot be imported, and why."""
     named: list[tuple[str, str | None]] = []
     if "export" not in wrong:
         named.append(("export.factory", own.export.factory))
@@ -59,17 +64,18 @@ def _imports(done: Checks, own: params.Settings, wrong: Mapping[str, str]) -> No
     functions = [(setting, reference) for setting, reference in named if reference and ":" in reference]
     if not functions:
         done.add("imports", "skipped", "no setting names a function")
-        return
+        return {}
+    missing = {}
     with done.look("imports") as told:
-        problems = []
         for setting, reference in functions:
             try:
                 references.load(reference, setting)
                 told.append(reference)
             except CompressorError as error:
-                problems.append(str(error))
-        if problems:
-            raise CompressorError("\n".join(problems))
+                missing[setting] = str(error)
+        if missing:
+            raise CompressorError("\n".join(missing.values()))
+    return missing
 
 
 def _outputs(done: Checks, own: params.Settings, source: Path | None, pipeline: stages.Pipeline | None) -> None:

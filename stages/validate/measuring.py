@@ -23,14 +23,24 @@ if TYPE_CHECKING:
 
 
 def check(checks: Checks, own: params.Settings, wrong: Mapping[str, str], graph: Graph | None, folder: Path) -> None:
-    """Everything that `compress` and `evaluate` need beside the graph. wrong: the groups of the settings that are."""
+    """Everything that `compress` and `evaluate` need beside the graph.
+
+    wrong: the groups of the settings that are, and the settings whose functions cannot be imported.
+    """
     sessions = _targets(checks, own, wrong, graph, folder)
     if "evaluate" in wrong:
         checks.skip(("data", "metric", "limits"), "the group evaluate is wrong")
         return
     asked = own.evaluate
-    given = _data(checks, asked, sessions, None if "export" in wrong else own.export)
-    quality = _metric(checks, asked, sessions, given)
+    given = quality = None
+    if "evaluate.data" in wrong:
+        checks.add("data", "skipped", "its function cannot be imported")
+    else:
+        given = _data(checks, asked, sessions, None if "export" in wrong else own.export)
+    if "evaluate.metric" in wrong:
+        checks.add("metric", "skipped", "its function cannot be imported")
+    else:
+        quality = _metric(checks, asked, sessions, given)
     _limits(checks, asked, quality)
 
 

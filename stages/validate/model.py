@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from compressor.errors import CompressorError
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .checks import Result
 
 CHECKS = {
+    "opset": "graph",
+    "declared": "inputs",
     "imports": "factory",
     "checkpoint": "checkpoint",
     "factory": "factory",
@@ -37,35 +39,47 @@ class Graph:
     label: str
 
 
-def check(checks: Checks, source: Path | None, settings: Export | None, folder: Path) -> Graph | None:
-    """The graph of the model, written to `folder` where it has none yet; None where there is none to go on with.
-
-    settings: None where they are wrong.
-    """
+def check(checks: Checks, source: Path | None, settings: Export, folder: Path) -> Graph | None:
+    """The graph of the model, written to `folder` where it has none yet; None where there is none to go on with."""
     from compressor import sources
 
-    if source is not None and source.exists() and sources.exporter(source) is None:
+    if _has_graph(source):
         return _own(checks, source)
-    if settings is None:
-        checks.skip(("factory", "checkpoint", "inputs", "graph"), "the group export is wrong")
+    if source is None:
+        return _fresh(checks, settings, folder, "skipped", "no model is named")
+    if not source.exists() and source.suffix and sources.exporter(source) is None:
+        _without(checks, source)
         return None
-    if source is None or not source.exists():
-        missing = "no model is named" if source is None else f"{source} is not there yet"
-        return _fresh(checks, settings, folder, "skipped", missing)
-    reached, error = _export(source, settings, folder)
-    stopped = _stopped(source, reached, settings) if error else ""
-    if stopped == "checkpoint":
-        return _fresh(checks, settings, folder, "failed", str(error))
-    if settings.factory is None:
-        checks.add("factory", "skipped", f"export.factory is not set, {source} needs none")
-    elif stopped == "factory":
-        checks.add("factory", "failed", str(error))
+    if not source.exists():
+        return _fresh(checks, settings, folder, "skipped", f"{source} is not there yet")
+    made = _export(source, settings, folder)
+    if made.stopped == "checkpoint":
+        return _fresh(checks, settings, folder, "failed", str(made.error))
+    if made.stopped == "factory":
+        checks.add("factory", "failed", str(made.error))
         checks.skip(("checkpoint", "inputs", "graph"), "there is no model without the factory")
         return None
+    untried = made.untried("weights")
+    if settings.factory is None:
+        checks.add("factory", "skipped", f"export.factory is not set, {source} needs none")
     else:
-        checks.add("factory", "ok", settings.factory)
-    checks.add("checkpoint", "ok", str(source))
-    return _exported(checks, settings, folder, str(source), stopped, error)
+        checks.add("factory", "skipped" if untried else "ok", untried or settings.factory)
+    checks.add("checkpoint", "skipped" if untried else "ok", untried or str(source))
+    return _exported(checks, settings, folder, made, str(source))
+
+
+def without_export(checks: Checks, source: Path | None, why: str) -> Graph | None:
+    """The graph of a model that has one; what it takes to export another is skipped, and why."""
+    if _has_graph(source):
+        return _own(checks, source)
+    checks.skip(("factory", "checkpoint", "inputs", "graph"), why)
+    return None
+
+
+def _has_graph(source: Path | None) -> TypeGuard[Path]:
+    from compressor import sources
+
+    return source is not None and source.exists() and sources.exporter(source) is None
 
 
 def _own(checks: Checks, source: Path) -> Graph | None:
@@ -78,6 +92,16 @@ def _own(checks: Checks, source: Path) -> Graph | None:
         told.append(f"{source}; it needs no export")
         return Graph(source, str(source))
     return None
+
+
+def _without(checks: Checks, source: Path) -> None:
+    """A file with a graph of its own that is not there yet."""
+    from compressor import sources
+
+    if sources.readable(source):
+        checks.add("graph", "skipped", f"{source} is not there yet; it will need no export")
+    else:
+        checks.add("graph", "failed", str(sources.unknown_kind(source)))
 
 
 def _fresh(checks: Checks, settings: Export, folder: Path, result: Result, reason: str) -> Graph | None:
@@ -101,15 +125,32 @@ def _fresh(checks: Checks, settings: Export, folder: Path, result: Result, reaso
         checks.skip(("inputs", "graph"), "there is no model without the factory")
         return None
     checks.add("checkpoint", result, f"{reason}\nWhat follows is tried with the weights that the factory starts with.")
-    reached, error = _export(path, settings, folder)
-    stopped = _stopped(path, reached, settings) if error else ""
-    if stopped in {"checkpoint", "factory"}:
-        stopped = "graph"  # its own weights do not fit it
-    return _exported(checks, settings, folder, f"the model of {settings.factory}", stopped, error)
+    made = _export(path, settings, folder)
+    if made.stopped in {"checkpoint", "factory"}:  # the weights of the model do not fit it
+        made = replace(made, stopped="graph")
+    return _exported(checks, settings, folder, made, f"the model of {settings.factory}")
 
 
-def _export(source: Path, settings: Export, folder: Path) -> tuple[list[str], CompressorError | None]:
-    """The steps that were done, and what stopped it."""
+@dataclass(frozen=True)
+class _Made:
+    """What became of an export.
+
+    reached: the steps that were done. error: what ended it. stopped: the check that this belongs to, empty if nothing.
+    """
+
+    reached: tuple[str, ...] = ()
+    error: CompressorError | None = None
+    stopped: str = ""
+
+    def untried(self, step: str) -> str:
+        """Why the step was not tried; empty if it was, or failed."""
+        tried = self.error is None or step in self.reached
+        return "" if tried else f"not tried, {self.stopped} failed first"
+
+
+def _export(source: Path, settings: Export, folder: Path) -> _Made:
+    from compressor import sources
+
     reached: list[str] = []
     directory = folder / "exported"
     directory.mkdir()
@@ -117,35 +158,27 @@ def _export(source: Path, settings: Export, folder: Path) -> tuple[list[str], Co
         graph.write(source, directory, settings, reached.append)
     except CompressorError as error:
         directory.rename(folder / "stopped")
-        return reached, error
-    return reached, None
+        steps = getattr(sources.exporter(source), "STEPS", ())
+        own = [step for step in steps if settings.factory is not None or CHECKS[step] != "factory"]
+        return _Made(tuple(reached), error, next((CHECKS[step] for step in own if step not in reached), "graph"))
+    return _Made()
 
 
-def _stopped(source: Path, reached: list[str], settings: Export) -> str:
-    """The check that the first step belongs to that was not done."""
-    from compressor import sources
-
-    steps = getattr(sources.exporter(source), "STEPS", ("graph",))
-    own = [step for step in steps if settings.factory is not None or CHECKS[step] != "factory"]
-    return next((CHECKS[step] for step in own if step not in reached), "graph")
-
-
-def _exported(
-    checks: Checks, settings: Export, folder: Path, label: str, stopped: str, error: CompressorError | None
-) -> Graph | None:
-    """What the export made of the inputs and the graph; `stopped` is the check that failed, if one did."""
-    if stopped == "inputs":
-        checks.add("inputs", "failed", str(error))
-        checks.skip(("graph",), "the model does not take the inputs")
+def _exported(checks: Checks, settings: Export, folder: Path, made: _Made, label: str) -> Graph | None:
+    """The inputs and the graph, as far as the export came."""
+    if made.stopped == "inputs":
+        checks.add("inputs", "failed", str(made.error))
+        checks.skip(("graph",), "not tried, inputs failed first")
         return None
     declared = (
         f"{name} {one.dtype} {list(one.shape)}"
         + "".join(f", axis {axis} is {key}" for axis, key in one.dynamic.items())
         for name, one in settings.inputs.items()
     )
-    checks.add("inputs", "ok", "; ".join(declared) or "those of the architecture")
-    if error is not None:
-        checks.add("graph", "failed", str(error))
+    untried = made.untried("inputs")
+    checks.add("inputs", "skipped" if untried else "ok", untried or "; ".join(declared) or "those of the architecture")
+    if made.error is not None:
+        checks.add("graph", "failed", str(made.error))
         return None
     checks.add("graph", "ok", f"ONNX opset {settings.opset}")
     return Graph(folder / "exported", label)

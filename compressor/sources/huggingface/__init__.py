@@ -24,7 +24,7 @@ SUFFIXES: tuple[str, ...] = ()
 """Of files: none, it reads folders."""
 FILES = (MODEL, DATA, TRACED)
 PACKAGES = ("onnx", "onnx-ir", "onnxscript", "safetensors", "torch", "transformers")
-STEPS = ("checkpoint", "imports", "factory", "weights", "inputs", "graph")
+STEPS = ("checkpoint", "declared", "imports", "opset", "factory", "weights", "inputs", "graph")
 
 
 def is_folder(path: Path) -> bool:

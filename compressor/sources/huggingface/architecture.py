@@ -55,10 +55,12 @@ def export(
     Raises: CompressorError when the architecture is not known or does not fit, UsageError when the request does not.
     """
     check_inputs(inputs)
+    reached("declared")
     if factory:
         check_factory(factory, args)
     reached("imports")
     _check(checkpoint, content, opset)
+    reached("opset")
     with quiet(), torch.no_grad(), references.importable_here():
         dtype = _compute_dtype(content.weights)
         if factory:

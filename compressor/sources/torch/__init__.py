@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 SUFFIXES: tuple[str, ...] = (".bin", ".ckpt", ".pt", ".pt2", ".pth", ".safetensors", ".torchscript", ".ts")
 FILES = (MODEL, DATA, TRACED)
 PACKAGES = ("onnx", "onnx-ir", "onnxscript", "safetensors", "torch", "torchao")
-STEPS = ("imports", "checkpoint", "factory", "weights", "inputs", "graph")
+STEPS = ("opset", "declared", "imports", "checkpoint", "factory", "weights", "inputs", "graph")
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module")
 """Where the checkpoints of trainings hold the state dict, beside an optimizer's and the like."""
@@ -76,6 +76,7 @@ def export(
     Raises: CompressorError when the source cannot be read or exported, UsageError when the request does not fit it.
     """
     check_opset(opset)
+    reached("opset")
     if not inputs:
         raise UsageError(
             "export.inputs is empty: declare every input of the model, as NAME: {shape: [...], dtype: ...}."
@@ -91,6 +92,7 @@ def export(
         from compressor.sources.torch.trace import check_inputs, quiet, trace
     # What a file or an exported program imports while it is read may lie in the current directory too.
     check_inputs(inputs)
+    reached("declared")
     with quiet(), torch.no_grad(), references.importable_here(), legacy_of(source):
         model = load(source, factory=factory, args=args or {}, allow_pickle=allow_pickle, reached=reached)
         declared = declare(model)
