@@ -174,3 +174,34 @@ def test_toolchain_writes_what_it_prints(tmp_path: Path) -> None:
     assert ended.exit_code == 0
     assert ended.stdout == out.read_text()
     assert json.loads(ended.stdout)["onnx"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "heavy"),
+    [
+        (["check"], {"torch", "onnx", "onnxruntime", "coremltools", "sklearn", "rich"}),
+        (["targets"], {"torch", "coremltools", "sklearn"}),  # which opset onnxruntime takes is asked of itself
+        (
+            "init --model m.pt --factory json:loads --data none --input x=float32[1,3] --dry-run".split(),
+            {"torch", "onnxruntime", "coremltools", "sklearn"},
+        ),
+    ],
+)
+def test_commands_that_only_look_import_nothing_heavy(
+    arguments: list[str], heavy: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    metrics = tmp_path / "compression" / "metrics.json"
+    metrics.parent.mkdir()
+    metrics.write_text('{"accuracy": 0.9, "size_mb": 0.2, "passed": true}')
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / "dvc.yaml").write_text("stages:\n  train:\n    cmd: python train.py\n    outs:\n      - m.pt\n")
+    subprocess.run(["git", "init"], check=True, capture_output=True)
+    probe = (
+        "import sys; from compressor.stages.app import app\n"
+        f"try: app({arguments})\n"
+        "except SystemExit as ended: print('IMPORTED', ended.code, *sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout
+    status, *imported = said.partition("IMPORTED")[2].split()
+    assert (int(status), heavy & set(imported)) == (0, set())
