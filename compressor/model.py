@@ -34,6 +34,10 @@ UNTRACED = "compressor.untraced"
 """The key in the metadata of why there is no traced module beside a graph that was exported from torch."""
 
 
+FOLDED = "compressor.folded"
+"""The key in the metadata of which weights, as a JSON list, were multiplied with a batch norm."""
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
     """A graph whose constants are the weights.

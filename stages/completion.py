@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from glob import escape
+from pathlib import Path
+
 
 def targets() -> list[str]:
     """Every target."""
@@ -28,3 +31,9 @@ def revisions() -> list[str]:
         return names()
     except CompressorError:
         return []
+
+
+def sides(incomplete: str) -> list[str]:
+    """Revisions that begin so, with the files that do; nothing where the shell's own way with files serves better."""
+    found = [name for name in revisions() if incomplete and name.startswith(incomplete)]
+    return [*found, *map(str, sorted(Path().glob(f"{escape(incomplete)}*")))] if found else []

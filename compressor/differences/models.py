@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from dataclasses import dataclass
+
+import numpy as np
 
 from compressor import encodings
 from compressor.arrays import FLOAT_DTYPES, NDArray
 from compressor.differences.pairs import pairs
 from compressor.differences.values import Values, compare
-from compressor.encodings import decode, is_encoded
+from compressor.encodings import Encoding, LinearQuantized, Sparse, decode, full_mask, is_encoded
 from compressor.errors import CompressorError, DamageError
-from compressor.model import Model
+from compressor.model import FOLDED, Model
 from compressor.weight import Weight
 
 
@@ -25,6 +28,7 @@ class Stored:
     encoding: as `encodings.name` spells it: `dense`, `sparse(palettized4)`, ...
     encoded: whether that is more than the values as they are.
     nbytes: that it takes.
+    folded: whether its values are products of those that were trained with a batch norm.
     """
 
     name: str
@@ -33,6 +37,7 @@ class Stored:
     encoding: str
     encoded: bool
     nbytes: int
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,33 +128,66 @@ def differences(before: Model, after: Model) -> Differences:
     Raises:
         CompressorError: a weight cannot be read.
     """
-    found = tuple(_difference(before, one, after, other) for one, other in pairs(before.weights, after.weights))
-    return Differences(found, _nbytes(before), _nbytes(after))
+    mine, theirs = _Reader(before), _Reader(after)
+    found = []
+    for one, other in pairs(before.weights, after.weights):
+        values = None
+        if one is not None and other is not None:
+            values = compare(mine.values(one), theirs.values(other))
+            if values.verdict == "apart" and _same_codes(one.encoding, other.encoding):
+                values = Values("rounded")
+        found.append(Difference(mine.stored(one), theirs.stored(other), values))
+    return Differences(tuple(found), mine.nbytes, theirs.nbytes)
 
 
-def _difference(before: Model, one: Weight | None, after: Model, other: Weight | None) -> Difference:
-    values = None
-    if one is not None and other is not None:
-        values = compare(_values(before, one), _values(after, other))
-    return Difference(_stored(one), _stored(other), values)
-
-
-def _values(model: Model, weight: Weight) -> NDArray:
-    try:
-        return decode(weight.encoding)
-    except DamageError as error:
-        raise CompressorError(f"{model.path}: {weight.name} cannot be read: {error}.") from error
-
-
-def _stored(weight: Weight | None) -> Stored | None:
-    if weight is None:
-        return None
-    encoding = weight.encoding
-    shape, dtype = encodings.shape(encoding), encodings.dtype(encoding)
-    return Stored(
-        weight.name, shape, dtype.name, encodings.name(encoding), is_encoded(encoding), encodings.nbytes(encoding)
+def _same_codes(one: Encoding, other: Encoding) -> bool:
+    """Whether both have the same codes, and scales that differ by the rounding to the other's type alone."""
+    if isinstance(one, Sparse) and isinstance(other, Sparse):
+        masks = one.shape == other.shape and np.array_equal(full_mask(one), full_mask(other))
+        return masks and _same_codes(one.values, other.values)
+    if not isinstance(one, LinearQuantized) or not isinstance(other, LinearQuantized):
+        return False
+    if one.scale.shape != other.scale.shape or not np.array_equal(decode(one.data), decode(other.data)):
+        return False
+    return (
+        bool((_zero_point(one) == _zero_point(other)).all())
+        and compare(np.asarray(one.scale), np.asarray(other.scale)).same
     )
 
 
-def _nbytes(model: Model) -> int:
-    return sum(file.stat().st_size for file in model.files)
+def _zero_point(encoding: LinearQuantized) -> NDArray:
+    point = encoding.zero_point
+    return np.zeros((1,) * len(encoding.scale.shape)) if point is None else np.asarray(point).astype(np.float64)
+
+
+class _Reader:
+    """What is to be told of the weights of a model."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.nbytes = sum(file.stat().st_size for file in model.files)
+        try:
+            self.folded = frozenset(json.loads(model.metadata.get(FOLDED, "[]")))
+        except (ValueError, TypeError, RecursionError):  # whoever wrote that: it is a note
+            self.folded = frozenset()
+
+    def values(self, weight: Weight) -> NDArray:
+        try:
+            return decode(weight.encoding)
+        except DamageError as error:
+            raise CompressorError(f"{self.model.path}: {weight.name} cannot be read: {error}.") from error
+
+    def stored(self, weight: Weight | None) -> Stored | None:
+        if weight is None:
+            return None
+        encoding = weight.encoding
+        shape, dtype = encodings.shape(encoding), encodings.dtype(encoding)
+        return Stored(
+            weight.name,
+            shape,
+            dtype.name,
+            encodings.name(encoding),
+            is_encoded(encoding),
+            encodings.nbytes(encoding),
+            folded=weight.name in self.folded,
+        )

@@ -17,7 +17,8 @@ Verdict = Literal["equal", "zeros", "rounded", "apart", "none"]
 
 equal       the same numbers, and the same bits where both have one type
 zeros       the same, but that 0.0 may be -0.0
-rounded     those of the wider type, rounded to the narrower one, are those of the narrower
+rounded     those of the wider type, rounded to the narrower one, are those of the narrower; or the codes are the same,
+            and their scales are rounded so
 apart       others
 none        there are not as many
 """

@@ -21,13 +21,13 @@ Before = Annotated[
         metavar="A",
         help="A path, REV:PATH, or REV alone: the artefacts of dvc.yaml there.",
         show_default="HEAD",
-        autocompletion=completion.revisions,
+        autocompletion=completion.sides,
     ),
 ]
 After = Annotated[
     str | None,
     typer.Argument(
-        metavar="B", help="The same.", show_default="the path of A as it is now", autocompletion=completion.revisions
+        metavar="B", help="The same.", show_default="the path of A as it is now", autocompletion=completion.sides
     ),
 ]
 ExitCode = Annotated[bool, typer.Option("--exit-code", help="Exit with 1 if there are differences, 2 for an error.")]

@@ -65,6 +65,8 @@ def _row(weights: Sequence[Difference]) -> Row:
         return Row((plural(len(weights), "weight"), "", *sums), "; ".join(_notes(weight)), style="dim")
     forms = [_form(side, weight) for side in (before, after) if side is not None]
     form = forms[0] if len(set(forms)) == 1 else f" {ARROW} ".join(forms)
+    if len(forms) == 1 and (before is None or after is None):
+        form = f"{form}, {'new' if before is None else 'gone'}"
     style = "dim" if weight.same else "" if weight.same_values else "yellow"
     nbytes = [size(side.nbytes) if side is not None else "" for side in (before, after)]
     return Row((weight.name, form, *nbytes), "; ".join(_notes(weight)), style=style)
@@ -80,7 +82,7 @@ def _form(side: Stored, weight: Difference) -> str:
 def _notes(weight: Difference) -> list[str]:
     before, after, values = weight.before, weight.after, weight.values
     if before is None or after is None or values is None:
-        return ["new" if before is None else "gone"]
+        return []
     said = [f"was {before.name}"] if weight.renamed else []
     narrow = min(before.dtype, after.dtype, key=lambda name: int("".join(filter(str.isdigit, name)) or 0))
     match values.verdict:
@@ -96,7 +98,8 @@ def _notes(weight: Difference) -> list[str]:
             far = f" by up to {values.max_error:.2g}" if values.changed > values.not_finite else ""
             odd = f", {values.not_finite:,} of them not finite" if values.not_finite else ""
             rms = "" if values.relative_rms is None else f", relative RMS {values.relative_rms:.2g}"
-            text = f"{plural(values.changed, 'value')} of {math.prod(after.shape):,} apart{far}{odd}{rms}"
+            rms += "; batch norm folded in" if after.folded and not before.folded else ""
+            text = f"{values.changed:,} of {plural(math.prod(after.shape), 'value')} apart{far}{odd}{rms}"
     if values.way == "reshaped":
         return [*said, f"{text}, {_shape(before)} {ARROW} {_shape(after)}"]
     return [*said, text + {"transposed": ", transposed", "reordered": ", in another order"}.get(values.way, "")]

@@ -5,7 +5,7 @@ import pytest
 
 from compressor.differences.models import differences
 from compressor.differences.pairs import pairs
-from compressor.encodings import Dense, Palettized
+from compressor.encodings import Dense, LinearQuantized, Palettized, Sparse
 from compressor.errors import CompressorError
 from compressor.model import Model
 from compressor.weight import Weight
@@ -74,6 +74,37 @@ def test_two_models(tmp_path):
     }
     assert (found.forms("gained"), found.forms("lost")) == ({"palettized2": 1}, {"palettized2": 1})
     assert (found.same, found.same_values, found.before_nbytes) == (False, False, 5)
+
+
+CODES = RANDOM.integers(-8, 8, (4, 6)).astype(np.int8)
+SCALE = np.array([[0.1], [0.2], [0.3], [0.7]], np.float32)
+ZEROS = np.zeros((4, 1), np.int8)
+SET = RANDOM.random((4, 6)) < 0.5
+
+
+def quantized(codes, scale, zero_point=None):
+    return LinearQuantized(Dense(codes), scale, zero_point)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [
+        (quantized(CODES, SCALE), quantized(CODES, SCALE.astype(np.float16)), "rounded"),
+        (quantized(CODES, SCALE, ZEROS), quantized(CODES, SCALE.astype(np.float16)), "rounded"),
+        (quantized(CODES, SCALE, ZEROS + 1), quantized(CODES, SCALE.astype(np.float16)), "apart"),
+        (quantized(CODES, SCALE), quantized(CODES, SCALE * np.float32(1.01)), "apart"),
+        (quantized(CODES, SCALE), quantized(CODES[::-1].copy(), SCALE.astype(np.float16)), "apart"),
+        (
+            Sparse(SET, quantized(CODES[SET], SCALE), (4, 6)),
+            Sparse(SET, quantized(CODES[SET], SCALE.astype(np.float16)), (4, 6)),
+            "rounded",
+        ),
+    ],
+)
+def test_scales_that_are_rounded(tmp_path, before, after, verdict):
+    """Not the products are rounded then: the codes are what was trained."""
+    (found,) = differences(model(tmp_path, Weight("a", before)), model(tmp_path, Weight("a", after))).weights
+    assert found.values.verdict == verdict
 
 
 @pytest.mark.parametrize(

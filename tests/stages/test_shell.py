@@ -84,6 +84,9 @@ def test_revisions_are_offered(tmp_path, monkeypatch):
     for arguments in (["init"], [*identity, "commit", "--allow-empty", "-m", "x"], ["tag", "v1"]):
         subprocess.run(["git", *arguments], check=True, capture_output=True)
     assert offered("fish", line, **FISH) == "v1\n"
+    (tmp_path / "v1.onnx").touch()
+    assert offered("fish", "compressor diff v", **FISH) == "v1\nv1.onnx\n"
+    assert offered("fish", "compressor diff ", **FISH) == "\n"  # files, as the shell has them
 
 
 def test_zsh_is_told_what_each_is_for():

@@ -19,7 +19,7 @@ from compressor.encodings import Dense, Encoding, Sparse, nbytes
 from compressor.formats.coreml.skeleton import Skeleton, rename
 from compressor.formats.coreml.values import Held
 from compressor.formats.onnx.dtypes import DTYPES
-from compressor.model import Model
+from compressor.model import FOLDED, Model
 from compressor.recognition.recovery import recovered
 from compressor.recognition.schemes import linear_quantize
 from compressor.targets import Asked
@@ -27,7 +27,6 @@ from compressor.targets.coreml import batch_norm, conversion
 from compressor.targets.coreml.frontends import Translated, translated
 from compressor.targets.coreml.request import Request
 from compressor.targets.coreml.rounding import as_codes, rounded
-from compressor.targets.coreml.session import FOLDED
 from compressor.targets.coreml.sharing import share
 from compressor.targets.coreml.slots import Slot
 from compressor.weight import Weight

@@ -18,12 +18,9 @@ from compressor.arrays import ComputedArray, DType, NDArray
 from compressor.encodings import Dense, Encoding, decode, dtype, shape
 from compressor.errors import CompressorError, line
 from compressor.formats.coreml.importing import coremltools
-from compressor.model import Model
+from compressor.model import FOLDED, Model
 from compressor.targets.session import Port, Session, checked
 from compressor.weight import Origin
-
-FOLDED = "compressor.folded"
-"""The key in a package's metadata of the weights that a batch norm was folded into."""
 
 _MULTI_ARRAYS: Mapping[int, DType] = {
     65552: np.dtype(np.float16),
