@@ -117,9 +117,9 @@ class Differences:
         return not any(weight.told(values=True) for weight in self.weights)
 
     def forms(self, what: str) -> Counter[str]:
-        """How many weights `gained` a form, or `lost` it, by its name."""
-        sides = [one.after if what == "gained" else one.before for one in self.weights if one.form == what]
-        return Counter(side.encoding for side in sides if side is not None)
+        """How many weights `gained` an encoding, or `lost` one, by its name; both where one took another's place."""
+        sides = [one.after if what == "gained" else one.before for one in self.weights if one.form]
+        return Counter(side.encoding for side in sides if side is not None and side.encoded)
 
 
 def differences(before: Model, after: Model) -> Differences:

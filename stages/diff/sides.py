@@ -43,7 +43,7 @@ def pairs(before: str | None, after: str | None) -> Pairs:
     Raises:
         UsageError: there is no such file or revision.
     """
-    one = _parsed(before or "HEAD")
+    one = revisions.find("HEAD") if before is None else _parsed(before)
     if after is not None:
         return _paired(one, _parsed(after))
     if isinstance(one, revisions.Revision):
