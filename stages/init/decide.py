@@ -31,7 +31,9 @@ def decide(repository: Repository, asked: Asked, ask: Ask) -> tuple[Plan, tuple[
     data = measuring.data_of(making)
     told, metric = measuring.measured(making, found, kind, factory, data)
     folder, lock = layout.models(repository, own), layout.lock(repository)
+    runner = layout.runner(own, found.stage)
     making.note("stages", f"{prefix.value}export ...", prefix.because)
+    making.note("commands", f"{runner.value}compressor ...", runner.because)
     making.note("settings", params.value, params.because)
     making.note("folder", folder.value, folder.because)
     if "toolchain" not in there:
@@ -49,6 +51,7 @@ def decide(repository: Repository, asked: Asked, ask: Ask) -> tuple[Plan, tuple[
         targets=targets,
         matrix=len(targets) > 1 or "targets" in settings,
         prefix=prefix.value,
+        runner=runner.value,
         lock=lock.value,
         params=params.value,
         models=folder.value,
@@ -62,7 +65,7 @@ def decide(repository: Repository, asked: Asked, ask: Ask) -> tuple[Plan, tuple[
 def _model(making: Decision) -> tuple[models.Found, str]:
     """The model, and what it is."""
     repository, there = making.repository, layout.ours(making.repository.pipelines[0]).get("export")
-    known = there.command[2] if there is not None and len(there.command) > 2 else None
+    known = there.words[2] if there is not None and len(there.words) > 2 else None
     given = making.asked.model
     if known is not None and given not in (None, known):
         raise UsageError(f"--model {given}: dvc.yaml exports {known} already. Change it there.")

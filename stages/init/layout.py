@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from compressor.errors import UsageError
 
 from . import merging
-from .pipeline import Pipeline, Stage
+from .pipeline import RUNNERS, Pipeline, Stage
 from .plan import OWN_PARAMS, PARAMS, RECORDS, STAGES
 from .repository import Repository
 
@@ -65,6 +65,16 @@ def prefix(own: Pipeline, asked: str | None) -> Chosen[str]:
             first = [name for name in STAGES if name in foreign]
             return Chosen(one, f"{own.name} has a stage {first[0]} of its own" if one and asked is None else "")
     raise UsageError(f"{own.name} has a stage {taken[0]} of its own. Name another prefix: --prefix compressed-.")
+
+
+def runner(own: Pipeline, training: Stage | None) -> Chosen[str]:
+    """What the commands are run by: that of the stages that are there, else that of the training's."""
+    there = ours(own)
+    if there:
+        return Chosen(next(iter(there.values())).runner)
+    if training is None or training.command[:2] not in RUNNERS:
+        return Chosen("")
+    return Chosen(training.runner, f"stage {training.name} is run so")
 
 
 def params(repository: Repository, own: Pipeline) -> Chosen[str]:

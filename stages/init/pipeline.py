@@ -15,6 +15,10 @@ from . import merging
 
 PLACE = re.compile(r"(?<!\\)\$\{(.*?)\}")
 WRITTEN = ("outs", "metrics", "plots")
+RUNNERS = tuple((name, "run") for name in ("uv", "poetry", "pdm", "pipenv", "hatch", "pixi", "rye"))
+"""What runs a command in the environment of a project."""
+BEFORE = (*RUNNERS, ("python", "-m"))
+"""What may stand before the name of this package."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,19 @@ class Stage:
     whole: tuple[str, ...]
 
     @property
+    def runner(self) -> str:
+        """What its command is run by, with a space behind: `uv run `; empty where nothing is."""
+        return " ".join(self.command[:2]) + " " if self.command[:2] in BEFORE else ""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Its command without what runs it."""
+        return self.command[2:] if self.runner else self.command
+
+    @property
     def compressor(self) -> str:
         """The command of this package that it runs; empty for a stage of others."""
-        return self.command[1] if len(self.command) > 1 and self.command[0] == "compressor" else ""
+        return self.words[1] if len(self.words) > 1 and self.words[0] == "compressor" else ""
 
 
 @dataclass(frozen=True)

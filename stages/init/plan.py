@@ -35,6 +35,7 @@ class Plan:
     metric: by name, or `module:function`; drop: the limit's name.
     targets: those of the pipeline; matrix: whether its last stages run once a target, which is of use for several.
     prefix: of the stages' names.
+    runner: in front of the commands.
     lock: the file that says which packages are installed; None where there is none.
     params: the file with the settings.
     models: the folder of the exported and the compressed model.
@@ -55,6 +56,7 @@ class Plan:
     targets: tuple[str, ...]
     matrix: bool = False
     prefix: str = ""
+    runner: str = ""
     lock: str | None = None
     params: str = PARAMS
     models: str = "models"
@@ -124,6 +126,7 @@ def _values(plan: Plan, target: str) -> template.Values:
     label = target if several else "${target}"
     return {
         "prefix": plan.prefix,
+        "runner": plan.runner,
         "lock": ("deps:", f"  - {plan.lock}") if plan.lock else (),
         "model": plan.model,
         "exported": f"{plan.models}/exported",

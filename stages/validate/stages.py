@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..init.pipeline import BEFORE
+
 FILE = Path("dvc.yaml")
 _KINDS = ("outs", "metrics", "plots")
 _TAKEN = ("export", "detect", "compress", "evaluate")
@@ -65,7 +67,7 @@ def _own(stages: Mapping[str, Any]) -> Iterator[tuple[list[str], Mapping[str, An
                 words = shlex.split(str(command))
             except ValueError:  # a shell's language, which is no command of this package alone
                 continue
-            words = words[2:] if words[:2] == ["python", "-m"] else words
+            words = words[2:] if tuple(words[:2]) in BEFORE else words
             if words[:1] == ["compressor"] and len(words) > 2:
                 yield words, inner
 

@@ -322,6 +322,15 @@ def test_the_model_is_the_one_that_a_stage_writes(folder, run, files, options, m
     assert export["deps"][0] == model
 
 
+@pytest.mark.parametrize("runner", ["uv run", "poetry run"])
+def test_commands_run_as_those_of_the_training_do(folder, run, runner):
+    (folder / "dvc.yaml").write_text(TRAINING.replace("python train.py", f"{runner} python train.py"))
+    assert f"commands   {runner} compressor ...: stage train is run so" in run(*SIZES_ONLY)
+    commands = [values()["stages"][name]["cmd"] for name in ("toolchain", "export", "detect", "compress", "evaluate")]
+    assert all(command.startswith(f"{runner} compressor ") for command in commands)
+    assert "nothing to add" in run()
+
+
 def test_evaluate_depends_on_what_the_data_function_reads(folder, run):
     (folder / "dvc.yaml").write_text(TRAINING + "  prepare:\n    cmd: python prepare.py\n    outs: [made/set]\n")
     (folder / "raw.csv.dvc").touch()
