@@ -148,7 +148,7 @@ def main() -> None:
     if COMPLETION in os.environ:  # typer fills what it says to a shell to the width of a terminal that it is not for
         os.environ["TERMINAL_WIDTH"] = "1000"
     try:
-        app()
+        app(prog_name="compressor")  # as a module too: its name is part of what completion is installed as
     finally:
         sys.stdout.flush()
 

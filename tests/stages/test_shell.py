@@ -45,12 +45,13 @@ def test_what_stands_for_a_value_has_one_spelling(name):
 def test_it_runs_as_a_module():
     said = subprocess.run([sys.executable, "-m", "compressor", "--version"], capture_output=True, text=True)
     assert (said.returncode, said.stdout) == (0, f"compressor {metadata.version('compressor')}\n")
+    said = subprocess.run([sys.executable, "-m", "compressor", "targets", "x"], capture_output=True, text=True)
+    assert said.stderr.startswith("Usage: compressor targets [OPTIONS]\n")
 
 
 def offered(shell, line, **environment):
     asked = {app.COMPLETION: f"complete_{shell}", "_TYPER_COMPLETE_ARGS": line} | environment
-    program = "from compressor.stages.app import main; main()"
-    command = [sys.executable, "-c", f"import sys; sys.argv[0] = 'compressor'; {program}"]
+    command = [sys.executable, "-m", "compressor"]
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | asked).stdout
 
 
