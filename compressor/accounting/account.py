@@ -52,6 +52,7 @@ class Claim(NamedTuple):
     file: by its path in the account. start, end: where the run begins, and the byte behind its last.
     what: it is for. name: of the weight, the operator, the kind of metadata.
     detail: more of it: the form of a weight, which part of it this is, what it is a copy of.
+    model: the file or package whose model it is of; empty for what is no model's.
     """
 
     file: str
@@ -60,6 +61,7 @@ class Claim(NamedTuple):
     what: What
     name: str
     detail: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Portion:
     name: of the weight, the operator, or the kind of metadata.
     nbytes: how many they are.
     detail: more of it: the form of a weight, or what it is a copy of.
+    model: the file or package whose model they are of; empty for what is no model's.
     """
 
     file: str
@@ -78,6 +81,7 @@ class Portion:
     name: str
     nbytes: int
     detail: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -151,13 +155,13 @@ def account(found: Found, gap: Gap) -> Account:
     by_file: dict[str, list[Claim]] = {name: [] for name in found.files}
     for claim in found.claims:
         by_file[claim.file].append(claim)
-    sums: dict[tuple[str, What, str, str], int] = {}
+    sums: dict[tuple[str, What, str, str, str], int] = {}
     for name, claims in by_file.items():
         for start, end, true in tiled(claims, found.files[name]):
             claim = gap(name, start, end) if true is None else true
-            key = (name, claim.what, claim.name, claim.detail)
+            key = (name, claim.what, claim.name, claim.detail, claim.model)
             sums[key] = sums.get(key, 0) + end - start
-    portions = [Portion(file, what, name, nbytes, detail) for (file, what, name, detail), nbytes in sums.items()]
+    portions = [Portion(*key[:3], nbytes, *key[3:]) for key, nbytes in sums.items()]
     portions.sort(key=lambda portion: -portion.nbytes)
     return Account(dict(found.files), tuple(portions), tuple(dict.fromkeys(found.notes)))
 

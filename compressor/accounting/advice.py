@@ -225,6 +225,8 @@ def _plain(portion: Portion) -> bool:
 
 
 def _share(portion: Portion) -> str:
+    if (other := portion.detail.rpartition(" of ")[2]) and " of " in portion.detail and portion.model:
+        return f"delete {portion.model}, if nothing reads it: {other} has what it holds"
     if not _plain(portion):
         return "convert the model again from what shares them"
     if portion.file.endswith((".pt", ".pth", ".ckpt", ".bin", ".safetensors")):

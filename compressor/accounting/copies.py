@@ -17,8 +17,10 @@ _CONSTANTS = {What.WEIGHTS, What.CONSTANTS}
 _SAMPLE, _BLOCK = 64, 1 << 20
 
 
-def marked(claims: Iterable[Claim], root: Path) -> Iterator[Claim]:
+def marked(claims: Iterable[Claim], root: Path, others: Iterable[Claim] = ()) -> Iterator[Claim]:
     """The claims on the files in `root`, those on what an earlier one has too as copies.
+
+    others: claims of other models, of which copies may be.
 
     Raises:
         CompressorError, OSError: a file cannot be read.
@@ -26,9 +28,12 @@ def marked(claims: Iterable[Claim], root: Path) -> Iterator[Claim]:
     first: dict[tuple[int, bytes], list[Claim]] = defaultdict(list)
     places: set[tuple[str, int, int]] = set()
     digests: dict[tuple[str, int, int], bytes] = {}
+    for claim in others:
+        if _counts(claim):
+            first[claim.end - claim.start, _sample(root, claim)].append(claim)
     for claim in claims:
         place = claim.file, claim.start, claim.end
-        if claim.what not in _CONSTANTS or claim.end - claim.start < SMALLEST or place in places:
+        if not _counts(claim) or place in places:
             yield claim
             continue
         places.add(place)
@@ -38,7 +43,12 @@ def marked(claims: Iterable[Claim], root: Path) -> Iterator[Claim]:
             alike.append(claim)
             yield claim
         else:
-            yield claim._replace(what=What.COPIES, detail=f"the same bytes as {same.name}")
+            told = same.name if same.model == claim.model else f"{same.name} of {same.model}"
+            yield claim._replace(what=What.COPIES, detail=f"the same bytes as {told}")
+
+
+def _counts(claim: Claim) -> bool:
+    return claim.what in _CONSTANTS and claim.end - claim.start >= SMALLEST
 
 
 def _sample(root: Path, claim: Claim) -> bytes:

@@ -118,18 +118,22 @@ def _present(path: Path, found: Found) -> Iterator[Path]:
                 yield one
 
 
-def _claimed(claim: Claims, path: Path, found: Found) -> None:
-    """Claims on one model, in which what is stored twice is told."""
+def _claimed(claim: Claims, path: Path, found: Found, *, beside: bool = False) -> None:
+    """Claims on one model, in which what is stored twice is told; `beside`: in another model too."""
     before = len(found.claims)
     claim(path, found)
-    found.claims[before:] = [*marked(found.claims[before:], found.root)]
+    shards = path / "*.safetensors"
+    name = (shards if claim is safetensors.claim_folder else path).relative_to(found.root).as_posix()
+    name = path.name if name == "." else name
+    own = [one._replace(model=name) for one in found.claims[before:]]
+    found.claims[before:] = [*marked(own, found.root, found.claims[:before] if beside else ())]
 
 
-def _tried(claim: Claims, path: Path, found: Found) -> None:
+def _tried(claim: Claims, path: Path, found: Found, *, beside: bool = False) -> None:
     """Claims on one of several models; those of one that is damaged are a note, and its files are left."""
     before = len(found.claims)
     try:
-        _claimed(claim, path, found)
+        _claimed(claim, path, found, beside=beside)
     except CompressorError as error:
         del found.claims[before:]
         found.notes.append(line(error))
@@ -140,7 +144,7 @@ def _left(path: Path, name: str, found: Found) -> bool:
     suffix = path.suffix.lower()
     if suffix in torch.SUFFIXES and path.name != TRACED and torch.is_one(path):
         before = len(found.claims)
-        _tried(torch.claim, path, found)
+        _tried(torch.claim, path, found, beside=True)  # as pytorch_model.bin lies beside model.safetensors
         if len(found.claims) > before:
             return True
     what = What.OTHER

@@ -10,6 +10,7 @@ import typer
 from ..options import AsJson, Overrides, ParamsFile, TargetName
 
 if TYPE_CHECKING:
+    from compressor.accounting.account import Account
     from compressor.accounting.look import Look
 
     from ..params import Given
@@ -61,7 +62,7 @@ def explain(
         raise UsageError("--no-advice needs no target: leave --target out.")
     given = Given(params, settings or (), {"target": target})
     found = account_of(file)
-    look, why_not = _look(file, given, named=target is not None) if advised else (None, "")
+    look, why_not = _look(file, found, given, named=target is not None) if advised else (None, "")
     advised_on = advice(found, look) if advised else ()
     explained = tables.Explained(file, found, look, advised_on, why_not)
     if as_json:
@@ -70,7 +71,7 @@ def explain(
         display.show(tables.rendered(explained, top))
 
 
-def _look(file: Path, given: Given, *, named: bool) -> tuple[Look | None, str]:
+def _look(file: Path, found: Account, given: Given, *, named: bool) -> tuple[Look | None, str]:
     """A look at the weights, or why there is none; a request that is wrong is an error."""
     from compressor import sources
     from compressor.accounting.look import taken
@@ -89,4 +90,7 @@ def _look(file: Path, given: Given, *, named: bool) -> tuple[Look | None, str]:
     except UsageError:
         raise
     except CompressorError as error:
+        models = sorted({portion.model for portion in found.portions if portion.model})
+        if len(models) > 1 and file.is_dir():
+            return None, f"advice on weights is for one model: name one of {', '.join(models)}"
         return None, line(error)

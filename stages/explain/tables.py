@@ -40,8 +40,12 @@ class Explained:
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """A weight where it lies. form: how it is stored. nbytes: of all its parts. reason: what it is, or why so."""
+    """A weight where it lies. form: how it is stored. nbytes: of all its parts. reason: what it is, or why so.
 
+    model: the file or package that it is in.
+    """
+
+    model: str
     name: str
     form: str
     nbytes: int
@@ -50,14 +54,15 @@ class StoredWeight:
 
 def stored_weights(explained: Explained) -> list[StoredWeight]:
     """The weights, the largest first."""
-    sums: dict[str, int] = {}
-    forms: dict[str, str] = {}
+    sums: dict[tuple[str, str], int] = {}
+    forms: dict[tuple[str, str], str] = {}
     for portion in explained.account.portions:
         if portion.what is What.WEIGHTS:
-            sums[portion.name] = sums.get(portion.name, 0) + portion.nbytes
-            forms.setdefault(portion.name, portion.detail)
+            key = portion.model, portion.name
+            sums[key] = sums.get(key, 0) + portion.nbytes
+            forms.setdefault(key, portion.detail)
     reasons = _reasons(explained)
-    made = [StoredWeight(name, forms[name], nbytes, reasons.get(name, "")) for name, nbytes in sums.items()]
+    made = [StoredWeight(*key, forms[key], nbytes, reasons.get(key[1], "")) for key, nbytes in sums.items()]
     return sorted(made, key=lambda weight: -weight.nbytes)
 
 
@@ -147,7 +152,8 @@ def percentages(parts: Sequence[int]) -> list[str]:
 
 
 def _weights(weights: Sequence[StoredWeight], nbytes: int, top: int) -> Sheet:
-    rows = [_weight(weight, nbytes) for weight in weights[:top]]
+    several = len({weight.model for weight in weights}) > 1
+    rows = [_weight(weight, nbytes, several=several) for weight in weights[:top]]
     rest = weights[top:]
     for (form, reason), same in _grouped(rest):
         total = sum(weight.nbytes for weight in same)
@@ -156,8 +162,9 @@ def _weights(weights: Sequence[StoredWeight], nbytes: int, top: int) -> Sheet:
     return Sheet(("weight", "stored as", "size", "share"), tuple(rows), numbers=2)
 
 
-def _weight(weight: StoredWeight, nbytes: int) -> Row:
-    cells = (weight.name, weight.form, size(weight.nbytes), _share(weight.nbytes, nbytes))
+def _weight(weight: StoredWeight, nbytes: int, *, several: bool) -> Row:
+    name = f"{weight.model}: {weight.name}" if several else weight.name
+    cells = (name, weight.form, size(weight.nbytes), _share(weight.nbytes, nbytes))
     return Row(cells, weight.reason)
 
 

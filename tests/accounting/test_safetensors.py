@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from compressor.accounting.account import Account, What
+from compressor.accounting.advice import advice
 from compressor.accounting.explain import explain
 from compressor.errors import CompressorError
 from tests.sources.huggingface.folders import awq, gptq, quantized, saved
@@ -95,6 +96,23 @@ def test_shards_and_a_checkpoint_beside_them(tmp_path: Path) -> None:
     assert found.nbytes == nbytes(folder)
     assert of(found, What.WEIGHTS) == {"a": 2048, "b": 2048}
     assert of(found, What.UNREFERENCED) == {"pytorch_model.bin": 13}
+
+
+def test_a_checkpoint_with_the_same_weights_beside_the_shards(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    folder = tmp_path / "m"
+    folder.mkdir()
+    saved(folder / "model.safetensors", {"a": WEIGHT, "b": WEIGHT + 1})
+    other = torch.tensor(WEIGHT + 2)
+    torch.save({"a": torch.tensor(WEIGHT), "b": other}, folder / "pytorch_model.bin")
+    found = explain(folder)
+    assert found.nbytes == nbytes(folder)
+    (copy,) = (one for one in found.portions if one.what is What.COPIES)
+    assert (copy.name, copy.nbytes, copy.detail) == ("a", 2048, "the same bytes as a of *.safetensors")
+    weights = {(one.model, one.name): one.nbytes for one in found.portions if one.what is What.WEIGHTS}
+    assert weights == {("*.safetensors", "a"): 2048, ("*.safetensors", "b"): 2048, ("pytorch_model.bin", "b"): 2048}
+    (one,) = advice(found, None)
+    assert one.do == "delete pytorch_model.bin, if nothing reads it: *.safetensors has what it holds"
 
 
 def test_links_into_a_cache_are_files_and_others_are_not(tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ def test_the_document_adds_up_and_has_all() -> None:
     assert [weight["name"] for weight in told["weights"]] == list(weights())
     assert {weight["name"]: weight["reason"] for weight in told["weights"]}["palette"] == "16 distinct values"
     assert told["path"] == str(path)
+    assert {weight["model"] for weight in told["weights"]} == {"m.onnx"}
     assert told["target"] == "onnxruntime"
     assert [one["weights"] for one in told["advice"]] == [["palette", "pruned"], []]
     assert told["advice"][1]["do"] == "export.opset: 21, or onnx.version_converter"
@@ -103,6 +104,16 @@ def test_the_largest_weights_by_name_and_the_others_by_form() -> None:
     assert re.search(r"^3 more +dense +49\.2 kB +5\d\.\d%", text, re.MULTILINE)
     assert "w3" not in text
     assert "dense" not in printed("m.onnx", "--top", "0")
+
+
+def test_weights_of_several_models_are_told_apart() -> None:
+    chain(Path("encoder.onnx"))
+    chain(Path("decoder.onnx"), weights(seed=1))
+    text = printed(".")
+    assert "encoder.onnx: palette" in text
+    assert "decoder.onnx: palette" in text
+    assert len(document(".")["weights"]) == 2 * len(weights())
+    assert "advice on weights is for one model: name one of decoder.onnx, encoder.onnx" in text
 
 
 def test_settings_come_from_params_and_options() -> None:
