@@ -131,8 +131,12 @@ def _limits(checks: Checks, asked: Evaluate, quality: Quality | None) -> None:
     if not asked.limits:
         checks.add("limits", "skipped", "evaluate.limits has none")
         return
-    with checks.look("limits") as told:
+    try:
         name = metrics.key(asked.metric)
+    except CompressorError:  # has been told
+        checks.add("limits", "skipped", "the metric is not known")
+        return
+    with checks.look("limits") as told:
         metrics.broken({}, asked.limits, metric=name)
         of_score, of_classes = {name, f"{name}_drop"}, {"agreement"}
         why = "evaluate.data is not set" if not asked.data else "the samples have no labels"
