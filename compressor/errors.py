@@ -40,7 +40,7 @@ def unknown(kind: str, name: str, choices: Iterable[str]) -> UsageError:
     return UsageError(f"unknown {kind} {name!r}.{hint} Choices: {', '.join(known) or 'none'}.")
 
 
-def line(error: Exception) -> str:
+def line(error: BaseException) -> str:
     """The text of an error, in a line."""
     return " ".join(str(error).split())
 

@@ -60,6 +60,11 @@ def load(reference: str, setting: str) -> Callable[..., Any]:
                     "environment."
                 ) from error
             raise _failure(f"{setting} {reference}: importing {where} failed", error) from error
+        except SystemExit as error:
+            problem = _failure(f"{setting} {reference}: importing {where} ended the process", error)
+            raise CompressorError(
+                f"{problem}. What it does as a script belongs under `if __name__ == '__main__':`."
+            ) from error
         except Exception as error:  # the module is the user's code
             raise _failure(f"{setting} {reference}: importing {where} failed", error) from error
     function = getattr(module, name, None)
@@ -112,11 +117,11 @@ def call(function: Callable[..., Any], what: str, /, *args: object, **kwargs: ob
             return function(*args, **kwargs)
         except CompressorError:
             raise
-        except Exception as error:  # the function is the user's code
+        except (Exception, SystemExit) as error:  # the function is the user's code
             raise _failure(f"{what} failed", error) from error
 
 
-def _failure(what: str, error: Exception) -> CompressorError:
+def _failure(what: str, error: BaseException) -> CompressorError:
     where = _place(traceback.extract_tb(error.__traceback__))
     return CompressorError(f"{what}: {type(error).__name__}: {line(error)}{where}")
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from compressor import references
 from compressor.arrays import NDArray
-from compressor.errors import CompressorError, UsageError
+from compressor.errors import CompressorError, UsageError, line
 from compressor.targets.session import Port
 
 SETTING = "evaluate.data"
@@ -83,7 +83,10 @@ def feeds(samples: Samples, ports: Sequence[Port], model: str) -> dict[str, NDAr
         CompressorError: names, shapes, dtypes or lengths do not fit.
     """
     given = _by_input(samples, [port.name for port in ports], model)
-    arrays = {port.name: _fitting(samples, port, np.asarray(given[port.name]), model) for port in ports}
+    arrays = {
+        port.name: _fitting(samples, port, _array(given[port.name], f"{samples.where}: input {port.name}"), model)
+        for port in ports
+    }
     counts = {name: len(array) for name, array in arrays.items()}
     if len(set(counts.values())) > 1:
         raise CompressorError(
@@ -116,13 +119,25 @@ def labels_of(samples: Samples, outputs: Sequence[str], chosen: Sequence[str], c
             f"{samples.where}: labels for {', '.join(wrong)}; the model's outputs are {', '.join(outputs)}."
         )
     arrays = {
-        name: np.asarray(one) for name, one in labelled.items() if one is not None and (not chosen or name in chosen)
+        name: _array(one, f"{samples.where}: labels for {name}")
+        for name, one in labelled.items()
+        if one is not None and (not chosen or name in chosen)
     }
     for name, array in arrays.items():
         if array.ndim == 0 or len(array) != count:
             got = len(array) if array.ndim else "a scalar"
             raise CompressorError(f"{samples.where}: {count} samples, but {got} labels for output {name}.")
     return arrays
+
+
+def _array(given: Any, where: str) -> NDArray:
+    """What stands for an array: numpy's own, a tensor, lists of one shape."""
+    try:
+        return np.asarray(given)
+    except Exception as error:  # of lists that are ragged, or of a tensor that is part of a training
+        raise CompressorError(
+            f"{where} is a {type(given).__name__} that is no array: {line(error)}. Return numpy arrays."
+        ) from error
 
 
 def _by_output(samples: Samples, names: Sequence[str]) -> Mapping[str, Any]:

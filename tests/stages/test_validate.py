@@ -38,7 +38,9 @@ def number(): return 5
 def broken(): raise ValueError("no config")
 """
 DATA = """
+import sys
 import numpy as np
+import torch
 X = np.random.default_rng(0).standard_normal((20, 16)).astype(np.float32)
 Y = np.arange(20) % 4
 print("a greeting on stdout")
@@ -50,6 +52,9 @@ def short(): return X, Y[:5]
 def alone(): return X
 def unlabelled(): return X, None
 def split(name): return X, Y
+def ragged(): return {"features": [[1.0], [1.0, 2.0]]}, Y
+def trained(): return torch.ones(20, 16, requires_grad=True), Y
+def ended(): sys.exit(3)
 def worst(labels, outputs): raise KeyError("x")
 def text(labels, outputs): return "good"
 def one(labels): return 1.0
@@ -76,6 +81,7 @@ def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
     (folder / "validated_net.py").write_text(NET)
     (folder / "validated_data.py").write_text(DATA)
+    (folder / "validated_script.py").write_text("import argparse\nargparse.ArgumentParser().parse_args(['--x'])\n")
     (folder / "params.yaml").write_text(PARAMS)
     sys.path.insert(0, str(folder))
     try:
@@ -222,6 +228,10 @@ def test_a_mistake_in_how_the_model_is_built(setting, check, expected):
         (["data=validated_data:double"], "data", "input features is float64: net.onnx takes float32"),
         (["data=validated_data:short"], "data", "20 samples, but 5 labels for output logits."),
         (["data=validated_data:alone"], "data", "returned ndarray: expected (inputs, labels)"),
+        (["data=validated_data:ragged"], "data", "input features is a list that is no array: "),
+        (["data=validated_data:trained"], "data", "input features is a Tensor that is no array: "),
+        (["data=validated_data:ended"], "data", "failed: SystemExit: 3 ("),
+        (["data=validated_script:held_out"], "imports", "importing validated_script ended the process: SystemExit: 2"),
         (["data=validated_data:split"], "data", "needs a value for name. It is called without arguments"),
         (["data=validated_data:classes"], "metric", "class 4 is not in 0 to 3 (5 such labels)"),
         (["data=validated_data:unlabelled"], "limits", "accuracy_drop will not be known, so the limit cannot hold: "),
