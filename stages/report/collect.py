@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,14 @@ from compressor.evaluation import metrics
 from compressor.evaluation.metrics import MADE_FOR
 from compressor.recognition.findings import Detection
 
-from .. import files, gate, params, revisions, yaml
+from .. import files, gate, latency, params, revisions, yaml
 from ..groups import Evaluate
 from ..revisions import Revision
 from . import facts, history
 from .facts import Past, Report, Run, Values, Variant
 
 METRICS, ARTEFACT = Path("compression/metrics.json"), Path("models/compressed")
+TIMES = "latency.json"  # beside the metrics, where the settings or the user have it measured
 DETECTION = Path("compression/detection.json")
 
 
@@ -34,6 +36,10 @@ class Place:
     @property
     def manifest(self) -> Path:
         return self.artefact / publish.MANIFEST
+
+    @property
+    def times(self) -> Path:
+        return self.metrics.with_name(TIMES)
 
 
 def places(targets: Sequence[str] = ()) -> tuple[Place, ...]:
@@ -51,7 +57,7 @@ def places(targets: Sequence[str] = ()) -> tuple[Place, ...]:
 
 def read() -> tuple[Path, ...]:
     """The files that a report of the repository is made of, and that it must not replace."""
-    made = [file for place in places() for file in (place.metrics, place.manifest)]
+    made = [file for place in places() for file in (place.metrics, place.manifest, place.times)]
     return (*made, DETECTION, params.DEFAULT_FILE)
 
 
@@ -107,7 +113,24 @@ def _variant(place: Place, own: Evaluate, then: Revision | None) -> Variant:
     name = values.get(MADE_FOR) or (manifest.target if manifest else "") or place.name
     held = facts.limits(values, own.limits, metrics.key(own.metric)) if values else ()
     past = _past(place, then) if then is not None else None
-    return Variant(str(name) or facts.NAMELESS, place.artefact, values, manifest, held, past)
+    return Variant(str(name) or facts.NAMELESS, place.artefact, values, manifest, held, past, *_times(place.times))
+
+
+def _times(path: Path) -> tuple[tuple[tuple[str, str, str], ...], str]:
+    """What was timed, if anything was.
+
+    Raises:
+        CompressorError: something else is there.
+    """
+    if not path.is_file():
+        return (), ""
+    try:
+        found = json.loads(files.read_text(path))
+        return tuple(latency.rows(found)), latency.told(found)
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+        raise CompressorError(
+            f"{path}: expected what `compressor evaluate --latency` writes, got {error!r}. Run it again."
+        ) from error
 
 
 def _past(place: Place, then: Revision) -> Past:

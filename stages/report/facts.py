@@ -93,6 +93,7 @@ class Variant:
     manifest: None where the artefact is not here.
     limits: those of the settings.
     past: the same artefact at the revision that is compared with.
+    times: (name, uncompressed, compressed) of what was timed, as text. timed: how, or why nothing was.
     """
 
     name: str
@@ -101,6 +102,8 @@ class Variant:
     manifest: Manifest | None
     limits: tuple[Limit, ...] = ()
     past: Past | None = None
+    times: tuple[tuple[str, str, str], ...] = ()
+    timed: str = ""
 
     @property
     def metric(self) -> str:

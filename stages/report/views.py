@@ -24,6 +24,11 @@ NAMES = {
     "bits_per_weight": "bits a weight",
     "agreement": "agreement",
     "source_mb": "source in MB",
+    "latency_p50_ms": "median latency in ms",
+    "latency_p90_ms": "latency of nine runs in ten, in ms",
+    "load_ms": "load in ms",
+    "latency_ratio": "latency, times that of uncompressed",
+    "load_ratio": "load, times that of uncompressed",
 }
 
 

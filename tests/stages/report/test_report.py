@@ -327,3 +327,40 @@ def test_only_the_newest_experiments_are_shown(monkeypatch):
     rows = Page().tables["6 experiments, the newest first"][0][1:]
     assert [row[2] for row in rows[1:]] == ["0.029", "0.028", "0.027", "0.026", "0.025"]
     assert "Only the newest 5 are shown." in Page().text
+
+
+LATENCIES = {"latency_p50_ms": 0.2, "latency_p90_ms": 0.3, "load_ms": 9.5}
+TIMED = {
+    "latency_measured": True,
+    **LATENCIES,
+    "baseline": LATENCIES | {"load_ms": 3.0},
+    "latency_ratio": 1.0,
+    "load_ratio": 3.2,
+    "latency_samples": 1,
+    "cpu": "a <b> processor",
+    "cpus": 2,
+}
+
+
+@pytest.mark.usefixtures("repository")
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        (TIMED, "Timed in turns, 1 a run, on a <b> processor (2 processors)"),
+        ({"latency_measured": False, "latency_reason": "no Mac"}, "latency is not measured: no Mac."),
+    ],
+)
+def test_times(times, expected):
+    write("compression/latency.json", times)
+    assert report()[0] == 0
+    assert expected in Page().text
+    if times is TIMED:
+        assert ["load in ms", "3.0", "9.5"] in Page().tables[expected][0]
+
+
+@pytest.mark.usefixtures("repository")
+@pytest.mark.parametrize("times", ["[]", "{", "{}", {"latency_measured": True}])
+def test_times_of_another_tool(times):
+    write("compression/latency.json", times)
+    status, text = report()
+    assert (status, text.startswith("error: compression/latency.json: expected what")) == (1, True)
