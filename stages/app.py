@@ -31,6 +31,7 @@ from .export import export
 from .init import init
 from .inspect import inspect
 from .report import report
+from .sensitivity import sensitivity
 from .targets import targets
 from .text import visible
 from .toolchain import toolchain
@@ -128,6 +129,7 @@ for command in (
     inspect,
     diff,
     explain,
+    sensitivity,
     targets,
     toolchain,
 ):

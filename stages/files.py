@@ -55,13 +55,18 @@ def check_outputs(directory: Path, rows: Path | None, model: Path, *others: Path
 
 
 def check_json(path: Path | None) -> None:
-    """Refuse a path for JSON that does not say so: it may be the model that the user meant to read.
+    """Refuse a path for JSON that does not say so, see `check_suffix`."""
+    check_suffix(path, ".json")
+
+
+def check_suffix(path: Path | None, suffix: str) -> None:
+    """Refuse a path that does not say what is written there: it may be the model that the user meant to read.
 
     Raises:
-        UsageError: the suffix is not .json.
+        UsageError: it does not end with `suffix`.
     """
-    if path is not None and path.suffix != ".json":
-        raise UsageError(f"{path}: expected a name that ends with .json, got {path.suffix!r}.")
+    if path is not None and path.suffix != suffix:
+        raise UsageError(f"{path}: expected a name that ends with {suffix}, got {path.suffix!r}.")
 
 
 def check_rows(path: Path | None) -> None:

@@ -85,6 +85,14 @@ class CompressAlone(CompressParams, DetectParams, ExportParams):
     """What `compressor compress` reads where no stage before it has exported and detected."""
 
 
+class SensitivityParams(CheckParams, DetectParams):
+    """What `compressor sensitivity` reads."""
+
+
+class SensitivityAlone(SensitivityParams, ExportParams):
+    """What `compressor sensitivity` reads for a model that has not been exported."""
+
+
 class ExplainParams(CompressParams, DetectParams):
     """What `compressor explain` reads."""
 

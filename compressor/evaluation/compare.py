@@ -57,7 +57,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """What one model made of the samples, by output.
 
     labels: of all samples; empty if there are none.
@@ -101,12 +101,11 @@ def compare(
     before = _scored(baseline(), given, metric, settings, progress)
     compressed = artefact()
     after = _scored(compressed, given, metric, settings, progress)
-    equal = [np.mean(before.classes[name] == after.classes[name]) for name in after.classes]
     quality = Quality(
         metric.name,
         scoring.score(metric, before.labels, before.values),
         scoring.score(metric, after.labels, after.values),
-        float(np.mean(equal)) if equal else None,
+        agreement(before, after),
         compressed.runtime,
     )
     return Comparison(quality, after.count, _confusion(after))
@@ -129,13 +128,13 @@ def rehearse(model: Session, given: samples.Samples, settings: Settings) -> Qual
     judged = np.linspace(0, count - 1, min(count, MOST_JUDGED)).astype(int)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of classes that two samples do not have
-        run = _run(model, two, labels, metric, settings, None)
+        found = run(model, two, labels, metric, settings, None)
         scores = scoring.score(
             metric,
-            {name: array[judged] for name, array in run.labels.items()},
-            {name: array[np.arange(len(judged)) % 2] for name, array in run.values.items()},
+            {name: array[judged] for name, array in found.labels.items()},
+            {name: array[np.arange(len(judged)) % 2] for name, array in found.values.items()},
         )
-    return Quality(metric.name, scores, scores, 1.0 if run.classes else None, model.runtime)
+    return Quality(metric.name, scores, scores, 1.0 if found.classes else None, model.runtime)
 
 
 def fitting(
@@ -154,25 +153,42 @@ def fitting(
     return feeds, samples.labels_of(given, outputs, settings.outputs, len(next(iter(feeds.values()))))
 
 
+def agreement(before: Run, after: Run) -> float | None:
+    """The share of equal predictions of two models, 0 to 1; None where outputs predict no classes."""
+    equal = [np.mean(before.classes[name] == after.classes[name]) for name in after.classes]
+    return float(np.mean(equal)) if equal else None
+
+
 def _scored(
     model: Session, given: samples.Samples, metric: scoring.Metric, settings: Settings, progress: Progress | None
-) -> _Run:
-    return _run(model, *fitting(model, given, settings), metric, settings, progress)
+) -> Run:
+    return run(model, *fitting(model, given, settings), metric, settings, progress)
 
 
-def _run(
+def run(
     model: Session,
     feeds: Mapping[str, NDArray],
     labels: dict[str, NDArray],
     metric: scoring.Metric,
     settings: Settings,
-    progress: Progress | None,
-) -> _Run:
+    progress: Progress | None = None,
+    *,
+    seen: Callable[[Mapping[str, NDArray]], None] | None = None,
+) -> Run:
+    """Run a model on samples that fit it, batch by batch.
+
+    seen: gets the outputs of each batch that are judged, which are not kept.
+
+    Raises:
+        CompressorError: it does not run, or gives NaN; the labels are no classes that it could predict.
+    """
     outputs = model.outputs
     names = tuple(labels) or settings.outputs or tuple(outputs[:1])
     values: dict[str, list[NDArray]] = {name: [] for name in labels}
     classes: dict[str, list[NDArray]] = {name: [] for name in names}
     for batch in _batches(model, feeds, names, settings.batch_size, progress):
+        if seen is not None:
+            seen(batch)
         for name, output in batch.items():
             # Only what is needed later is kept: the classes of a batch are much smaller than its scores.
             found = None if metric.reads == "numbers" else scoring.classes(output, labels.get(name))
@@ -184,10 +200,10 @@ def _run(
                 values[name].append(output)
     joined = {name: np.concatenate(parts) for name, parts in classes.items() if parts}
     read = joined if metric.reads == "classes" else {name: np.concatenate(parts) for name, parts in values.items()}
-    return _Run(labels, read, joined, len(next(iter(feeds.values()))))
+    return Run(labels, read, joined, len(next(iter(feeds.values()))))
 
 
-def _confusion(run: _Run) -> tuple[NDArray, NDArray] | None:
+def _confusion(run: Run) -> tuple[NDArray, NDArray] | None:
     for name, actual in run.labels.items():
         predicted = run.classes.get(name)
         if predicted is None or actual.ndim != 1 or actual.dtype.kind not in "biu" or predicted.dtype.kind not in "iu":

@@ -48,6 +48,7 @@ not know is an error.
 | `compressor compress` without it, or for a torch file | `target`, `compress`, {_OPTIONS}, `detect`, `export` |
 | `compressor evaluate` | `target`, {_OPTIONS}, `evaluate` |
 | `compressor check` | `evaluate` |
+| `compressor sensitivity` | `evaluate`, `detect`; for a torch file also `export` |
 
 In dvc.yaml a stage lists under `params` what its command reads: `target` only where the command has no `--target`.
 """

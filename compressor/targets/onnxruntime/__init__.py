@@ -71,12 +71,14 @@ class OnnxRuntime:
 
     opset: None for the newest that the installed one runs. since: the version of ONNX Runtime that first ran it.
     facts: of the model that it is fitted to.
+    apart: whether large tensors lie in a file of their own, where a session can be given others in their place.
     """
 
     name: str
     opset: int | None
     since: str = ""
     facts: Facts = field(default=UNKNOWN, compare=False)
+    apart: bool = False
 
     @property
     def summary(self) -> str:
@@ -134,7 +136,7 @@ class OnnxRuntime:
         wanted = computing.wanted(model) if self.facts is UNKNOWN else self.facts.wanted
         assert model.onnx is not None
         proto = opsets.raised(model.onnx, specs.values(), self.newest(), self.name)
-        return layout(proto, model, specs, wanted, metadata)
+        return layout(proto, model, specs, wanted, metadata, apart=self.apart)
 
     def read(self, directory: Path) -> Model:
         from compressor.sources import onnx as source

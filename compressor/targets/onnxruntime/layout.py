@@ -23,8 +23,13 @@ def layout(
     specs: Mapping[str, Encoding],
     wanted: Mapping[str, Form],
     metadata: Mapping[str, str],
+    *,
+    apart: bool = False,
 ) -> FileLayout:
-    """Put the weights of `model` into `proto`, its graph, at the opset that is written. wanted: see `computing`."""
+    """Put the weights of `model` into `proto`, its graph, at the opset that is written.
+
+    wanted: see `computing`. apart: see `writing`.
+    """
     opset, taken = assembly.opset(proto), assembly.names(proto.graph)
     forms = {name: held(wanted.get(name, "folded"), one, opset) for name, one in specs.items()}
     ways = [Lowering(name, opset, form, assembly.prefix(name, taken)) for name, form in forms.items()]
@@ -35,4 +40,6 @@ def layout(
     assembly.insert(proto, lowered, specs, opset)
     for key in sorted(metadata):
         proto.metadata_props.add(key=key, value=metadata[key])
-    return writing.layout(proto, constants, [(way, one.parts) for way, one in zip(ways, lowered, strict=True)])
+    return writing.layout(
+        proto, constants, [(way, one.parts) for way, one in zip(ways, lowered, strict=True)], apart=apart
+    )

@@ -19,11 +19,12 @@ _DTYPES = {"float": np.dtype(np.float32), "string": np.dtype(object)} | {name: n
 
 @dataclass(frozen=True)
 class OnnxSession:
-    """A model in ONNX Runtime."""
+    """A model in ONNX Runtime. replaced: values in place of the file's, which live as long as it."""
 
     session: Any
     label: str
     runtime: str = "onnxruntime"
+    replaced: Sequence[Any] = ()
 
     @property
     def inputs(self) -> list[Port]:
@@ -47,8 +48,11 @@ class OnnxSession:
         return found
 
 
-def load(path: Path, label: str) -> OnnxSession:
+def load(path: Path, label: str, values: Mapping[str, NDArray] = {}) -> OnnxSession:
     """The model in a file.
+
+    values: of initializers that lie outside of the file, to take in their place, of the same shape and dtype. They are
+        there before the graph is optimized (those of `add_initializer` come after what depends on them was folded).
 
     Raises:
         CompressorError: it cannot be loaded.
@@ -57,8 +61,11 @@ def load(path: Path, label: str) -> OnnxSession:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors: its warnings are about graphs that nobody here wrote
+    replaced = [onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(one)) for one in values.values()]
     try:
+        if replaced:
+            options.add_external_initializers([*values], replaced)
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # each kind of failure has a class of its own, without a common base
         raise CompressorError(f"{label}: ONNX Runtime cannot load it: {line(error)}") from error
-    return OnnxSession(session, label)
+    return OnnxSession(session, label, replaced=replaced)
