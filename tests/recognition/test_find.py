@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 
+from compressor import targets
 from compressor.arrays import FLOAT_DTYPES, NDArray, Shape
 from compressor.compilation.pipelines import get
 from compressor.compilation.plan import choose
-from compressor.encodings import LinearQuantized, Sparse
+from compressor.encodings import Dense, LinearQuantized, Sparse
 from compressor.recognition.find import find
+from compressor.recognition.findings import Settings
+from compressor.weight import Weight
 from tests import strategies
 from tests.recognition.weights_made import (
     EVERY,
@@ -286,3 +289,14 @@ def test_degenerate_weights_take_next_to_nothing(make: Callable[[], NDArray], na
     assert chosen(finding) == name
     assert choose(finding, Anything(), get("auto")).legal is not None
     check_every_candidate_quietly(values, finding)
+
+
+def test_codes_of_many_zero_points_have_no_table_of_their_own() -> None:
+    """Of 256 codes under two zero points there are 257 differences, one of them zero: one too many for a table."""
+    codes = np.tile(np.arange(256, dtype=np.uint8), (32, 1))
+    zero_point = np.array([[10], [11]] * 16, np.uint8)
+    weight = LinearQuantized(Dense(codes), np.full((32, 1), 0.5, np.float32), zero_point)
+    finding = find(Weight("w", weight), Settings(min_elements=0))
+    assert finding.distinct is None or finding.distinct <= 257
+    assert {"Palettized" in repr(candidate.spec) for candidate in finding.candidates} == {False}
+    assert choose(finding, targets.get("onnxruntime"), get("auto")).legal == finding.candidates[0].spec

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from compressor.arrays import ArraySpec, NDArray, Shape, spec_of
+from compressor.arrays import ArraySpec, NDArray, Shape, is_float, spec_of
 from compressor.encodings import PLACES, Dense, Encoding, LinearQuantized, Palettized, Sparse, is_places, nbytes, shape
 from compressor.errors import plural
 from compressor.kernels import expand
@@ -82,7 +82,8 @@ def _nonzeros(
         entries = without_zero if candidate.schemes == (palettize.NAME,) else _whole
         if (spec := _under_mask(candidate.spec, count, entries)) is not None:
             yield candidate.schemes, spec, _told(candidate, spec)
-    if scan.table is not None and scan.table.entries.size > ENTRIES:
+    # Codes without their zero points may be more than there are codes; a table holds what the source has.
+    if scan.table is not None and scan.table.entries.size > ENTRIES and is_float(values.dtype):
         left = int(np.count_nonzero(above(scan.table.entries, threshold)))
         if left <= ENTRIES:  # zero, or what the threshold makes zero, was too much for a palette
             spec = palettize.spec((count,), values.dtype, (1,) * values.ndim, left)
