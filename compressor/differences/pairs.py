@@ -12,7 +12,11 @@ import numpy as np
 
 from compressor.arrays import NDArray
 from compressor.encodings import decode, shape
+from compressor.errors import CompressorError, DamageError
 from compressor.weight import Weight
+
+MOST_COMPARED = 1 << 16
+"""Of names of weights that are equal otherwise."""
 
 Pair = tuple[Weight | None, Weight | None]
 
@@ -25,6 +29,9 @@ def pairs(before: Sequence[Weight], after: Sequence[Weight]) -> list[Pair]:
     """Each weight of both models once, with its counterpart if it has one: in the order of `after`, then what is gone.
 
     Values are read only of weights whose names say nothing.
+
+    Raises:
+        CompressorError: one cannot be read.
     """
     found: dict[str, Weight] = {}  # by the name in `after`
     gone, new = {one.name: one for one in before}, {one.name: one for one in after}
@@ -40,9 +47,7 @@ def pairs(before: Sequence[Weight], after: Sequence[Weight]) -> list[Pair]:
     match(lambda weight: (_plain(weight.name), _size(weight)))
     if gone and new:
         sizes = {_size(weight) for weight in gone.values()} & {_size(weight) for weight in new.values()}
-        match(
-            lambda weight: (_size(weight), _digest(decode(weight.encoding)) if _size(weight) in sizes else weight.name)
-        )
+        match(lambda weight: (_size(weight), _content(weight) if _size(weight) in sizes else weight.name))
     return [(found.get(weight.name), weight) for weight in after] + [(weight, None) for weight in gone.values()]
 
 
@@ -67,7 +72,10 @@ def _by(weights: Iterable[Weight], name: Callable[[Weight], object]) -> dict[obj
 
 
 def _closest(mine: Sequence[Weight], theirs: Sequence[Weight]) -> Iterable[tuple[Weight, Weight]]:
-    """As many as there are on both sides; of equal ones those whose names end alike."""
+    """As many as there are on both sides: those whose names end alike, or in order where there are very many."""
+    if len(mine) * len(theirs) > MOST_COMPARED:
+        yield from zip(mine, theirs, strict=False)
+        return
     left = list(mine)
     for other in theirs:
         if not left:
@@ -80,6 +88,13 @@ def _closest(mine: Sequence[Weight], theirs: Sequence[Weight]) -> Iterable[tuple
 def _alike(name: str, other: str) -> int:
     """How many letters at the end of both are the same."""
     return next((place for place, (a, b) in enumerate(zip(name[::-1], other[::-1], strict=False)) if a != b), len(name))
+
+
+def _content(weight: Weight) -> bytes:
+    try:
+        return _digest(decode(weight.encoding))
+    except DamageError as error:
+        raise CompressorError(f"{weight.name} cannot be read: {error}.") from error
 
 
 def _digest(values: NDArray) -> bytes:

@@ -54,6 +54,13 @@ def test_values_are_not_read_where_names_say_it():
     assert pairs([unread, *weights(b=A)], [unread, *weights(c=B)])[0] == (unread, unread)
 
 
+def test_very_many_equal_weights():
+    before, after = ([Weight(f"{side}.{at}", Dense(ONES)) for at in range(2000)] for side in "ab")
+    assert [(one.name, other.name) for one, other in pairs(before, after)] == [
+        (f"a.{at}", f"b.{at}") for at in range(2000)
+    ]
+
+
 def test_two_models(tmp_path):
     table = np.linspace(0, 1, 4, dtype=np.float32).reshape(1, 1, 4, 1)
     codes = RANDOM.integers(0, 4, (4, 6)).astype(np.uint8)
@@ -126,3 +133,5 @@ def test_a_damaged_weight_is_named(tmp_path):
     broken = Weight("a", Palettized(np.full((4, 6), 9, np.uint8), np.zeros((1, 1, 2, 1), np.float32)))
     with pytest.raises(CompressorError, match=r"m: a cannot be read"):
         differences(model(tmp_path, broken), model(tmp_path, *weights(a=A)))
+    with pytest.raises(CompressorError, match=r"a cannot be read"):
+        differences(model(tmp_path, broken), model(tmp_path, *weights(b=A)))
