@@ -79,12 +79,12 @@ def parse(text: str, name: str, read: Callable[[str], str]) -> Pipeline:
     stages = content.get("stages") or {}
     if not isinstance(stages, dict):
         raise UsageError(f"{name}: stages is a {type(stages).__name__}: expected a mapping.")
-    context, given = _context(content, name, read)
+    known, given = context(content, read)
     # It has the same paths, and is long: it is only read for those that this does not say.
     lock = read("dvc.lock") if PLACE.search(text) else ""
     locked = _mapping(merging.content(lock, "dvc.lock").get("stages"))
     folder = posixpath.dirname(name)
-    found = [one for key, stage in stages.items() for one in _stages(str(key), stage, context, locked, folder)]
+    found = [one for key, stage in stages.items() for one in _stages(str(key), stage, known, locked, folder)]
     return Pipeline(name, content, tuple(found), given)
 
 
@@ -160,11 +160,12 @@ def _value(path: str, context: Any) -> Any:
     return context
 
 
-def _context(
-    content: Mapping[str, Any], name: str, read: Callable[[str], str]
-) -> tuple[Mapping[str, Any], frozenset[str]]:
-    """What `${...}` may name, and the names that `vars` gives."""
-    context = dict(merging.content(read("params.yaml"), posixpath.join(posixpath.dirname(name), "params.yaml")))
+def context(content: Mapping[str, Any], read: Callable[[str], str]) -> tuple[Mapping[str, Any], frozenset[str]]:
+    """What `${...}` may name, and the names that `vars` gives.
+
+    read: as `parse` has it.
+    """
+    known = dict(_loaded("params.yaml", read))
     given: set[str] = set()
     entries = content.get("vars")
     for entry in entries if isinstance(entries, list) else ():
@@ -177,8 +178,8 @@ def _context(
             if posixpath.normpath(file) == "params.yaml":
                 values = {}
         given |= values.keys()
-        context |= values
-    return context, frozenset(given)
+        known |= values
+    return known, frozenset(given)
 
 
 def _loaded(file: str, read: Callable[[str], str]) -> Mapping[str, Any]:

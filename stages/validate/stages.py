@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..init.pipeline import BEFORE
+from ..init import pipeline
 
 FILE = Path("dvc.yaml")
 _KINDS = ("outs", "metrics", "plots")
@@ -21,7 +21,7 @@ _TARGET, _TEMPLATE = "${item.target}", "${"
 class Pipeline:
     """Of the stages that run this package in the folder of dvc.yaml.
 
-    model: what the first of them reads; None if there is none, or its name is a template.
+    model: what the first of them reads; None if there is none, or its name is a template that is not known here.
     params: the file that their commands name; None for params.yaml.
     folders, files: what they write, as dvc.yaml has it.
     """
@@ -45,10 +45,11 @@ def read() -> Pipeline | None:
     content = yaml.read(files.read_text(FILE), str(FILE))
     stages = content.get("stages") if isinstance(content, dict) else None
     own = list(_own(stages)) if isinstance(stages, dict) else []
+    known, _ = pipeline.context(content, _text) if own else ({}, frozenset())
     written = [path for words, stage in own for path in _written(stage)]
     folders = {words[3] for words, _ in own if words[1] in {"export", "compress"} and len(words) > 3}
     return Pipeline(
-        next((Path(model) for command in _TAKEN for model in _models(own, command)), None),
+        next((Path(model) for command in _TAKEN for model in _models(own, command, known)), None),
         next((Path(words[at + 1]) for words, _ in own for at in _places(words, "--params")), None),
         tuple(path for path in written if path in folders),
         tuple(path for path in written if path not in folders),
@@ -67,13 +68,20 @@ def _own(stages: Mapping[str, Any]) -> Iterator[tuple[list[str], Mapping[str, An
                 words = shlex.split(str(command))
             except ValueError:  # a shell's language, which is no command of this package alone
                 continue
-            words = words[2:] if tuple(words[:2]) in BEFORE else words
+            words = words[2:] if tuple(words[:2]) in pipeline.BEFORE else words
             if words[:1] == ["compressor"] and len(words) > 2:
                 yield words, inner
 
 
-def _models(own: list[tuple[list[str], Mapping[str, Any]]], command: str) -> Iterator[str]:
-    return (words[2] for words, _ in own if words[1] == command and not words[2].startswith(("-", _TEMPLATE)))
+def _models(own: list[tuple[list[str], Mapping[str, Any]]], command: str, known: Mapping[str, Any]) -> Iterator[str]:
+    named = (words[2] for words, _ in own if words[1] == command and not words[2].startswith("-"))
+    return (model for model in (pipeline.resolved(name, known) for name in named) if model is not None)
+
+
+def _text(name: str) -> str:
+    from .. import files
+
+    return files.read_text(Path(name)) if Path(name).is_file() else ""
 
 
 def _places(words: list[str], option: str) -> Iterator[int]:

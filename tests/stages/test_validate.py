@@ -376,6 +376,16 @@ def test_dvc_yaml_says_what_to_validate(pipeline):
     assert {"onnxruntime", "onnx-opset18"} <= checks.keys()
 
 
+def test_a_model_that_a_template_names(pipeline, project):
+    (pipeline / "dvc.yaml").write_text(
+        f"vars:\n  - made: {project}\nstages:\n  export:\n"
+        "    cmd: uv run compressor export ${made}/net.onnx out/exported --params settings.yaml\n"
+    )
+    status, checks, _ = validate()
+    assert (status, checks["graph"][0]) == (0, "ok")
+    assert "net.onnx" in checks["graph"][1]
+
+
 def test_outputs_that_would_replace_something_else(pipeline):
     (pipeline / "out" / "compressed" / "onnx-opset18").mkdir(parents=True)
     (pipeline / "out" / "compressed" / "onnx-opset18" / "notes.txt").touch()
