@@ -1,7 +1,8 @@
 """The options that commands share.
 
 What stands for a value has one spelling in every help: MODEL and ARTEFACT are read, OUT_DIR is written as a whole,
-other paths are FILE and DIR, a name from a list is NAME, a revision REV, module:function MODULE:FUNCTION, text TEXT.
+other paths are FILE and DIR, a name from a list is NAME, a revision REV, module:function MODULE:FUNCTION, text TEXT, a
+count N, another number AMOUNT.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ JOURNAL = Path("compression/sensitivity.jsonl")
 
 Samples = Annotated[
     int | None,
-    typer.Option(metavar="COUNT", min=1, help="Run so many of the samples; all if not given.", show_default=False),
+    typer.Option(metavar="N", min=1, help="Run so many of the samples; all if not given.", show_default=False),
 ]
 MaxDrop = Annotated[
     float,

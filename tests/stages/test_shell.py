@@ -14,7 +14,7 @@ from compressor.stages import app, examples
 
 PLACEHOLDERS = {
     *("A", "ARTEFACT", "B", "DIR", "FILE", "METRICS", "MODEL", "OUT_DIR"),
-    *("KEY=VALUE", "MODULE:FUNCTION", "N", "NAME", "NAME=AMOUNT", "NAME=DTYPE[SIZES]", "REV", "TEXT"),
+    *("AMOUNT", "KEY=VALUE", "MODULE:FUNCTION", "N", "NAME", "NAME=AMOUNT", "NAME=DTYPE[SIZES]", "REV", "TEXT"),
 }
 GROUP = typer.main.get_command(app.app)
 COMMANDS = GROUP.commands  # type: ignore[attr-defined]
