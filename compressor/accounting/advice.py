@@ -10,6 +10,7 @@ from typing import Any
 
 from compressor import targets
 from compressor.accounting.account import Account, Portion, What
+from compressor.accounting.copies import ELSEWHERE
 from compressor.accounting.look import Look
 from compressor.accounting.onnx_roles import LATE
 from compressor.compilation import pipelines
@@ -225,7 +226,8 @@ def _plain(portion: Portion) -> bool:
 
 
 def _share(portion: Portion) -> str:
-    if (other := portion.detail.rpartition(" of ")[2]) and " of " in portion.detail and portion.model:
+    if portion.detail.startswith(ELSEWHERE):
+        other = portion.detail.removeprefix(ELSEWHERE).partition(": ")[0]
         return f"delete {portion.model}, if nothing reads it: {other} has what it holds"
     if not _plain(portion):
         return "convert the model again from what shares them"

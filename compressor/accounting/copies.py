@@ -13,6 +13,9 @@ from compressor.accounting.files import opened
 SMALLEST = 64
 """Bytes from which a second copy is worth a word: a shorter one costs less than its name."""
 
+SAME, ELSEWHERE = "the same bytes as ", "also in "
+"""How the detail of a copy begins: of another constant of the model, or of one in another model, whose file follows."""
+
 _CONSTANTS = {What.WEIGHTS, What.CONSTANTS}
 _SAMPLE, _BLOCK = 64, 1 << 20
 
@@ -43,8 +46,8 @@ def marked(claims: Iterable[Claim], root: Path, others: Iterable[Claim] = ()) ->
             alike.append(claim)
             yield claim
         else:
-            told = same.name if same.model == claim.model else f"{same.name} of {same.model}"
-            yield claim._replace(what=What.COPIES, detail=f"the same bytes as {told}")
+            told = f"{SAME}{same.name}" if same.model == claim.model else f"{ELSEWHERE}{same.model}: {same.name}"
+            yield claim._replace(what=What.COPIES, detail=told)
 
 
 def _counts(claim: Claim) -> bool:

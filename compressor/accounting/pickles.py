@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 _TENSORS = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"}
-_MOST = 2_000_000
-"""So many values are looked through: a pickle of a few bytes can refer to itself without end."""
+_DEEPEST = 64
+"""So many keys lead to a tensor at most: a pickle of a few bytes can hold lists in lists without end."""
 
 ITEM_BYTES: Mapping[str, int] = {
     **dict.fromkeys(("Double", "Long", "ComplexFloat"), 8),
@@ -155,14 +155,12 @@ def tensors(value: Any) -> Iterator[tuple[tuple[str, ...], Tensor]]:
     """The tensors in a value, each with the keys and attributes that lead to it."""
     pending: list[tuple[tuple[str, ...], Any]] = [((), value)]
     seen: set[int] = set()
-    for _ in range(_MOST):
-        if not pending:
-            return
+    while pending:
         path, one = pending.pop()
         if isinstance(one, Tensor):
             yield path, one
             continue
-        if id(one) in seen or isinstance(one, str | bytes | int | float | None):
+        if id(one) in seen or len(path) > _DEEPEST or isinstance(one, str | bytes | int | float | None):
             continue
         seen.add(id(one))
         pending.extend(reversed([((*path, *key), inner) for key, inner in _inner(one)]))

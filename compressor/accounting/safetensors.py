@@ -7,6 +7,7 @@ from pathlib import Path
 from compressor.accounting.account import Claim, Found, What
 from compressor.accounting.known import Known, known
 from compressor.arrays import FLOAT_DTYPES
+from compressor.errors import CompressorError, line
 from compressor.formats import safetensors
 
 SUFFIXES = (".safetensors",)
@@ -25,17 +26,22 @@ def claim(path: Path, found: Found) -> None:
 
 
 def claim_folder(folder: Path, found: Found) -> None:
-    """Claim every byte of the `.safetensors` files of a Hugging Face folder.
+    """Claim every byte of the `.safetensors` files of a Hugging Face folder; one that is damaged is not readable.
 
     Raises:
-        CompressorError: one is damaged.
         OSError: one cannot be read.
     """
     from compressor.sources.huggingface import read
 
     read_as = known(lambda: read(folder), found.notes) or Known()
     for path in sorted(folder.glob("*.safetensors")):
-        _claim(path, found, read_as)
+        try:
+            _claim(path, found, read_as)
+        except CompressorError as error:
+            found.notes.append(line(error))
+            name = found.add(path)
+            found.claims = [one for one in found.claims if one.file != name]
+            found.claims.append(Claim(name, 0, found.files[name], What.UNREADABLE, name))
 
 
 def _claim(path: Path, found: Found, read_as: Known) -> None:

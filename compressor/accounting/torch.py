@@ -82,7 +82,7 @@ def _archive(
     """Claims on an archive, and on the archives in it."""
     found, claims = archives.entries(file, data, start, end)
     yield from claims
-    by_name = {entry.name.partition("/")[2]: entry for entry in found}
+    by_name = _named(found)
     # What is known of a tensor comes before what its entry is: the first claim on a run is true.
     for pickled, folder in (("data.pkl", "data/"), ("constants.pkl", "constants/")):
         if pickled in by_name:
@@ -93,6 +93,13 @@ def _archive(
         holds = not inside and inner.startswith(_ARCHIVES) and entry.stored
         if holds and archives.is_archive(data, entry.start, entry.end):
             yield from _archive(file, data, entry.start, entry.end, notes, inside=True)
+
+
+def _named(found: Sequence[Entry]) -> Mapping[str, Entry]:
+    """The entries by name, without the folder that holds all of them; before torch 2.8 a program's are in none."""
+    folders = {entry.name.partition("/")[0] for entry in found}
+    alone = len(folders) == 1 and all("/" in entry.name for entry in found)
+    return {entry.name.partition("/")[2] if alone else entry.name: entry for entry in found}
 
 
 def _entry(file: str, inner: str, entry: Entry) -> Claim:
@@ -155,7 +162,8 @@ def _legacy(file: str, data: FileBytes) -> Iterator[Claim]:
     with archives.window(data, 0, len(data)) as opened_:
         if pickles.load(opened_) != _MAGIC:
             raise ValueError("not torch's mark")
-        pickles.load(opened_), pickles.load(opened_)
+        for _ in ("version", "system"):
+            pickles.load(opened_)
         head = opened_.tell()
         content = pickles.load(opened_)
         keys = pickles.load(opened_)

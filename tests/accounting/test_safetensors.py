@@ -98,6 +98,19 @@ def test_shards_and_a_checkpoint_beside_them(tmp_path: Path) -> None:
     assert of(found, What.UNREFERENCED) == {"pytorch_model.bin": 13}
 
 
+def test_a_shard_that_is_cut_off_is_one_portion(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    saved(folder / "good.safetensors", {"a": WEIGHT})
+    saved(folder / "bad.safetensors", {"b": WEIGHT})
+    content = (folder / "bad.safetensors").read_bytes()
+    (folder / "bad.safetensors").write_bytes(content[:40])
+    found = explain(folder)
+    assert found.nbytes == nbytes(folder)
+    assert of(found, What.UNREADABLE) == {"bad.safetensors": 40}
+    assert of(found, What.WEIGHTS) == {"a": 2048}
+
+
 def test_a_checkpoint_with_the_same_weights_beside_the_shards(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     folder = tmp_path / "m"
@@ -108,7 +121,7 @@ def test_a_checkpoint_with_the_same_weights_beside_the_shards(tmp_path: Path) ->
     found = explain(folder)
     assert found.nbytes == nbytes(folder)
     (copy,) = (one for one in found.portions if one.what is What.COPIES)
-    assert (copy.name, copy.nbytes, copy.detail) == ("a", 2048, "the same bytes as a of *.safetensors")
+    assert (copy.name, copy.nbytes, copy.detail) == ("a", 2048, "also in *.safetensors: a")
     weights = {(one.model, one.name): one.nbytes for one in found.portions if one.what is What.WEIGHTS}
     assert weights == {("*.safetensors", "a"): 2048, ("*.safetensors", "b"): 2048, ("pytorch_model.bin", "b"): 2048}
     (one,) = advice(found, None)

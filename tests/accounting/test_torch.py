@@ -128,11 +128,11 @@ def test_an_exported_program(tmp_path: Path) -> None:
 
 
 def test_an_exported_program_as_before_2_8(tmp_path: Path) -> None:
-    """An archive of pickles, which are archives."""
+    """An archive without a folder, of pickles, which are archives."""
     torch.save(net().state_dict(), tmp_path / "inner.pt")
     with zipfile.ZipFile(tmp_path / "m.pt2", "w") as archive:
-        archive.writestr("m/serialized_exported_program.json", "{}")
-        archive.write(tmp_path / "inner.pt", "m/serialized_state_dict.pt")
+        archive.writestr("serialized_exported_program.json", "{}")
+        archive.write(tmp_path / "inner.pt", "serialized_state_dict.pt")
     found = told(tmp_path / "m.pt2")
     assert values(found) == VALUES
     assert of(found, What.NODES) == {"graph": 2}
@@ -173,7 +173,14 @@ def endless() -> bytes:
     return pickle.dumps(value, protocol=2)
 
 
-@pytest.mark.parametrize("content", [large_memo(), endless(), b"\x80\x02(K\x01", b"", b"cos\nsystem\n(S'true'\ntR."])
+def deep() -> bytes:
+    """Lists in lists."""
+    return b"\x80\x02" + b"](" * 100_000 + b"e" * 100_000 + b"."
+
+
+@pytest.mark.parametrize(
+    "content", [large_memo(), endless(), deep(), b"\x80\x02(K\x01", b"", b"cos\nsystem\n(S'true'\ntR."]
+)
 def test_pickles_that_would_cost_much_or_are_damaged(content: bytes, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "m.pt", "w") as archive:
         archive.writestr("m/data.pkl", content)
