@@ -59,12 +59,17 @@ def validate(
     asked(Settings, settings or ())
     if target is not None:
         targets.get(target)
-    pipeline = stages.read()
+    pipeline: stages.Pipeline | CompressorError | None
+    try:
+        pipeline = stages.read()
+    except CompressorError as error:
+        pipeline = error
+    named = pipeline if isinstance(pipeline, stages.Pipeline) else None
     if params is not None and not params.is_file():
         raise UsageError(f"{params}: no such file. Name a params file that exists.")
-    given = Given(params or (pipeline.params if pipeline else None), settings or (), {"target": target})
+    given = Given(params or (named.params if named else None), settings or (), {"target": target})
     with redirect_stdout(sys.stderr):  # what code of the user prints
-        checks = everything.checks(model or (pipeline.model if pipeline else None), given, pipeline)
+        checks = everything.checks(model or (named.model if named else None), given, pipeline)
     failed = [check.name for check in checks if check.result == "failed"]
     if as_json:
         document = [{"check": one.name, "result": one.result, "reason": one.reason} for one in checks]

@@ -19,8 +19,11 @@ LIKE = 0.8
 """How much a group of others must look like one of ours before it is pointed out."""
 
 
-def checks(source: Path | None, given: params.Given, pipeline: stages.Pipeline | None) -> list[Check]:
-    """What was found. source: the model; None where none is named."""
+def checks(source: Path | None, given: params.Given, pipeline: stages.Pipeline | CompressorError | None) -> list[Check]:
+    """What was found.
+
+    source: the model; None where none is named. pipeline: of dvc.yaml, or what is wrong with that; None for none.
+    """
     done = Checks()
     try:
         own, wrong = params.sound(params.Settings, given)
@@ -35,7 +38,8 @@ def checks(source: Path | None, given: params.Given, pipeline: stages.Pipeline |
             graph = model.without_export(done, source, why)
         else:
             graph = model.check(done, source, own.export, Path(folder))
-        measuring.check(done, own, {**wrong, **missing}, graph, Path(folder))
+        made = pipeline.makes if isinstance(pipeline, stages.Pipeline) else lambda _: False
+        measuring.check(done, own, {**wrong, **missing}, graph, Path(folder), made)
     _outputs(done, own, source, pipeline)
     return done.done
 
@@ -78,10 +82,15 @@ def _imports(done: Checks, own: params.Settings, wrong: Mapping[str, str]) -> Ma
     return missing
 
 
-def _outputs(done: Checks, own: params.Settings, source: Path | None, pipeline: stages.Pipeline | None) -> None:
+def _outputs(
+    done: Checks, own: params.Settings, source: Path | None, pipeline: stages.Pipeline | CompressorError | None
+) -> None:
     """That what the stages write may be written where dvc.yaml has it."""
     from compressor import sources
 
+    if isinstance(pipeline, CompressorError):
+        done.add("outputs", "failed", str(pipeline))
+        return
     if pipeline is None or not (pipeline.folders or pipeline.files):
         done.add("outputs", "skipped", "there is no dvc.yaml here with stages of compressor")
         return
@@ -89,7 +98,7 @@ def _outputs(done: Checks, own: params.Settings, source: Path | None, pipeline: 
     with done.look("outputs") as told:
         read = [source, *sources.files(source)] if source is not None and source.exists() else []
         folders, files = (
-            [path for text in texts for path in stages.expanded(text, targets)]
+            [path for text in texts for path in pipeline.expanded(text, targets)]
             for texts in (pipeline.folders, pipeline.files)
         )
         for folder in folders:

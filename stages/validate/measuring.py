@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +22,18 @@ if TYPE_CHECKING:
     from .model import Graph
 
 
-def check(checks: Checks, own: params.Settings, wrong: Mapping[str, str], graph: Graph | None, folder: Path) -> None:
+def check(
+    checks: Checks,
+    own: params.Settings,
+    wrong: Mapping[str, str],
+    graph: Graph | None,
+    folder: Path,
+    made: Callable[[Path], bool],
+) -> None:
     """Everything that `compress` and `evaluate` need beside the graph.
 
     wrong: the groups of the settings that are, and the settings whose functions cannot be imported.
+    made: whether a stage of the pipeline makes a file.
     """
     sessions = _targets(checks, own, wrong, graph, folder)
     if "evaluate" in wrong:
@@ -35,6 +43,8 @@ def check(checks: Checks, own: params.Settings, wrong: Mapping[str, str], graph:
     given = quality = None
     if "evaluate.data" in wrong:
         checks.add("data", "skipped", "its function cannot be imported")
+    elif asked.data and not Path(asked.data).exists() and made(Path(asked.data)):
+        checks.add("data", "skipped", f"{asked.data} is not there yet, a stage of dvc.yaml makes it")
     else:
         given = _data(checks, asked, sessions, None if "export" in wrong else own.export)
     if "evaluate.metric" in wrong:

@@ -386,6 +386,23 @@ def test_a_model_that_a_template_names(pipeline, project):
     assert "net.onnx" in checks["graph"][1]
 
 
+def test_data_that_a_stage_makes_is_waited_for(pipeline):
+    with (pipeline / "dvc.yaml").open("a") as file:
+        file.write("  prepare:\n    cmd: python prepare.py\n    outs: [made]\n")
+    settings = ("-S", "evaluate.data=made/data.npz", "-S", "evaluate.limits.accuracy=0.9")
+    status, checks, _ = validate(*settings)
+    assert status == 0
+    assert checks["data"] == ("skipped", "made/data.npz is not there yet, a stage of dvc.yaml makes it")
+    assert validate(*settings, "-S", "evaluate.data=mad/data.npz")[1]["data"][0] == "failed"
+
+
+def test_a_dvc_yaml_that_is_none_is_told(pipeline):
+    (pipeline / "dvc.yaml").write_text("stages: [")
+    status, checks, _ = validate("net.onnx", "--params", "settings.yaml")
+    assert (status, checks["outputs"][0]) == (1, "failed")
+    assert "dvc.yaml: not valid YAML" in checks["outputs"][1]
+
+
 def test_outputs_that_would_replace_something_else(pipeline):
     (pipeline / "out" / "compressed" / "onnx-opset18").mkdir(parents=True)
     (pipeline / "out" / "compressed" / "onnx-opset18" / "notes.txt").touch()
