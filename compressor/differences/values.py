@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from compressor.arrays import DType, NDArray
+from compressor.arrays import DType, NDArray, is_float
 from compressor.blocks import blocks
 from compressor.patterns import patterns
 
@@ -75,7 +75,7 @@ def compare(before: NDArray, after: NDArray) -> Values:
 
 def _equal(before: NDArray, after: NDArray) -> bool:
     """Whether the values are the same after rounding; the first block that says no is the last that is looked at."""
-    narrow = min(before.dtype, after.dtype, key=lambda one: one.itemsize)
+    narrow = _narrow(before.dtype, after.dtype)
     flat, others = before.reshape(-1), after.reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
         return all(np.array_equal(flat[p].astype(narrow), others[p].astype(narrow)) for p in blocks(flat.size))
@@ -94,14 +94,14 @@ def _reordered(before: NDArray, after: NDArray) -> NDArray | None:
 
 def _rows(values: NDArray, other: DType) -> NDArray:
     """Each row, in the narrower type, as one thing that sorts."""
-    narrow = min(values.dtype, other, key=lambda one: one.itemsize)
+    narrow = _narrow(values.dtype, other)
     with np.errstate(over="ignore", invalid="ignore"):
         rows = np.ascontiguousarray(values.reshape(len(values), -1).astype(narrow) + np.zeros((), narrow))
     return rows.view(np.dtype((np.void, rows.shape[1] * narrow.itemsize))).reshape(-1)
 
 
 def _apart(before: NDArray, after: NDArray, way: Way) -> Values:
-    narrow = min(before.dtype, after.dtype, key=lambda one: one.itemsize)
+    narrow = _narrow(before.dtype, after.dtype)
     bits = numbers = rounded = True
     changed = not_finite = 0
     largest = squares = whole = 0.0
@@ -129,6 +129,13 @@ def _apart(before: NDArray, after: NDArray, way: Way) -> Values:
     if rounded and before.dtype != after.dtype:
         return Values("rounded", way)
     return Values("apart", way, changed, largest, math.sqrt(squares / whole) if whole else None, not_finite)
+
+
+def _narrow(one: DType, other: DType) -> DType:
+    """The type in which two are the same if one is the other, rounded; nothing is rounded to integers."""
+    if is_float(one) and is_float(other):
+        return min(one, other, key=lambda each: each.itemsize)
+    return one if one == other else np.dtype(np.float64)
 
 
 def _same(one: NDArray, other: NDArray) -> bool:

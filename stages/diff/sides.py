@@ -71,7 +71,21 @@ def _paired(one: Side | revisions.Revision, other: Side | revisions.Revision | N
         return _artefacts(one if isinstance(one, Side) else Side(other.path, one), other)
     if isinstance(one, Side):
         return _artefacts(one, Side(one.path, other))
-    return [pair for path in _defaults() for pair in _artefacts(Side(path, one), Side(path, other))]
+    paths = _defaults()
+    if len(paths) == 1:
+        return _artefacts(Side(paths[0], one), Side(paths[0], other))
+    sides = [(_there(Side(path, one)), _there(Side(path, other))) for path in paths]
+    return [
+        pair
+        for mine, theirs in sides
+        for pair in (_artefacts(mine, theirs) if mine and theirs else [("", mine, theirs)])
+    ]
+
+
+def _there(side: Side) -> Side | None:
+    """The side, if there is anything: of several artefacts one may be younger than a revision."""
+    found = side.path.exists() if side.revision is None else side.revision.files(side.path)
+    return side if found else None
 
 
 def _defaults() -> list[Path]:
@@ -82,14 +96,9 @@ def _defaults() -> list[Path]:
 
     content = yaml.read(files.read_text(DVC_FILE), str(DVC_FILE))
     listed = content.get("artifacts") if isinstance(content, dict) else None
-    found = [
-        Path(artefact["path"])
-        for artefact in (listed.values() if isinstance(listed, dict) else ())
-        if isinstance(artefact, dict)
-        and LABEL in (artefact.get("labels") or ())
-        and "${" not in str(artefact.get("path"))
-    ]
-    return found or [DEFAULT]
+    artefacts = [one for one in listed.values() if isinstance(one, dict)] if isinstance(listed, dict) else []
+    paths = [str(one.get("path")) for one in artefacts if LABEL in str(one.get("labels"))]
+    return [Path(path) for path in paths if "${" not in path] or [DEFAULT]
 
 
 def _artefacts(one: Side, other: Side) -> Pairs:

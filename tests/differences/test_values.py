@@ -31,6 +31,8 @@ def floats(*values, dtype=F32):
         (floats(3, 4), floats(np.nan, 5), Values("apart", "", 2, 1.0, 0.2, 1)),
         (floats(3, np.inf), floats(3, 4), Values("apart", "", 1, 0.0, 0.0, 1)),
         (np.array([1, 2], np.int64), np.array([1, 3], np.int64), Values("apart", "", 1, 1.0, (1 / 5) ** 0.5)),
+        (np.array([1, 2], np.int8), floats(1, 2.5), Values("apart", "", 1, 0.5, 0.5 / 5**0.5)),
+        (np.array([1, 2], np.int8), floats(1, 2), Values("equal")),
         (MATRIX, MATRIX.T, Values("equal", "transposed")),
         (SQUARE, SQUARE.T.astype(F16), Values("rounded", "transposed")),
         (MATRIX, MATRIX[[3, 1, 0, 2, 4]], Values("equal", "reordered")),

@@ -175,6 +175,18 @@ def test_revisions(arguments, heading):
 
 
 @pytest.mark.usefixtures("repository")
+def test_an_artefact_that_is_younger_than_the_revision():
+    text = DVC_YAML + "  other-model: {path: models/other, type: model, labels: [compressed]}\n  odd: {path: 3}\n"
+    Path("dvc.yaml").write_text(text)
+    shutil.copytree("models/compressed", "models/other")
+    artefacts = json.loads(diff("one", "--json")[1])["artefacts"]
+    assert [(one["before"], one["after"]) for one in artefacts] == [
+        ("one:models/compressed", "models/compressed"),
+        (None, "models/other"),
+    ]
+
+
+@pytest.mark.usefixtures("repository")
 def test_several_targets_by_name():
     shutil.rmtree("models")
     for target in ("onnxruntime", "onnx-opset21"):
