@@ -11,7 +11,7 @@ import numpy as np
 
 from compressor import encodings
 from compressor.arrays import FLOAT_DTYPES, NDArray
-from compressor.differences.pairs import pairs
+from compressor.differences.pairs import copies, pairs
 from compressor.differences.values import Values, compare
 from compressor.encodings import Encoding, LinearQuantized, Sparse, decode, full_mask, is_encoded
 from compressor.errors import CompressorError, DamageError
@@ -46,11 +46,13 @@ class Difference:
 
     before, after: None where the model does not have it.
     values: how far they are apart; None where one side is missing.
+    copy: the name of the weight of the second model that has the values of this one, which is gone; empty for none.
     """
 
     before: Stored | None
     after: Stored | None
     values: Values | None
+    copy: str = ""
 
     @property
     def name(self) -> str:
@@ -75,7 +77,7 @@ class Difference:
 
     @property
     def same_values(self) -> bool:
-        """Whether both models have it, and no value differs but by the type that holds it."""
+        """Whether both models have the values, and none differs but by the type that holds it."""
         return self.values is not None and self.values.same
 
     def told(self, *, values: bool) -> bool:
@@ -130,8 +132,15 @@ def differences(before: Model, after: Model) -> Differences:
     """
     mine, theirs = _Reader(before), _Reader(after)
     found = []
-    for one, other in pairs(before.weights, after.weights):
+    paired = pairs(before.weights, after.weights)
+    twice = copies([one for one, other in paired if one is not None and other is None], after.weights)
+    for one, other in paired:
         values = None
+        if one is not None and other is None and one.name in twice:
+            copy = twice[one.name]
+            values = compare(mine.values(one), theirs.values(copy))
+            found.append(Difference(mine.stored(one), None, values, copy.name))
+            continue
         if one is not None and other is not None:
             values = compare(mine.values(one), theirs.values(other))
             if values.verdict == "apart" and _same_codes(one.encoding, other.encoding):

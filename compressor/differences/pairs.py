@@ -51,6 +51,18 @@ def pairs(before: Sequence[Weight], after: Sequence[Weight]) -> list[Pair]:
     return [(found.get(weight.name), weight) for weight in after] + [(weight, None) for weight in gone.values()]
 
 
+def copies(gone: Sequence[Weight], after: Sequence[Weight]) -> dict[str, Weight]:
+    """Of those that are gone, by name, the weight that has their values: tied ones lie in some files twice.
+
+    Raises:
+        CompressorError: one cannot be read.
+    """
+    sizes = {_size(weight) for weight in gone}
+    known = {(_size(weight), _content(weight)): weight for weight in after if _size(weight) in sizes}
+    found = {weight.name: known.get((_size(weight), _content(weight))) for weight in gone} if known else {}
+    return {name: weight for name, weight in found.items() if weight is not None}
+
+
 def _size(weight: Weight) -> int:
     return math.prod(shape(weight.encoding))
 

@@ -82,7 +82,7 @@ def _form(side: Stored, weight: Difference) -> str:
 def _notes(weight: Difference) -> list[str]:
     before, after, values = weight.before, weight.after, weight.values
     if before is None or after is None or values is None:
-        return []
+        return [f"{weight.copy} has its values"] if weight.copy else []
     said = [f"was {before.name}"] if weight.renamed else []
     narrow = min(before.dtype, after.dtype, key=lambda name: int("".join(filter(str.isdigit, name)) or 0))
     match values.verdict:

@@ -129,6 +129,18 @@ def test_the_values_of_the_first_are_in_the_second(tmp_path, before, after, same
     assert (found.same, found.same_values) == (same, same_values)
 
 
+def test_a_weight_that_lies_in_one_file_twice(tmp_path):
+    found = differences(model(tmp_path, *weights(a=A, tied=A, gone=B)), model(tmp_path, *weights(a=A, new_=C)))
+    told = {one.name: (one.copy, one.same_values, one.told(values=True)) for one in found.weights}
+    assert told == {
+        "a": ("", True, False),
+        "new_": ("", False, False),
+        "tied": ("a", True, False),
+        "gone": ("", False, True),
+    }
+    assert not found.same
+
+
 def test_a_damaged_weight_is_named(tmp_path):
     broken = Weight("a", Palettized(np.full((4, 6), 9, np.uint8), np.zeros((1, 1, 2, 1), np.float32)))
     with pytest.raises(CompressorError, match=r"m: a cannot be read"):
