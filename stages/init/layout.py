@@ -78,13 +78,21 @@ def runner(own: Pipeline, training: Stage | None) -> Chosen[str]:
 
 
 def params(repository: Repository, own: Pipeline) -> Chosen[str]:
-    """The file with the settings: params.yaml, unless that belongs to somebody."""
+    """The file with the settings: params.yaml, unless that belongs to somebody.
+
+    Raises:
+        UsageError: the other one does too.
+    """
     there = [stage.command for stage in ours(own).values() if stage.compressor != "toolchain"]
     if there:
         named = [after for word, after in zip(there[0], there[0][1:], strict=False) if word == "--params"]
         return Chosen(named[0] if named else PARAMS)
     because = next(_against_params(repository, own), "")
-    return Chosen(OWN_PARAMS if because else PARAMS, because)
+    if not because:
+        return Chosen(PARAMS)
+    if taken := sorted(GROUPS & merging.content(repository.text(OWN_PARAMS) or "", OWN_PARAMS).keys()):
+        raise UsageError(f"{because}, and so has {OWN_PARAMS} {taken[0]}. Rename one of these files or keys.")
+    return Chosen(OWN_PARAMS, because)
 
 
 def _against_params(repository: Repository, own: Pipeline) -> Iterator[str]:
@@ -101,7 +109,10 @@ def _against_params(repository: Repository, own: Pipeline) -> Iterator[str]:
         yield f"there is no {PARAMS}, the settings are Hydra's, in conf"
     if PARAMS in repository.ignored([PARAMS]):
         yield f"Git ignores {PARAMS}: something writes it"
-    whole = next((stage for stage in own.stages if PARAMS in {*stage.whole, *stage.deps}), None)
+    stages = (stage for one in repository.pipelines for stage in one.stages)
+    whole = next(
+        (stage for stage in stages if PARAMS in stage.deps or (stage in own.stages and PARAMS in stage.whole)), None
+    )
     if whole is not None:
         yield f"stage {whole.name} depends on all of {PARAMS}, and would run again"
     if text and not merging.extensible(text, PARAMS):

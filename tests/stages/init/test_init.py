@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 from ruamel.yaml import YAML
 
 from compressor.stages.init import changes, merging, plan
@@ -371,3 +373,19 @@ def test_the_inputs_of_a_model_that_is_not_there_yet(folder, run):
         "size": {"shape": [2], "dtype": "int64"},
     }
     assert values("params.yaml")["coreml"]["axes"] == {"batch": 1}
+
+
+HEAVY = {"coremltools", "onnxruntime", "onnxscript", "rich", "sklearn", "torch", "transformers"}
+
+
+def test_a_checkpoint_is_looked_at_without_torch(folder):
+    """Its first bytes tell what it is: a dry run costs little more than Python's start."""
+    (folder / "dvc.yaml").write_text(TRAINING.replace("net.onnx", "net.pt"))
+    torch.save({"w": torch.zeros(2)}, folder / "net.pt")
+    code = "import atexit, sys\natexit.register(lambda: print('MODULES', *sys.modules))\n"
+    code += "from compressor.stages.app import main\nmain()"
+    options = ("--dry-run", *SIZES_ONLY, "--factory", "nets:Net", "--input", "x=float32[batch,2]")
+    done = subprocess.run([sys.executable, "-c", code, "init", *options], capture_output=True, text=True)
+    assert "net.pt: stage train writes it: a state dict, its first bytes say so" in done.stdout
+    modules = next(line for line in done.stdout.splitlines() if line.startswith("MODULES "))
+    assert HEAVY.isdisjoint(name.partition(".")[0] for name in modules.split())

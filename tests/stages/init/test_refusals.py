@@ -51,6 +51,12 @@ def everything(folder: Path) -> dict[str, tuple[bytes, int]]:
         ({"params.yaml": b"\xff\xfe"}, (), 2, "params.yaml: not UTF-8 text"),
         ({"sub/dvc.yaml": "a: 1\na: 2\n"}, (), 2, "sub/dvc.yaml: not valid YAML"),
         ({"params.yaml/a": ""}, (), 2, "params.yaml: expected a file"),
+        (
+            {"params.yaml": "target: price\n", "compressor.yaml": "export: csv\n"},
+            (),
+            2,
+            "params.yaml has target of its own, and so has compressor.yaml export. Rename one of these files or keys.",
+        ),
         ({}, ("nowhere",), 2, "nowhere: no such folder"),
         ({}, ("--model", "other.onnx"), 2, "--model other.onnx: not there, and no stage writes it"),
         ({"a b.onnx": ""}, ("--model", "a b.onnx"), 2, "--model a b.onnx: expected a path of letters"),
