@@ -40,7 +40,7 @@ bench: $(VENV)/dev
 	python -m tests.benchmarks
 
 docs: $(VENV)/docs
-	sphinx-build --quiet --fail-on-warning --keep-going --doctree-dir build/doctrees docs build/site
+	sphinx-build --quiet --fresh-env --write-all --fail-on-warning --keep-going --doctree-dir build/doctrees docs build/site
 	@echo build/site/index.html
 
 reference: $(VENV)/dev

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -16,17 +18,42 @@ FETCHED = re.compile(
 )
 
 
+def built(documents: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """What comes of building these documents as `make docs` does."""
+    (line,) = re.findall(r"^\tsphinx-build (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    places = {"build/doctrees": str(folder / "trees"), "build/site": str(folder / "site"), "docs": documents}
+    arguments = [places.get(argument, argument) for argument in line.split()]
+    return subprocess.run([sys.executable, "-m", "sphinx", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site as `make docs` builds it."""
+    """The site."""
     folder = tmp_path_factory.mktemp("site")
-    (line,) = re.findall(r"^\tsphinx-build (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-    arguments = line.replace("build/doctrees", str(folder / "trees")).replace("build/site", str(folder / "site"))
-    done = subprocess.run(
-        [sys.executable, "-m", "sphinx", *arguments.split()], cwd=ROOT, capture_output=True, text=True
-    )
+    done = built("docs", folder)
     assert (done.returncode, done.stderr) == (0, "")
     return folder / "site"
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"index.md": "# A\n\n[to](nowhere.md)\n"}, "target not found: 'nowhere.md'"),
+        ({"index.md": "# A\n\n[to](#b)\n"}, "target not found: 'b'"),
+        ({"index.md": "# A\n\n![no](picture.png)\n"}, "image file not readable: picture.png"),
+        ({"index.md": "# A\n", "left.md": "# B\n"}, "document isn't included in any toctree"),
+    ],
+    ids=["page", "heading", "picture", "not reached"],
+)
+def test_what_leads_nowhere_ends_the_build(files: Mapping[str, str], told: str, tmp_path: Path) -> None:
+    documents = tmp_path / "documents"
+    shutil.copytree(ROOT / "docs" / "_static", documents / "_static")
+    shutil.copy(ROOT / "docs" / "conf.py", documents)
+    for name, text in files.items():
+        (documents / name).write_text(text, encoding="utf-8")
+    done = built(str(documents), tmp_path)
+    assert done.returncode == 1
+    assert told in done.stderr
 
 
 def test_every_document_is_a_page(site: Path) -> None:
