@@ -10,7 +10,7 @@ from compressor.errors import UsageError
 from . import answers, code, layout, measuring, models
 from .answers import Ask, Asked, Decision
 from .checkpoints import BY_SUFFIX, FOLDER, MODULE, ONNX, STATE
-from .layout import value
+from .layout import Chosen, value
 from .plan import RECORDS, Plan
 from .repository import Repository
 
@@ -32,12 +32,7 @@ def decide(repository: Repository, asked: Asked, ask: Ask) -> tuple[Plan, tuple[
     told, metric = measuring.measured(making, found, kind, factory, data)
     folder, lock = layout.models(repository, own), layout.lock(repository)
     runner = layout.runner(own, found.stage)
-    making.note("stages", f"{prefix.value}export ...", prefix.because)
-    making.note("commands", f"{runner.value}compressor ...", runner.because)
-    making.note("settings", params.value, params.because)
-    making.note("folder", folder.value, folder.because)
-    if "toolchain" not in there:
-        making.note("toolchain", lock.value or "", lock.because or "it changes when a package is upgraded")
+    _note(making, prefix, runner, params, folder, lock)
     plan = Plan(
         model=found.model,
         factory=factory,
@@ -60,6 +55,23 @@ def decide(repository: Repository, asked: Asked, ask: Ask) -> tuple[Plan, tuple[
         folder=repository.project,
     )
     return plan, tuple(making.found)
+
+
+def _note(
+    making: Decision,
+    prefix: Chosen[str],
+    runner: Chosen[str],
+    params: Chosen[str],
+    folder: Chosen[str],
+    lock: Chosen[str | None],
+) -> None:
+    """Why the new parts go where they go."""
+    making.note("stages", f"{prefix.value}export ...", prefix.because)
+    making.note("commands", f"{runner.value}compressor ...", runner.because)
+    making.note("settings", params.value, params.because)
+    making.note("folder", folder.value, folder.because)
+    if "toolchain" not in layout.ours(making.repository.pipelines[0]):
+        making.note("toolchain", lock.value or "", lock.because or "it changes when a package is upgraded")
 
 
 def _model(making: Decision) -> tuple[models.Found, str]:
