@@ -27,6 +27,18 @@ def shown(counted: str = "") -> Iterator[Report]:
 
 
 @contextmanager
+def waiting() -> Iterator[Callable[[str], None]]:
+    """A function that takes what is done now, of unknown length, and shows it to a person who looks on."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True, highlight=False, markup=False, emoji=False).status("") as status:
+        yield status.update
+
+
+@contextmanager
 def _bars(counted: str) -> Iterator[Report]:
     from rich.console import Console
     from rich.progress import (

@@ -52,7 +52,7 @@ def validate(
     from compressor import targets
     from compressor.errors import CompressorError, UsageError, plural
 
-    from .. import display
+    from .. import display, progress
     from ..params import Given, Settings, asked
     from . import everything, stages
 
@@ -68,8 +68,9 @@ def validate(
     if params is not None and not params.is_file():
         raise UsageError(f"{params}: no such file. Name a params file that exists.")
     given = Given(params or (named.params if named else None), settings or (), {"target": target})
-    with redirect_stdout(sys.stderr):  # what code of the user prints
-        checks = everything.checks(model or (named.model if named else None), given, pipeline)
+    source = model or (named.model if named else None)
+    with progress.waiting() as begun, redirect_stdout(sys.stderr):  # what code of the user prints
+        checks = everything.checks(source, given, pipeline, begun)
     failed = [check.name for check in checks if check.result == "failed"]
     if as_json:
         document = [{"check": one.name, "result": one.result, "reason": one.reason} for one in checks]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,8 +26,12 @@ class Check:
 
 @dataclass
 class Checks:
-    """Those that are done, in their order."""
+    """Those that are done, in their order.
 
+    begun: is told what is looked at now.
+    """
+
+    begun: Callable[[str], None]
     done: list[Check] = field(default_factory=list)
 
     def add(self, name: str, result: Result, reason: str) -> None:
@@ -51,6 +55,7 @@ class Look:
     told: list[str] = field(default_factory=list)
 
     def __enter__(self) -> list[str]:
+        self.checks.begun(self.name)
         return self.told
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,12 +19,18 @@ LIKE = 0.8
 """How much a group of others must look like one of ours before it is pointed out."""
 
 
-def checks(source: Path | None, given: params.Given, pipeline: stages.Pipeline | CompressorError | None) -> list[Check]:
+def checks(
+    source: Path | None,
+    given: params.Given,
+    pipeline: stages.Pipeline | CompressorError | None,
+    begun: Callable[[str], None],
+) -> list[Check]:
     """What was found.
 
     source: the model; None where none is named. pipeline: of dvc.yaml, or what is wrong with that; None for none.
+    begun: is told what is looked at now.
     """
-    done = Checks()
+    done = Checks(begun)
     try:
         own, wrong = params.sound(params.Settings, given)
     except UsageError as error:  # of the file itself

@@ -52,6 +52,7 @@ def check(checks: Checks, source: Path | None, settings: Export, folder: Path) -
         return None
     if not source.exists():
         return _fresh(checks, settings, folder, "skipped", f"{source} is not there yet")
+    checks.begun("graph")
     made = _export(source, settings, folder)
     if made.stopped == "checkpoint":
         return _fresh(checks, settings, folder, "failed", str(made.error))
@@ -125,6 +126,7 @@ def _fresh(checks: Checks, settings: Export, folder: Path, result: Result, reaso
         checks.skip(("inputs", "graph"), "there is no model without the factory")
         return None
     checks.add("checkpoint", result, f"{reason}\nWhat follows is tried with the weights that the factory starts with.")
+    checks.begun("graph")
     made = _export(path, settings, folder)
     if made.stopped in {"checkpoint", "factory"}:  # the weights of the model do not fit it
         made = replace(made, stopped="graph")

@@ -1,5 +1,7 @@
 """Progress in a log: a line a phase, then signs of life."""
 
+import time
+
 import pytest
 
 from compressor.stages import progress
@@ -28,3 +30,17 @@ def test_what_is_counted_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.shown("runs") as report:
         report("latency", 1, 1055)
     assert capsys.readouterr().err == "latency: 1,055 runs\n"
+
+
+def test_what_takes_an_unknown_time_is_shown_to_people_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with progress.waiting() as begun:
+        begun("graph")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich looks for a terminal by itself
+    with progress.waiting() as begun:
+        begun("graph")
+        time.sleep(0.2)
+    assert "graph" in capsys.readouterr().err
