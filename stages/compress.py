@@ -13,6 +13,8 @@ from . import completion
 from .options import AsJson, ModelPath, Overrides, ParamsFile, Plots, Strict, TargetName
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from compressor.compilation.manifest import Manifest
     from compressor.compilation.plan import Plan
     from compressor.recognition.findings import Detection, Settings
@@ -95,6 +97,7 @@ class _Asked:
     pipeline: by name.
     detection: what a stage before has found, if there was one.
     settings: of a detection that is made now.
+    rules: what holds for some weights instead, by pattern.
     export: how the model is exported before; None for one that has a graph.
     """
 
@@ -102,6 +105,7 @@ class _Asked:
     pipeline: str
     detection: Detection | None
     settings: Settings
+    rules: Mapping[str, Any]
     export: Export | None
 
     @property
@@ -130,7 +134,7 @@ class _Asked:
             return compressor.compress(path, out, **self._arguments(), progress=shown)
 
     def _arguments(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("target", "pipeline", "detection", "settings")}
+        return {name: getattr(self, name) for name in ("target", "pipeline", "detection", "settings", "rules")}
 
 
 def _asked(model: Path, detection: Path | None, given: Given) -> _Asked:
@@ -148,6 +152,7 @@ def _asked(model: Path, detection: Path | None, given: Given) -> _Asked:
         own.compress.pipeline,
         None if detection is None else read_detection(detection),
         core_settings(alone.detect) if alone else Settings(),
+        own.compress.rules,
         alone.export if alone and exports else None,
     )
 

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 from pydantic_core import PydanticCustomError
 
 from compressor import targets
-from compressor.compilation import pipelines
+from compressor.compilation import pipelines, rules
 from compressor.errors import UsageError
 
 from . import files
@@ -46,6 +46,16 @@ def _different(given: tuple[str, ...]) -> tuple[str, ...]:
     return given
 
 
+def _known_rules(asked: dict[str, Any]) -> dict[str, Any]:
+    try:
+        for pattern, value in asked.items():
+            rules.rule(pattern, value)
+    except UsageError as error:
+        raise PydanticCustomError("choice", "{message}", {"message": str(error)}) from error
+    return asked
+
+
+Rules = Annotated[dict[str, Any], AfterValidator(_known_rules)]
 Target = Annotated[str, AfterValidator(_known_target)]
 Targets = Annotated[tuple[Target, ...], Field(strict=False, min_length=1), AfterValidator(_different)]
 Pipeline = Annotated[str, AfterValidator(_known_pipeline)]
@@ -118,6 +128,11 @@ class Compress(Group):
     pipeline: Pipeline = Field(
         default="auto",
         description="Which schemes may take part.",
+    )
+    rules: Rules = Field(
+        default={},
+        description="What holds for some weights instead, by patterns of their names; the first that matches holds: "
+        '`{"*.head.*": dense, "encoder.*": [palettize], "embed*": {exact: false, tolerance: 1e-3}}`.',
     )
 
 

@@ -57,7 +57,7 @@ def taken(
     asked = Request(made_for, pipelines.get(pipeline, settings.threshold), settings, progress)
     with unchanged(model.stamps):
         if model.graph is None:
-            seen = tuple(look(model, settings, progress))
+            seen = tuple(look(model, lambda _: settings, progress))
             weights, chosen = model.weights, plan(seen, made_for, asked.pipeline)
         else:
             fitted = take(model, asked)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 
 from compressor import sources, targets
 from compressor.compilation import describe, publish
+from compressor.compilation import rules as rules_
 from compressor.compilation.artefact import FailedError, contents, opened, put_source, verify_all, write_all
 from compressor.compilation.manifest import Manifest
 from compressor.compilation.pipelines import UNCOMPRESSED
 from compressor.compilation.pipelines import get as get_pipeline
-from compressor.compilation.plan import Plan, plan
+from compressor.compilation.plan import Plan
 from compressor.compilation.planning import Progress, Request, Taken, given, look, mended, planned, take
 from compressor.errors import CompressorError
 from compressor.model import Model, unchanged
@@ -36,7 +39,7 @@ def detect(
     """
     model = _model(model)
     with unchanged(model.stamps):
-        return Detection(settings, tuple(look(model, settings, progress)))
+        return Detection(settings, tuple(look(model, lambda _: settings, progress)))
 
 
 def dry_run(
@@ -46,6 +49,7 @@ def dry_run(
     pipeline: str = "auto",
     detection: Detection | None = None,
     settings: Settings = Settings(),  # noqa: B008 - frozen
+    rules: Mapping[str, rules_.Asked] = MappingProxyType({}),
     progress: Progress | None = None,
 ) -> Plan:
     """What `compress` would do: the form of every weight on a target, its size, and every refusal with its reason.
@@ -55,17 +59,20 @@ def dry_run(
     pipeline: a key of `PIPELINES`.
     detection: what `detect` found in this model, which brings its settings; without it the model is looked at here.
     settings: of that look.
+    rules: what holds for some weights instead, by patterns of their names in the source: `{"*.head.*": "dense"}`; the
+        first that matches a weight holds. See `compress.rules` of params.yaml.
     progress: called with (`detect`, dense bytes done, dense bytes in all) on the way.
 
     Raises:
-        UsageError: no such target or pipeline.
+        UsageError: no such target or pipeline; a rule is not understood, or matches no weight.
         CompressorError: the model cannot be read, or `detection` is of another one.
     """
     model = _model(model)
-    asked = _request(_target(target), pipeline, detection, settings, progress)
+    asked = _request(model, _target(target), pipeline, detection, settings, rules, progress)
     with unchanged(model.stamps):
         if model.graph is None:  # weights alone: what the target would make of them in a graph is not known
-            return plan(look(model, asked.settings, progress, known=given(model, asked)), asked.target, asked.pipeline)
+            findings = {one.name: one for one in look(model, asked.settings_of, progress, known=given(model, asked))}
+            return planned(Taken(Fitted(asked.target, model), findings, frozenset()), asked)
         return planned(take(model, asked), asked)
 
 
@@ -77,6 +84,7 @@ def compress(
     pipeline: str = "auto",
     detection: Detection | None = None,
     settings: Settings = Settings(),  # noqa: B008 - frozen
+    rules: Mapping[str, rules_.Asked] = MappingProxyType({}),
     progress: Progress | None = None,
 ) -> Manifest:
     """Writes the artefact and its manifest to the directory `out`, verified before it appears there.
@@ -88,16 +96,19 @@ def compress(
     detection: what `detect` found in this model, which brings its settings; without it a sample of each weight is
         looked at.
     settings: of that look.
+    rules: what holds for some weights instead, by patterns of their names in the source: `{"*.head.*": "dense"}`; the
+        first that matches a weight holds. See `compress.rules` of params.yaml.
     progress: called with (`detect`, `compress` or `verify`; dense bytes done, dense bytes in all) on the way.
 
     Raises:
-        UsageError: no such target or pipeline, or `out` holds what this package has not written.
+        UsageError: no such target or pipeline; a rule is not understood, or matches no weight; `out` holds what this
+            package has not written.
         CompressorError: the model cannot be read, a weight read back differs, or the disk is full.
     """
     model = _whole(model)
     # Every weight is compared with its source before anything is published, so a sample of each is enough to plan by;
     # where it missed a value, which the comparison shows, the weight is looked at as a whole.
-    asked = _request(_target(target), pipeline, detection, settings, progress, sampled=True)
+    asked = _request(model, _target(target), pipeline, detection, settings, rules, progress, sampled=True)
     publish.check_directory(Path(out), (model.path, *model.stamps))
     with publish.directory(Path(out)) as directory, unchanged(model.stamps):
         return _settled(take(model, asked), asked, directory)
@@ -127,16 +138,19 @@ def write_baseline(model: Model | Path | str, out: Path | str, *, target: str | 
 
 
 def _request(
+    model: Model,
     target: Target,
     pipeline: str,
     detection: Detection | None,
     settings: Settings,
+    rules: Mapping[str, rules_.Asked],
     progress: Progress | None,
     *,
     sampled: bool = False,
 ) -> Request:
     settings = detection.settings if detection else settings
-    return Request(target, get_pipeline(pipeline, settings.threshold), settings, progress, detection, sampled)
+    chosen = rules_.resolved(rules, [weight.name for weight in model.weights])
+    return Request(target, get_pipeline(pipeline, settings.threshold), settings, progress, detection, sampled, chosen)
 
 
 def _settled(taken: Taken, asked: Request, directory: Path) -> Manifest:

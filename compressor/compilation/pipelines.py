@@ -19,12 +19,14 @@ class PassPipeline:
     schemes: that may take part; a form that the source already has is always kept.
     summary: what it does, in a line.
     threshold: values up to this magnitude may become zero; 0.0: no value of any weight changes.
+    rule: the pattern of the rule by which it is another one for some weights; empty for all others.
     """
 
     name: str
     schemes: frozenset[str]
     summary: str
     threshold: float = 0.0
+    rule: str = ""
 
 
 PIPELINES: Mapping[str, PassPipeline] = MappingProxyType(

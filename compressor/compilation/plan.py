@@ -41,17 +41,23 @@ class Choice:
     form: the one that was chosen of what the finding proposes, or its values.
     legal: the form's spec as the target stores it.
     rejected: the other forms, with reasons.
+    rule: the pattern of the rule that held; empty for none.
     """
 
     finding: Finding
     form: Candidate
     legal: Encoding
     rejected: tuple[Rejected, ...] = ()
+    rule: str = ""
 
     @property
     def name(self) -> str:
         """The weight's name."""
         return self.finding.name
+
+    @property
+    def _ruled(self) -> str:
+        return f"by the rule {self.rule!r}" if self.rule else ""
 
     @property
     def facts(self) -> WeightFacts:
@@ -63,7 +69,7 @@ class Choice:
             encoding=name(self.legal),
             nbytes=nbytes(self.legal),
             dense_nbytes=self.finding.nbytes,
-            evidence="; ".join(filter(None, (self.form.evidence, self.finding.note))),
+            evidence="; ".join(filter(None, (self.form.evidence, self.finding.note, self._ruled))),
             exact=not self.form.loss.changed,
             changed=self.form.loss.changed,
             rejected=tuple((one.encoding, one.reason) for one in self.rejected),
@@ -101,15 +107,19 @@ def plan(
     target: Target,
     pipeline: PassPipeline,
     failed: Mapping[str, Mapping[Encoding, str]] = MappingProxyType({}),
+    ruled: Mapping[str, PassPipeline] = MappingProxyType({}),
 ) -> Plan:
     """The legal forms, among those that the pipeline's schemes propose, that together make the smallest artefact.
 
     A form takes its bytes, what decoding it adds of its own, and what weights share to be decoded.
 
+    ruled: by the name of a weight, the pipeline that holds for it instead.
     failed: by the name of a weight, the forms that did not hold it when they were tried, with the reason.
     """
     findings = tuple(findings)
-    options = {one.name: _options(one, target, pipeline, failed.get(one.name, {})) for one in findings}
+    options = {
+        one.name: _options(one, target, ruled.get(one.name, pipeline), failed.get(one.name, {})) for one in findings
+    }
     costs = {name_: [_cost(name_, form, one, target) for form in one.legal] for name_, one in options.items()}
     picked, shared = smallest(costs)
     choices = (_choice(one, options[one.name], costs[one.name], picked[one.name], shared) for one in findings)
@@ -141,6 +151,7 @@ class _Options:
 
     legal: tuple[_Form, ...]
     rejected: tuple[Rejected, ...]
+    rule: str
 
 
 def as_values(finding: Finding) -> Candidate:
@@ -158,12 +169,11 @@ def _options(finding: Finding, target: Target, pipeline: PassPipeline, refused: 
     ):
         reason = refused.get(candidate.spec, "")
         if not pipeline.schemes.issuperset(candidate.schemes):
-            reason = f"not part of the pipeline {pipeline.name}"
+            reason = f"not part of {_called(pipeline)}"
         elif candidate.loss.threshold > pipeline.threshold:
             changed, threshold = candidate.loss.changed, candidate.loss.threshold
-            reason = (
-                f"{changed:,} values up to {threshold:g} would become zero: detect.threshold={threshold:g} allows it"
-            )
+            allows = f"{_called(pipeline)} with threshold: " if pipeline.rule else "detect.threshold="
+            reason = f"{changed:,} values up to {threshold:g} would become zero: {allows}{threshold:g} allows it"
         try:
             spec = target.legalize(candidate.spec)
         except Illegal as refusal:
@@ -185,7 +195,11 @@ def _options(finding: Finding, target: Target, pipeline: PassPipeline, refused: 
         told = f"saves less than {_LEAST_SAVED:.0%} of the source's {kept[0].nbytes:,} bytes: not worth a slower load"
         rejected += [Rejected(name(form.spec), told) for form in little]
         kept = [form for form in kept if form not in little]
-    return _Options(tuple(kept or legal), tuple(rejected))
+    return _Options(tuple(kept or legal), tuple(rejected), pipeline.rule)
+
+
+def _called(pipeline: PassPipeline) -> str:
+    return f"the rule {pipeline.rule!r}" if pipeline.rule else f"the pipeline {pipeline.name}"
 
 
 def _cost(weight: str, form: _Form, options: _Options, target: Target) -> Cost:
@@ -209,7 +223,7 @@ def _choice(
         for form, cost in zip(options.legal, costs, strict=True)
         if form is not chosen
     )
-    return Choice(finding, chosen.candidate, chosen.spec, (*options.rejected, *others))
+    return Choice(finding, chosen.candidate, chosen.spec, (*options.rejected, *others), options.rule)
 
 
 def _reason(form: _Form, cost: Cost, chosen: _Form, best: Cost, shared: Mapping[str, tuple[int, int]]) -> str:

@@ -10,6 +10,7 @@ from typing import TypeVar
 from compressor import encodings
 from compressor.compilation.pipelines import PassPipeline
 from compressor.compilation.plan import Choice, Plan, Rejected, choose, plan
+from compressor.compilation.rules import NONE, Rules
 from compressor.compilation.stream import InexactError, stream
 from compressor.encodings import Dense, Encoding
 from compressor.errors import CompressorError
@@ -31,6 +32,7 @@ class Request:
 
     detection: what was found before, if anything was: it brings its settings.
     sampled: whether a sample of each weight tells what it is, as a hypothesis: for whoever compares every value later.
+    rules: what holds for some weights instead.
     """
 
     target: Target
@@ -39,15 +41,20 @@ class Request:
     progress: Progress | None = None
     detection: Detection | None = None
     sampled: bool = False
+    rules: Rules = NONE
 
-    @property
-    def schemes(self) -> frozenset[str]:
-        """Those that may take part."""
-        return self.pipeline.schemes
+    def settings_of(self, weight: Weight) -> Settings:
+        """Those of a look at a weight."""
+        return self.rules.settings(weight, self.settings)
+
+    def schemes(self, weight: Weight) -> frozenset[str]:
+        """Those that may take part in storing a weight."""
+        return self.rules.pipeline(weight, self.pipeline).schemes
 
     def smallest(self, weight: Weight) -> Encoding:
         """The smallest form of a weight on the target, by a sample of its values: a spec."""
-        return choose(find(weight, self.settings, sampled=True), self.target, self.pipeline).legal
+        found = find(weight, self.settings_of(weight), sampled=True)
+        return choose(found, self.target, self.rules.pipeline(weight, self.pipeline)).legal
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ class Taken:
 
 def look(
     model: Model,
-    settings: Settings,
+    settings: Callable[[Weight], Settings],
     progress: Progress | None,
     *,
     sampled: bool = False,
@@ -79,7 +86,7 @@ def look(
     """What each weight is; by a sample of its values if `sampled`. known: what needs no look."""
 
     def finding(weight: Weight) -> Finding:
-        return known[weight] if weight in known else find(weight, settings, sampled=sampled)
+        return known[weight] if weight in known else find(weight, settings(weight), sampled=sampled)
 
     # A look at a sample is many short calls that hold the interpreter's lock: threads would wait for each other.
     executor = map if sampled else stream
@@ -87,9 +94,10 @@ def look(
 
 
 def given(model: Model, asked: Request) -> dict[Weight, Finding]:
-    """What the detection that was given, if one was, tells about the weights."""
+    """What the detection that was given, if one was, tells about the weights that were looked at as is asked now."""
     findings = () if asked.detection is None else matching(asked.detection.findings, model)
-    return dict(zip(model.weights, findings, strict=asked.detection is not None))
+    told = zip(model.weights, findings, strict=asked.detection is not None)
+    return {weight: finding for weight, finding in told if asked.settings_of(weight) == asked.settings}
 
 
 def take(model: Model, asked: Request) -> Taken:
@@ -99,7 +107,7 @@ def take(model: Model, asked: Request) -> Taken:
     """
     known = given(model, asked)
     fitted = asked.target.fit(model, asked)
-    findings = look(fitted.model, asked.settings, asked.progress, sampled=asked.sampled, known=known)
+    findings = look(fitted.model, asked.settings_of, asked.progress, sampled=asked.sampled, known=known)
     told = frozenset(weight.name for weight in fitted.model.weights if weight in known)
     by_name = {one.name: one for one in findings}
     return Taken(fitted, by_name, frozenset(by_name) if asked.sampled else told, told)
@@ -107,7 +115,9 @@ def take(model: Model, asked: Request) -> Taken:
 
 def planned(taken: Taken, asked: Request) -> Plan:
     """What the weights become."""
-    made = plan(taken.findings.values(), taken.fitted.target, asked.pipeline, taken.failed)
+    weights = (weight for weight in taken.fitted.model.weights if asked.rules.of(weight) is not None)
+    ruled = {weight.name: asked.rules.pipeline(weight, asked.pipeline) for weight in weights}
+    made = plan(taken.findings.values(), taken.fitted.target, asked.pipeline, taken.failed, ruled)
     return replace(made, notes=taken.fitted.model.notes)
 
 
@@ -137,7 +147,9 @@ def mended(taken: Taken, chosen: Plan, failures: Iterable[InexactError], asked: 
     for failure in failures:
         name, before = failure.name, taken.findings[failure.name]
         if name in unsure:
-            findings[name] = _again(weights[name], before, failure, asked.settings, told=name in taken.told)
+            findings[name] = _again(
+                weights[name], before, failure, asked.settings_of(weights[name]), told=name in taken.told
+            )
             unsure.remove(name)
             if findings[name].candidates != before.candidates:
                 continue

@@ -30,13 +30,13 @@ class Illegal(Exception):  # noqa: N818 - a refusal that plans record, not an er
 
 
 class Asked(Protocol):
-    """What is asked of a model, as far as fitting it must know. schemes: those that may take part, by name."""
+    """What is asked of a model, as far as fitting it must know."""
 
-    @property
-    def settings(self) -> Settings: ...
+    def settings_of(self, weight: Weight) -> Settings:
+        """Those of a look at a weight."""
 
-    @property
-    def schemes(self) -> frozenset[str]: ...
+    def schemes(self, weight: Weight) -> frozenset[str]:
+        """Those that may take part in storing a weight, by name."""
 
     def smallest(self, weight: Weight) -> Encoding:
         """The smallest form of a weight on the target, by a sample of its values: a spec."""

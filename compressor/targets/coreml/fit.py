@@ -60,9 +60,11 @@ def fit(model: Model, request: Request, asked: Asked) -> Prepared:
         CompressorError: Core ML does not have what the model consists of.
     """
     to = np.dtype(request.precision)
-    if linear_quantize.NAME in asked.schemes:  # rounded values show no grid: codes are found before
-        weights = [recovered(weight, asked.settings, to) for weight in model.weights]
-        model = replace(model, weights=weights)
+    weights = [  # rounded values show no grid: codes are found before
+        recovered(weight, asked.settings_of(weight), to) if linear_quantize.NAME in asked.schemes(weight) else weight
+        for weight in model.weights
+    ]
+    model = replace(model, weights=weights)
     sources = {weight.name: weight.encoding for weight in model.weights}
     found = translated(model, request)
     why_not = partial(_why_not_fold, sources, to, asked)
