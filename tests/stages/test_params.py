@@ -251,3 +251,22 @@ def test_axes_of_core_ml_by_input_and_place(file: Path, text: str) -> None:
     asked = load(CompressParams, Given(file, ("coreml.axes.state.0=3",) if "{" in text else (), {}))
     expected = {"batch": 2, "state.1": (1, 4)} | ({"state.0": 3} if "{" in text else {})
     assert target(asked).options.sizes == expected  # type: ignore[attr-defined]
+
+
+def test_rules_are_read_as_they_are_written(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("compress: {rules: {'*.head.*': dense, embed*: {exact: false, tolerance: 1e-3}}}\n", "utf-8")
+    assert load(CompressParams, Given(file)).compress.rules == {
+        "*.head.*": "dense",
+        "embed*": {"exact": False, "tolerance": 1e-3},
+    }
+    given = Given(file, ["compress.rules={'*.head.*': [palettize]}"])
+    assert load(CompressParams, given).compress.rules["*.head.*"] == ["palettize"]
+
+
+def test_a_wrong_rule_is_told_of_with_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text("compress: {rules: {'*.head.*': sparse}}\n", "utf-8")
+    told = r"params.yaml: compress.rules: the rule '\*.head.\*' is 'sparse': expected dense"
+    with pytest.raises(UsageError, match=told):
+        load(CompressParams, Given(file))
