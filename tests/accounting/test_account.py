@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from compressor.accounting.account import Account, Claim, Found, Portion, What, account, tiled
@@ -15,6 +15,7 @@ CLAIMS = st.lists(st.builds(Claim, st.just("f"), PLACES, PLACES, st.sampled_from
 
 
 @given(CLAIMS, st.integers(0, 30))
+@example([Claim("f", 1, 5, What.WEIGHTS, "a"), Claim("f", 1, 5, What.WEIGHTS, "b")], 6)
 def test_every_byte_is_told_once(claims: list[Claim], nbytes: int) -> None:
     """A reference that paints byte by byte: of claims on a byte the one that begins last, of equal runs the first."""
     painted: list[Claim | None] = [None] * nbytes

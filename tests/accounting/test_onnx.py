@@ -195,6 +195,19 @@ def test_scales_belong_to_what_they_scale() -> None:
     assert quantization.keys() == {"x_scale", "QuantizeLinear", "DequantizeLinear"}
 
 
+def test_what_is_made_of_a_weight_that_was_looked_at_before() -> None:
+    codes = tensor("codes", RANDOM.integers(-9, 9, (SIZE, SIZE)).astype(np.int8))
+    nodes = [
+        helper.make_node("DequantizeLinear", ["codes", "scale"], ["w"]),
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Transpose", ["w"], ["wt"]),
+        helper.make_node("MatMul", ["h", "wt"], ["h1"]),
+    ]
+    found = told(chain(codes, tensor("scale", np.float32(0.5).reshape(())), nodes=nodes))
+    assert of(found, What.DECODING).keys() == {"Transpose"}
+    assert of(found, What.WEIGHTS) == {"codes": SIZE * SIZE + 4}
+
+
 def test_values_that_are_quantized_when_a_session_loads() -> None:
     parts = [tensor("w"), tensor("w_scale", np.float32(0.5).reshape(()))]
     nodes = [
