@@ -44,7 +44,7 @@ def inline(model: onnx.ModelProto, *, own: bool) -> None:
         _inline(model, ours)
     foreign = next((made.name for made in model.functions if made.domain == DOMAIN and _key(made) not in ours), None)
     called = {node.op_type for node in inside(model.graph.node) if node.domain == DOMAIN}
-    missing = min(called - {name for _, name in ours}, default=foreign)
+    missing = min(called - {name for _, name in ours}, key=str, default=foreign)  # one may be bytes, no text
     if missing is not None:
         raise CompressorError(
             f"the function {missing!r} of the domain {DOMAIN!r}, which this package keeps for its own, is none "
