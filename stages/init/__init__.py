@@ -9,14 +9,14 @@ import typer
 
 Project = Annotated[
     Path,
-    typer.Argument(metavar="DIR", help="The folder of the project's dvc.yaml, there or not.", show_default=False),
+    typer.Argument(metavar="DIR", help="The project: where its dvc.yaml is, or shall be.", show_default=False),
 ]
 
 
 def init(
     project: Project = Path(),
     model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="What the training writes.", show_default=False)
+        str | None, typer.Option(metavar="MODEL", help="What the training writes, from DIR.", show_default=False)
     ] = None,
     factory: Annotated[
         str | None,
