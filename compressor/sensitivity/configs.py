@@ -18,7 +18,10 @@ from compressor.sensitivity.variants import VARIANTS
 _PARAMETER = ".weight"
 """What both libraries compress: the parameter of that name of a module."""
 
-_LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
+_LINEAR = frozenset({"Gemm", "MatMul", "Transpose"})
+"""Of linear layers; some exporters turn a weight before it is multiplied with."""
+
+_LAYERS = _LINEAR | {"Conv"}
 _TABLES = frozenset({"Gather"})
 
 CORE_ML_TOOLS: Mapping[str, tuple[str, frozenset[str]]] = {
@@ -28,7 +31,7 @@ CORE_ML_TOOLS: Mapping[str, tuple[str, frozenset[str]]] = {
 }
 """By the method of a variant: the class that takes it, and the operators that its modules become."""
 
-TORCHAO = frozenset({"Gemm", "MatMul", "Gather"})
+TORCHAO = _LINEAR | _TABLES
 """The operators that the modules become which torchao quantizes."""
 
 

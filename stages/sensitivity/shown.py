@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.text import Text
 
 from compressor.errors import plural
@@ -18,11 +18,20 @@ from compressor.sensitivity.trials import Trial
 from compressor.sensitivity.variants import VARIANTS
 
 from ..display import labels, size
+from ..report.labels import distinct
 from ..sheet import Row, Sheet
 from ..text import visible
 
 COLUMNS = ("weight", "variant", "drop", "error", "saved")
 """Of the rows for `dvc plots`; saved in bytes."""
+
+OTHERS = 88
+"""The columns of a terminal that a table takes beside the names where each variant has one of its own."""
+
+_THREES = ([*VARIANTS][:3], [*VARIANTS][3:])
+
+NAME = 32
+"""The most columns of a name in the table, unless it needs more to be told from others."""
 
 _MODULES = {
     "MagnitudePrunerConfig": "pruning",
@@ -73,34 +82,50 @@ class Studied:
 
 def table(found: Studied) -> RenderableType:
     """The weights, the most robust first, with what each variant costs and what the best allowed one saves."""
-    sizes = {subject.name: subject for subject in found.tried}
-    by_weight = choice.by_weight(found.trials)
-    rows = [_row(sizes[name], by_weight[name], found.chosen.get(name)) for name in choice.ranked(found.trials)]
-    saved = sum(sizes[name].nbytes - one.nbytes for name, one in found.chosen.items())
-    whole = size(sum(subject.nbytes for subject in found.tried))
-    rows.append(Row(("total", whole, *[""] * len(VARIANTS), "", size(saved)), style="bold", ruled=True))
-    count, score = found.bench.before.count, found.bench.score
-    measured = f"{found.judged}, the weight alone changed and not trained; {plural(count, 'sample')}"
-    if score is not None:
-        measured += f", {found.bench.metric.name} {score:.4f} as it is"
-    failed = [one for one in found.trials if one.failure]
+    measured = f"{found.judged}, the weight alone changed and not trained; {plural(found.bench.before.count, 'sample')}"
+    reasons = [f"{plural(len(names), 'weight')} not tried: {reason}" for reason, names in _reasons(found)]
+    failures = [one.failure for one in found.trials if one.failure]
     return Group(
-        Sheet(("weight", "now", *VARIANTS, f"within {found.max_drop:g}", "saves"), tuple(rows), numbers=1),
+        _Weights(found),
         Text(),
         Text(_together(found), "bold"),
         Text(measured, "dim"),
-        *(
-            Text(visible(f"{plural(len(names), 'weight')} not tried: {reason}"), "dim")
-            for reason, names in _reasons(found)
-        ),
-        *(Text(visible(one.failure), "yellow") for one in failed),
+        *(Text(visible(reason), "dim") for reason in reasons),
+        *(Text(visible(failure), "yellow") for failure in failures),
     )
 
 
-def _row(subject: Subject, own: Mapping[str, Trial], chosen: Trial | None) -> Row:
-    cells = (_amount(own[name]) if name in own else "" for name in VARIANTS)
+@dataclass(frozen=True, eq=False)
+class _Weights:
+    """A weight a row: what the variants cost in columns, or below it where there is no room for them."""
+
+    found: Studied
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        found, names = self.found, choice.ranked(self.found.trials)
+        sizes, by_weight = {one.name: one for one in found.tried}, choice.by_weight(found.trials)
+        short = distinct(labels(names), NAME)
+        wide = max(map(len, short)) + OTHERS <= options.max_width
+        rows = [
+            _row(label, sizes[name], by_weight[name], found.chosen.get(name), wide=wide)
+            for label, name in zip(short, names, strict=True)
+        ]
+        saved = sum(sizes[name].nbytes - one.nbytes for name, one in found.chosen.items())
+        whole = size(sum(subject.nbytes for subject in found.tried))
+        variants = [*VARIANTS] if wide else []
+        rows.append(Row(("total", whole, *[""] * len(variants), "", size(saved)), style="bold", ruled=True))
+        yield Sheet(("weight", "now", *variants, f"within {found.max_drop:g}", "saves"), tuple(rows), numbers=1)
+
+
+def _row(label: str, subject: Subject, own: Mapping[str, Trial], chosen: Trial | None, *, wide: bool) -> Row:
+    amounts = {name: _amount(own[name]) for name in VARIANTS if name in own}
     form, saved = (chosen.variant, size(subject.nbytes - chosen.nbytes)) if chosen else ("", "")
-    return Row((subject.name, size(subject.nbytes), *cells, form, saved), style="" if chosen else "dim")
+    columns = [amounts.get(name, "") for name in VARIANTS] if wide else []
+    # In the place of columns: what is alike stands in a line.
+    below = (
+        () if wide else tuple("  ".join(f"{name:8} {amounts.get(name, ''):>7}" for name in three) for three in _THREES)
+    )
+    return Row((label, size(subject.nbytes), *columns, form, saved), details=below, style="" if chosen else "dim")
 
 
 def _amount(trial: Trial) -> str:
@@ -117,7 +142,7 @@ def _together(found: Studied) -> str:
     if found.together is None:
         return f"{what}: the outputs are NaN"
     if found.together.drop is not None:
-        return f"{what}: {found.bench.metric.name} {found.together.score:.4f}, a drop of {found.together.drop:.4f}"
+        return f"{what}: {found.bench.metric.name} {found.together.score:.4f}, {found.bench.score:.4f} as it is"
     return f"{what}: outputs {found.together.error:.4f} from the model's own"
 
 
@@ -188,7 +213,9 @@ def for_core_ml_tools(found: Studied, path: str) -> str:
         _HOW.format(path=visible(path), name=name.removesuffix("Config"), module=_MODULES[name]) for name in sections
     ]
     others = [
-        f"# {visible(name)} stays as it is: no module that they train\n" for name in found.chosen if name not in chosen
+        f"# {visible(name)} stays as it is: nothing that they train it to keeps within {found.max_drop:g}\n"
+        for name in found.chosen
+        if name not in chosen
     ]
     return "".join([_HEAD, *how, *others, text.getvalue()])
 

@@ -136,6 +136,7 @@ def test_torchao_trains_with_the_same_config():
     [
         ("fc.weight", ("Gemm",), "int4", True, True),
         ("fc.weight", ("Gemm",), "pruned50", True, False),
+        ("query.weight", ("Transpose",), "int4", True, True),
         ("conv.weight", ("Conv",), "int8", True, False),
         ("words.weight", ("Gather",), "palette4", True, False),
         ("words.weight", ("Gather",), "int8", False, True),

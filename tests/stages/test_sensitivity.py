@@ -115,11 +115,23 @@ def test_the_table():
     assert status == 0
     lines = text.splitlines()
     assert lines[0].split() == ["weight", "now", *VARIANTS, "within", "0.05", "saves"]
-    assert [line.split()[0] for line in lines[2:4]] == ["layer.hidden.weight", "layer.head.weight"]
+    assert [line.split()[0] for line in lines[2:4]] == ["layer.hidden", "layer.head"]
     assert "2 weights not tried: one dimension: a bias or a scale" in text
     assert "the weight alone changed and not trained; 200 samples" in text
     assert " at once: accuracy 0." in text
     assert said == f"trials: {TRIALS} trials\n"
+
+
+def test_the_table_where_there_is_no_room_for_columns(monkeypatch):
+    run("--samples", 200)
+    monkeypatch.setenv("COLUMNS", "80")
+    status, text, _ = run("--samples", 200)
+    lines = text.splitlines()
+    assert status == 0
+    assert lines[0].split() == ["weight", "now", "within", "0.01", "saves"]
+    assert [line.split()[::2] for line in lines[3:5]] == [[*VARIANTS][:3], [*VARIANTS][3:]]
+    assert max(map(len, lines)) <= 80
+    assert not any("…" in line for line in lines)
 
 
 def test_a_second_run_does_nothing_again(monkeypatch):
