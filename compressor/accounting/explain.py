@@ -22,7 +22,7 @@ _ACCOUNTANTS: Sequence[ModuleType] = (onnx, safetensors, torch)
 
 _PACKAGE = ".mlpackage"
 
-_LEFT_OVER = (".data", ".onnx_data", ".weights", ".weight", ".bin", ".pb", ".raw")
+_LEFT_OVER = (".data", ".onnx_data", ".weights", ".weight", ".bin", ".raw")
 """Suffixes of files that nothing but a model refers to: one that none does is of no use."""
 
 _UNREADABLE = (
@@ -32,6 +32,7 @@ _UNREADABLE = (
     ".keras",
     ".tflite",
     ".ort",
+    ".pb",
     ".npz",
     ".msgpack",
     ".ckpt",

@@ -21,7 +21,7 @@ from compressor.accounting.storages import sets, stored
 from compressor.errors import CompressorError
 from compressor.formats.wire import FileBytes, WireError
 
-SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pt2", ".ts", ".torchscript")
+SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pt2", ".ts", ".torchscript", ".jit")
 
 _ARCHIVES = ("serialized_state_dict", "serialized_constants")
 """How entries of an ExportedProgram are called that are archives of tensors themselves."""

@@ -9,7 +9,7 @@ import pytest
 import compressor
 from compressor.accounting.account import Account, What
 from compressor.accounting.explain import explain
-from tests.networks.catalogue import NETWORKS, PACKAGE, fetched
+from tests.networks.catalogue import CHECKPOINT, NETWORKS, PACKAGE, fetched
 from tests.networks.quantizing import QUANTIZED, quantized
 from tests.networks.test_networks import feeds, session
 
@@ -69,3 +69,12 @@ def test_every_byte_of_a_quantized_network(name: str, tmp_path: Path) -> None:
     floats = [one for one in found.portions if one.what is What.CONSTANTS and one.detail == "float32"]
     assert sum(one.nbytes for one in floats) < 0.002 * found.nbytes
     assert (nbytes(found, What.QUANTIZATION) > 0) == ("4-bit" not in name)
+
+
+def test_a_checkpoint_of_an_early_torch() -> None:
+    path = fetched(CHECKPOINT)
+    found = explain(path)
+    assert found.nbytes == path.stat().st_size == 6009
+    weights = {one.name: one.nbytes for one in found.portions if one.what is What.WEIGHTS}
+    assert weights == {f"lin{layer}.model.1.weight": 4 * size for layer, size in enumerate((64, 192, 384, 256, 256))}
+    assert found.by_what().keys() == {What.WEIGHTS, What.NAMES, What.CONTAINER}
