@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -22,3 +24,31 @@ def environment(home: Path) -> dict[str, str]:
         "GIT_CONFIG_KEY_2": "init.defaultBranch",
         "GIT_CONFIG_VALUE_2": "main",
     }
+
+
+def cloned(repository: Path, place: Path) -> None:
+    """Make a repository with one commit, on main, of the files that Git has of another one as they lie there."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=repository, capture_output=True, text=True, check=True
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (repository / name).is_file():
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(repository / name, place / name)
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "all of it"]):
+        subprocess.run(["git", *command], cwd=place, env=environment(place.parent), check=True)
+
+
+def output(place: Path, variables: dict[str, str], typed: str) -> str:
+    """What a line prints on stdout that is typed in a folder, and must end well."""
+    done = subprocess.run(
+        ["bash", "-c", typed],
+        cwd=place,
+        env=variables,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, f"$ {typed}\n{done.stdout}\n{done.stderr}"
+    return done.stdout

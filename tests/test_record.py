@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.shell import environment
+from tests.shell import cloned, environment
 
 ROOT = Path(__file__).parents[1]
 RENEW = "the record is not that of this code: run `make record`, and commit what it stages"
@@ -19,16 +18,9 @@ RENEW = "the record is not that of this code: run `make record`, and commit what
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What Git has of this repository, as it lies here."""
+    """A clone with what is not committed yet."""
     place = tmp_path_factory.mktemp("record") / "clone"
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode:
-        pytest.skip("this is no clone")
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (place / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, place / name)
-    subprocess.run(["git", "init", "-q", place], check=True)
+    cloned(ROOT, place)
     return place
 
 
