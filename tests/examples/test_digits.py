@@ -1,5 +1,7 @@
 """The bundled example: its data, what its projections promise, and the checkpoint that a short training writes."""
 
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,6 +26,7 @@ from examples.digits.projections import (
     sparse_palette,
 )
 
+ROOT = Path(__file__).parents[2]
 SETTINGS: Mapping[str, float] = {
     "seed": 3,
     "dense_epochs": 1,
@@ -224,6 +227,19 @@ def test_a_short_run_writes_the_promised_checkpoint_twice_alike(
     assert state["quant.scale"].item() > 0
     logits = model(torch.from_numpy(data.held_out()[0]["image"]))
     assert (logits.shape, logits.dtype) == ((50, 10), torch.float32)
+
+
+def test_wider_registers_are_left_alone() -> None:
+    """In the process of the stage, before torch is loaded: a processor that has AVX-512 would train otherwise."""
+    program = (
+        "import runpy, sys; sys.argv = ['finetune', '--params', 'none.yaml']\n"
+        "try: runpy.run_module('examples.digits.finetune', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "import torch; print(torch.backends.cpu.get_cpu_capability())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() != "AVX512"
+    assert done.stdout.strip()
 
 
 def test_a_failed_write_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
