@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 CHECKS = {
     "opset": "graph",
+    "installed": "graph",
     "declared": "inputs",
     "imports": "factory",
     "checkpoint": "checkpoint",

@@ -207,6 +207,7 @@ def test_a_folder_of_transformers_for_two_targets(tmp_path, monkeypatch):
         ("export.inputs.features.dtype=float31", "inputs", "'float31'. Did you mean 'float32'?"),
         ("export.inputs.features.dynamic={2: batch}", "inputs", "export.inputs.features.dynamic names axis 2"),
         ("export.inputs.image={shape: [1]}", "inputs", "Net.forward takes (features): export.inputs.image is no"),
+        ("~export.inputs", "inputs", "export.inputs is empty: declare every input of the model"),
         ("export.opset=99", "graph", "export.opset is 99: expected 18 to 25."),
         ("export.opsett=18", "params", "unknown key export.opsett. Did you mean 'opset'?"),
     ],

@@ -24,7 +24,7 @@ SUFFIXES: tuple[str, ...] = ()
 """Of files: none, it reads folders."""
 FILES = (MODEL, DATA, TRACED)
 PACKAGES = ("onnx", "onnx-ir", "onnxscript", "safetensors", "torch", "transformers")
-STEPS = ("checkpoint", "declared", "imports", "opset", "factory", "weights", "inputs", "graph")
+STEPS = ("checkpoint", "installed", "declared", "imports", "opset", "factory", "weights", "inputs", "graph")
 
 
 def is_folder(path: Path) -> bool:
@@ -88,6 +88,7 @@ def export(
             "`compressor compress --dry-run` read the weights without it. Install it: "
             f"{requirements.hint('torch' if factory else 'huggingface')}"
         )
+    reached("installed")
     from compressor.sources.huggingface import architecture
 
     architecture.export(opened, content, directory, factory, args or {}, inputs, outputs, opset, reached)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 SUFFIXES: tuple[str, ...] = (".bin", ".ckpt", ".pt", ".pt2", ".pth", ".safetensors", ".torchscript", ".ts")
 FILES = (MODEL, DATA, TRACED)
 PACKAGES = ("onnx", "onnx-ir", "onnxscript", "safetensors", "torch", "torchao")
-STEPS = ("opset", "declared", "imports", "checkpoint", "factory", "weights", "inputs", "graph")
+STEPS = ("opset", "installed", "declared", "imports", "checkpoint", "factory", "weights", "inputs", "graph")
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module")
 """Where the checkpoints of trainings hold the state dict, beside an optimizer's and the like."""
@@ -77,10 +77,6 @@ def export(
     """
     check_opset(opset)
     reached("opset")
-    if not inputs:
-        raise UsageError(
-            "export.inputs is empty: declare every input of the model, as NAME: {shape: [...], dtype: ...}."
-        )
     with _installed(f"{source}: reading a torch model"):
         import torch
 
@@ -91,6 +87,11 @@ def export(
         from compressor.sources.torch.tidy import stored_names, tidy
         from compressor.sources.torch.trace import check_inputs, quiet, trace
     # What a file or an exported program imports while it is read may lie in the current directory too.
+    reached("installed")
+    if not inputs:
+        raise UsageError(
+            "export.inputs is empty: declare every input of the model, as NAME: {shape: [...], dtype: ...}."
+        )
     check_inputs(inputs)
     reached("declared")
     with quiet(), torch.no_grad(), references.importable_here(), legacy_of(source):
