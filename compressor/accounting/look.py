@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compressor import encodings, sources, targets
+from compressor.accounting import torch
 from compressor.compilation import pipelines
 from compressor.compilation.plan import Plan, plan
 from compressor.compilation.planning import Progress, Request, look, planned, take
+from compressor.errors import CompressorError
 from compressor.formats.coreml.skeleton import Skeleton
-from compressor.model import Model, unchanged
+from compressor.model import Model, stamps, unchanged
 from compressor.recognition.findings import Finding, Settings
 from compressor.targets import Target
 from compressor.weight import Weight
@@ -52,7 +54,7 @@ def taken(
         UsageError: there is no such pipeline, or the target's options do not fit the model.
         CompressorError: the model cannot be read, or the target does not have what it consists of.
     """
-    model = sources.read(path)
+    model = _read(path)
     made_for = target or targets.get(_own(model))
     asked = Request(made_for, pipelines.get(pipeline, settings.threshold), settings, progress)
     with unchanged(model.stamps):
@@ -67,6 +69,16 @@ def taken(
     stored = sum(encodings.nbytes(weight.encoding) for weight in model.weights)
     by_name = {one.name: one for one in weights}
     return Look(path, by_name, {one.name: one for one in seen}, made_for, pipeline, settings, chosen, stored)
+
+
+def _read(path: Path) -> Model:
+    """A model, or the weights of a checkpoint whose graph only its training knows."""
+    if path.is_file() and sources.exporter(path) is not None and not sources.readable(path):
+        before = stamps((path,))
+        if weights := torch.weights(path):
+            return Model(path, weights, None, stamps=before)
+        raise CompressorError(f"{path}: its weights are looked at in a graph: first run compressor export.")
+    return sources.read(path)
 
 
 def _own(model: Model) -> str:

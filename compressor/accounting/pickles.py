@@ -65,6 +65,16 @@ class Tensor:
         reach = sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=False))
         return self.offset, self.offset + reach + 1
 
+    @property
+    def is_rows(self) -> bool:
+        """Whether its elements lie one behind the other, row by row."""
+        expected = 1
+        for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            if size != 1 and stride != expected:
+                return False
+            expected *= size
+        return all(size > 0 for size in self.shape)
+
 
 class Opaque:
     """What a class or a function would have made. name: its own. args: of the call. state: what it was given then."""

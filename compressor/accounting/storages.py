@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from compressor.accounting import pickles
 from compressor.accounting.account import Claim, What
 from compressor.accounting.pickles import DTYPES, ITEM_BYTES, Tensor
-from compressor.arrays import FLOAT_DTYPES
+from compressor.arrays import FLOAT_DTYPES, MappedArray
+from compressor.encodings import Dense
 from compressor.sources.torch import WRAPPERS
+from compressor.weight import Weight
 
 _TRAINING = ("optim", "scheduler", "lr_sched", "ema", "scaler", "amp", "loops", "callbacks")
 _SILENT = {"_parameters", "_modules", "_buffers"}
@@ -58,6 +61,21 @@ def stored(file: str, tensors: Sequence[Named], places: Mapping[str, tuple[int, 
     for key, (start, end) in places.items():
         name = "storages larger than their tensors" if key in viewed else "storages that no tensor views"
         yield Claim(file, start, end, What.UNREFERENCED, name)
+
+
+def rows(path: Path, tensors: Sequence[Named], places: Mapping[str, tuple[int, int]]) -> Iterator[Weight]:
+    """The weights among the tensors that lie in their storage as they are read, row by row, each name once."""
+    # A quantized tensor has its scales under its own name: it is no weight of floats.
+    names = {one.name for one in tensors if DTYPES.get(one.tensor.storage.kind, "") not in FLOAT_DTYPES}
+    for one in tensors:
+        tensor, dtype = one.tensor, FLOAT_DTYPES.get(DTYPES.get(one.tensor.storage.kind, ""))
+        if one.what is not What.WEIGHTS or dtype is None or tensor.storage.key not in places or one.name in names:
+            continue
+        start, end = places[tensor.storage.key]
+        array = MappedArray(path, start + tensor.offset * dtype.itemsize, tensor.shape, dtype)
+        if tensor.is_rows and start <= array.offset <= array.offset + array.nbytes <= end:
+            names.add(one.name)
+            yield Weight(one.name, Dense(array))
 
 
 def _form(kind: str) -> str:

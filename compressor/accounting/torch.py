@@ -17,9 +17,10 @@ from compressor.accounting import archives, pickles
 from compressor.accounting.account import Claim, Found, What
 from compressor.accounting.archives import Entry
 from compressor.accounting.files import opened
-from compressor.accounting.storages import sets, stored
+from compressor.accounting.storages import Named, rows, sets, stored
 from compressor.errors import CompressorError
 from compressor.formats.wire import FileBytes, WireError
+from compressor.weight import Weight
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".pt2", ".ts", ".torchscript", ".jit")
 
@@ -115,22 +116,31 @@ def _pickled(
     file: str, data: FileBytes, by_name: Mapping[str, Entry], pickled: str, folder: str, notes: list[str]
 ) -> Iterator[Claim]:
     """Claims on the storages that a pickle refers to."""
-    entry = by_name[pickled]
-    places = {
+    places = _places(by_name, folder)
+    try:
+        content = _content(data, by_name[pickled])
+    except ValueError as error:
+        notes.append(f"{file}: {pickled} cannot be read ({error}): whose its storages are is not known")
+        yield from (Claim(file, *place, What.UNREADABLE, "storages") for place in places.values())
+        return
+    yield from stored(file, sets(content), places)
+
+
+def _places(by_name: Mapping[str, Entry], folder: str) -> dict[str, tuple[int, int]]:
+    """The storages in a folder by their keys, from where to where each lies."""
+    return {
         inner.removeprefix(folder): (one.start, one.end)
         for inner, one in by_name.items()
         if inner.startswith(folder) and "/" not in inner.removeprefix(folder)
     }
-    try:
-        if not entry.stored or entry.nbytes > _MOST_PICKLE:
-            raise ValueError(f"{entry.name} is compressed, or has more than {_MOST_PICKLE:,} bytes")
-        with archives.window(data, entry.start, entry.end) as opened_:
-            content = pickles.load(opened_)
-    except ValueError as error:
-        notes.append(f"{file}: {entry.name} cannot be read ({error}): whose its storages are is not known")
-        yield from (Claim(file, *place, What.UNREADABLE, "storages") for place in places.values())
-        return
-    yield from stored(file, sets(content), places)
+
+
+def _content(data: FileBytes, entry: Entry) -> Any:
+    """What a pickle in an archive holds."""
+    if not entry.stored or entry.nbytes > _MOST_PICKLE:
+        raise ValueError(f"{entry.name} is compressed, or has more than {_MOST_PICKLE:,} bytes")
+    with archives.window(data, entry.start, entry.end) as opened_:
+        return pickles.load(opened_)
 
 
 def _program(file: str, data: FileBytes, by_name: Mapping[str, Entry], notes: list[str]) -> Iterator[Claim]:
@@ -158,7 +168,18 @@ def _names(config: Any) -> Iterator[tuple[str, str]]:
 
 
 def _legacy(file: str, data: FileBytes) -> Iterator[Claim]:
-    """A file of torch 1.5 and before: mark, version, system, the object, keys, each storage behind its length."""
+    """Claims on a file of torch 1.5 and before."""
+    head, at, found, places = _read_legacy(data)
+    yield Claim(file, 0, head, What.CONTAINER, "versions")
+    yield Claim(file, head, at, What.NAMES, "names and shapes of tensors")
+    yield from (Claim(file, start - 8, start, What.CONTAINER, "lengths of storages") for start, _ in places.values())
+    yield from stored(file, found, places)
+
+
+def _read_legacy(data: FileBytes) -> tuple[int, int, list[Named], dict[str, tuple[int, int]]]:
+    """Mark, version and system, the object and the keys, each storage behind its length: where the object begins, where
+    the storages do, the tensors, and from where to where each storage lies.
+    """
     with archives.window(data, 0, len(data)) as opened_:
         if pickles.load(opened_) != _MAGIC:
             raise ValueError("not torch's mark")
@@ -168,19 +189,37 @@ def _legacy(file: str, data: FileBytes) -> Iterator[Claim]:
         content = pickles.load(opened_)
         keys = pickles.load(opened_)
         at = opened_.tell()
-    yield Claim(file, 0, head, What.CONTAINER, "versions")
-    yield Claim(file, head, at, What.NAMES, "names and shapes of tensors")
     if not isinstance(keys, list):
         raise ValueError("no list of storages")  # noqa: TRY004 - a damaged file, not a defect
-    found = sets(content)
+    found, begin = sets(content), at
     kinds = {one.tensor.storage.key: one.tensor.storage for one in found}
-    places = {}
+    places: dict[str, tuple[int, int]] = {}
     for key in map(str, keys):
         size = int.from_bytes(data[at : min(at + 8, len(data))], "little")
         width = pickles.ITEM_BYTES.get(kinds[key].kind, 1) if key in kinds else 0
         if not width or at + 8 + size * width > len(data):
             break
-        yield Claim(file, at, at + 8, What.CONTAINER, "lengths of storages")
         places[key] = (at + 8, at + 8 + size * width)
         at = places[key][1]
-    yield from stored(file, found, places)
+    return head, begin, found, places
+
+
+def weights(path: Path) -> tuple[Weight, ...]:
+    """The float weights of a checkpoint that lie there in rows, each read when it is asked for.
+
+    Raises:
+        CompressorError: it is damaged.
+        OSError: it cannot be read.
+    """
+    try:
+        with opened(path) as data:
+            if not archives.is_archive(data, 0, len(data)):
+                _, _, found, places = _read_legacy(data)
+            else:
+                by_name = _named(archives.entries(path.name, data, 0, len(data))[0])
+                if "data.pkl" not in by_name:
+                    return ()
+                found, places = sets(_content(data, by_name["data.pkl"])), _places(by_name, "data/")
+    except (ValueError, WireError) as error:
+        raise CompressorError(f"{path}: truncated or not a torch checkpoint ({error}). Save it again.") from error
+    return tuple(rows(path, found, places))

@@ -73,7 +73,6 @@ def explain(
 
 def _look(file: Path, found: Account, given: Given, *, named: bool) -> tuple[Look | None, str]:
     """A look at the weights, or why there is none; a request that is wrong is an error."""
-    from compressor import sources
     from compressor.accounting.look import taken
     from compressor.errors import CompressorError, UsageError, line
 
@@ -82,8 +81,6 @@ def _look(file: Path, found: Account, given: Given, *, named: bool) -> tuple[Loo
 
     own = load(ExplainParams, given)
     try:
-        if sources.exporter(file) is not None and not sources.readable(file):
-            return None, "its weights are looked at once it is exported: `compressor export`, then explain that"
         with progress.shown() as shown:
             made_for = target(own) if named else None
             return taken(file, made_for, own.compress.pipeline, core_settings(own.detect), shown), ""

@@ -127,14 +127,31 @@ def test_settings_come_from_params_and_options() -> None:
     assert document("m.onnx", "--target", "onnx-opset18")["target"] == "onnx-opset18"
 
 
-def test_a_checkpoint_is_accounted_for_and_its_weights_wait_for_a_graph() -> None:
+@pytest.mark.parametrize("zipped", [True, False], ids=["archive", "as before 1.6"])
+def test_the_weights_of_a_checkpoint_are_looked_at_without_a_graph(*, zipped: bool) -> None:
     import torch
 
-    torch.save({"model": {"w": torch.ones(64, 64)}, "optimizer": {"state": torch.zeros(64, 64)}}, "m.pt")
+    values = {name: torch.tensor(value) for name, value in weights().items()}
+    state = {**values, "turned": values["plain"].T, "counter": torch.ones(64, 64, dtype=torch.int64)}
+    content = {"model": state, "optimizer": {"state": torch.zeros(64, 64)}}
+    torch.save(content, "m.pt", _use_new_zipfile_serialization=zipped)
     told = document("m.pt")
-    assert told["target"] is None
-    assert [(one["saves"], one["do"]) for one in told["advice"]] == [(64 * 64 * 4, "save model.state_dict() alone")]
-    assert told["notes"] == ["its weights are looked at once it is exported: `compressor export`, then explain that"]
+    reasons = {weight["name"]: weight["reason"] for weight in told["weights"]}
+    assert reasons["palette"] == "16 distinct values"
+    assert told["target"] == "onnxruntime"
+    advised = {one["do"]: (one["saves"], one["weights"]) for one in told["advice"]}
+    assert advised["save model.state_dict() alone"] == (64 * 64 * 4, ["optimizer"])
+    assert advised["compressor compress m.pt OUT_DIR --target onnxruntime"][1] == ["palette", "pruned"]
+    assert told["notes"] == []
+
+
+def test_an_exported_program_waits_for_its_graph() -> None:
+    import torch
+
+    torch.export.save(torch.export.export(torch.nn.Linear(64, 64), (torch.ones(2, 64),)), "m.pt2")
+    told = document("m.pt2")
+    assert {weight["name"] for weight in told["weights"]} == {"weight", "bias"}
+    assert told["notes"] == ["m.pt2: its weights are looked at in a graph: first run compressor export."]
 
 
 def test_a_model_that_is_not_understood_is_accounted_for() -> None:
