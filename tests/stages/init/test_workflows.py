@@ -59,6 +59,30 @@ def test_what_runs_foreign_code_may_write_nothing() -> None:
     assert "${{" not in "".join(one.get("run", "") for job in content["jobs"].values() for one in job["steps"])
 
 
+@pytest.mark.parametrize("service", SCHEMAS)
+@pytest.mark.parametrize(
+    ("lock", "expected"),
+    [
+        ("", "compressor[dvc]"),
+        ("a b/constraints.txt", "--constraint|a b/constraints.txt|compressor[dvc]"),
+        ("requirements.txt", "--requirement|requirements.txt|compressor[dvc]"),
+        ("net/pyproject.toml", "net|compressor[dvc]"),
+        ("uv.lock", "uv|.|compressor[dvc]"),
+        ("environment.yml", "compressor[dvc]"),
+        ("pixi.lock", "compressor[dvc]"),
+    ],
+)
+def test_what_is_installed(service: str, lock: str, expected: str) -> None:
+    values = {"folder": ".", "job": "x", "options": "", "extras": "dvc", "lock": (lock,) if lock else ()}
+    content = YAML(typ="safe").load(template.render(template.read(f"{service}.yml"), values))
+    job = content["jobs"]["compressor"] if service == "github" else content["x"]
+    variables = job["env" if service == "github" else "variables"]
+    typed = next(one["run"] for one in job["steps"] if "run" in one) if service == "github" else job["script"][0]
+    program = f"python() {{ IFS='|'; echo \"$*\"; }}\n{typed}"
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", program], env=variables, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"-m|pip|install|{expected}\n")
+
+
 @dataclass(frozen=True)
 class Shell:
     """A folder in which commands run as on a machine of its own.
