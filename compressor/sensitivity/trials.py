@@ -37,8 +37,13 @@ class Trial:
 
     @property
     def loss(self) -> float | None:
-        """What the trial is judged by: the drop, without labels the error; None where it failed."""
-        return self.error if self.drop is None else self.drop
+        """What the trial is judged by: the drop, without labels the error, without numbers the share of other classes.
+
+        None where it failed.
+        """
+        if self.drop is not None or self.error is not None:
+            return self.error if self.drop is None else self.drop
+        return None if self.agreement is None else 1 - self.agreement
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,10 @@ class Studied:
     @property
     def judged(self) -> str:
         """What the losses are of: the metric, or the outputs where there are no labels."""
-        return f"drop of {self.bench.metric.name}" if self.bench.labels else "relative error of the outputs"
+        if self.bench.labels:
+            return f"drop of {self.bench.metric.name}"
+        numbers = any(trial.error is not None for trial in self.trials)
+        return "relative error of the outputs" if numbers else "share of predictions that change"
 
 
 def table(found: Studied) -> RenderableType:
@@ -143,7 +146,9 @@ def _together(found: Studied) -> str:
         return f"{what}: the outputs are NaN"
     if found.together.drop is not None:
         return f"{what}: {found.bench.metric.name} {found.together.score:.4f}, {found.bench.score:.4f} as it is"
-    return f"{what}: outputs {found.together.error:.4f} from the model's own"
+    if found.together.error is not None:
+        return f"{what}: outputs {found.together.error:.4f} from the model's own"
+    return f"{what}: {found.together.agreement:.1%} of the predictions are the model's own"
 
 
 def _reasons(found: Studied) -> Sequence[tuple[str, Sequence[str]]]:

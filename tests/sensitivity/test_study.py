@@ -149,6 +149,32 @@ def test_without_labels_the_outputs_are_compared():
     assert trial.loss == trial.error > 0
 
 
+def test_without_labels_and_without_numbers_predictions_are_compared():
+    text = MODEL.replace("float[N,10] logits", "int64[N] best")
+    best = "logits = Gemm<transB = 1>(h, head) best = ArgMax<axis = 1, keepdims = 0>(logits)"
+    model = onnx.parser.parse_model(text.replace("logits = Gemm<transB = 1>(h, head)", best))
+    model.graph.initializer.extend(onnx.load("model.onnx").graph.initializer)
+    onnx.save(model, "model.onnx")
+    np.savez("data.npz", x=np.load("data.npz")["x"])
+    subjects = [one for one in tried()[0] if one.name == "fc"]
+    weak, strong = study.trials(bench(), subjects, names=["int8", "pruned75"])
+    assert (weak.score, weak.drop, weak.error) == (None, None, None)
+    assert weak.loss == 1 - weak.agreement < 1 - strong.agreement
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_weights_of_other_types(dtype):
+    kind = {np.float16: "float16", np.float64: "double"}[dtype]
+    header = '<ir_version: 10, opset_import: ["": 18]>'
+    text = f"{header} net ({kind}[4,288] x) => ({kind}[4,48] y) {{ y = MatMul(x, fc) }}"
+    model, random = onnx.parser.parse_model(text), np.random.default_rng(0)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(random.standard_normal((288, 48)).astype(dtype), "fc"))
+    onnx.save(model, "model.onnx")
+    np.savez("data.npz", x=random.standard_normal((10, 288)).astype(dtype))  # three runs of four samples, two too many
+    errors = {one.variant: one.error for one in study.trials(bench(), tried()[0])}
+    assert 0 < errors["int8"] < 0.02 < errors["palette4"] < 0.12 < errors["palette2"] < 0.4
+
+
 def test_a_loss_of_which_less_is_better():
     x = np.load("data.npz")["x"]
     (logits,) = load(Path("model.onnx"), "").run(["logits"], {"x": x})
