@@ -8,10 +8,11 @@ its weights in a file of their own, and the session is given the values of one b
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -33,6 +34,8 @@ from compressor.targets.onnxruntime import OnnxRuntime
 from compressor.targets.onnxruntime.session import load
 from compressor.targets.session import Session
 from compressor.weight import Weight
+
+TARGET = OnnxRuntime("onnxruntime", None, apart=True)
 
 Changes = Mapping[str, NDArray]
 """The values of some weights, by name."""
@@ -138,7 +141,7 @@ class Bench:
     before: compare.Run
     outputs: Sequence[Mapping[str, NDArray]]
 
-    @property
+    @functools.cached_property
     def score(self) -> float | None:
         """Of the model as it is; None without labels."""
         return _score(self.metric, self.before)
@@ -156,6 +159,13 @@ class Bench:
         if before is not None and score is not None:
             drop = (score - before if metrics.minimized(self.metric.name) else before - score) + 0.0
         return Outcome(score, drop, compare.agreement(self.before, after), far.share)
+
+    def copies(self, tried: Iterable[Subject]) -> tuple[Subject, ...]:
+        """Weights with the values that lie beside the model here: whoever trains on may replace those of the source."""
+        weights = {weight.name: weight for weight in TARGET.read(self.path.parent).weights}
+        return tuple(
+            replace(one, weight=replace(one.weight, encoding=weights[one.name].encoding, values=None)) for one in tried
+        )
 
     def key(self) -> dict[str, str]:
         """What the outcome of a trial depends on, each part as a digest or in words."""
@@ -182,7 +192,7 @@ def bench(model: Model | Path, folder: Path, settings: compare.Settings, most: i
         CompressorError: the model does not load or run; the samples do not fit it.
     """
     directory = folder / "model"
-    write_baseline(model, directory, target=OnnxRuntime("onnxruntime", None, apart=True))
+    write_baseline(model, directory, target=TARGET)
     path, metric = directory / MODEL, scoring.metric(settings.metric, settings.metric_args)
     session: Session = load(path, label)
     feeds, labels = compare.fitting(session, samples.read(settings.data), settings)

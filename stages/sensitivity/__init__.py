@@ -12,7 +12,7 @@ from ..options import AsJson, ModelPath, Overrides, ParamsFile, Plots
 from ..text import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from contextlib import AbstractContextManager
 
     from compressor.sensitivity.study import Bench, Outcome, Subject
@@ -135,6 +135,7 @@ def _studied(
             if not tried:
                 raise CompressorError(f"{model}: no weight to try: {'; '.join(sorted({*skipped.values()}))}.")
             bench = study.bench(path, Path(folder), evaluate.core_settings(wanted), most, str(model))
+        tried = bench.copies(tried)
         trials = _trials(bench, tried, Journal(out, {**bench.key(), "versions": _versions()}))
         uses = {subject.name: subject.weight.uses for subject in tried}
         dense = {subject.name: subject.nbytes for subject in tried}
@@ -164,8 +165,8 @@ def _trials(bench: Bench, tried: tuple[Subject, ...], journal: Journal) -> list[
     from .. import progress
 
     names = {subject.name for subject in tried}
-    known, other = journal.begin()
-    known = [trial for trial in known if trial.weight in names and trial.variant in VARIANTS]
+    found, other = journal.begin()
+    known = {(one.weight, one.variant): one for one in found if one.weight in names and one.variant in VARIANTS}
     if other:
         _tell(f"{journal.path}: its trials are of {' and of '.join(f'other {part}' for part in other)}: starting anew")
     done, total = len(known), len(tried) * len(VARIANTS)
@@ -173,18 +174,12 @@ def _trials(bench: Bench, tried: tuple[Subject, ...], journal: Journal) -> list[
         _tell(f"{journal.path}: has {'all' if done == total else f'{done} of'} {total} trials already")
     made = []
     with progress.shown("trials") as report:
-        for trial in study.trials(bench, tried, {(one.weight, one.variant) for one in known}):
+        for trial in study.trials(bench, tried, known):
             journal.append(trial)
             made.append(trial)
             report("trials", done + len(made), total)
-    order = {(weight, variant): place for place, (weight, variant) in enumerate(_pairs(tried))}
-    return sorted([*known, *made], key=lambda one: order[one.weight, one.variant])
-
-
-def _pairs(tried: tuple[Subject, ...]) -> Iterator[tuple[str, str]]:
-    from compressor.sensitivity.variants import VARIANTS
-
-    return ((subject.name, variant) for subject in tried for variant in VARIANTS)
+    every = known | {(one.weight, one.variant): one for one in made}
+    return [every[subject.name, variant] for subject in tried for variant in VARIANTS]
 
 
 def _together(bench: Bench, tried: tuple[Subject, ...], chosen: Mapping[str, Trial]) -> Outcome | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -86,7 +87,7 @@ class Studied:
 def table(found: Studied) -> RenderableType:
     """The weights, the most robust first, with what each variant costs and what the best allowed one saves."""
     measured = f"{found.judged}, the weight alone changed and not trained; {plural(found.bench.before.count, 'sample')}"
-    reasons = [f"{plural(len(names), 'weight')} not tried: {reason}" for reason, names in _reasons(found)]
+    reasons = [f"{plural(len(names), 'weight')} not tried: {reason}" for reason, names in _reasons(found).items()]
     failures = [one.failure for one in found.trials if one.failure]
     return Group(
         _Weights(found),
@@ -151,11 +152,12 @@ def _together(found: Studied) -> str:
     return f"{what}: {found.together.agreement:.1%} of the predictions are the model's own"
 
 
-def _reasons(found: Studied) -> Sequence[tuple[str, Sequence[str]]]:
+def _reasons(found: Studied) -> Mapping[str, Sequence[str]]:
+    """The weights that are not tried by reason; how many elements each has says nothing new."""
     reasons: dict[str, list[str]] = {}
     for name, reason in found.skipped.items():
-        reasons.setdefault(reason, []).append(name)
-    return [*reasons.items()]
+        reasons.setdefault(re.sub(r"^[\d,]+ elements: ", "", reason), []).append(name)
+    return reasons
 
 
 def document(found: Studied) -> dict[str, object]:

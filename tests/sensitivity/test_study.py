@@ -135,6 +135,14 @@ def test_what_changes_nothing_is_not_run(monkeypatch):
     assert trial.score == stand.score
 
 
+def test_the_source_may_change_while_trials_run():
+    stand, (subject, *_) = bench(), tried()[0]
+    before = next(study.trials(stand, stand.copies([subject]), names=["int4"]))
+    save("model.onnx", (subject.name, np.zeros_like))
+    assert next(study.trials(stand, stand.copies([subject]), names=["int4"])) == before
+    assert next(study.trials(stand, [subject], names=["int4"])) != before
+
+
 def test_known_trials_are_left_out():
     subjects = tried()[0]
     known = {(one.name, variant) for one in subjects for variant in VARIANTS} - {("fc", "int4")}
