@@ -73,7 +73,7 @@ def taken(
 
 def _read(path: Path) -> Model:
     """A model, or the weights of a checkpoint whose graph only its training knows."""
-    if path.is_file() and sources.exporter(path) is not None and not sources.readable(path):
+    if path.is_file() and path.suffix.lower() in torch.SUFFIXES and not sources.readable(path):
         before = stamps((path,))
         if weights := torch.weights(path):
             return Model(path, weights, None, stamps=before)

@@ -127,21 +127,23 @@ def test_settings_come_from_params_and_options() -> None:
     assert document("m.onnx", "--target", "onnx-opset18")["target"] == "onnx-opset18"
 
 
-@pytest.mark.parametrize("zipped", [True, False], ids=["archive", "as before 1.6"])
-def test_the_weights_of_a_checkpoint_are_looked_at_without_a_graph(*, zipped: bool) -> None:
+@pytest.mark.parametrize(
+    ("name", "zipped"), [("m.pt", True), ("m.pt", False), ("m.jit", True)], ids=["archive", "as before 1.6", "jit"]
+)
+def test_the_weights_of_a_checkpoint_are_looked_at_without_a_graph(*, name: str, zipped: bool) -> None:
     import torch
 
     values = {name: torch.tensor(value) for name, value in weights().items()}
     state = {**values, "turned": values["plain"].T, "counter": torch.ones(64, 64, dtype=torch.int64)}
     content = {"model": state, "optimizer": {"state": torch.zeros(64, 64)}}
-    torch.save(content, "m.pt", _use_new_zipfile_serialization=zipped)
-    told = document("m.pt")
+    torch.save(content, name, _use_new_zipfile_serialization=zipped)
+    told = document(name)
     reasons = {weight["name"]: weight["reason"] for weight in told["weights"]}
     assert reasons["palette"] == "16 distinct values"
     assert told["target"] == "onnxruntime"
     advised = {one["do"]: (one["saves"], one["weights"]) for one in told["advice"]}
     assert advised["save model.state_dict() alone"] == (64 * 64 * 4, ["optimizer"])
-    assert advised["compressor compress m.pt OUT_DIR --target onnxruntime"][1] == ["palette", "pruned"]
+    assert advised[f"compressor compress {name} OUT_DIR --target onnxruntime"][1] == ["palette", "pruned"]
     assert told["notes"] == []
 
 
