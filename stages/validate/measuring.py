@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressor.errors import CompressorError, plural
+from compressor.formats.onnx.writing import MODEL
 
 from .. import graph as graphs
 from .. import params
@@ -75,10 +77,21 @@ def _targets(
                 told += ["installed", "there is no graph to try it on"]
                 continue
             target, place = params.target(own, name), folder / name
-            fitted = compressor.write_baseline(graph.path, place, target=target)
-            sessions.append(target.session(place, fitted, graph.label))
+            with _labelled(graph):
+                fitted = compressor.write_baseline(graph.path, place, target=target)
+                sessions.append(target.session(place, fitted, graph.label))
             told += ["installed", "takes the model"]
     return sessions
+
+
+@contextmanager
+def _labelled(graph: Graph) -> Iterator[None]:
+    """A block whose errors call the graph what the user does, wherever it lies."""
+    try:
+        yield
+    except CompressorError as error:
+        named = str(error).replace(str(graph.path / MODEL), graph.label).replace(str(graph.path), graph.label)
+        raise CompressorError(named) from error
 
 
 def _data(checks: Checks, asked: Evaluate, sessions: Sequence[Session], export: Export | None) -> Samples | None:
@@ -96,26 +109,31 @@ def _data(checks: Checks, asked: Evaluate, sessions: Sequence[Session], export: 
                 plural(len(next(iter(feeds.values()))), "sample"),
                 f"labels for {', '.join(labels) or 'nothing'}",
             ]
-        if not sessions and export is not None and export.inputs:
-            feeds = samples.feeds(given, _ports(export), "the model (export.inputs)")
+        declared = _ports(export) if not sessions and export is not None else []
+        if declared:
+            feeds = samples.feeds(given, declared, "the model (export.inputs)")
             told += [plural(len(next(iter(feeds.values()))), "sample"), "labels are not compared: there is no graph"]
         return given
     return None
 
 
 def _ports(export: Export) -> list[Port]:
+    """The inputs as they are declared; none where that is wrong, which the check of the inputs tells."""
     import numpy as np
 
     from compressor.targets.session import Port
 
-    return [
-        Port(
-            name,
-            tuple(None if axis in (0, *one.dynamic) else size for axis, size in enumerate(one.shape)),
-            np.dtype(one.dtype),
-        )
-        for name, one in graphs.inputs(export).items()
-    ]
+    try:
+        return [
+            Port(
+                name,
+                tuple(None if axis in (0, *one.dynamic) else size for axis, size in enumerate(one.shape)),
+                np.dtype(one.dtype),
+            )
+            for name, one in graphs.inputs(export).items()
+        ]
+    except TypeError:  # of numpy, which has no such dtype
+        return []
 
 
 def _metric(checks: Checks, asked: Evaluate, sessions: Sequence[Session], given: Samples | None) -> Quality | None:

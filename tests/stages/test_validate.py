@@ -186,6 +186,9 @@ def test_a_folder_of_transformers_for_two_targets(tmp_path, monkeypatch):
     assert (status, results(checks)) == (0, dict.fromkeys(("imports", "factory", "outputs"), "skipped"))
     assert checks["data"] == ("ok", "12 samples; labels for logits")
     assert checks["metric"] == ("ok", "f1; works on two samples")
+    status, checks, _ = validate("tiny", "--target", "iOS17", "-S", "export.inputs.input_ids.dynamic={1: sequence}")
+    assert (status, checks["iOS17"][0]) == (1, "failed")
+    assert checks["iOS17"][1].startswith("tiny: axis 1 (sequence) of the input input_ids has no fixed size")
     np.savez("tokens.npz", input_ids=tokens + 90, labels=np.arange(12) % 3)
     status, checks, _ = validate("tiny", "--target", "onnxruntime")
     assert (status, checks["metric"][0]) == (1, "failed")
@@ -213,8 +216,8 @@ def test_a_folder_of_transformers_for_two_targets(tmp_path, monkeypatch):
     ],
 )
 def test_a_mistake_in_how_the_model_is_built(setting, check, expected):
-    status, checks, _ = validate("later.pt", "-S", setting, "-S", "evaluate.data=")
-    failed = [name for name, (result, _) in checks.items() if result == "failed" and name != "limits"]
+    status, checks, _ = validate("later.pt", "-S", setting, "-S", "evaluate.data=validated_data:held_out")
+    failed = [name for name, (result, _) in checks.items() if result == "failed" and name != "data"]
     assert status == 1
     assert failed == [check]
     assert expected in checks[check][1]
