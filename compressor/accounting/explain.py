@@ -56,7 +56,7 @@ def explain(path: Path | str) -> Account:
         UsageError: it is a file of no known kind.
         CompressorError: there is no such file, it is damaged, or one that it needs cannot be read.
     """
-    path = Path(path)
+    path = named(path)
     if not path.is_dir() and not path.is_file():
         raise CompressorError(f"{path}: no such file or directory; expected a model file, or a directory of one.")
     try:
@@ -66,6 +66,11 @@ def explain(path: Path | str) -> Account:
         raise CompressorError(f"{error.filename or path}: cannot be read: {error.strerror}.") from error
     except WireError as error:
         raise CompressorError(f"{path}: {error}.") from error
+
+
+def named(path: Path | str) -> Path:
+    """The path with a name, which tells what it is: the current directory has none."""
+    return Path(path) if Path(path).name else Path(path).resolve()
 
 
 def _file(path: Path) -> Found:
@@ -120,14 +125,18 @@ def _present(path: Path, found: Found) -> Iterator[Path]:
 
 
 def _claimed(claim: Claims, path: Path, found: Found, *, beside: bool = False) -> None:
-    """Claims on one model, in which what is stored twice is told; `beside`: in another model too."""
+    """Claims on one model, in which what is stored twice is told; `beside`: in the shards of its folder too."""
     before = len(found.claims)
     claim(path, found)
-    shards = path / "*.safetensors"
-    name = (shards if claim is safetensors.claim_folder else path).relative_to(found.root).as_posix()
-    name = path.name if name == "." else name
+    shards = ((path if path.is_dir() else path.parent) / "*.safetensors").relative_to(found.root).as_posix()
+    name = path.relative_to(found.root).as_posix()
+    if claim is safetensors.claim_folder:
+        name = shards
+    elif path == found.root:
+        name = path.name
     own = [one._replace(model=name) for one in found.claims[before:]]
-    found.claims[before:] = [*marked(own, found.root, found.claims[:before] if beside else ())]
+    others = [one for one in found.claims[:before] if beside and one.model == shards]
+    found.claims[before:] = [*marked(own, found.root, others)]
 
 
 def _tried(claim: Claims, path: Path, found: Found, *, beside: bool = False) -> None:

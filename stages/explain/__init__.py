@@ -30,6 +30,10 @@ Advised = Annotated[
 ]
 
 
+MOST_MODELS = 5
+"""So many are named where one must be."""
+
+
 def explain(
     file: File,
     target: TargetName = None,
@@ -52,6 +56,7 @@ def explain(
     """
     from compressor.accounting.advice import advice
     from compressor.accounting.explain import explain as account_of
+    from compressor.accounting.explain import named as with_name
     from compressor.errors import UsageError
 
     from .. import display
@@ -60,6 +65,7 @@ def explain(
 
     if target is not None and not advised:
         raise UsageError("--no-advice needs no target: leave --target out.")
+    file = with_name(file)
     given = Given(params, settings or (), {"target": target})
     found = account_of(file)
     look, why_not = _look(file, found, given, named=target is not None) if advised else (None, "")
@@ -89,5 +95,6 @@ def _look(file: Path, found: Account, given: Given, *, named: bool) -> tuple[Loo
     except CompressorError as error:
         models = sorted({portion.model for portion in found.portions if portion.model})
         if len(models) > 1 and file.is_dir():
-            return None, f"advice on weights is for one model: name one of {', '.join(models)}"
+            several = ", ".join(models[:MOST_MODELS]) + (", ..." if len(models) > MOST_MODELS else "")
+            return None, f"advice on weights is for one model: name one of {several}"
         return None, line(error)

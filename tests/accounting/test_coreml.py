@@ -122,6 +122,11 @@ def test_a_package_without_a_model(made: Path) -> None:
         explain(made)
 
 
+def test_a_package_from_inside(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(made)
+    assert explain(".") == explain(made)
+
+
 def test_a_package_beside_other_models(made: Path) -> None:
     (made.parent / "notes.txt").write_text("notes")
     found = explain(made.parent)

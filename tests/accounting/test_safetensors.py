@@ -124,6 +124,9 @@ def test_a_checkpoint_with_the_same_weights_beside_the_shards(tmp_path: Path) ->
     assert (copy.name, copy.nbytes, copy.detail) == ("a", 2048, "also in *.safetensors: a")
     weights = {(one.model, one.name): one.nbytes for one in found.portions if one.what is What.WEIGHTS}
     assert weights == {("*.safetensors", "a"): 2048, ("*.safetensors", "b"): 2048, ("pytorch_model.bin", "b"): 2048}
+    (folder / "other").mkdir()
+    (folder / "pytorch_model.bin").rename(folder / "other" / "pytorch_model.bin")
+    assert What.COPIES not in explain(folder).by_what()  # it may be another model's
     (one,) = advice(found, None)
     assert one.do == "delete pytorch_model.bin, if nothing reads it: *.safetensors has what it holds"
 
