@@ -1,6 +1,8 @@
 """What nodes compute from constants alone, as an array: ONNX Runtime computes it whenever it is read.
 
-So its bits are those of the constant into which ONNX Runtime folds the same nodes when it loads a model.
+So its bits are those of the constant into which ONNX Runtime folds the same nodes when it loads a model. Float16 is
+the exception: its processor kernels compute in float32 and round nothing between two nodes, as a graph says and other
+devices do. What would show that is no constant.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 1 << 30
 """Of any one value: what a file declares must not take the memory of the machine."""
+
+_MOVES = set("Concat Expand Flatten Gather Identity Reshape Slice Split Squeeze Tile Transpose Unsqueeze".split())
+"""Operators whose results are elements of what they read."""
 
 _RESULT = "compressor.result"
 
@@ -60,7 +65,8 @@ def computed(
 ) -> ComputedArray | None:
     """The value `name` of `nodes`, which stand behind what they read.
 
-    None where ONNX Runtime does not know all shapes before it runs them, or one takes more than `MOST_BYTES`.
+    None where ONNX Runtime does not know all shapes before it runs them, one takes more than `MOST_BYTES`, or float16
+    values would not be rounded between two nodes.
 
     inputs: the large constants that they read. small: the others, data and all. imports: the operator sets.
     """
@@ -76,7 +82,7 @@ def computed(
     for node in nodes:
         model.graph.output.add(name=node.output[0])
     known = _described(model)
-    if known is None or any(one.nbytes > MOST_BYTES for one in known.values()):
+    if known is None or any(one.nbytes > MOST_BYTES for one in known.values()) or _is_rounded_between(nodes, known):
         return None
     result = known[name]
     wide = result.dtype if bits(result.dtype) >= 8 else UINT8 if result.dtype.name.startswith("u") else INT8
@@ -85,6 +91,18 @@ def computed(
     model.graph.output.add(name=_RESULT)
     program = Program(model.SerializeToString(), dict(inputs), result.dtype)
     return ComputedArray(result.shape, result.dtype, program)
+
+
+def _is_rounded_between(nodes: Sequence[onnx.NodeProto], known: Mapping[str, ArraySpec]) -> bool:
+    """Whether a node computes with a float16 value that another has computed."""
+    halves = set[str]()
+    for node in nodes:
+        reads = not halves.isdisjoint(node.input)
+        if reads and node.op_type not in _MOVES:
+            return True
+        if known[node.output[0]].dtype == np.float16 and (reads or node.op_type not in _MOVES):
+            halves.add(node.output[0])
+    return False
 
 
 def _described(model: onnx.ModelProto) -> Mapping[str, ArraySpec] | None:

@@ -46,7 +46,7 @@ _PAIRS = set("Add Div Max Min Mul Sub".split())
 """Operators that do so where both of their operands are as large as the result: one of them is a mask, or an update."""
 
 _OTHERS = set(
-    "Abs And Cast CastLike Concat Constant Equal Exp Expand Flatten Gather Greater GreaterOrEqual Identity Less "
+    "Abs And Cast CastLike Concat Equal Exp Expand Flatten Gather Greater GreaterOrEqual Identity Less "
     "LessOrEqual Log Neg Not Or Pad Pow Reciprocal ReduceMax ReduceMean ReduceMin ReduceSum Reshape Slice Split Sqrt "
     "Squeeze Tile Transpose Unsqueeze Xor".split()
 )
@@ -101,7 +101,7 @@ def _fixed(index: Index) -> set[int]:
 def _computes(index: Index, node: onnx.NodeProto) -> bool:
     """Whether an operator gives one value, always the same, that is no decoded weight."""
     known = node.op_type in _DECIDES or node.op_type in _PAIRS or node.op_type in _OTHERS
-    if not known or not is_standard(node) or len(node.output) != 1 or node.op_type == "Constant":
+    if not known or not is_standard(node) or len(node.output) != 1 or not node.output[0]:
         return False
     try:
         return not any(True for _ in subgraphs(node)) and expressions.read(index, node.output[0]) is None

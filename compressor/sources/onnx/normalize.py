@@ -44,7 +44,7 @@ def normalize(model: onnx.ModelProto, directory: Path) -> tuple[Weight, ...]:
         computed = {fold.name: fold.array for fold in folded}
         found = index(graphs, directory, computed)
     lifted, refused = lifting.lifts(found)
-    refused = unfolded | refused
+    refused = {name: reason for name, reason in unfolded.items() if name not in computed} | refused
     _apply(found, lifted)
     _write_stubs(found, {lift.leaf: (lift.name, lift.encoding) for lift in lifted})
     encodings = {lift.name: lift.encoding for lift in lifted}
@@ -141,7 +141,8 @@ def _fold(found: Index, folded: Iterable[Fold]) -> None:
             found.graphs[found.owner[fold.name]].initializer.append(stub(fold.name, Dense(fold.array)))
         else:
             found.tensors[fold.name].CopyFrom(stub(fold.name, Dense(fold.array)))
-    _delete(found, {n for fold in folded for n in (*fold.nodes, *filter(None, [found.producers.get(fold.name)]))})
+    places = {found.producers[fold.name] for fold in folded if fold.name in found.producers}
+    _delete(found, places.union(*(fold.nodes for fold in folded)))
 
 
 def _apply(found: Index, lifted: Iterable[Lift]) -> None:

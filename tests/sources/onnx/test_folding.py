@@ -229,3 +229,52 @@ def test_a_tower_of_constants_takes_no_time_and_no_memory(tmp_path: Path) -> Non
     (weight,) = (one for one in sources.read(path).weights if one.name == "w")
     assert "computes a constant from it" in weight.pinned
     assert name(weight.encoding) == "dense"
+
+
+def test_a_constant_node_that_is_the_first_node(tmp_path: Path) -> None:
+    constant = helper.make_node("Constant", [], ["w"], value=tensor("", W))
+    path = built(tmp_path / "m.onnx", [constant, node("Round", "w", "v")], {})
+    assert [one.name for one in sources.read(path).weights] == ["w"]
+    compressor.compress(path, tmp_path / "out")
+    feeds = {"x": floats(5, 96)}
+    assert np.array_equal(run(tmp_path / "out" / "model.onnx", feeds)[0], run(path, feeds)[0])
+
+
+def test_a_value_that_more_is_computed_from_is_a_weight_that_may_change(tmp_path: Path) -> None:
+    nodes = [node("Round", "w", "r"), node("MatMul", "x,r", "u"), node("Transpose", "r", "t"), node("Abs", "t", "a")]
+    path = built(
+        tmp_path / "m.onnx", [*nodes, node("MatMul", "u,a", "x3"), node("Round", "w2", "v")], {"w": W, "w2": W}
+    )
+    (weight,) = (one for one in sources.read(path).weights if one.name == "w")
+    assert (weight.pinned, np.array_equal(decode(weight.encoding), np.round(W))) == ("", True)
+
+
+HALF, OTHER = W.astype(np.float16), floats(96, 64).astype(np.float16)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "values"),
+    [
+        pytest.param([node("Mul", "w,m", "v")], HALF * OTHER, id="one node"),
+        pytest.param(
+            [node("Transpose", "w", "a"), node("Mul", "a,n", "b"), node("Transpose", "b", "v")],
+            HALF * OTHER,
+            id="one among moves",
+        ),
+        pytest.param([node("Mul", "w,m", "a"), node("Add", "a,m", "v")], HALF, id="two"),
+        pytest.param(
+            [node("Mul", "w,m", "a"), node("Transpose", "a", "b"), node("Mul", "b,n", "v")],
+            HALF,
+            id="two around a move",
+        ),
+        pytest.param([node("Cast", "wide", "a", to=10), node("Mul", "a,m", "v")], W, id="rounded by a cast"),
+    ],
+)
+def test_float16_is_rounded_where_a_graph_says_so(nodes: list[NodeProto], values: np.ndarray, tmp_path: Path) -> None:
+    """ONNX Runtime's processor kernels do not: what more than one node computes stays computed."""
+    read = {name for one in nodes for name in one.input}
+    constants = {"w": HALF, "wide": W, "m": OTHER, "n": OTHER.T}
+    path = built(tmp_path / "m.onnx", nodes, {name: one for name, one in constants.items() if name in read})
+    found = {one.name: one for one in sources.read(path).weights}
+    weight = found.get("w") or found["wide"]
+    assert np.array_equal(decode(weight.encoding), values)
