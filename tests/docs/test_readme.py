@@ -43,3 +43,10 @@ def test_every_link_leads_somewhere(name: str) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", (ROOT / name).read_text(encoding="utf-8"))
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_what_it_prints_of_experiments_is_on_the_page_that_a_test_follows() -> None:
+    (section,) = re.findall(r"^## Experiments\n.*?^```\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    page = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8").splitlines()
+    assert len(section.splitlines()) > 20
+    assert [line for line in section.splitlines() if line not in page] == []
