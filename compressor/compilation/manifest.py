@@ -109,7 +109,7 @@ class Manifest:
 
 def _weight(plain: dict[str, Any]) -> WeightFacts:
     shape, rejected = tuple(plain["shape"]), tuple((encoding, reason) for encoding, reason in plain["rejected"])
-    if not all(isinstance(size, int) for size in shape):
+    if not all(isinstance(size, int) and size >= 0 for size in shape):
         raise TypeError(f"WeightFacts.shape: {shape!r}")
     return _checked(WeightFacts(**{**plain, "shape": shape, "rejected": rejected}))
 
@@ -127,6 +127,6 @@ def _checked(record: Record) -> Record:
     """
     for field in dataclasses.fields(record):
         value = getattr(record, field.name)
-        if not isinstance(value, _TYPES.get(field.type, (object,))):
+        if not isinstance(value, _TYPES.get(field.type, (object,))) or (isinstance(value, int) and value < 0):
             raise TypeError(f"{type(record).__name__}.{field.name}: {value!r}")
     return record

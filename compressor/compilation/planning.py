@@ -12,7 +12,7 @@ from compressor.compilation.pipelines import PassPipeline
 from compressor.compilation.plan import Choice, Plan, Rejected, choose, plan
 from compressor.compilation.rules import NONE, Rules
 from compressor.compilation.stream import InexactError, stream
-from compressor.encodings import Dense, Encoding
+from compressor.encodings import Encoding
 from compressor.errors import CompressorError
 from compressor.model import Model
 from compressor.recognition.find import as_declared, find
@@ -153,7 +153,7 @@ def mended(taken: Taken, chosen: Plan, failures: Iterable[InexactError], asked: 
             unsure.remove(name)
             if findings[name].candidates != before.candidates:
                 continue
-        if weights[name].pinned or isinstance(specs[name], Dense):
+        if weights[name].pinned or not encodings.is_encoded(specs[name]):
             raise CompressorError(f"{failure}. Nothing was published.") from failure
         failed[name] = {**failed.get(name, {}), specs[name]: failure.reason}
     return replace(taken, findings=findings, unsure=frozenset(unsure), failed=failed)

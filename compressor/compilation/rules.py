@@ -78,9 +78,11 @@ def resolved(asked: Mapping[str, Asked], names: Iterable[str]) -> Rules:
     Raises:
         UsageError: a rule says nothing that is understood, or its pattern matches no name.
     """
+    if not isinstance(asked, Mapping):
+        raise UsageError(f"the rules are {asked!r}: expected a mapping of patterns to what holds.")
     rules, names = [rule(pattern, value) for pattern, value in asked.items()], tuple(names)
     for one in rules:
-        if not fnmatch.filter(names, one.pattern):
+        if not any(fnmatch.fnmatchcase(name, one.pattern) for name in names):
             close = difflib.get_close_matches(one.pattern, names, n=3, cutoff=0.3) or list(names[:3])
             raise UsageError(f"the rule {one.pattern!r} matches no weight. Close to it: {', '.join(close)}.")
     found = ((name, next((one for one in rules if fnmatch.fnmatchcase(name, one.pattern)), None)) for name in names)
@@ -99,6 +101,8 @@ def rule(pattern: str, asked: Asked) -> Rule:
         UsageError: it says nothing that is understood.
     """
     where = f"the rule {pattern!r}"
+    if not isinstance(pattern, str):
+        raise UsageError(f"{where}: expected a pattern of names, which is text.")
     if isinstance(asked, str):
         if asked != DENSE:
             raise UsageError(f"{where} is {asked!r}: expected {DENSE}, a list of schemes, or a mapping.")
@@ -126,9 +130,9 @@ def _schemes(where: str, names: object) -> frozenset[str]:
     if not isinstance(names, Sequence) or isinstance(names, str) or not names:
         raise UsageError(f"{where}: expected a list of schemes, got {names!r}. Choices: {', '.join(sorted(known))}.")
     for name in names:
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise unknown(f"scheme of {where}:", str(name), known)
-    return frozenset(map(str, names))
+    return frozenset(names)
 
 
 def _amount(where: str, key: str, value: object) -> float:

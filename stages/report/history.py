@@ -26,6 +26,7 @@ from .facts import Run, Values
 MOST_RUNS = 500  # the newest: of more, no eye finds its way in a plot
 FOLDER, METRICS, PARAMS = "compression", "metrics.json", "params.yaml"
 
+_PLAIN = "--no-show-signature"  # where log.showSignature is set, what GnuPG says would stand among the hashes
 _COMMITTED = re.compile(r"^committer .* (-?\d+) [+-]\d{4}$", re.MULTILINE)
 _OBJECT = re.compile(rb"([0-9a-f]{40,}) (?:blob|tree|commit) (\d+)\n")  # of one that is not there, its name is printed
 
@@ -76,7 +77,7 @@ def flat(values: object, prefix: str = "") -> dict[str, str]:
 
 def _commits(objects: _Objects) -> Iterator[_Commit]:
     """The commits of this branch that changed metrics, and the experiments."""
-    log = git.run(Path(), "log", f"--max-count={MOST_RUNS + 1}", "--format=%H", "--", FOLDER)
+    log = git.run(Path(), "log", _PLAIN, f"--max-count={MOST_RUNS + 1}", "--format=%H", "--", FOLDER)
     branch = [(revision, "", "commit") for revision in log.stdout.decode().split()]
     for revision, name, origin in (
         *branch,
@@ -183,7 +184,7 @@ class Head:
 
 def head() -> Head:
     try:
-        shown = git.run(Path(), "log", "-1", "--format=%h%x00%s")
+        shown = git.run(Path(), "log", _PLAIN, "-1", "--format=%h%x00%s")
     except UsageError:
         return Head()
     if shown.returncode or not shown.stdout:

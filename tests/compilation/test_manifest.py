@@ -67,3 +67,11 @@ def test_the_keys_are_those_that_users_read() -> None:
 def test_what_is_no_manifest_is_refused(text: str) -> None:
     with pytest.raises(CompressorError, match=r"not a manifest: .* Write the artefact again"):
         Manifest.from_json(text)
+
+
+@pytest.mark.parametrize(("key", "wrong"), [("nbytes", -1), ("dense_nbytes", "8"), ("shape", [-4, 2, 3])])
+def test_a_weight_of_an_impossible_size_is_refused(key: str, wrong: object) -> None:
+    plain = json.loads(MANIFEST.to_json())
+    plain["weights"][0][key] = wrong
+    with pytest.raises(CompressorError, match=rf"not a manifest: .*WeightFacts\.{key}"):
+        Manifest.from_json(json.dumps(plain))

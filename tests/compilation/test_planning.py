@@ -168,6 +168,21 @@ def test_the_next_best_form_takes_the_place_of_one_that_cannot_be_encoded(
     assert ("sparse(palettized4)", reason) in made.weights[0].rejected
 
 
+def test_the_values_as_they_are_take_the_place_of_narrower_ones_that_cannot_be_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halves = np.random.default_rng(0).normal(size=(SIZE, SIZE)).astype(np.float16).astype(np.float32)
+    source = chain(tmp_path / "m.onnx", {"a": halves})
+
+    def failing(values: NDArray, spec: Any, where: NDArray | None) -> Any:
+        raise ValueError("no such values")
+
+    monkeypatch.setattr(encoding.narrow, "encode", failing)
+    (weight,) = compressor.compress(source, tmp_path / "out").weights
+    assert weight.encoding == "dense"
+    assert ("float16", "cannot be stored as float16: no such values") in weight.rejected
+
+
 def test_a_weight_whose_values_are_not_read_back_is_not_published(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     weights = {"w": random.normal(size=(SIZE, SIZE)).astype(np.float32), "v": palette(1)}

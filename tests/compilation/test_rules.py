@@ -95,6 +95,9 @@ def test_a_form_that_a_rule_leaves_out_says_so(model: Path) -> None:
         ({"head*": "dens"}, "the rule 'head*' is 'dens': expected dense, a list of schemes, or a mapping."),
         ({"head*": ["palettise"]}, "unknown scheme of the rule 'head*': 'palettise'. Did you mean 'palettize'?"),
         ({"head*": []}, "the rule 'head*': expected a list of schemes, got []"),
+        ({1: "dense"}, "the rule 1: expected a pattern of names, which is text."),
+        ({"head*": [["palettize"]]}, "unknown scheme of the rule 'head*': \"['palettize']\"."),
+        (["head*"], "the rules are ['head*']: expected a mapping of patterns to what holds."),
         ({"head*": {"tolerence": 1}}, "unknown key of the rule 'head*': 'tolerence'. Did you mean 'tolerance'?"),
         (
             {"head*": {"exact": True, "tolerance": 0.1}},

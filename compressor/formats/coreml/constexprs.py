@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from compressor.arrays import UINT8, Array, DType, MappedArray, NarrowArray, NDArray, Shape, is_float
+from compressor.arrays import UINT8, Array, DType, MappedArray, NarrowArray, NDArray, Shape, bits, is_float
 from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, dtype, shape
 from compressor.formats.coreml import values
 from compressor.formats.coreml.programs import CONSTEXPR, Producer, Scope
@@ -89,6 +89,8 @@ class Tree:
         array, known = self.array(operation, "source_val"), values.declared(operation.outputs[0].type)
         if known is None or not isinstance(array, np.ndarray | MappedArray):
             raise UnliftableError("it is cast to no tensor of a known type")
+        if not (is_float(array.dtype) and is_float(known[0].dtype) and bits(array.dtype) < bits(known[0].dtype)):
+            raise UnliftableError(f"it is cast from {array.dtype} to {known[0].dtype}")
         return Dense(NarrowArray(array, known[0].dtype))
 
     def sparse(self, operation: Any) -> Sparse:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from compressor.arrays import NarrowArray
 from compressor.encodings import Dense, LinearQuantized, Palettized, Sparse, decode
 from compressor.errors import CompressorError
 from compressor.formats.coreml import blob, lowering, values
@@ -74,6 +75,13 @@ def computed(key: str) -> Callable[[Any], None]:
     return change
 
 
+def set_output(kind: str) -> Callable[[Any], None]:
+    return lambda operation: setattr(operation.outputs[0].type.tensorType, "dataType", TYPES[kind].number)
+
+
+NARROW = Dense(NarrowArray(np.arange(12, dtype=F16).reshape(3, 4), np.dtype(np.float32)))
+
+
 @pytest.mark.parametrize(
     ("version", "encoding", "change", "reason"),
     [
@@ -81,6 +89,7 @@ def computed(key: str) -> Callable[[Any], None]:
         (7, AFFINE, zero_point(200, 0, 0), "its zero points are float32 beyond int8"),
         (9, SPARSE, set_type("constexpr_new"), "it is computed by constexpr_new"),
         (9, SPARSE, computed("mask"), "its mask is no constant"),
+        (9, NARROW, set_output("float16"), "it is cast from float16 to float16"),
     ],
 )
 def test_what_no_encoding_describes(

@@ -294,6 +294,15 @@ def test_an_old_commit_with_damaged_metrics_is_passed_over():
 
 
 @pytest.mark.usefixtures("repository")
+def test_signatures_that_git_was_told_to_show_are_no_commits():
+    head = git("cat-file", "commit", "HEAD").replace("\n\n", "\ngpgsig -----BEGIN PGP SIGNATURE-----\n x\n\n", 1)
+    git("update-ref", "HEAD", git("hash-object", "-t", "commit", "-w", "--stdin", into=head.encode()).strip())
+    git("config", "log.showSignature", "true")
+    report()
+    assert "signature" not in Page().text.lower()
+
+
+@pytest.mark.usefixtures("repository")
 def test_a_folder_inside_of_a_repository(monkeypatch):
     git("init", "--quiet", "..")
     shutil.rmtree(".git")
