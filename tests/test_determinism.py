@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -136,9 +137,12 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
 def test_two_processes_export_the_same_bytes(tmp_path: Path) -> None:
     (tmp_path / "deterministic_factory.py").write_text(
         "import torch\n\n"
+        "class Net(torch.nn.Sequential):\n"
+        "    def forward(self, input):\n"
+        "        return super().forward(input)\n\n"
         "def create():\n"
-        "    return torch.nn.Sequential(torch.nn.Conv2d(4, 16, 3), torch.nn.BatchNorm2d(16), torch.nn.ReLU(),\n"
-        "                               torch.nn.Flatten(), torch.nn.Linear(576, 64))\n"
+        "    return Net(torch.nn.Conv2d(4, 16, 3), torch.nn.BatchNorm2d(16), torch.nn.ReLU(),\n"
+        "               torch.nn.Flatten(), torch.nn.Linear(576, 64))\n"
     )
     layers = torch.nn.Sequential(
         torch.nn.Conv2d(4, 16, 3),
@@ -151,9 +155,14 @@ def test_two_processes_export_the_same_bytes(tmp_path: Path) -> None:
     model = tmp_path / "m.pt"
     torch.save(layers.state_dict(), model)
     params = "export: {factory: 'deterministic_factory:create', inputs: {input: {shape: [1, 4, 8, 8]}}}"
+    elsewhere = tmp_path / "where the code lies makes no difference"
+    elsewhere.mkdir()
+    for name in ("m.pt", "deterministic_factory.py"):
+        shutil.copy(tmp_path / name, elsewhere)
     first = in_a_process(model, tmp_path / "a", seed=0, cores=1, params=params)
-    second = in_a_process(model, tmp_path / "b", seed=12345, cores=0, params=params)
+    second = in_a_process(elsewhere / "m.pt", tmp_path / "b", seed=12345, cores=0, params=params)
     assert first == second
+    assert "exported/model.traced.pt" in first
     assert {weight.encoding for weight in compressor.inspect(tmp_path / "a" / "alone").weights} == {
         "dense",
         "palettized2",

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -36,7 +38,18 @@ def write(made: Any, model: Module, held: Collection[str], directory: Path) -> N
     for name, tensor in model.state_dict(keep_vars=True).items():
         if name in held and isinstance(tensor, torch.Tensor) and not tensor.is_quantized:
             tensor.data = torch.zeros((), dtype=tensor.dtype).expand(tensor.shape)
-    torch.jit.save(made, directory / TRACED)
+    with TemporaryDirectory(dir=directory) as folder:
+        whole = Path(folder, TRACED)
+        torch.jit.save(made, whole)
+        _strip(whole, directory / TRACED)
+
+
+def _strip(whole: Path, bare: Path) -> None:
+    """The archive of a program without where on this machine its code lay, and a number that comes of that."""
+    with zipfile.ZipFile(whole) as read, zipfile.ZipFile(bare, "w") as written:
+        for entry in read.infolist():
+            if not entry.filename.endswith((".debug_pkl", "/.data/serialization_id")):
+                written.writestr(zipfile.ZipInfo(entry.filename), read.read(entry))  # dated as all such entries are
 
 
 def _traced(model: Module, inputs: Mapping[str, InputSpec]) -> tuple[Any, str]:
