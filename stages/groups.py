@@ -90,6 +90,11 @@ class Export(Group):
     inputs: dict[str, Input] = Field(default={}, description="Every input of the model, by name.")
     outputs: Names = Field(default=(), description="Names of the outputs; empty: the exporter's.")
     opset: int = Field(default=18, ge=1, description="The ONNX operator set of the exported graph.")
+    key: str = Field(
+        default="",
+        description="Under which key the weights lie in a checkpoint that has several sets of them: `ema`; empty: the "
+        "usual ones, `state_dict`, `model_state_dict`, `model`, `net`, `module`, in this order.",
+    )
     allow_pickle: bool = Field(
         default=False,
         description="Whether a checkpoint may run code while it is loaded. Only for files that you trust.",

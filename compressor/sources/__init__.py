@@ -90,6 +90,7 @@ class Exporter(Protocol):
         outputs: Sequence[str],
         opset: int,
         allow_pickle: bool,
+        key: str,
     ) -> None:
         """Write the graph to `directory`, where `read` finds it. The arguments are the group `export` of params.yaml.
 

@@ -63,6 +63,7 @@ def export(
     outputs: Sequence[str] = (),
     opset: int = 18,
     allow_pickle: bool = False,  # noqa: ARG001 - there is none to allow
+    key: str = "",  # noqa: ARG001 - a folder has one set of weights
     reached: Reached = unheard,
 ) -> None:
     """Write the model of a folder to `directory/model.onnx` and `directory/model.onnx.data`.

@@ -63,6 +63,7 @@ def export(
     outputs: Sequence[str] = (),
     opset: int = 18,
     allow_pickle: bool = False,
+    key: str = "",
     reached: Reached = unheard,
 ) -> None:
     """Write the model of `source` to `directory/model.onnx` and, from 1 KiB a tensor, `directory/model.onnx.data`.
@@ -71,6 +72,7 @@ def export(
                   TorchScript archive, or a `.pt2` ExportedProgram
     factory       `module:function` that builds the module a state dict belongs to, called with `args`
     inputs        by name of a parameter of the model's `forward`
+    key           of the set of weights in a checkpoint that has several; empty for the usual one
     outputs       names of the flattened outputs; empty: the keys of a returned dict, else `output`, or `output_0` ...
 
     Raises: CompressorError when the source cannot be read or exported, UsageError when the request does not fit it.
@@ -95,7 +97,7 @@ def export(
     check_inputs(inputs)
     reached("declared")
     with quiet(), torch.no_grad(), references.importable_here(), legacy_of(source):
-        model = load(source, factory=factory, args=args or {}, allow_pickle=allow_pickle, reached=reached)
+        model = load(source, factory=factory, args=args or {}, allow_pickle=allow_pickle, key=key, reached=reached)
         declared = declare(model)
         reached("weights")
         model = plain(model)

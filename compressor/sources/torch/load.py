@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import pickletools
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -27,6 +29,8 @@ from compressor.sources.torch.declared import torchao
 from compressor.sources.torch.declared.attach import attach
 from compressor.sources.torch.merge import merged, unhooked, unprefixed
 
+log = logging.getLogger(__name__)
+
 SETTING = "export.factory"
 PLAIN = (bool, int, float, str, list, type(None))
 """What configurations consist of, and no state dict does."""
@@ -35,7 +39,13 @@ SHOWN = 8
 
 
 def load(
-    source: Path, *, factory: str | None, args: Mapping[str, object], allow_pickle: bool, reached: Reached = unheard
+    source: Path,
+    *,
+    factory: str | None,
+    args: Mapping[str, object],
+    allow_pickle: bool,
+    key: str = "",
+    reached: Reached = unheard,
 ) -> Module | ExportedProgram:
     """The model of `source`: a module with the file's weights, or the program that a `.pt2` file holds."""
     if factory is not None:
@@ -65,7 +75,7 @@ def load(
                 f"{source}: holds a whole module, which needs no factory. Remove export.factory ({factory})."
             )
         return unhooked(content)
-    state = state_dict(source, content)
+    state = state_dict(source, content, key)
     if factory is None:
         raise UsageError(
             f"{source}: holds a state dict. Set export.factory to the module:function that builds its model."
@@ -144,20 +154,38 @@ def read_pickle(source: Path, *, allow_pickle: bool) -> object:
         ) from error
 
 
-def state_dict(source: Path, content: object) -> Mapping[str, object]:
-    """The state dict that a checkpoint is, or has under one of the usual keys."""
+def state_dict(source: Path, content: object, key: str = "") -> Mapping[str, object]:
+    """The state dict that a checkpoint is, has under `key`, or has under one of the usual keys.
+
+    Of several sets of weights the first usual one is taken, which the log says.
+    """
     if not isinstance(content, Mapping):
         raise CompressorError(
             f"{source}: expected a state dict, got a {type(content).__name__}. Save model.state_dict()."
         )
-    inner: list[Mapping[str, object]] = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
-    # A wrapper's name may also be that of a configuration.
-    for state in (*(one for one in inner if not all(isinstance(value, PLAIN) for value in one.values())), content):
-        if all(isinstance(key, str) for key in state) and not any(isinstance(v, Mapping) for v in state.values()):
-            return state
+    sets = {str(name): one for name, one in content.items() if isinstance(one, Mapping) and _is_state(one)}
+    if key:
+        if key not in sets:
+            raise unknown(f"export.key of {source}:", key, sets)
+        return sets[key]
+    taken = next((name for name in WRAPPERS if name in sets), "")
+    if taken:
+        others = ", ".join(map(repr, sorted(sets.keys() - {taken})))
+        if others:
+            log.warning("%s: took the weights under %r; export.key takes those under %s", source, taken, others)
+        return sets[taken]
+    if _is_state(content):
+        return content
     found = ", ".join(map(str, list(content)[:SHOWN])) or "nothing"
     wrappers = ", ".join(map(repr, WRAPPERS))
-    raise CompressorError(f"{source}: expected a state dict, or one under {wrappers}; found the keys {found}.")
+    hint = f" Weights lie under {', '.join(map(repr, sorted(sets)))}: set export.key." if sets else ""
+    raise CompressorError(f"{source}: expected a state dict, or one under {wrappers}; found the keys {found}.{hint}")
+
+
+def _is_state(content: Mapping[Any, object]) -> bool:
+    """Whether it is a state dict: by names, not of mappings; what has plain values alone is a configuration."""
+    flat = all(isinstance(name, str) for name in content) and not any(isinstance(v, Mapping) for v in content.values())
+    return flat and not all(isinstance(value, PLAIN) for value in content.values())
 
 
 def check_factory(factory: str, args: Mapping[str, object]) -> Callable[..., object]:

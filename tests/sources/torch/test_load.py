@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
+from compressor import sources
+from compressor.encodings import decode
 from compressor.errors import CompressorError, UsageError
 from compressor.sources.torch import InputSpec, export
 
@@ -192,6 +197,48 @@ def test_a_state_dict_beside_what_trainings_save(model, tmp_path: Path, key: str
     torch.save(content, tmp_path / "trained.pt")
     export(tmp_path / "trained.pt", tmp_path, factory=FACTORY, inputs=FEATURES)
     assert (tmp_path / "model.onnx").is_file()
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [argparse.Namespace(lr=0.1), SimpleNamespace(lr=0.1), Path("runs") / "3"],
+    ids=["namespace", "simple", "path"],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_runs_nothing_may_lie_beside_the_weights(model, tmp_path: Path, beside: object, zipped: bool):  # noqa: FBT001
+    content = {"state_dict": model.state_dict(), "cfg": beside}
+    torch.save(content, tmp_path / "trained.pt", _use_new_zipfile_serialization=zipped)
+    export(tmp_path / "trained.pt", tmp_path, factory=FACTORY, inputs=FEATURES)
+    assert (tmp_path / "model.onnx").is_file()
+
+
+def several(model: torch.nn.Module, path: Path) -> Path:
+    average = {name: value * 2 for name, value in model.state_dict().items()}
+    torch.save({"ema": average, "model": model.state_dict(), "epoch": 3, "optimizer": {"state": {}}}, path)
+    return path
+
+
+@pytest.mark.parametrize(("key", "factor"), [("", 1), ("model", 1), ("ema", 2)])
+def test_of_several_sets_of_weights_the_one_that_is_asked_for(
+    model, tmp_path: Path, caplog: pytest.LogCaptureFixture, key: str, factor: int
+):
+    source = several(model, tmp_path / "trained.pt")
+    export(source, tmp_path, factory=FACTORY, inputs=FEATURES, key=key)
+    (weight,) = (one for one in sources.read(tmp_path / "model.onnx").weights if one.name == "0.weight")
+    assert np.array_equal(decode(weight.encoding), model.state_dict()["0.weight"].numpy() * factor)
+    told = "took the weights under 'model'; export.key takes those under 'ema'"
+    assert [record.message for record in caplog.records if record.name.startswith("compressor")] == (
+        [] if key else [f"{source}: {told}"]
+    )
+
+
+def test_a_set_of_weights_that_is_not_there(model, tmp_path: Path):
+    refused(several(model, tmp_path / "trained.pt"), "'emma'. Did you mean 'ema'", UsageError, key="emma")
+
+
+def test_weights_under_another_key_alone(model, tmp_path: Path):
+    torch.save({"student": model.state_dict(), "epoch": 3}, tmp_path / "trained.pt")
+    refused(tmp_path / "trained.pt", "found the keys student, epoch. Weights lie under 'student': set export.key.")
 
 
 def test_a_model_that_is_no_state_dict_is_none(tmp_path: Path):

@@ -9,10 +9,12 @@ Source: torchao 0.18, quantization/quantize_/workflows: `Int8Tensor`, `IntxUnpac
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import types
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PosixPath, PurePosixPath
 from pickle import UnpicklingError
 from typing import Any
 
@@ -41,6 +43,10 @@ CODED = ("Int8Tensor", "IntxUnpackedToInt8Tensor")
 """Classes whose `qdata` are int8 codes of the weight's shape, `scale` and `zero_point` by block."""
 
 
+HARMLESS = (argparse.Namespace, types.SimpleNamespace, PurePosixPath, PosixPath)
+"""Classes of what trainings put beside their weights: made of attributes or text, and nothing of theirs runs."""
+
+
 def load(source: Path, *, mmap: bool, weights_only: bool) -> object:
     """What torch reads from a file; tensors of torchao's too, where it is installed.
 
@@ -48,7 +54,8 @@ def load(source: Path, *, mmap: bool, weights_only: bool) -> object:
     """
     read = partial(torch.load, source, map_location="cpu", mmap=mmap, weights_only=weights_only)
     try:
-        return read()
+        with torch.serialization.safe_globals([*HARMLESS]):
+            return read()
     except UnpicklingError as error:
         if f"GLOBAL {PACKAGE}" not in str(error):
             raise
@@ -59,7 +66,7 @@ def load(source: Path, *, mmap: bool, weights_only: bool) -> object:
         raise CompressorError(
             f"{source}: holds tensors of torchao's, which cannot be imported ({error}). Install torchao 0.18 or later."
         ) from error
-    with torch.serialization.safe_globals(classes):
+    with torch.serialization.safe_globals([*HARMLESS, *classes]):
         return read()
 
 
