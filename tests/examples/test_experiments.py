@@ -56,3 +56,11 @@ def test_the_page_on_experiments(tmp_path: Path) -> None:
     lines = output(place, variables, "dvc repro").splitlines()
     assert not [line for line in lines if line.startswith("Running stage")]
     assert output(place, variables, "git status --porcelain") == ""
+
+
+def test_the_readme_shows_commands_of_the_page() -> None:
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Experiments\n")[2].partition("\n## ")[0]
+    shown = list(commands(section.replace("```\n$ ", "```console\n$ ")))
+    followed = list(commands(PAGE.read_text(encoding="utf-8")))
+    assert len(shown) > 5
+    assert [one for one in shown if one not in followed] == []
