@@ -244,10 +244,7 @@ def is_places(mask: Array) -> bool:
 def stored(encoding: Encoding) -> Iterator[tuple[Array, int]]:
     """The arrays that are stored, outermost first, each with the bits of an element: codes and masks are packed."""
     for _, part, width in _parts(encoding):
-        if isinstance(part, Encoding):
-            yield from stored(part)
-        else:
-            yield part, width
+        yield from stored(part) if isinstance(part, Encoding) else [(part, width)]
 
 
 def arrays(encoding: Encoding) -> Iterator[Array]:

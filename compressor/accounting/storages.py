@@ -12,7 +12,7 @@ from compressor.accounting.account import Claim, What
 from compressor.accounting.pickles import DTYPES, ITEM_BYTES, Tensor
 from compressor.arrays import FLOAT_DTYPES, MappedArray
 from compressor.encodings import Dense
-from compressor.sources.torch import WRAPPERS
+from compressor.sources.torch.sets import WRAPPERS
 from compressor.weight import Weight
 
 _TRAINING = ("optim", "scheduler", "lr_sched", "ema", "scaler", "amp", "loops", "callbacks")

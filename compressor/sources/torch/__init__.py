@@ -35,9 +35,6 @@ FILES = (MODEL, DATA, TRACED)
 PACKAGES = ("onnx", "onnx-ir", "onnxscript", "safetensors", "torch", "torchao")
 STEPS = ("opset", "installed", "declared", "imports", "checkpoint", "factory", "weights", "inputs", "graph")
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module")
-"""Where the checkpoints of trainings hold the state dict, beside an optimizer's and the like."""
-
 OPSETS = range(18, 26)
 """What torch's exporter translates to without falling back to another version."""
 

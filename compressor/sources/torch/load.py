@@ -5,14 +5,12 @@
 from __future__ import annotations
 
 import difflib
-import logging
 import pickletools
 import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -23,17 +21,14 @@ from torch.nn import Module
 from compressor import references
 from compressor.errors import CompressorError, UsageError, unknown
 from compressor.sources import Reached, unheard
-from compressor.sources.torch import SUFFIXES, WRAPPERS
+from compressor.sources.torch import SUFFIXES
 from compressor.sources.torch.archive import check_program, check_script, entries, is_script
 from compressor.sources.torch.declared import torchao
 from compressor.sources.torch.declared.attach import attach
 from compressor.sources.torch.merge import merged, unhooked, unprefixed
-
-log = logging.getLogger(__name__)
+from compressor.sources.torch.sets import state_dict
 
 SETTING = "export.factory"
-PLAIN = (bool, int, float, str, list, type(None))
-"""What configurations consist of, and no state dict does."""
 ALLOW = "set export.allow_pickle: true in params.yaml (or -S export.allow_pickle=true)"
 SHOWN = 8
 
@@ -152,40 +147,6 @@ def read_pickle(source: Path, *, allow_pickle: bool) -> object:
         raise CompressorError(
             f"{source}: truncated or not a torch checkpoint ({_line(error)}). Save it again."
         ) from error
-
-
-def state_dict(source: Path, content: object, key: str = "") -> Mapping[str, object]:
-    """The state dict that a checkpoint is, has under `key`, or has under one of the usual keys.
-
-    Of several sets of weights the first usual one is taken, which the log says.
-    """
-    if not isinstance(content, Mapping):
-        raise CompressorError(
-            f"{source}: expected a state dict, got a {type(content).__name__}. Save model.state_dict()."
-        )
-    sets = {str(name): one for name, one in content.items() if isinstance(one, Mapping) and _is_state(one)}
-    if key:
-        if key not in sets:
-            raise unknown(f"export.key of {source}:", key, sets)
-        return sets[key]
-    taken = next((name for name in WRAPPERS if name in sets), "")
-    if taken:
-        others = ", ".join(map(repr, sorted(sets.keys() - {taken})))
-        if others:
-            log.warning("%s: took the weights under %r; export.key takes those under %s", source, taken, others)
-        return sets[taken]
-    if _is_state(content):
-        return content
-    found = ", ".join(map(str, list(content)[:SHOWN])) or "nothing"
-    wrappers = ", ".join(map(repr, WRAPPERS))
-    hint = f" Weights lie under {', '.join(map(repr, sorted(sets)))}: set export.key." if sets else ""
-    raise CompressorError(f"{source}: expected a state dict, or one under {wrappers}; found the keys {found}.{hint}")
-
-
-def _is_state(content: Mapping[Any, object]) -> bool:
-    """Whether it is a state dict: by names, not of mappings; what has plain values alone is a configuration."""
-    flat = all(isinstance(name, str) for name in content) and not any(isinstance(v, Mapping) for v in content.values())
-    return flat and not all(isinstance(value, PLAIN) for value in content.values())
 
 
 def check_factory(factory: str, args: Mapping[str, object]) -> Callable[..., object]:

@@ -19,7 +19,8 @@ from compressor.encodings import Dense
 from compressor.errors import CompressorError
 from compressor.model import Model
 from compressor.sources.torch.archive import entries, is_script
-from compressor.sources.torch.load import ALLOW, read_pickle, state_dict
+from compressor.sources.torch.load import ALLOW, read_pickle
+from compressor.sources.torch.sets import state_dict
 from compressor.weight import Weight
 
 

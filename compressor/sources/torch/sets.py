@@ -1,0 +1,54 @@
+"""The sets of tensors that a checkpoint consists of: which of them is the model's state dict."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from compressor.errors import CompressorError, unknown
+
+log = logging.getLogger(__name__)
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module")
+"""Where the checkpoints of trainings hold the state dict, beside an optimizer's and the like."""
+
+_PLAIN = (bool, int, float, str, list, type(None))
+"""What configurations consist of, and no state dict does."""
+
+_SHOWN = 8
+
+
+def state_dict(source: Path, content: object, key: str = "") -> Mapping[str, object]:
+    """The state dict that a checkpoint is, has under `key`, or has under one of the usual keys.
+
+    Of several sets of weights the first usual one is taken, which the log says.
+    """
+    if not isinstance(content, Mapping):
+        raise CompressorError(
+            f"{source}: expected a state dict, got a {type(content).__name__}. Save model.state_dict()."
+        )
+    sets = {str(name): one for name, one in content.items() if isinstance(one, Mapping) and _is_state(one)}
+    if key:
+        if key not in sets:
+            raise unknown(f"export.key of {source}:", key, sets)
+        return sets[key]
+    taken = next((name for name in WRAPPERS if name in sets), "")
+    if taken:
+        others = ", ".join(map(repr, sorted(sets.keys() - {taken})))
+        if others:
+            log.warning("%s: took the weights under %r; export.key takes those under %s", source, taken, others)
+        return sets[taken]
+    if _is_state(content):
+        return content
+    found = ", ".join(map(str, list(content)[:_SHOWN])) or "nothing"
+    wrappers = ", ".join(map(repr, WRAPPERS))
+    hint = f" Weights lie under {', '.join(map(repr, sorted(sets)))}: set export.key." if sets else ""
+    raise CompressorError(f"{source}: expected a state dict, or one under {wrappers}; found the keys {found}.{hint}")
+
+
+def _is_state(content: Mapping[Any, object]) -> bool:
+    """Whether it is a state dict: by names, not of mappings; what has plain values alone is a configuration."""
+    flat = all(isinstance(name, str) for name in content) and not any(isinstance(v, Mapping) for v in content.values())
+    return flat and not all(isinstance(value, _PLAIN) for value in content.values())
