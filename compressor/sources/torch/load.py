@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import pickletools
 import re
 import zipfile
@@ -25,8 +26,10 @@ from compressor.sources.torch import SUFFIXES
 from compressor.sources.torch.archive import check_program, check_script, entries, is_script
 from compressor.sources.torch.declared import torchao
 from compressor.sources.torch.declared.attach import attach
-from compressor.sources.torch.merge import merged, unhooked, unprefixed
+from compressor.sources.torch.merge import inner, merged, unhooked, unprefixed
 from compressor.sources.torch.sets import state_dict
+
+log = logging.getLogger(__name__)
 
 SETTING = "export.factory"
 ALLOW = "set export.allow_pickle: true in params.yaml (or -S export.allow_pickle=true)"
@@ -175,6 +178,10 @@ def fill(model: Module, state: Mapping[str, object], source: Path, builder: str)
     Raises: CompressorError that lists all the names, shapes or dtypes that do not fit.
     """
     given, state = state, unprefixed(state, model.state_dict())
+    state, beside = inner(state, model.state_dict()) if state is given else (state, [])
+    if beside:
+        more = f" and {len(beside) - SHOWN} more" if len(beside) > SHOWN else ""
+        log.warning("%s: left out, beside the model of %s: %s%s.", source, builder, ", ".join(beside[:SHOWN]), more)
     state = attach(model, state)
     expected = model.state_dict()
     versions = getattr(given, "_metadata", None) if given.keys() & expected.keys() else None

@@ -42,6 +42,25 @@ def unprefixed(state: Mapping[str, object], expected: Mapping[str, object]) -> M
         names = {key: name.partition(".")[2] for key, name in names.items()}
 
 
+def inner(state: Mapping[str, object], expected: Mapping[str, object]) -> tuple[Mapping[str, object], list[str]]:
+    """The entries of the one submodule of a wrapper that is the model, by all its names; and the other entries' names.
+
+    A LightningModule may hold the weights of a loss or a metric beside the model. Where two submodules fit (one of
+    them averaged, say), or none, `state` is as it was.
+    """
+    needed = {key for key in expected if not key.endswith("num_batches_tracked")}
+    submodules: dict[str, OrderedDict[str, object]] = {}
+    for key, value in state.items():
+        for dot in re.finditer(r"\.", key):
+            submodules.setdefault(key[: dot.end()], OrderedDict())[key[dot.end() :].replace(COMPILED, "")] = value
+    fitting = [
+        prefix for prefix, found in submodules.items() if needed <= {_plain_name(name, expected) for name in found}
+    ]
+    if len(fitting) != 1:
+        return state, []
+    return submodules[fitting[0]], [key for key in state if not key.startswith(fitting[0])]
+
+
 def merged(state: Mapping[str, object], expected: Mapping[str, object]) -> OrderedDict[str, object]:
     """`state` with the weights of `expected` in place of the parts that they are kept in."""
     parts: dict[str, dict[str, str]] = {}

@@ -111,6 +111,37 @@ def test_a_prefix_of_all_names_is_dropped(tmp_path: Path, prefix: str):
     assert torch.equal(model[0].weight, source[0].weight)
 
 
+def lightning(**modules: nn.Module) -> dict[str, torch.Tensor]:
+    """What a LightningModule with these attributes saves, and the weights by class of its loss."""
+    state = {f"{at}.{name}": value for at, it in modules.items() for name, value in it.state_dict().items()}
+    return state | {"criterion.weight": torch.ones(5)}
+
+
+def test_what_stands_beside_the_model_in_a_wrapper_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, model = network(), network()
+    fill(model, lightning(net=source), tmp_path / "best.ckpt", "it")
+    assert torch.equal(model[0].weight, source[0].weight)
+    assert "best.ckpt: left out, beside the model of it: criterion.weight." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        ({"net": network(), "averaged": network()}, r"unknown to the model: net\.0\.weight .*and 3 more"),
+        ({"net": nn.Sequential(*network(), nn.Linear(2, 2))}, r"it: unknown to the model: 4\.weight"),
+        ({"net": network()[:3]}, r"missing from the file: 0\.weight \(closest: net\.0\.weight\)"),
+    ],
+    ids=["two fit", "more layers", "fewer layers"],
+)
+def test_no_part_of_a_wrapper_stands_for_another_model(
+    tmp_path: Path, modules: dict[str, nn.Module], message: str
+) -> None:
+    with pytest.raises(CompressorError, match=message):
+        fill(network(), lightning(**modules), tmp_path / "best.ckpt", "it")
+
+
 def test_a_compiled_part(tmp_path: Path):
     source, model = network(), network()
     state = {name.replace("2.", "2._orig_mod."): value for name, value in source.state_dict().items()}
@@ -132,4 +163,4 @@ class Settings:
 def test_pickled_hyper_parameters_are_refused(tmp_path: Path):
     torch.save({"state_dict": network().state_dict(), "hyper_parameters": {"it": Settings()}}, tmp_path / "last.ckpt")
     with pytest.raises(CompressorError, match=r"runs code.*Settings.*set export\.allow_pickle: true"):
-        load(tmp_path / "last.ckpt", factory="a:b", args={}, allow_pickle=False)
+        load(tmp_path / "last.ckpt", factory="torch.nn:Identity", args={}, allow_pickle=False)
