@@ -272,7 +272,9 @@ def _report(found: _Measured) -> RenderableType:
     ]
     rows += map(Row, latency.rows(found.latency or {}))
     broken = metrics.broken(values, limits, metric=found.metric)
-    verdict = "; ".join(broken) if broken else f"all {len(limits)} limits hold" if limits else "no limits are set"
+    held = "no limits are set", "the limit holds"
+    kept = held[len(limits)] if len(limits) < len(held) else f"all {len(limits)} limits hold"
+    verdict = "; ".join(broken) or kept
     measured = "sizes only: evaluate.data is not set" if compared is None else f"measured on {compared.count} samples"
     if compared is not None and found.metric not in values:
         measured += f", which have no labels: no {found.metric}"

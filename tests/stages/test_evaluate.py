@@ -71,6 +71,18 @@ def test_size_and_accuracy_of_the_files_on_disk():
     assert "measured on 64 samples" in text
 
 
+@pytest.mark.parametrize(
+    ("limits", "verdict"),
+    [
+        ("{}", "passed: no limits are set"),
+        ("{size_ratio: 4}", "passed: the limit holds"),
+        ("{size_ratio: 99}", "not passed: size_ratio is"),
+    ],
+)
+def test_the_verdict_counts_the_limits(limits: str, verdict: str) -> None:
+    assert verdict in evaluate("-S", f"evaluate.limits={limits}")[1]
+
+
 def test_accuracy_is_the_artefacts_own():
     """Another model in the artefact's place shows in the numbers: they do not come from the model or the manifest."""
     save("out/model.onnx", np.zeros((64, 64)))
