@@ -6,10 +6,14 @@ import functools
 import importlib
 import importlib.util
 import logging
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 
 from compressor import requirements
 from compressor.errors import CompressorError
@@ -28,11 +32,32 @@ def coremltools() -> ModuleType:
     muted = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with uninterrupted(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return importlib.import_module("coremltools")
     finally:
         logging.disable(muted)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of a block.
+
+    Core ML Tools imports what it may need under a bare `except`, which swallows the interrupt, or leaves half a torch
+    behind that ends the process later.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    caught: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: caught.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if caught:
+        handler(*caught[0])
 
 
 @functools.cache
