@@ -132,7 +132,7 @@ def write_baseline(model: Model | Path | str, out: Path | str, *, target: str | 
     with publish.directory(Path(out)) as directory, unchanged(model.stamps):
         fitted = chosen.fit(model, Request(chosen, UNCOMPRESSED, Settings()))
         choices = [describe.as_dense(weight) for weight in fitted.model.weights]
-        write_all(fitted, choices, directory, None, {})
+        write_all(fitted, choices, directory, None, describe.written())
         verify_all(fitted, choices, directory, None)
     return fitted.model
 

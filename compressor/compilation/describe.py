@@ -25,7 +25,12 @@ TARGET, PIPELINE, VERSION = "compressor.target", "compressor.pipeline", "compres
 
 def said(chosen: Plan) -> dict[str, str]:
     """What an artefact says about itself, in its metadata."""
-    return {TARGET: chosen.target, PIPELINE: chosen.pipeline, VERSION: version("compressor")}
+    return {TARGET: chosen.target, PIPELINE: chosen.pipeline, **written()}
+
+
+def written() -> dict[str, str]:
+    """What every file says that this package writes of a model: constants that it computes are not folded again."""
+    return {VERSION: version("compressor")}
 
 
 def inspect(path: Path | str) -> Manifest:
@@ -78,7 +83,7 @@ def manifest(fitted: Fitted, chosen: Plan, files: tuple[FileFacts, ...], notes: 
 def _dense_nbytes(model: Model, target: Target) -> int:
     """The bytes of the baseline's files."""
     choices = [as_dense(weight) for weight in model.weights]
-    return target.layout(model, {choice.name: choice.legal for choice in choices}).nbytes
+    return target.layout(model, {choice.name: choice.legal for choice in choices}, written()).nbytes
 
 
 def as_dense(weight: Weight) -> Choice:

@@ -68,8 +68,9 @@ def read(path: Path, *, as_written: bool = False) -> Model:
     metadata = {entry.key: entry.value for entry in model.metadata_props if str(entry.key).startswith(f"{DOMAIN}.")}
     try:
         read = files(model, path)
-        inline(model, own=f"{DOMAIN}.version" in metadata)
-        weights = normalize(model, path.parent)
+        own = f"{DOMAIN}.version" in metadata
+        inline(model, own=own)
+        weights = normalize(model, path.parent, own=own)
         weights, tied = (weights, {}) if as_written else tie(model.graph, weights)
     except CompressorError as error:
         raise CompressorError(f"{path}: {error}") from error

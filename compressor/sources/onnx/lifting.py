@@ -60,7 +60,10 @@ def lifts(index: Index) -> tuple[list[Lift], dict[str, str]]:
     found = list(_own(index))
     own = {number for lift in found for number in lift.nodes}
     for lift in _outermost(list(_lifts(index, refused))):
-        if not own.issuperset(lift.nodes):  # what widens the non-zeros of an artefact is a part of their weight
+        # What widens the non-zeros of an artefact is a part of their weight; what nothing reads decodes none.
+        if not own.issuperset(lift.nodes) and (
+            lift.value in index.outputs or index.readers.get(lift.value, not lift.value)
+        ):
             by_leaf[lift.leaf].append(lift)
     for leaf, group in by_leaf.items():
         reason = refused.get(leaf) or _refusal(index, leaf, group)

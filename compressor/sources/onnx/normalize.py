@@ -27,8 +27,11 @@ _OPTIONAL_INITIALIZER_INPUTS = 4
 """The IR version from which an initializer need not be an input; before it, being one means nothing."""
 
 
-def normalize(model: onnx.ModelProto, directory: Path) -> tuple[Weight, ...]:
+def normalize(model: onnx.ModelProto, directory: Path, *, own: bool = False) -> tuple[Weight, ...]:
     """Bring `model` to normal form, in place; its weights, in the order of the graph.
+
+    own: whether this package wrote the model. What its graph still computes from constants was to stay so: were it
+        folded now, for an opset or a reader that has changed on the way, the weights would not be those of the source.
 
     Raises:
         CompressorError: the data of a constant are missing or impossible.
@@ -39,6 +42,8 @@ def normalize(model: onnx.ModelProto, directory: Path) -> tuple[Weight, ...]:
         found = index(graphs, directory)
     computed: dict[str, Array] = {}
     folded, unfolded = folding.folds(found, model.opset_import)
+    if own:
+        folded, unfolded = [], unfolded | {fold.name: "what is computed from it was left so" for fold in folded}
     if folded:
         _fold(found, folded)
         computed = {fold.name: fold.array for fold in folded}

@@ -110,6 +110,30 @@ def test_the_weight_is_what_the_runtime_computes(case: Case, tmp_path: Path) -> 
     assert np.array_equal(run(tmp_path / "out" / "model.onnx", feeds)[0], run(path, feeds)[0])
 
 
+def test_what_was_not_folded_is_not_folded_in_the_artefact(tmp_path: Path) -> None:
+    """Another weight raises the opset to one at which it could be."""
+    few = np.sign(W.T) * np.float32(0.3)
+    case = CASES["quantized by tensor"]
+    nodes = [*case.nodes, node("MatMul", "x,v", "a"), node("MatMul", "a,few", "b"), node("Neg", "b", "x2")]
+    path = save(
+        tmp_path / "m.onnx",
+        [*nodes, node("MatMul", "x2,v", "y")],
+        [tensor(key, np.asarray(values)) for key, values in (case.constants | {"few": few}).items()],
+        inputs=[value("x", ["n", 96])],
+        outputs=[value("y", ["n", 64])],
+        opset=12,
+    )
+    made = compressor.compress(path, tmp_path / "out")
+    assert [one.encoding for one in made.weights if one.name in {"w", "few"}] == ["dense", "palettized1"]
+    feeds = {"x": floats(5, 96)}
+    assert np.array_equal(run(tmp_path / "out" / "model.onnx", feeds)[0], run(path, feeds)[0])
+    again = compressor.compress(tmp_path / "out", tmp_path / "again")
+    assert [one.encoding for one in again.weights] == [one.encoding for one in made.weights]
+    compressor.write_baseline(path, tmp_path / "baseline")
+    dense = compressor.inspect(tmp_path / "baseline").weights
+    assert [(one.name, one.shape) for one in dense] == [(one.name, one.shape) for one in made.weights]
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=[*CASES])
 def test_its_values_are_those_of_the_folded_constant(case: Case, tmp_path: Path) -> None:
     path = built(tmp_path / "m.onnx", case.nodes, case.constants)
@@ -278,3 +302,25 @@ def test_float16_is_rounded_where_a_graph_says_so(nodes: list[NodeProto], values
     found = {one.name: one for one in sources.read(path).weights}
     weight = found.get("w") or found["wide"]
     assert np.array_equal(decode(weight.encoding), values)
+
+
+def test_codes_that_nothing_decodes_to_use(tmp_path: Path) -> None:
+    case = CASES["quantized by tensor"]
+    dead = [node("QuantizeLinear", "w,s,z", "q2"), node("DequantizeLinear", "q2,s,z", "unread")]
+    path = built(tmp_path / "m.onnx", [*dead, node("Round", "u", "v")], {**case.constants, "u": W})
+    assert {one.name for one in compressor.compress(path, tmp_path / "out").weights} >= {"w", "u"}
+
+
+def test_the_baseline_of_a_weight_that_is_masked_after_it_is_decoded(tmp_path: Path) -> None:
+    """Stored as values it could be folded with its mask, which the artefact's codes cannot be."""
+    case = CASES["quantized by tensor"]
+    decoded = [node("QuantizeLinear", "w,s,z", "q"), node("DequantizeLinear", "q,s,z", "d")]
+    path = built(
+        tmp_path / "m.onnx", [*decoded, node("Mul", "d,mask", "v")], case.constants | {"mask": MASK.astype(F32)}
+    )
+    made = compressor.compress(path, tmp_path / "out")
+    compressor.write_baseline(path, tmp_path / "baseline")
+    dense = compressor.inspect(tmp_path / "baseline").weights
+    assert [(one.name, one.shape) for one in dense] == [(one.name, one.shape) for one in made.weights]
+    values = {one.name: decode(one.encoding) for one in sources.read(tmp_path / "baseline" / "model.onnx").weights}
+    assert np.array_equal(values["w"], decode(next(o.encoding for o in sources.read(path).weights if o.name == "w")))
