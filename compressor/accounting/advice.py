@@ -140,14 +140,15 @@ def _total(made: Plan, target: Target) -> int:
 
 
 def _of_pipelines(look: Look) -> Iterator[Advice]:
-    """What other pipelines make smaller."""
+    """What other pipelines make smaller, with what decodes it."""
+    now = _total(look.plan, look.target)
     for other in pipelines.PIPELINES:
         if other == look.pipeline:
             continue
         pipeline = pipelines.get(other, look.settings.threshold)
         made = plan(look.findings.values(), look.target, pipeline)
         changes = f": values up to {pipeline.threshold:g} become zero" if pipeline.threshold else ""
-        if made.nbytes < look.plan.nbytes:
+        if _total(made, look.target) < now:
             what = f"{look.pipeline} takes part of the schemes, or no threshold"
             yield _about(_saved(look.plan, made), what, f"--pipeline {other}{changes}")
 

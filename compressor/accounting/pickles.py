@@ -179,7 +179,8 @@ def tensors(value: Any) -> Iterator[tuple[tuple[str, ...], Tensor]]:
 def _inner(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     """What a value holds, with what leads there; nothing for what only wraps it."""
     if isinstance(value, Mapping):
-        yield from (((str(key),), inner) for key, inner in value.items())
+        # Of the type: what a pickle says about an object may have replaced the method of its own.
+        yield from (((str(key),), inner) for key, inner in type(value).items(value))
     elif isinstance(value, Opaque):
         yield from (((), inner) for inner in (*value.args, *value.state))
     elif isinstance(value, list | tuple | set | frozenset):

@@ -119,6 +119,14 @@ def test_another_pipeline() -> None:
     assert one.saves == made(pipeline="default_pruning") - made()
 
 
+def test_no_pipeline_whose_weights_take_less_and_need_more_to_decode() -> None:
+    values = RANDOM.integers(-4, 4, (SIZE, SIZE)).astype(np.float32)
+    found = advised({"w": values})
+    assert about(found, "can be stored as int4").weights == ("w",)
+    assert made(pipeline="default_palettization") < made()
+    assert not any("--pipeline" in one.do for one in found)
+
+
 def test_the_smallest_weight_that_is_looked_at() -> None:
     values = RANDOM.choice(normal()[0, :2], (SIZE, 30)).astype(np.float32)
     path = chain(Path("m.onnx"), {"w": normal()})

@@ -178,8 +178,13 @@ def deep() -> bytes:
     return b"\x80\x02" + b"](" * 100_000 + b"e" * 100_000 + b"."
 
 
+def disguised() -> bytes:
+    """A mapping whose method is a number."""
+    return b"\x80\x02ccollections\nOrderedDict\n)R}U\x05itemsK\x05sb."
+
+
 @pytest.mark.parametrize(
-    "content", [large_memo(), endless(), deep(), b"\x80\x02(K\x01", b"", b"cos\nsystem\n(S'true'\ntR."]
+    "content", [large_memo(), endless(), deep(), disguised(), b"\x80\x02(K\x01", b"", b"cos\nsystem\n(S'true'\ntR."]
 )
 def test_pickles_that_would_cost_much_or_are_damaged(content: bytes, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "m.pt", "w") as archive:
