@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import posixpath
 import re
 import shlex
@@ -95,12 +96,54 @@ def _stages(
         return
     if "foreach" in stage or "matrix" in stage:
         body = stage.get("do") if "foreach" in stage else stage
-        names = [name for name in locked if name.startswith(f"{key}@")]
-        # The names that are not resolved are those that dvc.lock has resolved; without it the stage has no outputs.
+        items = _items(stage, context)
+        # What cannot be resolved is as dvc.lock has it; without one the stage has no outputs.
+        names = [f"{key}@{name}" for name in items] or [name for name in locked if name.startswith(f"{key}@")]
         for name in names or [key]:
-            yield _stage(name, key, _mapping(body), context, _mapping(locked.get(name)), folder, alone=False)
+            own = {**context, **items.get(name.removeprefix(f"{key}@"), {})}
+            yield _stage(name, key, _mapping(body), own, _mapping(locked.get(name)), folder, alone=False)
     else:
         yield _stage(key, key, stage, context, _mapping(locked.get(key)), folder, alone=True)
+
+
+def _items(stage: Mapping[str, Any], context: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What `item` and `key` stand for in each stage of a `foreach` or a `matrix`, by its name; empty if not known.
+
+    >>> _items({"foreach": "${folds}"}, {"folds": [0, 1]})
+    {'0': {'item': 0, 'key': '0'}, '1': {'item': 1, 'key': '1'}}
+    >>> list(_items({"matrix": {"size": ["s", {"wide": 1}], "fold": [0]}}, {}))
+    ['s-0', 'size1-0']
+    """
+    if "foreach" in stage:
+        values = _looked_up(stage["foreach"], context)
+        if isinstance(values, list):
+            # DVC counts those that have no name of one word.
+            nested = any(isinstance(value, dict | list) for value in values)
+            values = {str(at if nested else value): value for at, value in enumerate(values)}
+        return {str(name): {"item": value, "key": str(name)} for name, value in _mapping(values).items()}
+    axes = {str(axis): _looked_up(values, context) for axis, values in _mapping(stage["matrix"]).items()}
+    if not axes or not all(isinstance(values, list) for values in axes.values()):
+        return {}
+    named = [
+        [
+            (axis, f"{axis}{at}" if isinstance(value, dict | list) else str(value), value)
+            for at, value in enumerate(values)
+        ]
+        for axis, values in axes.items()
+    ]
+    return {
+        "-".join(name for _, name, _ in chosen): {"item": {axis: value for axis, _, value in chosen}}
+        for chosen in itertools.product(*named)
+    }
+
+
+def _looked_up(value: Any, context: Mapping[str, Any]) -> Any:
+    """A value, or what the one `${...}` that it is stands for; so for each of a list. None where it is not known."""
+    if isinstance(value, list):
+        found = [_looked_up(one, context) for one in value]
+        return None if None in found else found
+    place = PLACE.fullmatch(value) if isinstance(value, str) else None
+    return _value(place[1], context) if place else value
 
 
 def _stage(

@@ -53,6 +53,27 @@ def values(path: str = "dvc.yaml") -> dict:
             "stage train@b writes it",
         ),
         (
+            {
+                "dvc.yaml": "stages:\n  train:\n    foreach: ${folds}\n    do:\n      cmd: t ${item}\n"
+                "      outs: ['${dir}/fold${item}/net.onnx']\n",
+                "params.yaml": "folds: [0, 1]\ndir: made\n",
+            },
+            ("--model", "made/fold1/net.onnx"),
+            "made/fold1/net.onnx",
+            "stage train@1 writes it",
+        ),
+        (
+            {
+                "dvc.yaml": "vars:\n  - size: m\nstages:\n  train:\n    foreach:\n      a: {out: x}\n    do:\n"
+                "      cmd: t ${key}\n      outs: ['${item.out}/${key}.onnx']\n"
+                "  tune:\n    matrix: {size: [s, '${size}'], from: [{it: x/a.onnx}]}\n    cmd: tune\n"
+                "    deps: ['${item.from.it}']\n    outs: ['${item.size}.onnx']\n",
+            },
+            ("--model", "m.onnx"),
+            "m.onnx",
+            "stage tune@m-from0 writes it",
+        ),
+        (
             {"dvc.yaml": TRAINING + "  tune:\n    cmd: python tune.py\n    deps: [net.onnx]\n    outs: [tuned.onnx]\n"},
             (),
             "tuned.onnx",
