@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterable, Mapping
-from configparser import ConfigParser
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from compressor.errors import CompressorError, UsageError
 
+from ..revisions import dvc
 from . import pipeline
 from .pipeline import Pipeline
 
@@ -105,6 +105,7 @@ def locate(folder: Path) -> Repository:
 
     Raises:
         UsageError: there is no such folder, or no repository of DVC and Git around it.
+        CompressorError: DVC's configuration cannot be read.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder. Name the one that has, or shall have, the project's dvc.yaml.")
@@ -115,13 +116,7 @@ def locate(folder: Path) -> Repository:
     if root is None:
         first = "" if git is not None else "`git init`, then "
         raise UsageError(f"{folder}: not in a DVC repository. Make it one: {first}`dvc init`.")
-    config = _config(root)
+    config = dvc.configuration(root / ".dvc" / "config", root / ".dvc" / "config.local")
     if git is None and config.get("core", {}).get("no_scm", "").lower() != "true":
         raise UsageError(f"{folder}: not in a Git repository, which DVC needs. Make it one: `git init`.")
     return Repository(place, root, git, config)
-
-
-def _config(root: Path) -> Mapping[str, Mapping[str, str]]:
-    parser = ConfigParser(interpolation=None, strict=False)
-    parser.read([root / ".dvc" / "config", root / ".dvc" / "config.local"], encoding="utf-8")
-    return {section: dict(parser[section]) for section in parser.sections()}

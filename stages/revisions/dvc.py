@@ -172,14 +172,24 @@ def _users() -> Path:
     return Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config", "dvc", "config").expanduser()
 
 
+def configuration(*files: Path) -> dict[str, dict[str, str]]:
+    """The settings in files of DVC's, by section, where the last one wins; what is not there says nothing.
+
+    Raises:
+        CompressorError: one is no such file.
+    """
+    parser = configparser.ConfigParser(interpolation=None, strict=False, allow_no_value=True)
+    for file in files:
+        try:
+            parser.read_string(re.sub(r"(?m)^[ \t]+", "", file.read_text(encoding="utf-8")))
+        except OSError:
+            continue
+        except (configparser.Error, UnicodeDecodeError) as error:
+            raise CompressorError(f"{file}: cannot be read: {' '.join(str(error).split())}.") from error
+    return {name: {key: value or "" for key, value in parser[name].items()} for name in parser.sections()}
+
+
 def _cache_dir(file: Path) -> str:
     """The folder that a configuration names, from its own folder; empty if it names none."""
-    parser = configparser.ConfigParser(interpolation=None, strict=False, allow_no_value=True)
-    try:
-        parser.read_string(re.sub(r"(?m)^[ \t]+", "", file.read_text(encoding="utf-8")))
-    except OSError:
-        return ""
-    except (configparser.Error, UnicodeDecodeError) as error:
-        raise CompressorError(f"{file}: cannot be read: {' '.join(str(error).split())}.") from error
-    named = parser.get("cache", "dir", fallback="") or ""
+    named = configuration(file).get("cache", {}).get("dir", "")
     return str(Path(named.strip().strip("\"'")).expanduser()) if named else ""

@@ -94,6 +94,8 @@ def everything(folder: Path) -> dict[str, tuple[bytes, int]]:
         ),
         ({"dvc.yaml": STATE, "net.pt": "no checkpoint"}, ("--model", "train.py"), 2, "--model train.py: not there"),
         ({"notes.txt": ""}, ("--model", "notes.txt"), 1, "notes.txt: expected a file of .bin, .ckpt, "),
+        ({".dvc/config": "core"}, (), 1, ".dvc/config: cannot be read: File contains no section headers."),
+        ({".dvc/config.local": b"[\xff]"}, (), 1, ".dvc/config.local: cannot be read: 'utf-8' codec can't decode"),
         ({"net": None}, ("--model", "net"), 1, "net: a folder without config.json"),
         (
             {"dvc.yaml": TRAINING + "      - compression\n"},
