@@ -63,7 +63,8 @@ def check(checks: Checks, source: Path | None, settings: Export, folder: Path) -
         return None
     untried = made.untried("weights")
     if settings.factory is None:
-        checks.add("factory", "skipped", f"export.factory is not set, {source} needs none")
+        needed = "" if untried else f", {source} needs none"
+        checks.add("factory", "skipped", f"export.factory is not set{needed}")
     else:
         checks.add("factory", "skipped" if untried else "ok", untried or settings.factory)
     checks.add("checkpoint", "skipped" if untried else "ok", untried or str(source))

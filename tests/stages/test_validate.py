@@ -330,6 +330,12 @@ def test_a_wrong_request(arguments, expected):
     assert expected in said
 
 
+def test_a_factory_is_not_called_needless_before_the_file_has_been_read():
+    _, checks, _ = validate("good.ckpt", "-S", "~export.inputs", "-S", "~export.factory")
+    assert checks["inputs"][1].startswith("export.inputs is empty")
+    assert checks["factory"] == ("skipped", "export.factory is not set")
+
+
 @pytest.mark.parametrize(
     ("model", "result", "expected"),
     [
