@@ -67,6 +67,15 @@ def ratio(before: int, after: int) -> str:
     return f"{before / after:.2f}" if after else ""
 
 
+def smaller(before: int, after: int) -> str:
+    """The same in words, before the name of what it is compared with.
+
+    >>> smaller(764, 100), smaller(5, 5)
+    ('7.64 times smaller than', 'not smaller than')
+    """
+    return f"{ratio(before, after)} times smaller than" if after < before else "not smaller than"
+
+
 def pairs(first: str, second: str, rows: Iterable[tuple[str, str]]) -> Sheet:
     """A table of two columns."""
     return Sheet((first, second), tuple(Row(row) for row in rows), numbers=2)
@@ -175,9 +184,8 @@ def _weight(same: Sequence[WeightFacts], note: str, *, refusals: bool) -> Row:
 
 
 def _outcome(target: str, pipeline: str, before: int, after: int, what: str) -> str:
-    smaller = f"{ratio(before, after)} times smaller than" if after < before else "not smaller than"
     made = "".join(f" {word} {name}" for word, name in (("for", target), ("by", pipeline)) if name)
-    return f"{what}{made}: {size(after)}, {smaller} dense ({size(before)})"
+    return f"{what}{made}: {size(after)}, {smaller(before, after)} dense ({size(before)})"
 
 
 def _changed(rows: Sequence[WeightFacts], threshold: float) -> Iterator[Text]:

@@ -82,7 +82,7 @@ def _summary(variant: Variant) -> str:
     if made is not None:
         parts.append(f"**{display.size(made.nbytes)}**")
         if made.nbytes:
-            parts.append(f"{display.ratio(made.dense_nbytes, made.nbytes)} times smaller than uncompressed")
+            parts.append(f"{display.smaller(made.dense_nbytes, made.nbytes)} uncompressed")
     elif values:
         parts.append(f"**{escaped(values['size_mb'])} MB**")
     if variant.metric:
@@ -187,7 +187,7 @@ def _runs(report: Report) -> Iterator[str]:
         for one in best[: _MOST_ROWS[1]]
     ]
     heads = ("experiment", "commit", "target", "size in MB", escaped(views.said(drawn.metric)))
-    summary = f"{plural(len(drawn.points), 'experiment')}: those that no other one beats in size and score"
+    summary = f"{plural(len(drawn.points), 'experiment')}, {len(best)} of them beaten by none in size and score"
     yield from _folded(summary, len(best) - len(rows), heads, rows)
 
 

@@ -156,7 +156,13 @@ def test_hundreds_of_experiments_are_quick():
     start = time.process_time()
     report("--markdown", "report.md")
     assert time.process_time() - start < 5
-    assert "302 experiments" in Path("report.md").read_text()
+    assert re.search(r"302 experiments, \d+ of them beaten by none in size and score", Path("report.md").read_text())
+
+
+@pytest.mark.usefixtures("here")
+def test_an_artefact_that_is_not_smaller_is_not_called_so():
+    write("models/compressed/manifest.json", MANIFEST | {"weights": [WEIGHT | {"nbytes": 8}]})
+    assert report("--markdown", "-")[1].splitlines()[2].endswith("**1 B**, not smaller than uncompressed")
 
 
 def test_several_targets(repository, artefacts):
