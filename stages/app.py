@@ -88,13 +88,15 @@ def reported(command: Callable[A, None]) -> Callable[A, None]:
             command(*args, **kwargs)
         except CompressorError as error:
             raise _end(str(error), error.exit_status) from None
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, typer.Abort) as error:
+            if isinstance(error, typer.Abort):  # at a prompt, whose line has no end yet
+                print(file=sys.stderr)
             raise _end("interrupted; nothing was left half-written", INTERRUPTED) from None
         except MemoryError:
             raise _end("out of memory", 1) from None
         except OSError as error:
             raise _end(f"{error.filename or 'the system'}: {error.strerror or error}", 1) from None
-        except (typer.Exit, typer.Abort):
+        except typer.Exit:
             raise
         except Exception as error:
             if os.environ.get(DEBUG):

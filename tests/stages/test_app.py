@@ -45,6 +45,7 @@ def raising(error: BaseException) -> Callable[[], None]:
         ),
         (MemoryError(), 1, "error: out of memory"),
         (KeyboardInterrupt(), 130, "error: interrupted; nothing was left half-written"),
+        (typer.Abort(), 130, "error: interrupted; nothing was left half-written"),
         (
             ValueError("a\nb"),
             70,
