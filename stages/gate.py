@@ -71,14 +71,14 @@ class Gate:
         text = files.read_text(file)
         now = values(text, str(file))
         worse, compared, note = self._compared(file, now)
-        limits = "keeps every limit" if self.own.limits else "has no limits to keep"
+        limits = "keeps every limit" if self.own.limits else "passed when it was measured (no limits are set here)"
         return Verdict(file, text, (*self._broken(now), *worse), f"{file} {limits}{compared}", note)
 
     def _broken(self, now: Mapping[str, object]) -> tuple[Failure, ...]:
         """The limits that do not hold: those of now, and those that were judged when the metrics were written."""
         lines = broken(now, self.own.limits, metric=key(self.own.metric))
         if now["passed"] is False and not lines:
-            return (Failure("", "passed is false: a limit was broken that held when it was written", limit=False),)
+            return (Failure("", "passed is false: a limit was broken that was set when it was measured", limit=False),)
         return tuple(Failure(line.partition(" ")[0], line, limit=True) for line in lines)
 
     def _compared(self, file: Path, now: Mapping[str, object]) -> tuple[tuple[Failure, ...], str, str]:
