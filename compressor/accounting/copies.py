@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from compressor.accounting.account import Claim, What
@@ -28,26 +28,48 @@ def marked(claims: Iterable[Claim], root: Path, others: Iterable[Claim] = ()) ->
     Raises:
         CompressorError, OSError: a file cannot be read.
     """
-    first: dict[tuple[int, bytes], list[Claim]] = defaultdict(list)
+    known = _Known(root)
     places: set[tuple[str, int, int]] = set()
-    digests: dict[tuple[str, int, int], bytes] = {}
     for claim in others:
         if _counts(claim):
-            first[claim.end - claim.start, _sample(root, claim)].append(claim)
+            known.same(claim)
     for claim in claims:
         place = claim.file, claim.start, claim.end
         if not _counts(claim) or place in places:
             yield claim
             continue
         places.add(place)
-        alike = first[claim.end - claim.start, _sample(root, claim)]
-        same = next((one for one in alike if _digest(root, one, digests) == _digest(root, claim, digests)), None)
+        same = known.same(claim)
         if same is None:
-            alike.append(claim)
             yield claim
         else:
             told = f"{SAME}{same.name}" if same.model == claim.model else f"{ELSEWHERE}{same.model}: {same.name}"
             yield claim._replace(what=What.COPIES, detail=told)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The claims that were seen.
+
+    looks: the first one of a length and a sample, until another looks alike. read: of such, the first of a digest.
+    """
+
+    root: Path
+    looks: dict[tuple[int, bytes], Claim | None] = field(default_factory=dict)
+    read: dict[tuple[int, bytes], Claim] = field(default_factory=dict)
+
+    def same(self, claim: Claim) -> Claim | None:
+        """The first claim on the same bytes; None where this is it."""
+        nbytes = claim.end - claim.start
+        look = nbytes, _sample(self.root, claim)
+        if look not in self.looks:
+            self.looks[look] = claim
+            return None
+        if (first := self.looks[look]) is not None:
+            self.looks[look] = None
+            self.read[nbytes, _digest(self.root, first)] = first
+        found = self.read.setdefault((nbytes, _digest(self.root, claim)), claim)
+        return None if found is claim else found
 
 
 def _counts(claim: Claim) -> bool:
@@ -62,13 +84,10 @@ def _sample(root: Path, claim: Claim) -> bytes:
         return b"".join(data[start : min(start + _SAMPLE, end)] for start in starts if 0 <= start < end)
 
 
-def _digest(root: Path, claim: Claim, known: dict[tuple[str, int, int], bytes]) -> bytes:
-    place = claim.file, claim.start, claim.end
-    if place not in known:
-        digest = hashlib.blake2b()
-        with opened(root / claim.file) as data:
-            end = min(claim.end, len(data))
-            for start in range(claim.start, end, _BLOCK):
-                digest.update(data[start : min(start + _BLOCK, end)])
-        known[place] = digest.digest()
-    return known[place]
+def _digest(root: Path, claim: Claim) -> bytes:
+    digest = hashlib.blake2b()
+    with opened(root / claim.file) as data:
+        end = min(claim.end, len(data))
+        for start in range(claim.start, end, _BLOCK):
+            digest.update(data[start : min(start + _BLOCK, end)])
+    return digest.digest()

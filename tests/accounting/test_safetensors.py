@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from compressor.accounting import copies
 from compressor.accounting.account import Account, What
 from compressor.accounting.advice import advice
 from compressor.accounting.explain import explain
@@ -41,6 +42,17 @@ def test_a_bare_file(tmp_path: Path) -> None:
     assert of(found, What.CONSTANTS) == {"ids": 160}
     assert of(found, What.CONTAINER) == {"length of the header": 8}
     assert of(found, What.NAMES) == {"header": path.stat().st_size - 8 - 2 * 2048 - 160}
+
+
+def test_constants_that_look_alike_are_read_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All samples of their bytes are zeros."""
+    rows = np.zeros((200, 64), np.float32)
+    rows[:, 20] = np.arange(200) % 150
+    path = saved(tmp_path / "m.safetensors", {f"w{place:03}": row for place, row in enumerate(rows)})
+    read, digest = [], copies._digest
+    monkeypatch.setattr(copies, "_digest", lambda root, claim: read.append(claim) or digest(root, claim))
+    assert of(explain(path), What.COPIES) == {f"w{place}": 256 for place in range(150, 200)}
+    assert len(read) == 200
 
 
 @pytest.mark.parametrize(("layer", "name"), [(gptq(4, 32), "m.l.weight"), (awq(), "l.weight")], ids=["gptq", "awq"])
