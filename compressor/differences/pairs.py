@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from compressor.arrays import NDArray
+from compressor.differences.values import transposed
 from compressor.encodings import decode, shape
 from compressor.errors import CompressorError, DamageError
 from compressor.weight import Weight
@@ -110,9 +111,9 @@ def _content(weight: Weight) -> bytes:
 
 
 def _digest(values: NDArray) -> bytes:
-    """Of the values as float16, the same for a matrix and its transpose; of integers as they are."""
+    """Of the values as float16, the same in every order of the axes; of integers as they are."""
     with np.errstate(over="ignore", invalid="ignore"):
         kept = values.astype(np.float16 if values.dtype.kind not in "biu" else np.int64)
     kept = kept + np.zeros((), kept.dtype)  # -0.0 is 0.0
-    ways = [kept] if kept.ndim != 2 else [kept, kept.T]
+    ways = list(transposed(kept, tuple(sorted(kept.shape)))) or [kept]
     return min(hashlib.blake2b(np.ascontiguousarray(way).tobytes(), digest_size=16).digest() for way in ways)

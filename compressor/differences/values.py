@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +24,9 @@ rounded     those of the wider type, rounded to the narrower one, are those of t
 apart       others
 none        there are not as many
 """
+
+MOST_AXES = 5
+"""Of a weight that is looked for in another order of its axes: a convolution over space and time has five."""
 
 Way = Literal["", "transposed", "reshaped", "reordered"]
 """How the elements of the second weight were put beside those of the first. Reordered are rows: an LSTM's gates."""
@@ -64,13 +69,27 @@ def compare(before: NDArray, after: NDArray) -> Values:
         if found.same or before.ndim < 2:
             return found
         # A square matrix does not tell by its shape.
-        if before.shape == after.shape[::-1] and _equal(before, after.T):
-            return _apart(before, after.T, "transposed")
+        for way in itertools.islice(transposed(after, before.shape), 1, None):
+            if _equal(before, way):
+                return _apart(before, way, "transposed")
         reordered = _reordered(before, after)
         return found if reordered is None else _apart(before, reordered, "reordered")
-    if before.ndim == 2 and before.shape == after.shape[::-1]:
-        return _apart(before, after.T, "transposed")
-    return _apart(before, after, "reshaped")
+    ways = list(transposed(after, before.shape))
+    if not ways or (before.ndim > 2 and _equal(before, after)):
+        return _apart(before, after, "reshaped")
+    # The two sides of a convolution's kernel are of one size: several orders of its axes have the same shape.
+    best = next((way for way in ways if _equal(before, way)), None)
+    if best is not None or len(ways) == 1:
+        return _apart(before, ways[0] if best is None else best, "transposed")
+    return min((_apart(before, way, "transposed") for way in ways), key=lambda found: (found.changed, found.max_error))
+
+
+def transposed(values: NDArray, shape: tuple[int, ...]) -> Iterator[NDArray]:
+    """The values with their axes in every order that has this shape, first that which they have if it does."""
+    orders = itertools.permutations(range(values.ndim)) if values.ndim == len(shape) <= MOST_AXES else ()
+    for order in orders:
+        if tuple(values.shape[axis] for axis in order) == shape:
+            yield values.transpose(order)
 
 
 def _equal(before: NDArray, after: NDArray) -> bool:

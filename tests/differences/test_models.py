@@ -12,6 +12,7 @@ from compressor.weight import Weight
 
 RANDOM = np.random.default_rng(0)
 A, B, C = (RANDOM.normal(size=(4, 6)).astype(np.float32) for _ in range(3))
+K = RANDOM.normal(size=(3, 3, 3, 4)).astype(np.float32)
 ONES = np.ones(4, np.float32)
 
 
@@ -31,6 +32,7 @@ def model(tmp_path, *found):
         (weights(a=A, b=B), weights(b=A, a=B), [("b", "b"), ("a", "a")]),
         (weights(module__fc__bias=ONES), weights(fc_bias_to_fp16=2 * ONES), [("module.fc.bias", "fc_bias_to_fp16")]),
         (weights(fc__weight=A), weights(onnx__MatMul_3=A.T), [("fc.weight", "onnx.MatMul_3")]),
+        (weights(conv__kernel=K), weights(w1=K.transpose(3, 2, 0, 1)), [("conv.kernel", "w1")]),
         (weights(fc__weight=A), weights(w=A.astype(np.float16)), [("fc.weight", "w")]),
         (weights(a=A, b=B), weights(b=B, c=C), [("b", "b"), (None, "c"), ("a", None)]),
         # The same values under several names: those whose names end alike.

@@ -10,6 +10,10 @@ RANDOM = np.random.default_rng(0)
 MATRIX = RANDOM.normal(size=(5, 7)).astype(np.float32)
 SQUARE = RANDOM.normal(size=(6, 6)).astype(np.float32)
 F16, F32 = np.float16, np.float32
+KERNEL = np.arange(135, dtype=np.float32).reshape(3, 3, 3, 5)
+"""As Keras has it: height, width, in, out. Its first three axes are of one size."""
+TUNED = KERNEL.transpose(3, 2, 0, 1) + 2 * (KERNEL.transpose(3, 2, 0, 1) == 7)
+"""As ONNX has it, one value changed."""
 
 
 def floats(*values, dtype=F32):
@@ -35,6 +39,10 @@ def floats(*values, dtype=F32):
         (np.array([1, 2], np.int8), floats(1, 2), Values("equal")),
         (MATRIX, MATRIX.T, Values("equal", "transposed")),
         (SQUARE, SQUARE.T.astype(F16), Values("rounded", "transposed")),
+        (KERNEL, KERNEL.transpose(3, 2, 0, 1).astype(F16), Values("equal", "transposed")),
+        (KERNEL[..., :3], KERNEL[..., :3].transpose(3, 2, 0, 1), Values("equal", "transposed")),
+        (KERNEL, TUNED, Values("apart", "transposed", 1, 2.0, 2 / float((KERNEL**2).sum()) ** 0.5)),
+        (KERNEL, KERNEL.reshape(5, 3, 3, 3), Values("equal", "reshaped")),
         (MATRIX, MATRIX[[3, 1, 0, 2, 4]], Values("equal", "reordered")),
         (MATRIX, MATRIX[[3, 1, 0, 2, 4]].astype(F16), Values("rounded", "reordered")),
         (np.zeros((3, 2), F32), np.zeros((3, 2), F32), Values("equal")),
