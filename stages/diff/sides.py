@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressor.compilation.publish import MANIFEST
-from compressor.errors import UsageError
+from compressor.errors import CompressorError, UsageError
 
 from .. import revisions, yaml
 
@@ -141,4 +141,8 @@ def opened(side: Side) -> Iterator[Model]:
         yield sources.weights(side.path)
         return
     with side.revision.checked_out(side.path) as place:
-        yield sources.weights(place)
+        try:
+            model = sources.weights(place)
+        except CompressorError as error:
+            raise type(error)(str(error).replace(str(place), str(side))) from error
+        yield model

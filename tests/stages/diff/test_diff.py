@@ -175,6 +175,12 @@ def test_revisions(arguments, heading):
 
 
 @pytest.mark.usefixtures("repository")
+def test_what_a_revision_has_is_called_what_the_user_calls_it():
+    status, _, error = diff("one:.dvc", "model.onnx")
+    assert (status, error.partition(" without")[0]) == (1, "error: one:.dvc: a directory")
+
+
+@pytest.mark.usefixtures("repository")
 def test_an_artefact_that_is_younger_than_the_revision():
     text = DVC_YAML + "  other-model: {path: models/other, type: model, labels: [compressed]}\n  odd: {path: 3}\n"
     Path("dvc.yaml").write_text(text)
