@@ -30,7 +30,9 @@ def for_weights(model: Path, settings: Export | None) -> Export | None:
     """
     from compressor import sources
 
-    return None if settings is None or (settings.factory is None and sources.readable(model)) else settings
+    if settings is None or (settings.factory is None and not settings.allow_pickle and sources.has_weights(model)):
+        return None
+    return settings
 
 
 def write(source: Path, directory: Path, settings: Export, reached: Reached | None = None) -> None:

@@ -190,7 +190,7 @@ def _target(target: str | Target) -> Target:
 
 
 def _model(model: Model | Path | str) -> Model:
-    return model if isinstance(model, Model) else sources.read(Path(model))
+    return model if isinstance(model, Model) else sources.weights(Path(model))
 
 
 def _whole(model: Model | Path | str) -> Model:

@@ -69,7 +69,8 @@ class Exporter(Protocol):
     what it writes, by the names under which they are installed.
 
     One that tells how far an export has come has `STEPS`, by name in their order; its `export` takes `reached`, too.
-    One whose files tell their weights without a graph has `weights(path)`, which gives them as a `Model`.
+    One whose files tell their weights without a graph has `weights(path)`, which gives them as a `Model`, and
+    `has_weights_alone(path)`, which tells such a file.
     """
 
     SUFFIXES: tuple[str, ...]
@@ -127,6 +128,12 @@ def weights(path: Path) -> Model:
     with unchanged(stamps(module.files(path))):
         found: Model = module.weights(path)
     return found
+
+
+def has_weights(path: Path) -> bool:
+    """Whether `weights` gives those of `path` as it lies there, with a graph or without."""
+    told = getattr(exporter(path), "has_weights_alone", None)
+    return readable(path) or (told is not None and bool(told(path)))
 
 
 def files(path: Path) -> tuple[Path, ...]:

@@ -149,9 +149,12 @@ def test_weights_of_another_model() -> None:
         assert part in said
 
 
-@pytest.mark.parametrize("command", ["inspect", "detect"])
-def test_a_checkpoint_has_no_graph(command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "status", "says"),
+    [(["inspect", "m.pt"], 1, "first run `compressor export m.pt"), (["compress", "m.pt", "out"], 2, "export.")],
+    ids=["inspect", "compress"],
+)
+def test_a_checkpoint_has_no_graph(command: list[str], status: int, says: str) -> None:
     written(Path("m.pt"))
     Path("params.yaml").unlink()
-    status, says = (1, "first run `compressor export m.pt") if command == "inspect" else (2, "export.")
-    refused(command, "m.pt", status=status, says=says)
+    refused(*command, status=status, says=says)

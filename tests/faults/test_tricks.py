@@ -262,7 +262,7 @@ def test_json_that_is_too_deep_or_too_long(text: str) -> None:
     Path("compression").mkdir()
     for name in ("metrics.json", "detection.json", "compression/toolchain.json"):
         Path(name).write_text(text)
-    refused("check", "metrics.json", status=1, says="metrics.json: not valid JSON: ")
+    refused("check", "metrics.json", status=2, says="metrics.json: ")
     refused("detect", "warm.onnx", "--strict", status=1, says="toolchain.json: not valid JSON: ")
     Path("compression/toolchain.json").unlink()
     refused("compress", "warm.onnx", "made", "--detection", "detection.json", status=1, says="not a detection: ")

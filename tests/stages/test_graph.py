@@ -1,13 +1,18 @@
 """The copy of an ONNX model computes what the model does, wherever its tensors are."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from compressor import sources
 from compressor.errors import CompressorError
 from compressor.stages import graph
 from compressor.stages.params import Export
@@ -71,3 +76,31 @@ def test_what_no_command_could_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CompressorError, match=r"broken\.onnx: not an ONNX model, or truncated"):
         graph.write(broken, tmp_path, Export())
     assert [path.name for path in tmp_path.iterdir()] == ["broken.onnx"]
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "compressor", *words], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", ["bare.pt", "lightning.ckpt", "pair.pth"])
+def test_the_weights_of_a_state_dict_are_looked_at_without_a_factory(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    state = {"fc.weight": torch.linspace(-1, 1.3, 16)[torch.randint(16, (64, 64))]}
+    contents = {"bare.pt": state, "lightning.ckpt": {"state_dict": state}, "pair.pth": {"model": state, "ema": state}}
+    torch.save(contents[name], name)
+    found = run("detect", name, "--json")
+    assert [one["palette"] for one in json.loads(found.stdout)["findings"]] == ["16 distinct values"]
+    planned = run("compress", name, "out", "--dry-run", "--json")
+    assert [one["encoding"] for one in json.loads(planned.stdout)["weights"]] == ["palettized4"]
+    refused = run("compress", name, "out")
+    assert refused.returncode == 2
+    assert "export.inputs" in refused.stderr
+
+
+def test_a_program_is_exported_for_a_look(tmp_path: Path) -> None:
+    path = tmp_path / "program.pt2"
+    torch.export.save(torch.export.export(torch.nn.Linear(64, 64), (torch.zeros(1, 64),)), path)
+    assert not sources.has_weights(path)
+    assert sources.has_weights(tmp_path / "m.onnx")

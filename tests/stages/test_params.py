@@ -85,6 +85,7 @@ export:
     image: {shape: [1, 28], dynamic: {0: batch}}
   outputs: [logits]
   opset: 20
+  key: ema
   allow_pickle: true
 evaluate: {limits: {accuracy_drop: 1e-3, size_ratio: 4}, data: x.npz}
 """
@@ -96,6 +97,7 @@ evaluate: {limits: {accuracy_drop: 1e-3, size_ratio: 4}, data: x.npz}
         "inputs": {"image": {"shape": (1, 28), "dtype": "float32", "dynamic": {0: "batch", 1: "wide"}}},
         "outputs": ("a", "b"),
         "opset": 20,
+        "key": "ema",
         "allow_pickle": True,
     }
     assert load(EvaluateParams, Given(file)).evaluate.limits == {"accuracy_drop": 0.001, "size_ratio": 4.0}

@@ -24,6 +24,7 @@ SUFFIXES: tuple[str, ...] = ()
 """Of files: none, it reads folders."""
 FILES = (MODEL, DATA, TRACED)
 PACKAGES = ("onnx", "onnx-ir", "onnxscript", "safetensors", "torch", "transformers")
+_WITHOUT = "; transformers is not needed with export.factory"
 STEPS = ("checkpoint", "installed", "declared", "imports", "opset", "factory", "weights", "inputs", "graph")
 
 
@@ -87,7 +88,7 @@ def export(
         raise CompressorError(
             f"{source}: its graph needs {' and '.join(missing)}. `compressor detect`, `compressor inspect` and "
             "`compressor compress --dry-run` read the weights without it. Install it: "
-            f"{requirements.hint('torch' if factory else 'huggingface')}"
+            f"{requirements.hint('torch' if factory else 'huggingface')}{_WITHOUT if 'transformers' in missing else ''}"
         )
     reached("installed")
     from compressor.sources.huggingface import architecture

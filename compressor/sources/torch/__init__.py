@@ -120,6 +120,18 @@ def fresh(directory: Path, factory: str, args: Mapping[str, object]) -> Path:
     return path
 
 
+def has_weights_alone(path: Path) -> bool:
+    """Whether a file holds no program: a state dict, or a module that is pickled as a whole.
+
+    Raises:
+        CompressorError: it cannot be read.
+    """
+    from compressor.sources.torch.archive import entries, is_script
+
+    suffix = path.suffix.lower()
+    return suffix == ".safetensors" or (suffix != ".pt2" and path.is_file() and not is_script(entries(path)))
+
+
 def weights(path: Path) -> Model:
     """The weights of a checkpoint by the names that they have there, without a graph; no factory is needed.
 

@@ -40,7 +40,7 @@ def state_dict(source: Path, content: object, key: str = "") -> Mapping[str, obj
         if others:
             log.warning("%s: took the weights under %r; export.key takes those under %s", source, taken, others)
         return sets[taken]
-    if _is_state(content):
+    if _is_flat(content):
         return content
     found = ", ".join(map(str, list(content)[:_SHOWN])) or "nothing"
     wrappers = ", ".join(map(repr, WRAPPERS))
@@ -49,6 +49,9 @@ def state_dict(source: Path, content: object, key: str = "") -> Mapping[str, obj
 
 
 def _is_state(content: Mapping[Any, object]) -> bool:
-    """Whether it is a state dict: by names, not of mappings; what has plain values alone is a configuration."""
-    flat = all(isinstance(name, str) for name in content) and not any(isinstance(v, Mapping) for v in content.values())
-    return flat and not all(isinstance(value, _PLAIN) for value in content.values())
+    """Whether it is a state dict beside others: what has plain values alone is a configuration."""
+    return _is_flat(content) and not all(isinstance(value, _PLAIN) for value in content.values())
+
+
+def _is_flat(content: Mapping[Any, object]) -> bool:
+    return all(isinstance(name, str) for name in content) and not any(isinstance(v, Mapping) for v in content.values())
