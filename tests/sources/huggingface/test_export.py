@@ -108,7 +108,8 @@ def test_what_cannot_be_exported_is_said_before_anything_is_built(
     with pytest.raises(UsageError, match=r"export\.opset is 3: expected 18 to 25"):
         export(net, tmp_path, inputs=X, opset=3)
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(CompressorError, match=r"needs transformers\. .*Install it: pip install .*not needed with export\.factory"):
+    told = r"needs transformers\. .*Install it: pip install .*not needed with export\.factory"
+    with pytest.raises(CompressorError, match=told):
         export(net, tmp_path, inputs=X, opset=21)
     changed(net, quantization_config={"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"})
     with pytest.raises(
