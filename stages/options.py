@@ -17,7 +17,10 @@ from . import completion
 ParamsFile = Annotated[
     Path | None,
     typer.Option(
-        "--params", metavar="FILE", help="Settings; without it params.yaml, if there is one here.", show_default=False
+        "--params",
+        metavar="FILE",
+        help="Settings; without it compressor.yaml or params.yaml here.",
+        show_default=False,
     ),
 ]
 Overrides = Annotated[

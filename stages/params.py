@@ -22,7 +22,8 @@ from compressor.recognition import findings
 from . import groups, overrides, yaml
 from .groups import Compress, Detect, Evaluate, Export, Group, Target, Targets
 
-DEFAULT_FILE = Path("params.yaml")
+DEFAULT_FILE, OWN_FILE = Path("params.yaml"), Path("compressor.yaml")
+"""Where settings stand that no `--params` names: in a file of their own, if there is one, as `init` makes it."""
 
 
 class ExportParams(Group):
@@ -166,7 +167,7 @@ def sound(schema: type[P], given: Given) -> tuple[P, Mapping[str, str]]:
         for key, value in given.options.items()
         if value is not None
     ]
-    _check_one(own, str(given.file or DEFAULT_FILE))
+    _check_one(own, str(file(given.file)))
     if any(override.key == ("target",) and not override.remove for override in (*parsed, *options)):
         own.pop("targets", None)  # which one is meant has been said
     merged = overrides.apply(own, [*parsed, *options])
@@ -176,10 +177,10 @@ def sound(schema: type[P], given: Given) -> tuple[P, Mapping[str, str]]:
     except ValidationError as error:
         settings = [(override.key, f"-S {override.text}") for override in parsed]
         settings += [(option.key, option.text) for option in options]
-        file = str(given.file or DEFAULT_FILE)
+        where = str(file(given.file))
         wrong: dict[str, list[str]] = {}
         for one in error.errors():
-            wrong.setdefault(str(one["loc"][0]), []).append(_message(schema, one, settings, file))
+            wrong.setdefault(str(one["loc"][0]), []).append(_message(schema, one, settings, where))
         valid = {name: value for name, value in merged.items() if name not in wrong}
         return schema.model_validate(valid), {group: "\n".join(lines) for group, lines in wrong.items()}
 
@@ -198,12 +199,12 @@ def asked(schema: type[Group], texts: Sequence[str]) -> list[overrides.Override]
 
 def place(given: Given, *key: str) -> tuple[Path, int] | None:
     """The file in which a setting stands, and the line; None if it stands in none, or `-S` says something else."""
-    file = given.file or DEFAULT_FILE
+    path = file(given.file)
     said = (overrides.parse(text).key for text in given.overrides)
-    if not file.is_file() or any(other[: len(key)] == key[: len(other)] for other in said):
+    if not path.is_file() or any(other[: len(key)] == key[: len(other)] for other in said):
         return None
-    line = yaml.line(file.read_text(encoding="utf-8"), *key)
-    return (file, line) if line else None
+    line = yaml.line(path.read_text(encoding="utf-8"), *key)
+    return (path, line) if line else None
 
 
 def core_settings(group: Detect) -> findings.Settings:
@@ -211,15 +212,20 @@ def core_settings(group: Detect) -> findings.Settings:
     return findings.Settings(**group.model_dump())
 
 
-def read(file: Path | None) -> Mapping[str, Any]:
+def file(named: Path | None) -> Path:
+    """The params file that is meant: the one that is named, or the one that is here."""
+    return named or (OWN_FILE if OWN_FILE.is_file() else DEFAULT_FILE)
+
+
+def read(named: Path | None) -> Mapping[str, Any]:
     """Everything that a params file holds, of whomever it is; nothing where none is named and none is there.
 
     Raises:
         UsageError: it cannot be read, or is no YAML mapping.
     """
-    if file is None and not DEFAULT_FILE.is_file():
+    path = file(named)
+    if named is None and not path.is_file():
         return {}
-    path = file or DEFAULT_FILE
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

@@ -58,7 +58,7 @@ def places(targets: Sequence[str] = ()) -> tuple[Place, ...]:
 def read() -> tuple[Path, ...]:
     """The files that a report of the repository is made of, and that it must not replace."""
     made = [file for place in places() for file in (place.metrics, place.manifest, place.times)]
-    return (*made, DETECTION, params.DEFAULT_FILE)
+    return (*made, DETECTION, params.file(None))
 
 
 def of_artefacts(paths: Sequence[Path]) -> Report:
@@ -173,7 +173,7 @@ def _detection() -> Detection | None:
 
 def _settings(file: Path | None) -> Mapping[str, str]:
     """Everything in the params file, which is known to be one."""
-    path = file or params.DEFAULT_FILE
+    path = params.file(file)
     return history.flat(yaml.read(files.read_text(path), str(path))) if path.is_file() else {}
 
 

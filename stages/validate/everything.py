@@ -54,7 +54,7 @@ def _params(done: Checks, given: params.Given, wrong: Mapping[str, str]) -> None
     with done.look("params") as told:
         if wrong:
             raise CompressorError("\n".join(wrong.values()))
-        file = given.file or params.DEFAULT_FILE
+        file = params.file(given.file)
         known, there = set(params.Settings.model_fields), params.read(given.file)
         lines = [str(file) if file.is_file() else f"there is no {file}: the defaults"]
         for name in map(str, there):

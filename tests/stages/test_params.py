@@ -272,3 +272,16 @@ def test_a_wrong_rule_is_told_of_with_its_file(tmp_path: Path) -> None:
     told = r"params.yaml: compress.rules: the rule '\*.head.\*' is 'sparse': expected dense"
     with pytest.raises(UsageError, match=told):
         load(CompressParams, Given(file))
+
+
+def test_a_file_of_our_own_comes_before_that_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a tool writes params.yaml anew, as DVC does from Hydra's configuration, `init` makes another one."""
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("compress: {pipeline: default_pruning}\n", "utf-8")
+    assert load(CompressParams, Given()).compress.pipeline == "default_pruning"
+    Path("compressor.yaml").write_text("compress: {pipeline: default_palettization}\n", "utf-8")
+    assert load(CompressParams, Given()).compress.pipeline == "default_palettization"
+    assert load(CompressParams, Given(Path("params.yaml"))).compress.pipeline == "default_pruning"
+    Path("compressor.yaml").write_text("compress: {pipeline: default}\n", "utf-8")
+    with pytest.raises(UsageError, match=r"^compressor\.yaml: compress\.pipeline: unknown pipeline 'default'"):
+        load(CompressParams, Given())
