@@ -65,13 +65,16 @@ def inspect(path: Path | str) -> Manifest:
 
 def manifest(fitted: Fitted, chosen: Plan, files: tuple[FileFacts, ...], notes: tuple[str, ...]) -> Manifest:
     """The manifest of an artefact of these files."""
+    nbytes, dense = sum(file.nbytes for file in files), _dense_nbytes(fitted.model, fitted.target)
+    if chosen.nbytes == chosen.dense_nbytes:  # nothing was compressed: the source's own files are no smaller form
+        dense = min(dense, nbytes)
     return Manifest(
         target=chosen.target,
         pipeline=chosen.pipeline,
         versions=_versions(),
         files=files,
-        nbytes=sum(file.nbytes for file in files),
-        dense_nbytes=_dense_nbytes(fitted.model, fitted.target),
+        nbytes=nbytes,
+        dense_nbytes=dense,
         source_nbytes=sum(file.stat().st_size for file in fitted.model.files),
         weights_nbytes=chosen.nbytes,
         weights_dense_nbytes=chosen.dense_nbytes,
