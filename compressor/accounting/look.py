@@ -9,8 +9,8 @@ from pathlib import Path
 from compressor import encodings, sources, targets
 from compressor.accounting import torch
 from compressor.compilation import pipelines
-from compressor.compilation.plan import Plan, plan
-from compressor.compilation.planning import Progress, Request, look, planned, take
+from compressor.compilation.plan import Plan
+from compressor.compilation.planning import Progress, Request, planned, take
 from compressor.errors import CompressorError
 from compressor.formats.coreml.skeleton import Skeleton
 from compressor.model import Model, stamps, unchanged
@@ -58,17 +58,12 @@ def taken(
     made_for = target or targets.get(_own(model))
     asked = Request(made_for, pipelines.get(pipeline, settings.threshold), settings, progress)
     with unchanged(model.stamps):
-        if model.graph is None:
-            seen = tuple(look(model, lambda _: settings, progress))
-            weights, chosen = model.weights, plan(seen, made_for, asked.pipeline)
-        else:
-            fitted = take(model, asked)
-            weights, seen = fitted.fitted.model.weights, tuple(fitted.findings.values())
-            made_for = fitted.fitted.target
-            chosen = planned(fitted, asked)
+        found = take(model, asked)
+        chosen = planned(found, asked)
+    fitted = found.fitted
     stored = sum(encodings.nbytes(weight.encoding) for weight in model.weights)
-    by_name = {one.name: one for one in weights}
-    return Look(path, by_name, {one.name: one for one in seen}, made_for, pipeline, settings, chosen, stored)
+    by_name = {one.name: one for one in fitted.model.weights}
+    return Look(path, by_name, found.findings, fitted.target, pipeline, settings, chosen, stored)
 
 
 def _read(path: Path) -> Model:

@@ -15,7 +15,7 @@ from compressor.compilation.manifest import Manifest
 from compressor.compilation.pipelines import UNCOMPRESSED
 from compressor.compilation.pipelines import get as get_pipeline
 from compressor.compilation.plan import Plan
-from compressor.compilation.planning import Progress, Request, Taken, given, look, mended, planned, take
+from compressor.compilation.planning import Progress, Request, Taken, look, mended, planned, take
 from compressor.errors import CompressorError
 from compressor.model import Model, unchanged
 from compressor.recognition.findings import Detection, Settings
@@ -70,9 +70,6 @@ def dry_run(
     model = _model(model)
     asked = _request(model, _target(target), pipeline, detection, settings, rules, progress)
     with unchanged(model.stamps):
-        if model.graph is None:  # weights alone: what the target would make of them in a graph is not known
-            findings = {one.name: one for one in look(model, asked.settings_of, progress, known=given(model, asked))}
-            return planned(Taken(Fitted(asked.target, model), findings, frozenset()), asked)
         return planned(take(model, asked), asked)
 
 

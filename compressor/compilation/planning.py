@@ -106,7 +106,8 @@ def take(model: Model, asked: Request) -> Taken:
     What fitting has made of a weight is another weight, of which no detection tells.
     """
     known = given(model, asked)
-    fitted = asked.target.fit(model, asked)
+    # Of weights alone it is not known what the target would make of them in a graph.
+    fitted = Fitted(asked.target, model) if model.graph is None else asked.target.fit(model, asked)
     findings = look(fitted.model, asked.settings_of, asked.progress, sampled=asked.sampled, known=known)
     told = frozenset(weight.name for weight in fitted.model.weights if weight in known)
     by_name = {one.name: one for one in findings}

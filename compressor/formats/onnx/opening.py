@@ -6,8 +6,9 @@ Nothing is optimized, so that nothing is decoded, and tensors stay in the file, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compressor.errors import line
 from compressor.formats.onnx.graphs import tensors
@@ -28,17 +29,31 @@ def refusal(path: Path) -> str:
         import onnxruntime
     except ModuleNotFoundError:
         return _checked(model)
+    entries = {
+        "session.disable_prepacking": "1",  # it copies weights
+        "session.model_external_initializers_file_folder_path": str(path.parent),
+    }
+    try:
+        session(model.SerializeToString(), entries)
+    except Exception as error:  # noqa: BLE001 - each kind of failure has a class of its own, without a common base
+        return f"ONNX Runtime {onnxruntime.__version__}: {line(error)}"
+    return ""
+
+
+def session(model: bytes, entries: Mapping[str, str] = {}) -> Any:
+    """A session of a serialized model as it is: nothing is optimized, on one thread of several that work on weights.
+
+    entries: of its configuration. Raises whatever ONNX Runtime raises: each kind of failure has a class of its own.
+    """
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what it would log is what it raises
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
-    options.add_session_config_entry("session.disable_prepacking", "1")  # it copies weights
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-    try:
-        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 - each kind of failure has a class of its own, without a common base
-        return f"ONNX Runtime {onnxruntime.__version__}: {line(error)}"
-    return ""
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _checked(model: onnx.ModelProto) -> str:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from compressor.arrays import INT8, UINT8, Array, ArraySpec, ComputedArray, DType, NDArray, bits
 from compressor.errors import CompressorError, line
 from compressor.formats.onnx.dtypes import DATA_TYPES, DTYPES
+from compressor.formats.onnx.opening import session
 
 if TYPE_CHECKING:
     import onnx
@@ -50,7 +51,7 @@ class Program:
         """
         feeds = {name: np.asarray(array) for name, array in self.inputs.items()}
         try:
-            (result,) = _session(self.model).run([_RESULT], feeds)
+            (result,) = session(self.model).run([_RESULT], feeds)
         except Exception as error:  # each kind of failure has a class of its own, without a common base
             raise CompressorError(f"constants {', '.join(feeds)} cannot be computed with: {line(error)}") from error
         return np.asarray(result).astype(self.dtype, copy=False)
@@ -108,7 +109,7 @@ def _is_rounded_between(nodes: Sequence[onnx.NodeProto], known: Mapping[str, Arr
 def _described(model: onnx.ModelProto) -> Mapping[str, ArraySpec] | None:
     """The shapes and the types of a model's outputs, where all are known before it runs."""
     try:
-        outputs = _session(model.SerializeToString()).get_outputs()
+        outputs = session(model.SerializeToString()).get_outputs()
     except Exception:  # noqa: BLE001 - whatever it raises: it does not run the nodes
         return None
     known = {}
@@ -122,13 +123,3 @@ def _described(model: onnx.ModelProto) -> Mapping[str, ArraySpec] | None:
 
 _NAMES = {"tensor(float)": "float32", "tensor(double)": "float64"}
 """ONNX Runtime's names of types that are not numpy's."""
-
-
-def _session(model: bytes) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what it would log is what it raises
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1  # several weights are read at a time
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
