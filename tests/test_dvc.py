@@ -43,6 +43,10 @@ class Repository:
     def read(self, name):
         return json.loads((self.path / "compression" / f"{name}.json").read_text())
 
+    def copied(self, path):
+        shutil.copytree(self.path, path, symlinks=True)
+        return Repository(path)
+
     def commit(self):
         self.run("git", "add", ".")
         self.run("git", "commit", "-m", "run")
@@ -52,6 +56,19 @@ class Repository:
         content = yaml.load(self.path / name)
         change(content)
         yaml.dump(content, self.path / name)
+
+
+def trained(path):
+    """A pruned palette and a dense head, and the samples that they label."""
+    random = np.random.default_rng(0)
+    model = onnx.parser.parse_model(MODEL)
+    hidden = random.choice([-0.5, -0.25, 0.25, 0.5], (64, 96)) * (random.random((64, 96)) < 0.25)
+    head = random.standard_normal((96, 10), np.float32)
+    for name, weight in {"hidden": hidden, "head": head}.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weight.astype(np.float32), name))
+    onnx.save(model, path / "trained.onnx")
+    x = random.standard_normal((100, 64), np.float32)
+    np.savez(path / "data.npz", x=x, labels=(np.maximum(x @ hidden, 0) @ head).argmax(1))
 
 
 def pipeline(content):
@@ -82,15 +99,7 @@ def first_run(tmp_path_factory):
     repository = Repository(tmp_path_factory.mktemp("first") / "repository")
     path = repository.path
     path.mkdir()
-    random = np.random.default_rng(0)
-    model = onnx.parser.parse_model(MODEL)
-    hidden = random.choice([-0.5, -0.25, 0.25, 0.5], (64, 96)) * (random.random((64, 96)) < 0.25)
-    head = random.standard_normal((96, 10), np.float32)
-    for name, weight in {"hidden": hidden, "head": head}.items():
-        model.graph.initializer.append(onnx.numpy_helper.from_array(weight.astype(np.float32), name))
-    onnx.save(model, path / "trained.onnx")
-    x = random.standard_normal((100, 64), np.float32)
-    np.savez(path / "data.npz", x=x, labels=(np.maximum(x @ hidden, 0) @ head).argmax(1))
+    trained(path)
     yaml = YAML(typ="safe")
     yaml.default_flow_style = False
     yaml.dump(pipeline(yaml.load(ROOT / "dvc.yaml")), path / "dvc.yaml")
@@ -106,8 +115,7 @@ def first_run(tmp_path_factory):
 @pytest.fixture
 def repository(first_run, tmp_path):
     """A copy that a test may change."""
-    shutil.copytree(first_run.path, tmp_path / "repository", symlinks=True)
-    return Repository(tmp_path / "repository")
+    return first_run.copied(tmp_path / "repository")
 
 
 def test_the_first_run_leaves_the_artefact_and_its_record(first_run):

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import compressor
-from compressor.accounting.account import Account, What
+from compressor.accounting.account import What
 from compressor.accounting.explain import explain
 from compressor.encodings import Dense, Encoding, Palettized, Sparse
 from compressor.errors import CompressorError
 from compressor.formats.coreml import package
+from tests.accounting.sums import nbytes, of
 from tests.formats.coreml.models import save
 
 RANDOM = np.random.default_rng(0)
@@ -28,18 +29,6 @@ ENCODINGS: dict[str, Encoding] = {
     ),
     "sparse": Sparse(MASK, Dense(RANDOM.standard_normal(MASK.sum()).astype(np.float16)), (SIZE, SIZE)),
 }
-
-
-def of(account: Account, what: What) -> dict[str, int]:
-    sums: dict[str, int] = {}
-    for portion in account.portions:
-        if portion.what is what:
-            sums[portion.name] = sums.get(portion.name, 0) + portion.nbytes
-    return sums
-
-
-def nbytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 @pytest.fixture

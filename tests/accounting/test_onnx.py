@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import compressor
 from compressor.accounting.account import Account, What
 from compressor.accounting.explain import explain
 from compressor.errors import CompressorError
+from tests.accounting.sums import of
 
 SIZE = 64
 RANDOM = np.random.default_rng(0)
@@ -61,15 +61,6 @@ def told(model: onnx.ModelProto, folder: Path = Path()) -> Account:
     found = explain(folder / "m.onnx")
     assert found.nbytes == sum((folder / name).stat().st_size for name in found.files)
     return found
-
-
-def of(account: Account, what: What) -> Mapping[str, int]:
-    """The bytes of one kind, by name."""
-    sums: dict[str, int] = {}
-    for portion in account.portions:
-        if portion.what is what:
-            sums[portion.name] = sums.get(portion.name, 0) + portion.nbytes
-    return sums
 
 
 @pytest.fixture(autouse=True)

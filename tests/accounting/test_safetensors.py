@@ -10,26 +10,15 @@ import numpy as np
 import pytest
 
 from compressor.accounting import copies
-from compressor.accounting.account import Account, What
+from compressor.accounting.account import What
 from compressor.accounting.advice import advice
 from compressor.accounting.explain import explain
 from compressor.errors import CompressorError
+from tests.accounting.sums import nbytes, of
 from tests.sources.huggingface.folders import awq, gptq, quantized, saved
 
 RANDOM = np.random.default_rng(0)
 WEIGHT = RANDOM.standard_normal((32, 16)).astype(np.float32)
-
-
-def of(account: Account, what: What) -> dict[str, int]:
-    sums: dict[str, int] = {}
-    for portion in account.portions:
-        if portion.what is what:
-            sums[portion.name] = sums.get(portion.name, 0) + portion.nbytes
-    return sums
-
-
-def nbytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def test_a_bare_file(tmp_path: Path) -> None:

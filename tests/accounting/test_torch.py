@@ -6,7 +6,6 @@ import pickle
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,7 @@ from torch import nn
 from compressor.accounting.account import Account, What
 from compressor.accounting.explain import explain
 from compressor.errors import CompressorError
-
-
-def of(account: Account, what: What) -> Mapping[str, int]:
-    sums: dict[str, int] = {}
-    for portion in account.portions:
-        if portion.what is what:
-            sums[portion.name] = sums.get(portion.name, 0) + portion.nbytes
-    return sums
+from tests.accounting.sums import of
 
 
 def told(path: Path) -> Account:

@@ -1,13 +1,10 @@
 """A repository with two targets as `compressor init` makes it: real git, real dvc, every stage run."""
 
 import json
-import shutil
 
-import numpy as np
-import onnx
 import pytest
 
-from tests.test_dvc import MODEL, Repository
+from tests.test_dvc import Repository, trained
 
 TARGETS = ["iOS17", "onnxruntime"]
 
@@ -17,15 +14,7 @@ def first_run(tmp_path_factory):
     """The repository after `dvc repro`, committed."""
     repository = Repository(tmp_path_factory.mktemp("several") / "repository")
     repository.path.mkdir()
-    random = np.random.default_rng(0)
-    model = onnx.parser.parse_model(MODEL)
-    hidden = random.choice([-0.5, -0.25, 0.25, 0.5], (64, 96)) * (random.random((64, 96)) < 0.25)
-    head = random.standard_normal((96, 10), np.float32)
-    for name, weight in {"hidden": hidden, "head": head}.items():
-        model.graph.initializer.append(onnx.numpy_helper.from_array(weight.astype(np.float32), name))
-    onnx.save(model, repository.path / "trained.onnx")
-    x = random.standard_normal((100, 64), np.float32)
-    np.savez(repository.path / "data.npz", x=x, labels=(np.maximum(x @ hidden, 0) @ head).argmax(1))
+    trained(repository.path)
     repository.run("git", "init")
     repository.run("dvc", "init")
     options = [word for target in TARGETS for word in ("--target", target)]
@@ -40,8 +29,7 @@ def first_run(tmp_path_factory):
 @pytest.fixture
 def repository(first_run, tmp_path):
     """A copy that a test may change."""
-    shutil.copytree(first_run.path, tmp_path / "repository", symlinks=True)
-    return Repository(tmp_path / "repository")
+    return first_run.copied(tmp_path / "repository")
 
 
 def test_each_target_has_its_artefact_and_its_metrics(first_run):

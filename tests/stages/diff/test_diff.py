@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import compressor
 from compressor.stages.app import app
+from tests.stages.repositories import begin, commit, git
 
 RANDOM = np.random.default_rng(0)
 PRUNED = np.where(RANDOM.random((64, 64)) < 0.8, 0, RANDOM.normal(size=(64, 64))).astype(np.float32)
@@ -125,26 +126,17 @@ def test_a_wrong_request_has_a_status_of_its_own(arguments, expected):
     assert len(error.splitlines()) == 1
 
 
-def git(*arguments):
-    subprocess.run(["git", *arguments], check=True, capture_output=True)
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """An artefact that DVC tracks, at the tag `one`, and another one here."""
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        git("init", "--initial-branch", "main", ".")
-        git("config", "user.name", "t")
-        git("config", "user.email", "t@example.org")
-        subprocess.run(["dvc", "init", "--quiet"], check=True)
+        begin()
         Path("dvc.yaml").write_text(DVC_YAML)
         compressor.compress(network(Path("model.onnx"), first=PRUNED, second=OTHER), "models/compressed")
         subprocess.run(["dvc", "add", "--quiet", "models/compressed"], check=True)
-        git("add", "--all")
-        git("commit", "--message", "one")
-        git("tag", "one")
+        commit("one")
         compressor.compress(network(Path("model.onnx"), first=OTHER, second=PRUNED), "models/compressed")
     return folder
 

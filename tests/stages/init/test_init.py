@@ -12,15 +12,9 @@ from ruamel.yaml import YAML
 from compressor.stages.init import changes, merging, plan
 from compressor.stages.init.decide import Asked, decide
 from compressor.stages.init.repository import locate
+from tests.stages.init.folders import SIZES_ONLY, TRAINING, everything
 
 ROOT = Path(__file__).parents[3]
-TRAINING = "stages:\n  train:\n    cmd: python train.py\n    outs:\n      - net.onnx\n"  # as the fixture has it
-SIZES_ONLY = ("--data", "none")
-
-
-def everything(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file() and ".git/" not in path.as_posix())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def values(path: str = "dvc.yaml") -> dict:

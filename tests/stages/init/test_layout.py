@@ -8,13 +8,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-TRAINING = "stages:\n  train:\n    cmd: python train.py\n    outs:\n      - net.onnx\n"  # as the fixture has it
-SIZES_ONLY = ("--data", "none")
-
-
-def everything(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file() and ".git/" not in path.as_posix())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+from tests.stages.init.folders import SIZES_ONLY, TRAINING, everything
 
 
 def values(path: str = "dvc.yaml") -> dict:

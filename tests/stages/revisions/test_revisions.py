@@ -10,6 +10,7 @@ import pytest
 from compressor.errors import CompressorError, UsageError
 from compressor.stages import revisions
 from compressor.stages.revisions import dvc
+from tests.stages.repositories import begin, commit, git
 
 RECORD = b"outs:\n- md5: d861877da56b8b4ceb35c8cbfdf65bb4\n  size: 3\n  hash: md5\n  path: big.bin\n"
 PIPELINE = """
@@ -29,26 +30,13 @@ stages:
 """
 
 
-def git(*arguments):
-    subprocess.run(["git", *arguments], check=True, capture_output=True)
-
-
-def commit(name):
-    git("add", "--all")
-    git("commit", "--message", name)
-    git("tag", name)
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A repository with the revision `one`, and the experiment `two` that started from it."""
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        git("init", "--initial-branch", "main", ".")
-        git("config", "user.name", "t")
-        git("config", "user.email", "t@example.org")
-        subprocess.run(["dvc", "init", "--quiet"], check=True)
+        begin()
         for place in ("jobs/a", "models/A", "models/B", "data"):
             Path(place).mkdir(parents=True)
             Path(place, ".keep").touch()
