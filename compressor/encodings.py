@@ -2,7 +2,7 @@
 
 Four nodes are enough, and joint compression is nesting. In canonical order, outermost first:
 
-    Sparse > LinearQuantized > Palettized > Dense
+    Sparse > Quantized > Palettized > Dense
 
 Schemes produce these trees, `decode` evaluates them in numpy, each target evaluates them in its own operators; the test
 of all three is that they agree. Nothing is stored twice: the bits of a palette follow from its table's length, a block
@@ -70,7 +70,7 @@ class Palettized:
 
 
 @dataclass(frozen=True)
-class LinearQuantized:
+class Quantized:
     """Codes on a grid: `(data - zero_point) * scale`, block by block, rounded once to the scale's dtype.
 
     data: an encoding of integer codes (`CODE_DTYPES`).
@@ -111,7 +111,7 @@ class Sparse:
     """
 
     mask: Array
-    values: Dense | LinearQuantized | Palettized
+    values: Dense | Quantized | Palettized
     shape: Shape
 
     def __post_init__(self) -> None:
@@ -126,8 +126,8 @@ class Sparse:
         _check_blocks("mask", self.mask.shape, self.shape)
 
 
-Encoding = Dense | LinearQuantized | Palettized | Sparse
-E = TypeVar("E", Dense, LinearQuantized, Palettized, Sparse, Encoding)
+Encoding = Dense | Quantized | Palettized | Sparse
+E = TypeVar("E", Dense, Quantized, Palettized, Sparse, Encoding)
 
 
 def decode(encoding: Encoding) -> NDArray:
@@ -148,12 +148,12 @@ def decode(encoding: Encoding) -> NDArray:
     return scatter(values, mask)
 
 
-def _decode(encoding: Dense | LinearQuantized | Palettized, where: NDArray | None) -> NDArray:
+def _decode(encoding: Dense | Quantized | Palettized, where: NDArray | None) -> NDArray:
     """The values, or those at the set places of the full-size mask `where`."""
     match encoding:
         case Dense(values):
             return np.asarray(values)
-        case LinearQuantized(data, scale, zero_point):
+        case Quantized(data, scale, zero_point):
             codes = _decode(data, where)
             parameters = [np.asarray(each) for each in (scale, zero_point) if each is not None]
             by_block, parameters_by_block = facing(codes, parameters, where)
@@ -189,7 +189,7 @@ def shape(encoding: Encoding) -> Shape:
     match encoding:
         case Dense(values):
             return tuple(values.shape)
-        case LinearQuantized(data):
+        case Quantized(data):
             return shape(data)
         case Palettized(indices, lut, axis):
             vector = lut.shape[-1]
@@ -203,7 +203,7 @@ def dtype(encoding: Encoding) -> DType:
     match encoding:
         case Dense(values):
             return values.dtype
-        case LinearQuantized(_, scale):
+        case Quantized(_, scale):
             return scale.dtype
         case Palettized(_, lut):
             return lut.dtype
@@ -221,7 +221,7 @@ def name(encoding: Encoding) -> str:
         case Dense(values):
             stored = stored_type(values)
             return str(stored) if stored != values.dtype or stored in CODE_DTYPES.values() else "dense"
-        case LinearQuantized(data):
+        case Quantized(data):
             inner = name(data)
             return inner if isinstance(data, Dense) else f"{dtype(data)}({inner})"
         case Palettized(_, lut):
@@ -276,7 +276,7 @@ def _parts(node: Encoding) -> Iterator[tuple[str, Array | Encoding, int]]:
     match node:
         case Dense(values):
             yield "values", values, bits(stored_type(values))
-        case LinearQuantized(data, scale, zero_point):
+        case Quantized(data, scale, zero_point):
             yield "data", data, 0
             yield "scale", scale, bits(scale.dtype)
             if zero_point is not None:

@@ -9,12 +9,12 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import numpy as np
 
 from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec
-from compressor.encodings import PLACES, Dense, Encoding, LinearQuantized, Palettized, Sparse
+from compressor.encodings import PLACES, Dense, Encoding, Palettized, Quantized, Sparse
 
 T = TypeVar("T")
 
-_NODES: dict[str, type[Dense | LinearQuantized | Palettized | Sparse]] = {
-    node.__name__: node for node in (Dense, LinearQuantized, Palettized, Sparse)
+_NODES: dict[str, type[Dense | Quantized | Palettized | Sparse]] = {
+    node.__name__: node for node in (Dense, Quantized, Palettized, Sparse)
 }
 
 

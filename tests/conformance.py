@@ -25,8 +25,8 @@ from compressor.encodings import (
     PLACES,
     Dense,
     Encoding,
-    LinearQuantized,
     Palettized,
+    Quantized,
     Sparse,
     arrays,
     decode,
@@ -73,9 +73,9 @@ def palette(
 
 def quantized(
     rng: np.random.Generator, data: Dense | Palettized, of: DType, counts: Shape, *, zero_point: bool
-) -> LinearQuantized:
+) -> Quantized:
     scale = (np.abs(floats(rng, counts, F32)) + np.float32(0.01)).astype(of)
-    return LinearQuantized(data, scale, codes(rng, counts, dtype(data)) if zero_point else None)
+    return Quantized(data, scale, codes(rng, counts, dtype(data)) if zero_point else None)
 
 
 def parameters(to: Shape) -> tuple[Shape, ...]:

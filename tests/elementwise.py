@@ -8,7 +8,7 @@ import numpy as np
 
 from compressor import encodings
 from compressor.arrays import NDArray
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse
 
 
 def elementwise(encoding: Encoding) -> NDArray:
@@ -35,7 +35,7 @@ def leaf(encoding: Any, place: tuple[int, ...], whole: tuple[int, ...], rank: in
     match encoding:
         case Dense(values):
             return np.asarray(values)[at]
-        case LinearQuantized(data, scale, zero_point):
+        case Quantized(data, scale, zero_point):
             where = block(place, whole, scale.shape)
             code = int(leaf(data, place, whole, rank)) - (
                 0 if zero_point is None else int(np.asarray(zero_point)[where])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, DType, NDArray, Shape, bits
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse
 from compressor.kernels import expand
 from compressor.patterns import patterns
 
@@ -136,8 +136,8 @@ def encodings(draw: st.DrawFn) -> Encoding:
     scale = generator.uniform(-2, 2, scales).astype(dtype)
     zero_point = codes(generator, scales, code) if draw(st.booleans()) else None
     if inner == "linear":
-        return wrap(LinearQuantized(Dense(codes(generator, leaf, code)), scale, zero_point))
-    return wrap(LinearQuantized(palettized(draw, shape, code, leaf, generator), scale, zero_point))
+        return wrap(Quantized(Dense(codes(generator, leaf, code)), scale, zero_point))
+    return wrap(Quantized(palettized(draw, shape, code, leaf, generator), scale, zero_point))
 
 
 def vector(draw: Draw, shape: Shape, dtype: DType, generator: np.random.Generator) -> Palettized:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from compressor import encodings
 from compressor.arrays import CODE_DTYPES, ArraySpec, NDArray, to_bytes
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, decode
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, decode
 from compressor.packing import pack
 from tests import strategies
 from tests.elementwise import elementwise
@@ -53,7 +53,7 @@ def test_the_bytes_counted_are_the_bytes_stored(encoding: Encoding) -> None:
         match node:
             case Dense(values):
                 return len(to_bytes(np.asarray(values)))
-            case LinearQuantized(data, scale, zero_point):
+            case Quantized(data, scale, zero_point):
                 parameters = [each for each in (scale, zero_point) if each is not None]
                 return stored(data) + sum(len(to_bytes(np.asarray(each))) for each in parameters)
             case Palettized(indices, lut):
@@ -87,29 +87,27 @@ def test_map_arrays_keeps_the_tree(encoding: Encoding) -> None:
             Sparse(np.array([[1, 0]], bool), Dense(f32(1, 2, 3, 4)), (2, 4)), [[1, 2, 0, 0], [3, 4, 0, 0]], id="blocks"
         ),
         pytest.param(
-            LinearQuantized(
-                Dense(np.array([[1, 2, 3], [1, 2, 3]], np.int8)), f32([2], [4]), np.array([[1], [2]], np.int8)
-            ),
+            Quantized(Dense(np.array([[1, 2, 3], [1, 2, 3]], np.int8)), f32([2], [4]), np.array([[1], [2]], np.int8)),
             [[0, 2, 4], [-4, 0, 4]],
             id="affine",
         ),
         pytest.param(
-            LinearQuantized(Dense(np.array([[-128, 127]], np.int8)), f32([0.5]), np.array([[127]], np.int8)),
+            Quantized(Dense(np.array([[-128, 127]], np.int8)), f32([0.5]), np.array([[127]], np.int8)),
             [[-127.5, 0]],
             id="codes further apart than their type",
         ),
         pytest.param(
-            LinearQuantized(Dense(np.array([[0, 255]], np.uint8)), f32([0.5]), np.array([[255]], np.uint8)),
+            Quantized(Dense(np.array([[0, 255]], np.uint8)), f32([0.5]), np.array([[255]], np.uint8)),
             [[-127.5, 0]],
             id="unsigned codes below their zero point",
         ),
         pytest.param(
-            LinearQuantized(Dense(np.array([[1, -2, 3, 4]], np.int8)), f32([0, np.inf])),
+            Quantized(Dense(np.array([[1, -2, 3, 4]], np.int8)), f32([0, np.inf])),
             [[0, 0, np.inf, np.inf]],
             id="scales that are no number to divide by",
         ),
         pytest.param(
-            LinearQuantized(Dense(np.array([[1, 2]], np.int8)), f32([3e38])),
+            Quantized(Dense(np.array([[1, 2]], np.int8)), f32([3e38])),
             [[np.float32(3e38), np.inf]],
             id="a product beyond the type",
         ),
@@ -137,14 +135,12 @@ def test_map_arrays_keeps_the_tree(encoding: Encoding) -> None:
             id="sparse grouped palettes",
         ),
         pytest.param(
-            LinearQuantized(Palettized(np.array([[1, 0, 1]], np.uint8), np.array([[[[-3], [5]]]], np.int8)), f32([2])),
+            Quantized(Palettized(np.array([[1, 0, 1]], np.uint8), np.array([[[[-3], [5]]]], np.int8)), f32([2])),
             [[10, -6, 10]],
             id="palettized codes",
         ),
         pytest.param(Dense(f32()), [], id="empty"),
-        pytest.param(
-            LinearQuantized(Dense(np.array(3, np.int8)), np.float32(2) * np.ones((), np.float32)), 6, id="scalar"
-        ),
+        pytest.param(Quantized(Dense(np.array(3, np.int8)), np.float32(2) * np.ones((), np.float32)), 6, id="scalar"),
         pytest.param(
             Sparse(np.zeros((1, 1), bool), Palettized(np.zeros(0, np.uint8), f32([[[1]]])), (2, 2)),
             [[0, 0], [0, 0]],
@@ -162,7 +158,7 @@ def test_sparse_blockwise_has_known_answers() -> None:
     mask = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 1], [1, 1, 0, 0]], bool)
     codes = np.array([10, 11, 3, 4, 5, 6, 7, 8, 9], np.int8)
     scale, offset = f32([0.1], [0.2], [0.3], [0.4]), np.array([[1], [2], [3], [4]], np.int8)
-    decoded = decode(Sparse(mask, LinearQuantized(Dense(codes), scale, offset), (4, 4)))
+    decoded = decode(Sparse(mask, Quantized(Dense(codes), scale, offset), (4, 4)))
     assert decoded[mask] == pytest.approx([0.9, 1, 0.2, 0.4, 0.6, 0.9, 1.2, 1.6, 2])
     assert not decoded[~mask].any()
 
@@ -193,15 +189,15 @@ PALETTE = Palettized(of_shape(np.uint8, 4, 6), of_shape(F32, 1, 1, 16, 1))
         (Dense(of_shape(np.float16, 4, 6)), "dense", 48),
         (INT8_DATA, "int8", 24),
         (PALETTE, "palettized4", 12 + 64),
-        (LinearQuantized(INT8_DATA, of_shape(F32, 4, 1)), "int8", 24 + 16),
-        (LinearQuantized(INT8_DATA, of_shape(F32, 4, 1), of_shape(np.int8, 4, 1)), "int8", 24 + 16 + 4),
+        (Quantized(INT8_DATA, of_shape(F32, 4, 1)), "int8", 24 + 16),
+        (Quantized(INT8_DATA, of_shape(F32, 4, 1), of_shape(np.int8, 4, 1)), "int8", 24 + 16 + 4),
         (
-            LinearQuantized(Dense(of_shape(CODE_DTYPES["uint4"], 3, 3)), of_shape(np.float16, 1, 3)),
+            Quantized(Dense(of_shape(CODE_DTYPES["uint4"], 3, 3)), of_shape(np.float16, 1, 3)),
             "uint4",
             5 + 6,
         ),
         (
-            LinearQuantized(Palettized(of_shape(np.uint8, 4, 6), of_shape(np.int8, 1, 1, 4, 1)), of_shape(F32, 1, 1)),
+            Quantized(Palettized(of_shape(np.uint8, 4, 6), of_shape(np.int8, 1, 1, 4, 1)), of_shape(F32, 1, 1)),
             "int8(palettized2)",
             6 + 4 + 4,
         ),
@@ -213,7 +209,7 @@ PALETTE = Palettized(of_shape(np.uint8, 4, 6), of_shape(F32, 1, 1, 16, 1))
             318 + 381 + 60,
         ),
         (
-            Sparse(of_shape(BOOL, 4, 6), LinearQuantized(Dense(of_shape(np.int8, 5)), of_shape(F32, 4, 1)), (4, 6)),
+            Sparse(of_shape(BOOL, 4, 6), Quantized(Dense(of_shape(np.int8, 5)), of_shape(F32, 4, 1)), (4, 6)),
             "sparse(int8)",
             3 + 5 + 16,
         ),
@@ -238,15 +234,15 @@ def test_names_and_bytes_follow_from_specs(encoding: Encoding, name: str, nbytes
         (Palettized, (of_shape(np.uint8, 4, 6), of_shape(F32, 3, 1, 4, 1)), r"a lut whose shape divides \[4, 6\]"),
         (Palettized, (of_shape(np.uint8, 4, 6), of_shape(F32, 1, 4, 1)), "a lut of rank 2"),
         (
-            LinearQuantized,
+            Quantized,
             (Dense(of_shape(F32, 4, 6)), of_shape(F32, 4, 1)),
             "integer codes and a float scale, got float32",
         ),
-        (LinearQuantized, (INT8_DATA, of_shape(np.int8, 4, 1)), "integer codes and a float scale, got int8 and int8"),
-        (LinearQuantized, (INT8_DATA, of_shape(F32, 5, 1)), r"a scale whose shape divides \[4, 6\], got \[5, 1\]"),
-        (LinearQuantized, (INT8_DATA, of_shape(F32, 4)), "a scale of rank 2"),
-        (LinearQuantized, (INT8_DATA, of_shape(F32, 4, 1), of_shape(np.uint8, 4, 1)), r"a zero point int8\[4, 1\]"),
-        (LinearQuantized, (INT8_DATA, of_shape(F32, 4, 1), of_shape(np.int8, 1, 1)), r"got int8\[1, 1\]"),
+        (Quantized, (INT8_DATA, of_shape(np.int8, 4, 1)), "integer codes and a float scale, got int8 and int8"),
+        (Quantized, (INT8_DATA, of_shape(F32, 5, 1)), r"a scale whose shape divides \[4, 6\], got \[5, 1\]"),
+        (Quantized, (INT8_DATA, of_shape(F32, 4)), "a scale of rank 2"),
+        (Quantized, (INT8_DATA, of_shape(F32, 4, 1), of_shape(np.uint8, 4, 1)), r"a zero point int8\[4, 1\]"),
+        (Quantized, (INT8_DATA, of_shape(F32, 4, 1), of_shape(np.int8, 1, 1)), r"got int8\[1, 1\]"),
         (Sparse, (of_shape(np.uint8, 4, 6), Dense(of_shape(F32, 5)), (4, 6)), "a bool mask or int32 places, got uint8"),
         (Sparse, (of_shape(BOOL, 24), Dense(of_shape(F32, 5)), (4, 6)), r"a mask of rank 2, got \[24\]"),
         (Sparse, (of_shape(BOOL, 4, 5), Dense(of_shape(F32, 5)), (4, 6)), r"a mask whose shape divides \[4, 6\]"),
@@ -280,6 +276,6 @@ def test_a_huge_block_is_decoded_like_a_small_one(data: st.DataObject) -> None:
     codes = generator.integers(-128, 128, shape).astype(np.int8)
     scale = generator.normal(size=(1, 4, 2)).astype(np.float16)
     wide = (codes * np.repeat(scale, 1 << 12, 1).astype(np.float32)).astype(np.float16)
-    assert np.array_equal(decode(LinearQuantized(Dense(codes), scale)), wide)
+    assert np.array_equal(decode(Quantized(Dense(codes), scale)), wide)
     mask = codes > 100
     assert np.array_equal(decode(Sparse(mask, Dense(codes[mask]), shape)), np.where(mask, codes, 0))

@@ -11,7 +11,7 @@ import pytest
 
 from compressor import encodings
 from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, from_bytes, to_bytes
-from compressor.encodings import Dense, LinearQuantized, Palettized, Sparse, decode
+from compressor.encodings import Dense, Palettized, Quantized, Sparse, decode
 
 BOOL = np.dtype(np.bool_)
 
@@ -21,7 +21,7 @@ GOLDEN = Path(__file__).parent / "golden" / "encodings.json"
 
 def from_json(plain: Any) -> Any:
     if isinstance(plain, dict) and "node" in plain:
-        nodes = {"Dense": Dense, "LinearQuantized": LinearQuantized, "Palettized": Palettized, "Sparse": Sparse}
+        nodes = {"Dense": Dense, "Quantized": Quantized, "Palettized": Palettized, "Sparse": Sparse}
         return nodes[plain["node"]](**{key: from_json(value) for key, value in plain.items() if key != "node"})
     if isinstance(plain, dict):
         dtype = {**FLOAT_DTYPES, **CODE_DTYPES, "bool": BOOL}[plain["dtype"]]

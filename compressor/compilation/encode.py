@@ -15,8 +15,8 @@ from compressor.compilation.stream import InexactError
 from compressor.encodings import (
     Dense,
     Encoding,
-    LinearQuantized,
     Palettized,
+    Quantized,
     Sparse,
     decode,
     is_encoded,
@@ -88,9 +88,9 @@ def _encoded(source: Encoding, spec: Encoding, scheme: Scheme[Any] | None, thres
     """
 
     def inner(values: NDArray, spec: Values, where: NDArray | None) -> Values:
-        if isinstance(source, LinearQuantized) and isinstance(spec, LinearQuantized):
+        if isinstance(source, Quantized) and isinstance(spec, Quantized):
             codes = decode(source.data)
-            return LinearQuantized(_described(codes, spec.data, scheme, where), source.scale, source.zero_point)
+            return Quantized(_described(codes, spec.data, scheme, where), source.scale, source.zero_point)
         described: Values = _described(values, spec, scheme, where)
         return described
 
@@ -98,7 +98,7 @@ def _encoded(source: Encoding, spec: Encoding, scheme: Scheme[Any] | None, thres
         return source
     if not is_encoded(spec):
         return Dense(decode(source))
-    if isinstance(source, LinearQuantized) and isinstance(spec, Sparse) and isinstance(spec.values, LinearQuantized):
+    if isinstance(source, Quantized) and isinstance(spec, Sparse) and isinstance(spec.values, Quantized):
         values = linear_quantize.centred(source)
     else:
         values = np.asarray(source.values) if isinstance(source, Dense) else decode(source)

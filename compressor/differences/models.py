@@ -13,7 +13,7 @@ from compressor import encodings
 from compressor.arrays import FLOAT_DTYPES, NDArray
 from compressor.differences.pairs import copies, pairs
 from compressor.differences.values import Values, compare
-from compressor.encodings import Encoding, LinearQuantized, Sparse, decode, full_mask, is_encoded
+from compressor.encodings import Encoding, Quantized, Sparse, decode, full_mask, is_encoded
 from compressor.errors import CompressorError, DamageError
 from compressor.model import FOLDED, Model
 from compressor.weight import Weight
@@ -154,7 +154,7 @@ def _same_codes(one: Encoding, other: Encoding) -> bool:
     if isinstance(one, Sparse) and isinstance(other, Sparse):
         masks = one.shape == other.shape and np.array_equal(full_mask(one), full_mask(other))
         return masks and _same_codes(one.values, other.values)
-    if not isinstance(one, LinearQuantized) or not isinstance(other, LinearQuantized):
+    if not isinstance(one, Quantized) or not isinstance(other, Quantized):
         return False
     if one.scale.shape != other.scale.shape or not np.array_equal(decode(one.data), decode(other.data)):
         return False
@@ -164,7 +164,7 @@ def _same_codes(one: Encoding, other: Encoding) -> bool:
     )
 
 
-def _zero_point(encoding: LinearQuantized) -> NDArray:
+def _zero_point(encoding: Quantized) -> NDArray:
     point = encoding.zero_point
     return np.zeros((1,) * len(encoding.scale.shape)) if point is None else np.asarray(point).astype(np.float64)
 

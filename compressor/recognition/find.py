@@ -11,7 +11,7 @@ import numpy as np
 
 from compressor import encodings
 from compressor.arrays import CODE_DTYPES, ArraySpec, NDArray, is_float, stored_type
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, is_encoded
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, is_encoded
 from compressor.patterns import distance, has_minus_zero, largest
 from compressor.recognition.findings import Finding, Settings
 from compressor.recognition.near_misses import near_misses
@@ -88,11 +88,11 @@ def _candidates(encoding: Encoding, settings: Settings, *, sampled: bool) -> tup
 
     A quantized source keeps every code: its codes take the place of values, and its scales stay.
     """
-    if isinstance(encoding, LinearQuantized):
+    if isinstance(encoding, Quantized):
         return _code_candidates(encoding)
     values = np.asarray(encoding.values) if isinstance(encoding, Dense) else encodings.decode(encoding)
     facts = scan(values, settings.looked_for, sampled=sampled)
-    if isinstance(encoding, Sparse) and isinstance(encoding.values, LinearQuantized):
+    if isinstance(encoding, Sparse) and isinstance(encoding.values, Quantized):
         return values, facts, []
     plain = Candidate((), Dense(ArraySpec(values.shape, values.dtype)), "")
     described = described_by(values, facts)
@@ -128,7 +128,7 @@ def _near_candidates(values: NDArray, tolerance: float) -> Iterator[Candidate]:
                 yield replace(candidate, evidence=told, loss=Loss(changed=changed, max_error=max_error))
 
 
-def _code_candidates(encoding: LinearQuantized) -> tuple[NDArray, Scan, list[Candidate]]:
+def _code_candidates(encoding: Quantized) -> tuple[NDArray, Scan, list[Candidate]]:
     centred = linear_quantize.centred(encoding)
     facts = scan(centred, 0.0)
     spec, code = encodings.spec(encoding), encodings.dtype(encoding.data)
@@ -148,7 +148,7 @@ def _facts(scanned: Scan, candidates: list[Candidate], threshold: float) -> dict
     """The fields of a finding that follow from what was found; the structure is that of the zeros by the threshold."""
     exact = [candidate for candidate in candidates if not candidate.loss.max_error]
     palettes = [c for c in exact if _has_table(c.spec)]
-    grids = [c for c in exact if isinstance(c.spec, LinearQuantized) and not _has_table(c.spec)]
+    grids = [c for c in exact if isinstance(c.spec, Quantized) and not _has_table(c.spec)]
     narrower = [c for c in exact if isinstance(c.spec, Dense)]
     sparse = [c for c in exact if c.schemes[:1] == (sparsify.NAME,) and c.loss.threshold <= threshold]
     sparse.sort(key=lambda c: -c.loss.threshold)
@@ -165,4 +165,4 @@ def _facts(scanned: Scan, candidates: list[Candidate], threshold: float) -> dict
 
 def _has_table(spec: Encoding) -> bool:
     """Whether a form of all values has a table of them, or of their codes."""
-    return isinstance(spec.data if isinstance(spec, LinearQuantized) else spec, Palettized)
+    return isinstance(spec.data if isinstance(spec, Quantized) else spec, Palettized)

@@ -11,7 +11,7 @@ import numpy as np
 
 from compressor import encodings
 from compressor.arrays import ComputedArray, DType, NDArray, is_float
-from compressor.encodings import Dense, LinearQuantized
+from compressor.encodings import Dense, Quantized
 from compressor.patterns import eps
 from compressor.recognition.find import described_by, skipped
 from compressor.recognition.findings import Settings
@@ -67,7 +67,7 @@ def _as_codes(weight: Weight, source: Dense, values: NDArray, grid: Candidate) -
         ValueError: it does not lie on the grid.
     """
     spec = grid.spec
-    assert isinstance(spec, LinearQuantized)
+    assert isinstance(spec, Quantized)
 
     def codes() -> NDArray:
         return encodings.decode(linear_quantize.encode(np.asarray(source.values), spec, None).data)
@@ -76,7 +76,7 @@ def _as_codes(weight: Weight, source: Dense, values: NDArray, grid: Candidate) -
     later = ComputedArray(encodings.shape(found), encodings.dtype(found.data), codes)
     return replace(
         weight,
-        encoding=LinearQuantized(Dense(later), found.scale, found.zero_point),
+        encoding=Quantized(Dense(later), found.scale, found.zero_point),
         evidence=grid.evidence,
         values=source.values,
     )

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from compressor.arrays import INT4, INT8, DType, NDArray
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse
 from compressor.kernels import select
 from compressor.sensitivity import means
 
@@ -52,7 +52,7 @@ def palettized(values: NDArray, axis: int, bits: int) -> Palettized:  # noqa: AR
     return Palettized(means.nearest(values, table), table.reshape(*(1,) * values.ndim, -1, 1))
 
 
-def quantized(values: NDArray, axis: int, codes: DType) -> LinearQuantized:
+def quantized(values: NDArray, axis: int, codes: DType) -> Quantized:
     """A symmetric grid for each output channel, its scale by the largest magnitude: codes from -7 or -127 on."""
     most = 7 if codes == INT4 else 127
     others = tuple(place for place in range(values.ndim) if place != axis)
@@ -60,7 +60,7 @@ def quantized(values: NDArray, axis: int, codes: DType) -> LinearQuantized:
     scale = (np.abs(exact).max(axis=others, keepdims=True) / most).astype(values.dtype)
     scale[scale == 0] = 1  # a channel of zeros keeps a finite scale
     whole = np.clip(np.rint(exact / scale.astype(np.float64)), -most, most)
-    return LinearQuantized(Dense(whole.astype(np.int8).astype(codes)), scale)
+    return Quantized(Dense(whole.astype(np.int8).astype(codes)), scale)
 
 
 VARIANTS: Mapping[str, Variant] = {

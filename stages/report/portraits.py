@@ -12,7 +12,7 @@ from compressor import encodings, sources
 from compressor.arrays import CODE_DTYPES, NDArray, is_float
 from compressor.blocks import blocks
 from compressor.compilation.manifest import WeightFacts
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse
 from compressor.errors import CompressorError, DamageError
 from compressor.weight import Weight
 
@@ -123,7 +123,7 @@ def _portrait(facts: WeightFacts, encoding: Encoding) -> Portrait | None:
     if isinstance(inner, Palettized):
         marks = _entries(inner)
         bars, note = _palette(inner), _tables(inner)
-    elif isinstance(inner, LinearQuantized) and isinstance(inner.data, Dense):
+    elif isinstance(inner, Quantized) and isinstance(inner.data, Dense):
         bars, note, unit = _counted(np.asarray(inner.data.values)), _grid(inner), "code"
     elif isinstance(inner, Dense) and inner.values.dtype in CODE_DTYPES.values():
         bars, unit = _counted(np.asarray(inner.values)), "code"
@@ -166,7 +166,7 @@ def _tables(inner: Palettized) -> str:
     return f"one table of {entries} {what}" if count == 1 else f"{count:,} tables of {entries} {what} each"
 
 
-def _grid(inner: LinearQuantized) -> str:
+def _grid(inner: Quantized) -> str:
     scale = np.abs(np.asarray(inner.scale).astype(np.float64))
     least, largest = float(scale.min(initial=math.inf)), float(scale.max(initial=0.0))
     zero = "code" if inner.zero_point is None else "(code \N{MINUS SIGN} zero point)"

@@ -14,7 +14,7 @@ from compressor.compilation.encode import encode, stored
 from compressor.compilation.plan import Choice, as_values
 from compressor.compilation.stream import InexactError
 from compressor.compilation.verify import differences
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse
 from compressor.errors import CompressorError, DamageError
 from compressor.kernels import dequantize
 from compressor.recognition.find import find, unlooked
@@ -87,7 +87,7 @@ def test_magnitudes_up_to_the_threshold_are_left_out(threshold: float, kept: lis
 
 
 PALETTE = Palettized(ArraySpec((2, 2), np.dtype(np.uint8)), ArraySpec((1, 1, 2, 1), F32))
-GRID = LinearQuantized(Dense(ArraySpec((2, 2), CODE_DTYPES["int8"])), ArraySpec((2, 1), F32))
+GRID = Quantized(Dense(ArraySpec((2, 2), CODE_DTYPES["int8"])), ArraySpec((2, 1), F32))
 BLOCKS = Sparse(ArraySpec((2, 1), np.dtype(bool)), Dense(ArraySpec((2,), F32)), (2, 2))
 
 

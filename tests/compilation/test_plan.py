@@ -12,7 +12,7 @@ from compressor import encodings
 from compressor.arrays import CODE_DTYPES, ArraySpec
 from compressor.compilation.pipelines import get
 from compressor.compilation.plan import Plan, choose, plan
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse
 from compressor.recognition.findings import Finding
 from compressor.recognition.schemes import Candidate, Loss
 from compressor.targets import Illegal
@@ -65,7 +65,7 @@ def sparse(nonzeros: int, changed: int = 0) -> Candidate:
 
 
 def codes(*schemes: str) -> Candidate:
-    spec = LinearQuantized(Dense(ArraySpec(SHAPE, CODE_DTYPES["int8"])), ArraySpec((1, 1), F32))
+    spec = Quantized(Dense(ArraySpec(SHAPE, CODE_DTYPES["int8"])), ArraySpec((1, 1), F32))
     return Candidate(schemes, spec, "stored as int8 by the source")
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from compressor.differences.models import differences
 from compressor.differences.pairs import pairs
-from compressor.encodings import Dense, LinearQuantized, Palettized, Sparse
+from compressor.encodings import Dense, Palettized, Quantized, Sparse
 from compressor.errors import CompressorError
 from compressor.model import Model
 from compressor.weight import Weight
@@ -92,7 +92,7 @@ SET = RANDOM.random((4, 6)) < 0.5
 
 
 def quantized(codes, scale, zero_point=None):
-    return LinearQuantized(Dense(codes), scale, zero_point)
+    return Quantized(Dense(codes), scale, zero_point)
 
 
 @pytest.mark.parametrize(

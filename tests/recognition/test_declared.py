@@ -11,7 +11,7 @@ from hypothesis import given
 from compressor import encodings
 from compressor.compilation.encode import encode
 from compressor.compilation.verify import differences
-from compressor.encodings import Dense, Encoding, LinearQuantized
+from compressor.encodings import Dense, Encoding, Quantized
 from compressor.recognition.find import find
 from compressor.weight import Weight
 from tests import strategies
@@ -34,7 +34,7 @@ def test_every_candidate_of_any_source_is_exact(encoding: Encoding) -> None:
         assert differences(encodings.decode(encoding), encodings.decode(encoded), loss.threshold) == (0, loss.changed)
 
 
-def pruned_codes() -> LinearQuantized:
+def pruned_codes() -> Quantized:
     codes = np.where(rng(1).random((64, 64)) < 0.75, 100, rng(2).integers(0, 256, (64, 64)))
     return quantized(codes.astype(np.uint8), 0.1, 100)
 
@@ -60,9 +60,7 @@ def pruned_codes() -> LinearQuantized:
         ),
     ],
 )  # fmt: skip
-def test_a_quantized_source_keeps_its_codes(
-    make: Callable[[], LinearQuantized], names: list[str], sparsity: float
-) -> None:
+def test_a_quantized_source_keeps_its_codes(make: Callable[[], Quantized], names: list[str], sparsity: float) -> None:
     source = make()
     finding = find(Weight("w", source), EVERY)
     assert [encodings.name(candidate.spec) for candidate in finding.candidates] == names

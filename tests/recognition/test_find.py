@@ -14,7 +14,7 @@ from compressor import targets
 from compressor.arrays import FLOAT_DTYPES, NDArray, Shape
 from compressor.compilation.pipelines import get
 from compressor.compilation.plan import choose
-from compressor.encodings import Dense, LinearQuantized, Sparse
+from compressor.encodings import Dense, Quantized, Sparse
 from compressor.recognition.find import find
 from compressor.recognition.findings import Settings
 from compressor.weight import Weight
@@ -221,7 +221,7 @@ def test_quantization_grids(low: int, high: int, code: str, *, zero_point: bool,
     finding = find(weight(values), EVERY)
     assert finding.grid == f"{code} grid {granularity}"
     spec = next(candidate.spec for candidate in finding.candidates if candidate.schemes == ("linear_quantize",))
-    assert isinstance(spec, LinearQuantized)
+    assert isinstance(spec, Quantized)
     assert (spec.scale.shape, spec.zero_point is not None) == (SCALES[granularity](shape), zero_point)
     check_every_candidate(values, finding)
 
@@ -295,7 +295,7 @@ def test_codes_of_many_zero_points_have_no_table_of_their_own() -> None:
     """Of 256 codes under two zero points there are 257 differences, one of them zero: one too many for a table."""
     codes = np.tile(np.arange(256, dtype=np.uint8), (32, 1))
     zero_point = np.array([[10], [11]] * 16, np.uint8)
-    weight = LinearQuantized(Dense(codes), np.full((32, 1), 0.5, np.float32), zero_point)
+    weight = Quantized(Dense(codes), np.full((32, 1), 0.5, np.float32), zero_point)
     finding = find(Weight("w", weight), Settings(min_elements=0))
     assert finding.distinct is None or finding.distinct <= 257
     assert {"Palettized" in repr(candidate.spec) for candidate in finding.candidates} == {False}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compressor.arrays import Shape, bits
-from compressor.encodings import Dense, LinearQuantized, decode, dtype
+from compressor.encodings import Dense, Quantized, decode, dtype
 from compressor.recognition.find import find
 from compressor.recognition.findings import Settings
 from compressor.recognition.granularity import Granularity, chains, per_tensor
@@ -93,10 +93,10 @@ def test_a_grid_in_blocks_is_found_along_any_axis(shape: Shape, counts: Shape, *
     codes = random.integers(low, high, shape).astype(np.uint8 if zero_point else np.int8)
     scale = random.uniform(0.01, 0.1, counts).astype(np.float32)
     point = random.integers(1, 15, counts).astype(np.uint8) if zero_point else None
-    source = LinearQuantized(Dense(codes), scale, point)
+    source = Quantized(Dense(codes), scale, point)
     finding = find(Weight("w", Dense(decode(source))), Settings(min_elements=1))
-    (grid,) = (one for one in finding.candidates if isinstance(one.spec, LinearQuantized) and not one.loss.max_error)
-    assert isinstance(grid.spec, LinearQuantized)
+    (grid,) = (one for one in finding.candidates if isinstance(one.spec, Quantized) and not one.loss.max_error)
+    assert isinstance(grid.spec, Quantized)
     assert (grid.spec.scale.shape, bits(dtype(grid.spec.data))) == (counts, 4)
 
 

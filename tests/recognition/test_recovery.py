@@ -7,7 +7,7 @@ import pytest
 
 from compressor import encodings
 from compressor.arrays import BFLOAT16, NDArray
-from compressor.encodings import Dense, LinearQuantized
+from compressor.encodings import Dense, Quantized
 from compressor.recognition.findings import Settings
 from compressor.recognition.recovery import recovered
 from compressor.weight import Weight
@@ -25,7 +25,7 @@ def of(values: NDArray) -> Weight:
 def test_values_on_a_grid_become_the_codes_that_they_were() -> None:
     values = CODES * SCALES
     made = recovered(of(values), Settings(), F16)
-    assert isinstance(made.encoding, LinearQuantized)
+    assert isinstance(made.encoding, Quantized)
     assert np.array_equal(np.asarray(made.encoding.scale), SCALES)
     assert np.array_equal(encodings.decode(made.encoding.data), CODES)
     assert np.array_equal(encodings.decode(made.encoding), values)

@@ -14,7 +14,7 @@ from compressor.compilation.encode import encode
 from compressor.compilation.pipelines import get
 from compressor.compilation.plan import choose
 from compressor.compilation.verify import differences
-from compressor.encodings import Dense, Encoding, LinearQuantized
+from compressor.encodings import Dense, Encoding, Quantized
 from compressor.kernels import dequantize, expand
 from compressor.recognition.findings import Finding, Settings
 from compressor.weight import Weight
@@ -119,8 +119,6 @@ def check_every_candidate_quietly(values: NDArray, finding: Finding) -> None:
         check_every_candidate(values, finding)
 
 
-def quantized(codes: NDArray, scale: Any, zero_point: int | None = None) -> LinearQuantized:
+def quantized(codes: NDArray, scale: Any, zero_point: int | None = None) -> Quantized:
     scales = np.full((1, 1), scale, np.float32)
-    return LinearQuantized(
-        Dense(codes), scales, None if zero_point is None else np.full((1, 1), zero_point, codes.dtype)
-    )
+    return Quantized(Dense(codes), scales, None if zero_point is None else np.full((1, 1), zero_point, codes.dtype))

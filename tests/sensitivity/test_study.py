@@ -9,7 +9,7 @@ import pytest
 
 import compressor
 from compressor import sources
-from compressor.encodings import Dense, LinearQuantized
+from compressor.encodings import Dense, Quantized
 from compressor.errors import CompressorError
 from compressor.evaluation import compare
 from compressor.recognition.findings import Settings
@@ -102,7 +102,7 @@ def test_stronger_variants_move_the_outputs_further():
 
 def test_what_is_not_tried_has_its_reason():
     model = sources.read(Path("model.onnx"))
-    codes = LinearQuantized(Dense(np.zeros((10, 48), np.int8)), np.ones((1, 1), np.float32))
+    codes = Quantized(Dense(np.zeros((10, 48), np.int8)), np.ones((1, 1), np.float32))
     weights = {
         "head": codes,
         "fc": Dense(np.full((288, 48), np.inf, np.float32)),

@@ -16,7 +16,7 @@ from compressor import targets
 from compressor.arrays import CODE_DTYPES, NDArray, Shape
 from compressor.compilation.pipelines import PIPELINES
 from compressor.compilation.planning import Request
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, decode, name, shape, spec
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, decode, name, shape, spec
 from compressor.errors import CompressorError, UsageError
 from compressor.formats.onnx import writing
 from compressor.model import Model
@@ -39,9 +39,9 @@ def scale(*counts: int) -> NDArray:
     return (np.abs(RNG.standard_normal(counts)) * 0.01 + 0.001).astype(np.float32)
 
 
-def quantized(code: str, to: Shape, counts: Shape, *, zero_point: bool = False) -> LinearQuantized:
+def quantized(code: str, to: Shape, counts: Shape, *, zero_point: bool = False) -> Quantized:
     of = CODE_DTYPES[code]
-    return LinearQuantized(Dense(codes(RNG, to, of)), scale(*counts), codes(RNG, counts, of) if zero_point else None)
+    return Quantized(Dense(codes(RNG, to, of)), scale(*counts), codes(RNG, counts, of) if zero_point else None)
 
 
 def sparse(code: str, counts: Shape, *, zero_point: bool = False) -> Sparse:
@@ -55,7 +55,7 @@ def pruned_table_of_codes() -> Sparse:
     (count,) = shape(made.values)
     table = np.arange(-60, 60, 6).astype(np.int8).reshape(1, 1, 20, 1)
     codes_ = Palettized(RNG.integers(0, 20, count).astype(np.uint8), table)
-    return Sparse(made.mask, LinearQuantized(codes_, scale(1, 32)), (64, 32))
+    return Sparse(made.mask, Quantized(codes_, scale(1, 32)), (64, 32))
 
 
 def build(

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 import compressor
 from compressor import sources, targets
 from compressor.arrays import CODE_DTYPES, NDArray
-from compressor.encodings import LinearQuantized, name
+from compressor.encodings import Quantized, name
 from tests.conformance import codes as random_codes
 from tests.conformance import operators
 from tests.sources.onnx.models import loaded, save, value
@@ -94,7 +94,7 @@ def test_products_of_codes_are_exact(operator: str, kernel: str, tmp_path: Path,
     assert operators(tmp_path / "o.onnx")[kernel] == 1
     assert {one.data_type for one in codes(tmp_path / "o.onnx")} == {TensorProto.UINT8}
     (read,) = [one.encoding for one in sources.read(artefact).weights if one.name == "w"]
-    assert isinstance(read, LinearQuantized)
+    assert isinstance(read, Quantized)
     assert name(read) == "int8"
     assert read.zero_point is None
     np.testing.assert_array_equal(np.asarray(read.data.values), weight, strict=True)

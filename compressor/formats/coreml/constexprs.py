@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from compressor.arrays import UINT8, Array, DType, MappedArray, NarrowArray, NDArray, Shape, bits, is_float
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, dtype, shape
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, dtype, shape
 from compressor.formats.coreml import values
 from compressor.formats.coreml.programs import CONSTEXPR, Producer, Scope
 from compressor.formats.coreml.types import BY_NUMBER, Type
@@ -119,7 +119,7 @@ class Tree:
             return values.unpacked(array, whole, 1, np.bool_), whole
         return values.as_mask(array), tuple(array.shape)
 
-    def affine(self, operation: Any) -> LinearQuantized:
+    def affine(self, operation: Any) -> Quantized:
         codes, scale = self.array(operation, "quantized_data"), self.array(operation, "scale")
         rank = len(codes.shape)
         axis = int(np.asarray(self.array(operation, "axis")))
@@ -134,9 +134,9 @@ class Tree:
             counts = tuple(zero_point.size if place == axis else 1 for place in range(rank))
             scale = np.broadcast_to(np.asarray(scale).reshape(-1), zero_point.shape)
         if scale.size > 1 == zero_point.size and not zero_point.any():  # it is no option there
-            return LinearQuantized(Dense(codes), _shaped(scale, counts))
+            return Quantized(Dense(codes), _shaped(scale, counts))
         point = self.codes_of(np.broadcast_to(zero_point, (math.prod(counts),)), codes.dtype)
-        return LinearQuantized(Dense(codes), _shaped(scale, counts), _shaped(point, counts))
+        return Quantized(Dense(codes), _shaped(scale, counts), _shaped(point, counts))
 
     def packed_palettized(self, operation: Any) -> Palettized:
         lut, whole = self.array(operation, "lut"), self.shape(operation)
@@ -146,14 +146,14 @@ class Tree:
         indices = values.unpacked(self.array(operation, "indices"), whole, bits, UINT8)
         return Palettized(indices, _shaped(lut, (*(1 for _ in whole), lut.size, 1)))
 
-    def palettized_sparse(self, operation: Any) -> LinearQuantized | Palettized:
+    def palettized_sparse(self, operation: Any) -> Quantized | Palettized:
         found = self.with_table(operation, "indices_nonzero_data")
-        palette = found.data if isinstance(found, LinearQuantized) else found
+        palette = found.data if isinstance(found, Quantized) else found
         if isinstance(palette, Palettized) and palette.vector_axis is not None:
             raise UnliftableError("its non-zeros are vectors")
         return found
 
-    def with_table(self, operation: Any, key: str) -> LinearQuantized | Palettized:
+    def with_table(self, operation: Any, key: str) -> Quantized | Palettized:
         """Indices into a table; into one of codes, if the table is scaled."""
         type_ = self.type_of(operation, key)
         indices = values.as_indices(self.array(operation, key), type_)
@@ -171,11 +171,11 @@ class Tree:
         if counts[-2:] != (1, 1):
             raise UnliftableError("the entries of its table have scales of their own")
         point = None if table.zero_point is None else _shaped(table.zero_point, counts[:-2])
-        return LinearQuantized(data, _shaped(table.scale, counts[:-2]), point)
+        return Quantized(data, _shaped(table.scale, counts[:-2]), point)
 
-    def scaled(self, operation: Any, key: str) -> LinearQuantized:
+    def scaled(self, operation: Any, key: str) -> Quantized:
         """Codes, or what a table of codes gives, on a grid."""
-        data: Dense | LinearQuantized | Palettized
+        data: Dense | Quantized | Palettized
         found = self.parameter(operation, key)
         if isinstance(found, Producer):
             indices = _INDICES.get(found.operation.type)
@@ -184,11 +184,11 @@ class Tree:
             data = self.with_table(found.operation, indices)
         else:
             data = Dense(self.array(operation, key))
-        if isinstance(data, LinearQuantized) or is_float(dtype(data)):
+        if isinstance(data, Quantized) or is_float(dtype(data)):
             raise UnliftableError("its floats are scaled")
         offset = np.asarray(self.array(operation, "offset")) if self.has(operation, "offset") else None
         point = None if offset is None else self.codes_of(offset, dtype(data))
-        return LinearQuantized(data, self.array(operation, "scale"), point)
+        return Quantized(data, self.array(operation, "scale"), point)
 
     def codes_of(self, zero_point: NDArray, codes: DType) -> NDArray:
         """A zero point in the codes' type."""

@@ -5,8 +5,8 @@ and nothing nests. From iOS 18 on parameters are inputs, codes have types of 1 t
 another's output:
 
     Sparse(mask, Palettized)        lut_to_sparse -> sparse_to_dense
-    Sparse(mask, LinearQuantized)   sparse_blockwise_shift_scale -> sparse_to_dense
-    LinearQuantized(Palettized)     iOS 18: blockwise_shift_scale of the table -> lut_to_dense
+    Sparse(mask, Quantized)   sparse_blockwise_shift_scale -> sparse_to_dense
+    Quantized(Palettized)     iOS 18: blockwise_shift_scale of the table -> lut_to_dense
                                     iOS 26: lut_to_dense -> blockwise_shift_scale
 
 iOS 18 does not run the order of iOS 26.
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from compressor.arrays import Array, DType, Shape, as_stored, stored_type
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, dtype, index_bits, shape
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, dtype, index_bits, shape
 from compressor.formats.coreml import values
 from compressor.formats.coreml.blob import Store, packed_bytes, whole
 from compressor.formats.coreml.importing import messages
@@ -45,7 +45,7 @@ def lower(name: str, encoding: Encoding, version: int, store: Store, prefix: str
     match encoding:
         case Dense(array):
             made.const(name, array)
-        case LinearQuantized():
+        case Quantized():
             (made.linear if version >= IOS18 else made.affine)(encoding, name)
         case Palettized():
             (made.palettized if version >= IOS18 else made.packed_palettized)(encoding, name)
@@ -94,7 +94,7 @@ class _Lowered:
 
     # Up to iOS 17: attributes.
 
-    def affine(self, encoding: LinearQuantized, name: str) -> None:
+    def affine(self, encoding: Quantized, name: str) -> None:
         assert isinstance(encoding.data, Dense)
         codes, scale, zero_point = encoding.data.values, encoding.scale, encoding.zero_point
         if zero_point is None:  # it is no option there
@@ -128,7 +128,7 @@ class _Lowered:
 
     # From iOS 18 on: inputs.
 
-    def linear(self, encoding: LinearQuantized, name: str) -> None:
+    def linear(self, encoding: Quantized, name: str) -> None:
         data, whole_ = encoding.data, shape(encoding)
         if isinstance(data, Palettized) and self.version < IOS26:
             self._look_up(data, self._scaled_table(encoding, data), encoding.scale.dtype, name)
@@ -153,14 +153,14 @@ class _Lowered:
                 data = self._value(array)
             case Palettized():
                 place, data = self._look_up_sparse(inner, self._value(inner.lut), inner.lut.dtype, mask, place)
-            case LinearQuantized(Palettized() as table) if self.version < IOS26:
+            case Quantized(Palettized() as table) if self.version < IOS26:
                 scaled = self._scaled_table(inner, table)
                 place, data = self._look_up_sparse(table, scaled, inner.scale.dtype, mask, place)
-            case LinearQuantized():
+            case Quantized():
                 place, data = self._linear_sparse(inner, mask, place)
         self._decode("sparse_to_dense", [(name, of, encoding.shape)], {"mask": place, "nonzero_data": data})
 
-    def _linear_sparse(self, encoding: LinearQuantized, mask: Array, place: Any) -> tuple[str, str]:
+    def _linear_sparse(self, encoding: Quantized, mask: Array, place: Any) -> tuple[str, str]:
         data = encoding.data
         codes: Any
         if isinstance(data, Palettized):
@@ -198,7 +198,7 @@ class _Lowered:
             (f"{self.prefix}__{what}", of.name, count),
         ]
 
-    def _scaled_table(self, encoding: LinearQuantized, data: Palettized) -> str:
+    def _scaled_table(self, encoding: Quantized, data: Palettized) -> str:
         """The table of a quantized one, as an operation: its scale gets the table's two last axes."""
         lut, to = data.lut, (*encoding.scale.shape, 1, 1)
         parameters = {"data": self._value(lut), **self._scale(encoding, to)}
@@ -206,7 +206,7 @@ class _Lowered:
         self._decode("blockwise_shift_scale", [output], parameters)
         return output[0]
 
-    def _scale(self, encoding: LinearQuantized, dims: Shape | None = None) -> dict[str, Any]:
+    def _scale(self, encoding: Quantized, dims: Shape | None = None) -> dict[str, Any]:
         found = {"scale": self._value(encoding.scale, dims)}
         if encoding.zero_point is not None:
             found["offset"] = self._value(encoding.zero_point, dims)

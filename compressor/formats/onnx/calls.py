@@ -21,7 +21,7 @@ from compressor.arrays import (
     from_bytes,
     is_float,
 )
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, index_bits, shape
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, index_bits, shape
 from compressor.errors import CompressorError
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.formats.onnx.functions import DOMAIN
@@ -86,7 +86,7 @@ class _Calls:
         blocks = _ints(node, "mask_grid")[::2]
         return _packed(self.constant(node.input[0]), blocks or whole, np.dtype(np.bool_), 1), whole
 
-    def leaf(self, node: onnx.NodeProto, whole: Shape | None) -> LinearQuantized | Palettized:
+    def leaf(self, node: onnx.NodeProto, whole: Shape | None) -> Quantized | Palettized:
         """A weight's node, or one of the non-zeros of a weight of shape `whole`."""
         if node.op_type.startswith("dequantize"):
             return self.linear(node, node.input[0], whole)
@@ -100,7 +100,7 @@ class _Calls:
             axis = perm.index(len(perm) - 1) - 1
         return Palettized(self.codes(node.input[0], index_bits(lut)), lut, axis)
 
-    def linear(self, node: onnx.NodeProto, codes: str, whole: Shape | None) -> LinearQuantized:
+    def linear(self, node: onnx.NodeProto, codes: str, whole: Shape | None) -> Quantized:
         inner = self.values.producer(codes)
         if inner is not None and inner.op_type == "reshaped":
             inner = self.values.producer(inner.input[0])
@@ -115,9 +115,7 @@ class _Calls:
         scale = self.constant(node.input[1])
         counts = self.counts(node, tuple(scale.shape), to)
         zero_point = self.codes(node.input[2]) if node.op_type.endswith("zero_point") else None
-        found = LinearQuantized(
-            data, reshaped(scale, counts), None if zero_point is None else reshaped(zero_point, counts)
-        )
+        found = Quantized(data, reshaped(scale, counts), None if zero_point is None else reshaped(zero_point, counts))
         return signed(found) if "_from_int8" in node.op_type else found
 
     def counts(self, node: onnx.NodeProto, stored: Shape, whole: Shape) -> Shape:

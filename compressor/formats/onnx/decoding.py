@@ -2,7 +2,7 @@
 
     Dense                              an initializer; Cast(values) of what is stored in a narrower type
     Palettized                         lut_to_dense(indices, lut)
-    LinearQuantized                    dequantize(codes, scale, zero_point), or dequantize_linear: see `Form`
+    Quantized                    dequantize(codes, scale, zero_point), or dequantize_linear: see `Form`
     Sparse                             sparse_to_dense(places(mask), values, zeros)
 
 `calls.encoding` is the inverse. Packed codes are stored as ONNX's 2- and 4-bit types where the opset has them, as bytes
@@ -21,8 +21,8 @@ from compressor.arrays import Array, ArraySpec, NarrowArray, Shape, as_stored
 from compressor.encodings import (
     Dense,
     Encoding,
-    LinearQuantized,
     Palettized,
+    Quantized,
     Sparse,
     dtype,
     index_bits,
@@ -70,11 +70,11 @@ def lower(name: str, encoding: Encoding, opset: int, form: Form = "folded", pref
     match encoding:
         case Dense(values):
             made.store(name, values)
-        case LinearQuantized() if form == "n_bits":
+        case Quantized() if form == "n_bits":
             n_bits.store(made, encoding, name)
-        case LinearQuantized() if form in BY_NODE:
+        case Quantized() if form in BY_NODE:
             quantized.dequantize_linear(made, encoding, name, form)
-        case LinearQuantized():
+        case Quantized():
             quantized.folded(made, encoding, name)
         case Palettized():
             palettized(made, encoding, name)
@@ -104,7 +104,7 @@ def needs_opset(encoding: Encoding, form: Form = "folded") -> int:
     palette = _palette(encoding)
     if palette is not None and index_bits(palette.lut) in _STRADDLING:
         oldest = _BITWISE_SINCE
-    if form in BY_NODE and isinstance(encoding, LinearQuantized) and quantized.granularity(encoding) == "blocks":
+    if form in BY_NODE and isinstance(encoding, Quantized) and quantized.granularity(encoding) == "blocks":
         oldest = BLOCKED_SINCE
     return oldest
 
@@ -116,8 +116,8 @@ def aligned(encoding: Encoding) -> Encoding:
     """
     match encoding:
         case Sparse(_, values):
-            return replace(encoding, values=cast("Dense | LinearQuantized | Palettized", aligned(values)))
-        case LinearQuantized(data):
+            return replace(encoding, values=cast("Dense | Quantized | Palettized", aligned(values)))
+        case Quantized(data):
             return replace(encoding, data=cast("Dense | Palettized", aligned(data)))
         case Palettized(_, lut) if index_bits(lut) in _STRADDLING:
             *groups, had, vector = lut.shape
@@ -136,7 +136,7 @@ def _palette(encoding: Encoding) -> Palettized | None:
     match encoding:
         case Palettized():
             return encoding
-        case LinearQuantized(data):
+        case Quantized(data):
             return data if isinstance(data, Palettized) else None
         case Sparse(_, values):
             return _palette(values)
@@ -147,13 +147,13 @@ def _palette(encoding: Encoding) -> Palettized | None:
 def _sparse(made: Lowered, encoding: Sparse, name: str, form: Form) -> str:
     whole, values = encoding.shape, encoding.values
     at = NonZeros(_places(made, encoding.mask, whole, math.prod(shape(values))), whole)
-    if form in BY_NODE and isinstance(values, LinearQuantized):
+    if form in BY_NODE and isinstance(values, Quantized):
         return quantized.dequantize_linear(made, values, name, form, at)
     inner = f"{made.prefix}.values"
     match values:
         case Dense(array):
             made.store(inner, array)
-        case LinearQuantized():
+        case Quantized():
             quantized.folded(made, values, inner, at)
         case Palettized():
             palettized(made, values, inner, at)

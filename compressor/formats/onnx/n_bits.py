@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compressor.arrays import UINT8, Array, ArraySpec, ComputedArray, NDArray, Shape, bits
-from compressor.encodings import Dense, Encoding, LinearQuantized, dtype, shape
+from compressor.encodings import Dense, Encoding, Quantized, dtype, shape
 from compressor.formats.onnx.graphs import MICROSOFT, walk
 from compressor.formats.onnx.lowered import Lowered
 from compressor.formats.onnx.unsigned import unsigned
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 def fits(encoding: Encoding) -> bool:
     """Whether the node can hold a weight `[K, N]`: stored codes without a sign, or with one and no zero point."""
-    if not isinstance(encoding, LinearQuantized) or not isinstance(encoding.data, Dense) or len(shape(encoding)) != 2:
+    if not isinstance(encoding, Quantized) or not isinstance(encoding.data, Dense) or len(shape(encoding)) != 2:
         return False
     by_column = encoding.scale.shape[1] == shape(encoding)[1]
     return by_column and (encoding.zero_point is None) == encoding.data.values.dtype.name.startswith("int")
 
 
-def store(made: Lowered, encoding: LinearQuantized, name: str) -> None:
+def store(made: Lowered, encoding: Quantized, name: str) -> None:
     """The inputs of the node: codes `[N, blocks, bytes]`, scales `[N, blocks]` and zero points `[N, bytes]`, if any."""
     (rows, columns), blocks = shape(encoding), encoding.scale.shape[0]
     zero_point = encoding.zero_point
@@ -72,7 +72,7 @@ def restore(
         for node in graph.node:
             name = node.input[1] if node.op_type == "MatMul" and len(node.input) == 2 else ""
             encoding = specs.get(name)
-            if name not in levels or not isinstance(encoding, LinearQuantized):
+            if name not in levels or not isinstance(encoding, Quantized):
                 continue
             add = readers.get(node.output[0])
             # What `operators.mat_mul` of the source calls a product whose bias is the node's own.
@@ -87,7 +87,7 @@ def restore(
 
 
 def _node(
-    product: onnx.NodeProto, encoding: LinearQuantized, prefix: str, level: int, add: onnx.NodeProto | None
+    product: onnx.NodeProto, encoding: Quantized, prefix: str, level: int, add: onnx.NodeProto | None
 ) -> onnx.NodeProto:
     """The node in the place of a product, and of what adds its bias."""
     import onnx

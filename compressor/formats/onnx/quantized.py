@@ -1,4 +1,4 @@
-"""`LinearQuantized` as calls: arithmetic that is folded, or `DequantizeLinear` for kernels that compute with codes."""
+"""`Quantized` as calls: arithmetic that is folded, or `DequantizeLinear` for kernels that compute with codes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from typing import Any, Literal
 
 from compressor.arrays import INT8, UINT8, DType, Shape, bits
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, dtype, shape
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, dtype, shape
 from compressor.formats.onnx.codes import group_of_places, spread, store_codes
 from compressor.formats.onnx.lowered import Lowered, NonZeros
 from compressor.formats.onnx.palettes import palettized
@@ -25,7 +25,7 @@ BLOCKED_SINCE = 21
 Granularity = Literal["tensor", "axis", "blocks"]
 
 
-def folded(made: Lowered, encoding: LinearQuantized, name: str, at: NonZeros | None = None) -> str:
+def folded(made: Lowered, encoding: Quantized, name: str, at: NonZeros | None = None) -> str:
     """The values, computed by arithmetic; only those of the non-zeros `at` their places, if given."""
     scale, zero_point = encoding.scale, encoding.zero_point
     counts, whole = tuple(scale.shape), at.shape if at else shape(encoding)
@@ -46,9 +46,7 @@ def folded(made: Lowered, encoding: LinearQuantized, name: str, at: NonZeros | N
     return made.call(f"dequantize_{scale.dtype.name}{kind}{suffix}", inputs, name, **attributes)
 
 
-def dequantize_linear(
-    made: Lowered, encoding: LinearQuantized, name: str, form: Form, at: NonZeros | None = None
-) -> str:
+def dequantize_linear(made: Lowered, encoding: Quantized, name: str, form: Form, at: NonZeros | None = None) -> str:
     """The value by `DequantizeLinear`; codes of non-zeros are scattered into zero points first.
 
     Over stored codes and parameters that is the node itself, which takes fewer bytes than a call of a function.
@@ -77,7 +75,7 @@ def dequantize_linear(
     return made.call(f"dequantize_linear{which}{suffix}", [codes, *parameters], name, **attributes)
 
 
-def _parameters(made: Lowered, encoding: LinearQuantized, by: Granularity, *, direct: bool) -> list[str]:
+def _parameters(made: Lowered, encoding: Quantized, by: Granularity, *, direct: bool) -> list[str]:
     """The scale and the zero point. direct: `DequantizeLinear` gets stored codes, whose type its zero point must have.
 
     One that is zero is stored too where no function computes it, since `QGemm` is not chosen without one.
@@ -104,7 +102,7 @@ def _attributes(counts: Shape, whole: Shape, by: Granularity) -> dict[str, int]:
     return {}
 
 
-def _scattered(made: Lowered, encoding: LinearQuantized, codes: str, parameters: list[str], at: NonZeros) -> str:
+def _scattered(made: Lowered, encoding: Quantized, codes: str, parameters: list[str], at: NonZeros) -> str:
     """The codes of the non-zeros at their places, and zero points elsewhere, which stand for zero."""
     wide = _wide(dtype(encoding.data))
     if encoding.zero_point is None:
@@ -138,7 +136,7 @@ def _wide(codes: DType) -> DType:
     return UINT8 if codes.name.startswith("u") else INT8
 
 
-def granularity(encoding: LinearQuantized, whole: Shape = ()) -> Granularity | None:
+def granularity(encoding: Quantized, whole: Shape = ()) -> Granularity | None:
     """How `DequantizeLinear` spells the scale; None if it cannot. whole: the weight's shape, for that of non-zeros."""
     counts, whole = tuple(encoding.scale.shape), whole or shape(encoding)
     if encoding.scale.dtype.name not in {"float32", "float16"}:
@@ -155,7 +153,7 @@ def granularity(encoding: LinearQuantized, whole: Shape = ()) -> Granularity | N
 def is_linear(encoding: Encoding, opset: int) -> bool:
     """Whether the form `linear` can hold the encoding."""
     quantized = encoding.values if isinstance(encoding, Sparse) else encoding
-    if not isinstance(quantized, LinearQuantized):
+    if not isinstance(quantized, Quantized):
         return False
     kind = granularity(quantized, shape(encoding))
     if isinstance(encoding, Sparse) and (kind == "blocks" or not _is_one_table(quantized.data)):

@@ -27,13 +27,13 @@ from compressor.arrays import (
     NDArray,
     bits,
 )
-from compressor.encodings import Dense, LinearQuantized, Palettized, dtype
+from compressor.encodings import Dense, Palettized, Quantized, dtype
 
 _OTHERS: Mapping[DType, DType] = {INT8: UINT8, INT4: UINT4, INT2: UINT2, UINT8: INT8, UINT4: INT4, UINT2: INT2}
 """The type of as many bits that has a sign where a type has none, and has none where it has one."""
 
 
-def unsigned(encoding: LinearQuantized) -> LinearQuantized:
+def unsigned(encoding: Quantized) -> Quantized:
     """The same values with uint8 codes in the place of int8 ones, or likewise of 2 and 4 bits."""
     zero_point: Array
     if encoding.zero_point is not None:
@@ -43,14 +43,14 @@ def unsigned(encoding: LinearQuantized) -> LinearQuantized:
     else:
         to = _OTHERS[dtype(encoding.data)]
         zero_point = np.full(encoding.scale.shape, _half(to), UINT8).view(to)
-    return LinearQuantized(_codes(encoding.data), encoding.scale, zero_point)
+    return Quantized(_codes(encoding.data), encoding.scale, zero_point)
 
 
-def signed(encoding: LinearQuantized) -> LinearQuantized:
+def signed(encoding: Quantized) -> Quantized:
     """The inverse of `unsigned`, without a zero point that is zero everywhere."""
     zero_point = None if encoding.zero_point is None else np.asarray(_moved(encoding.zero_point))
     kept = zero_point if zero_point is not None and zero_point.any() else None
-    return LinearQuantized(_codes(encoding.data), encoding.scale, kept)
+    return Quantized(_codes(encoding.data), encoding.scale, kept)
 
 
 def zeros(scale: Array, codes: DType) -> Array:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from compressor.arrays import NDArray
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized
+from compressor.encodings import Dense, Encoding, Palettized, Quantized
 from compressor.recognition.scan import Scan
 from compressor.registry import Registry
 
-Values = Dense | LinearQuantized | Palettized
+Values = Dense | Quantized | Palettized
 """What may stand under `Sparse`."""
 
 S = TypeVar("S", bound=Values)

@@ -14,7 +14,7 @@ import numpy as np
 
 from compressor import encodings
 from compressor.arrays import CODE_DTYPES, ArraySpec, DType, NDArray, is_float
-from compressor.encodings import Dense, LinearQuantized
+from compressor.encodings import Dense, Quantized
 from compressor.kernels import expand, select
 from compressor.recognition import granularity, grids
 from compressor.recognition.granularity import Granularity
@@ -59,7 +59,7 @@ def nearest(values: NDArray, tolerance: float, rounding: float = 0.0) -> NDArray
     return None
 
 
-def encode(values: NDArray, spec: LinearQuantized, where: NDArray | None) -> LinearQuantized:
+def encode(values: NDArray, spec: Quantized, where: NDArray | None) -> Quantized:
     """The multiples of each block's scale, as codes of the spec's dtype; a zero point makes the least one 0."""
     cut, dtype = Granularity(values.shape, spec.scale.shape), encodings.dtype(spec.data)
     rows = math.prod(cut.counts)
@@ -77,10 +77,10 @@ def encode(values: NDArray, spec: LinearQuantized, where: NDArray | None) -> Lin
     whole = cut.whole(codes)
     chosen = (whole if where is None else select(whole, where)).astype(dtype, copy=False)
     zero_point = None if spec.zero_point is None else (-least).astype(dtype).reshape(cut.counts)
-    return LinearQuantized(Dense(chosen), scale.reshape(cut.counts), zero_point)
+    return Quantized(Dense(chosen), scale.reshape(cut.counts), zero_point)
 
 
-def centred(encoding: LinearQuantized) -> NDArray:
+def centred(encoding: Quantized) -> NDArray:
     """The codes less their zero points, int16: a code is zero where its value is, whatever the scale makes of it."""
     codes = encodings.decode(encoding.data).astype(np.int16)
     if encoding.zero_point is not None:
@@ -91,7 +91,7 @@ def centred(encoding: LinearQuantized) -> NDArray:
 def _candidate(values: NDArray, cut: Granularity, found: Sequence[Grid]) -> Candidate:
     code, symmetric = _code_dtype(found)
     zero_point = None if symmetric else ArraySpec(cut.counts, code)
-    spec = LinearQuantized(Dense(ArraySpec(values.shape, code)), ArraySpec(cut.counts, values.dtype), zero_point)
+    spec = Quantized(Dense(ArraySpec(values.shape, code)), ArraySpec(cut.counts, values.dtype), zero_point)
     return Candidate((NAME,), spec, f"{code} grid {cut.name}")
 
 

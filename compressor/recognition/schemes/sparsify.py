@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from compressor.arrays import ArraySpec, NDArray, Shape, is_float, spec_of
-from compressor.encodings import PLACES, Dense, Encoding, LinearQuantized, Palettized, Sparse, is_places, nbytes, shape
+from compressor.encodings import PLACES, Dense, Encoding, Palettized, Quantized, Sparse, is_places, nbytes, shape
 from compressor.errors import plural
 from compressor.kernels import expand
 from compressor.packing import packed_nbytes
@@ -145,7 +145,7 @@ def _under_mask(spec: Encoding, count: int, entries: Callable[[Palettized], int]
             return Palettized(
                 ArraySpec((count,), indices.dtype), replace(spec_of(lut), shape=(*lut.shape[:-2], left, 1))
             )
-        case LinearQuantized(data):
+        case Quantized(data):
             inner = _under_mask(data, count, entries)
             return replace(spec, data=inner) if isinstance(inner, Dense | Palettized) else None
         case _:

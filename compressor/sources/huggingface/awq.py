@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from compressor.arrays import UINT4, MappedArray, NDArray
-from compressor.encodings import Dense, LinearQuantized
+from compressor.encodings import Dense, Quantized
 from compressor.errors import CompressorError
 from compressor.sources.huggingface.checkpoint import Checkpoint
 from compressor.sources.huggingface.layers import Layer, group_size, layers, report_unknown, unsupported
@@ -68,7 +68,7 @@ def _weight(prefix: str, tensors: Mapping[str, MappedArray], said: Mapping[str, 
     expect(f"{prefix}scales", scales, (count, out))
     return Weight(
         f"{prefix}weight",
-        LinearQuantized(
+        Quantized(
             Dense(computed((out, columns), UINT4, _codes, qweight)),
             computed((out, count), scales.dtype, np.transpose, scales),
             computed((out, count), UINT4, _codes, tensors["qzeros"]),

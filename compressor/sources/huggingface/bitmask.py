@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from compressor.arrays import UINT8, ComputedArray, MappedArray, NDArray, Shape
-from compressor.encodings import Dense, LinearQuantized, Sparse
+from compressor.encodings import Dense, Quantized, Sparse
 from compressor.errors import CompressorError
 from compressor.kernels import scatter
 from compressor.sources.huggingface.layouts import computed
@@ -30,7 +30,7 @@ class Masked:
     values: MappedArray
     shape: Shape
 
-    def sparse(self, values: Dense | LinearQuantized | None = None) -> Sparse:
+    def sparse(self, values: Dense | Quantized | None = None) -> Sparse:
         return Sparse(self.mask, values or Dense(self.values), self.shape)
 
     def dense(self) -> ComputedArray:

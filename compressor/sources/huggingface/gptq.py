@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from compressor.arrays import MappedArray, NDArray
-from compressor.encodings import Dense, LinearQuantized
+from compressor.encodings import Dense, Quantized
 from compressor.errors import CompressorError
 from compressor.sources.huggingface.checkpoint import Checkpoint
 from compressor.sources.huggingface.layers import (
@@ -90,7 +90,7 @@ def _weight(prefix: str, tensors: Mapping[str, MappedArray], said: Mapping[str, 
     if order is not None or columns % count:
         order = np.arange(columns) // size if order is None else order
         return reordered(f"{prefix}weight", codes, scale, zero_point, order)
-    return Weight(f"{prefix}weight", LinearQuantized(Dense(codes), scale, zero_point))
+    return Weight(f"{prefix}weight", Quantized(Dense(codes), scale, zero_point))
 
 
 def _width(prefix: str, tensors: Mapping[str, MappedArray], said: Mapping[str, Any]) -> int:

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from compressor.arrays import Array, ComputedArray, DType, MappedArray, NDArray, Shape, is_float
-from compressor.encodings import Dense, LinearQuantized
+from compressor.encodings import Dense, Quantized
 from compressor.errors import CompressorError
 from compressor.sources.huggingface.bitmask import Masked
 from compressor.sources.huggingface.layers import as_values, groups, reordered
@@ -58,9 +58,9 @@ class QuantizedParts:
                 scale, zero_point, "blocks that do not divide it: not supported as codes, kept as values"
             )
         if self.masked is not None and zero_point is None:
-            inner = LinearQuantized(Dense(self.masked.values), scale)
+            inner = Quantized(Dense(self.masked.values), scale)
             return Weight(self.name, self.masked.sparse(inner))
-        return Weight(self.name, LinearQuantized(Dense(self._narrow()), scale, self._codes_of(zero_point)))
+        return Weight(self.name, Quantized(Dense(self._narrow()), scale, self._codes_of(zero_point)))
 
     def _by_block(self, parameter: Array) -> Array:
         """A parameter with the rank of the weight.

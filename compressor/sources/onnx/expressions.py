@@ -1,7 +1,7 @@
 """Decode subgraphs over constants, read as encodings.
 
-    DequantizeLinear(codes, scale, zero_point)       LinearQuantized, by tensor, axis or block
-    Mul(Sub(Cast(codes), zero_point), scale)         LinearQuantized; the subtraction may be missing
+    DequantizeLinear(codes, scale, zero_point)       Quantized, by tensor, axis or block
+    Mul(Sub(Cast(codes), zero_point), scale)         Quantized; the subtraction may be missing
     Gather(lut, Cast(indices))                       Palettized; the cast may be missing
 
 `codes` may itself be a Gather from a table of codes.
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compressor.arrays import CODE_DTYPES, Array, MappedArray, NDArray, Shape, bits, is_float
-from compressor.encodings import Dense, LinearQuantized, Palettized, dtype, shape
+from compressor.encodings import Dense, Palettized, Quantized, dtype, shape
 from compressor.formats.onnx.calls import reshaped
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.formats.onnx.graphs import is_standard
@@ -52,7 +52,7 @@ class Expression:
     nodes: the numbers of the nodes that compute it, outermost first; empty for a constant.
     """
 
-    encoding: Dense | LinearQuantized | Palettized
+    encoding: Dense | Quantized | Palettized
     leaf: str
     nodes: tuple[int, ...] = ()
 
@@ -83,7 +83,7 @@ def _integers(index: Index, name: str) -> Expression | None:
 
 
 def _dequantize_linear(index: Index, node: onnx.NodeProto) -> Expression | None:
-    """`LinearQuantized`, its parameters brought to the codes' rank."""
+    """`Quantized`, its parameters brought to the codes' rank."""
     data = _integers(index, operand(node, 0))
     if data is None:
         return None
@@ -137,7 +137,7 @@ def _gather(index: Index, node: onnx.NodeProto) -> Expression | None:
 
 
 def _mul(index: Index, node: onnx.NodeProto) -> Expression | None:
-    """`LinearQuantized` whose parameters broadcast as numpy's do."""
+    """`Quantized` whose parameters broadcast as numpy's do."""
     factors = [operand(node, 0), operand(node, 1)]
     for codes, factor in (factors, reversed(factors)):
         scale = index.constant(factor)
@@ -175,14 +175,14 @@ def _broadcast(data: Expression, scale: NDArray, zero_point: NDArray | None) -> 
 
 
 def _quantized(data: Expression, scale: Array, zero_point: Array | None) -> Expression:
-    """`LinearQuantized` in its shortest form: without a zero point that is zero everywhere."""
-    assert not isinstance(data.encoding, LinearQuantized)
+    """`Quantized` in its shortest form: without a zero point that is zero everywhere."""
+    assert not isinstance(data.encoding, Quantized)
     if zero_point is not None and not np.asarray(zero_point).any():
         zero_point = None
     if zero_point is not None and zero_point.shape != scale.shape:
         zero_point = np.broadcast_to(np.asarray(zero_point), scale.shape)
     try:
-        encoding = LinearQuantized(data.encoding, scale, zero_point)
+        encoding = Quantized(data.encoding, scale, zero_point)
     except ValueError as error:
         raise UnliftableError(data.leaf, str(error)) from error
     return Expression(encoding, data.leaf, data.nodes)

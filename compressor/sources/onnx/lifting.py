@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compressor.arrays import CODE_DTYPES, UINT8, is_float
-from compressor.encodings import Dense, Encoding, LinearQuantized, arrays, dtype, shape
+from compressor.encodings import Dense, Encoding, Quantized, arrays, dtype, shape
 from compressor.formats.onnx import calls, reading
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.formats.onnx.functions import DOMAIN
@@ -144,7 +144,7 @@ def _named(found: Expression, value: str) -> tuple[str, Encoding]:
     """
     stem, _, kind = found.leaf.rpartition(".")
     encoding = found.encoding
-    if stem.rstrip("_") != value.rstrip("_") or not isinstance(encoding, LinearQuantized):
+    if stem.rstrip("_") != value.rstrip("_") or not isinstance(encoding, Quantized):
         return found.leaf, encoding
     if kind == "int8" and dtype(encoding.data) == UINT8:
         return value, signed(encoding)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compressor.arrays import UINT2, UINT4, UINT8, Array, DType, MappedArray, NDArray, from_bytes, to_bytes
-from compressor.encodings import Dense, LinearQuantized
+from compressor.encodings import Dense, Quantized
 from compressor.errors import CompressorError
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.formats.onnx.unsigned import signed
@@ -60,7 +60,7 @@ def reads_parameters(operator: str) -> bool:
     return operator in _READ_PARAMETERS or operator.startswith("QLinear")
 
 
-def mat_mul_nbits(index: Index, node: onnx.NodeProto) -> LinearQuantized | None:
+def mat_mul_nbits(index: Index, node: onnx.NodeProto) -> Quantized | None:
     """The weight `[K, N]` of a `MatMulNBits` node, in blocks along K; None if `B` is no constant.
 
     B: uint8 `[N, K / block_size, block_size * bits / 8]`: row-major codes `[N, K]`, packed.
@@ -93,7 +93,7 @@ def mat_mul_nbits(index: Index, node: onnx.NodeProto) -> LinearQuantized | None:
         raise UnliftableError(leaf, "the scales of MatMulNBits are no constant")
     codes = _transposed(leaf, packed, (rows, columns), _NBITS_CODES[width])
     scale = _transposed(operand(node, _SCALES), scale, (rows, columns // block), scale.dtype)
-    found = LinearQuantized(Dense(codes), scale, zero_point)
+    found = Quantized(Dense(codes), scale, zero_point)
     return found if operand(node, _ZERO_POINTS) else signed(found)
 
 

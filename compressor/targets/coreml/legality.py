@@ -25,8 +25,8 @@ from compressor.arrays import Array, ArraySpec, Shape, spec_of, stored_type, wid
 from compressor.encodings import (
     Dense,
     Encoding,
-    LinearQuantized,
     Palettized,
+    Quantized,
     Sparse,
     dtype,
     full_mask,
@@ -112,7 +112,7 @@ def _sparse_refusal(encoding: Sparse, version: int) -> str:
         return "Core ML casts whole constants alone, no non-zeros"
     if version < IOS18 and not isinstance(inner, Dense):
         return "compressed non-zeros need iOS18"
-    palette = inner.data if isinstance(inner, LinearQuantized) else inner
+    palette = inner.data if isinstance(inner, Quantized) else inner
     if isinstance(palette, Palettized) and palette.vector_axis is not None:
         return "vectors of non-zeros span the zeros between them"
     return _inner_refusal(inner, version)
@@ -124,12 +124,12 @@ def _inner_refusal(encoding: Inner, version: int) -> str:
             if math.prod(lut.shape[:-2]) > 1:
                 return "tables by group of channels need iOS18"
             return "vector palettes need iOS18" if axis is not None else ""
-        case LinearQuantized(Palettized() as data, scale) if version < IOS26:
+        case Quantized(Palettized() as data, scale) if version < IOS26:
             if version < IOS18:
                 return "quantized tables need iOS18"
             tables = zip(data.lut.shape[:-2], scale.shape, strict=True)
             return "" if all(groups % scales == 0 for groups, scales in tables) else "scales within a table need iOS26"
-        case LinearQuantized(Dense(codes), scale) if version < IOS18:
+        case Quantized(Dense(codes), scale) if version < IOS18:
             along = [axis for axis, count in enumerate(scale.shape) if count > 1]
             if len(along) > 1 or any(scale.shape[axis] != codes.shape[axis] for axis in along):
                 return "scales by block need iOS18"

@@ -36,11 +36,11 @@ from compressor.arrays import (
     Shape,
     bits,
 )
-from compressor.encodings import Dense, LinearQuantized, Palettized, decode, dtype, index_bits, shape
+from compressor.encodings import Dense, Palettized, Quantized, decode, dtype, index_bits, shape
 from compressor.formats.coreml.opsets import IOS18, IOS26
 from compressor.kernels import dequantize, expand
 
-Inner = Dense | LinearQuantized | Palettized
+Inner = Dense | Quantized | Palettized
 """What a weight's values, or those under its mask, are encoded by."""
 
 Way = Callable[[Any], Inner]
@@ -60,14 +60,14 @@ def rewritings(encoding: Inner, whole: Shape, version: int, *, masked: bool) -> 
             return [lambda dense: dense]
         case Palettized():
             return [partial(_padded, version=version)]
-        case LinearQuantized(Palettized()):
+        case Quantized(Palettized()):
             return _of_quantized_tables(encoding, whole, version, masked=masked)
-        case LinearQuantized():
+        case Quantized():
             few = dtype(encoding.data) in (_WIDENED if version < IOS18 else _WIDENED_SINCE_IOS18)
             return [partial(_widened, version=version), *([_as_palette] if few else [])]
 
 
-def _of_quantized_tables(encoding: LinearQuantized, whole: Shape, version: int, *, masked: bool) -> list[Way]:
+def _of_quantized_tables(encoding: Quantized, whole: Shape, version: int, *, masked: bool) -> list[Way]:
     """The ways of tables of codes.
 
     groups: the blocks that tables and scales cut the weight into together; each can have a table of its own where they
@@ -87,27 +87,27 @@ def _of_quantized_tables(encoding: LinearQuantized, whole: Shape, version: int, 
     return ways
 
 
-def _with_tables(encoding: LinearQuantized, version: int, groups: Shape) -> LinearQuantized:
+def _with_tables(encoding: Quantized, version: int, groups: Shape) -> Quantized:
     """A table of codes of 8 bits for each of the groups."""
     data, zero_point = _eight_bits(encoding, version)
     lut = repeated(data.lut, (*groups, *data.lut.shape[-2:]))
-    return LinearQuantized(replace(data, lut=lut), encoding.scale, zero_point)
+    return Quantized(replace(data, lut=lut), encoding.scale, zero_point)
 
 
-def _as_float_tables(encoding: LinearQuantized, version: int, groups: Shape) -> Palettized:
+def _as_float_tables(encoding: Quantized, version: int, groups: Shape) -> Palettized:
     """A table of what the codes stand for, for each of the groups."""
     data, zero_point = _eight_bits(encoding, version)
     return replace(data, lut=_dequantized_table(data.lut, encoding.scale, zero_point, groups))
 
 
-def _as_codes(encoding: LinearQuantized, version: int) -> LinearQuantized:
+def _as_codes(encoding: Quantized, version: int) -> Quantized:
     """The codes themselves in the place of indices."""
     data, zero_point = _eight_bits(encoding, version)
     codes = _computed(lambda *_: decode(data), shape(data), data.indices, data.lut, of=data.lut.dtype)
-    return _widened(LinearQuantized(Dense(codes), encoding.scale, zero_point), version)
+    return _widened(Quantized(Dense(codes), encoding.scale, zero_point), version)
 
 
-def _eight_bits(encoding: LinearQuantized, version: int) -> tuple[Palettized, Array | None]:
+def _eight_bits(encoding: Quantized, version: int) -> tuple[Palettized, Array | None]:
     """Tables of codes and zero points in 8 bits, the tables filled up."""
     data, zero_point = encoding.data, encoding.zero_point
     assert isinstance(data, Palettized)
@@ -134,7 +134,7 @@ def _padded(encoding: Palettized, version: int) -> Palettized:
     return replace(encoding, lut=lut)
 
 
-def _widened(encoding: LinearQuantized, version: int) -> LinearQuantized:
+def _widened(encoding: Quantized, version: int) -> Quantized:
     assert isinstance(encoding.data, Dense)
     codes = encoding.data.values
     wide = (_WIDENED if version < IOS18 else _WIDENED_SINCE_IOS18).get(codes.dtype, codes.dtype)
@@ -143,10 +143,10 @@ def _widened(encoding: LinearQuantized, version: int) -> LinearQuantized:
         scale, zero_point = _by_channel(encoding)
         if zero_point is None and scale.size == 1:  # stored in any case, as a scalar beside several scales
             zero_point = _computed(lambda scale: np.zeros(scale.shape, wide), scale.shape, scale, of=wide)
-    return LinearQuantized(Dense(_cast(codes, wide)), scale, None if zero_point is None else _cast(zero_point, wide))
+    return Quantized(Dense(_cast(codes, wide)), scale, None if zero_point is None else _cast(zero_point, wide))
 
 
-def _by_channel(encoding: LinearQuantized) -> tuple[Array, Array | None]:
+def _by_channel(encoding: Quantized) -> tuple[Array, Array | None]:
     """Scale and zero point by block along one axis only, repeated for each channel."""
     whole = shape(encoding)
     axes = [axis for axis, count in enumerate(encoding.scale.shape) if count > 1]
@@ -157,7 +157,7 @@ def _by_channel(encoding: LinearQuantized) -> tuple[Array, Array | None]:
     return repeated(encoding.scale, to), None if zero_point is None else repeated(zero_point, to)
 
 
-def _as_palette(encoding: LinearQuantized) -> Palettized:
+def _as_palette(encoding: Quantized) -> Palettized:
     """Codes as indices, bit for bit, into what each of them stands for: a table for each scale."""
     assert isinstance(encoding.data, Dense)
     codes = encoding.data.values

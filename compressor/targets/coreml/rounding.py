@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from compressor.arrays import Array, ComputedArray, DType, NDArray, Shape
-from compressor.encodings import Dense, Encoding, LinearQuantized, Sparse, decode, dtype, full_mask, shape
+from compressor.encodings import Dense, Encoding, Quantized, Sparse, decode, dtype, full_mask, shape
 from compressor.kernels import expand
 
 Move = Callable[[NDArray], NDArray]
@@ -51,27 +51,27 @@ def rounded(
     return Dense(array), reason
 
 
-def as_codes(encoding: Encoding) -> LinearQuantized | None:
+def as_codes(encoding: Encoding) -> Quantized | None:
     """A quantized weight as all of its codes, those of zeros too, computed whenever they are read.
 
     None for a weight that is not quantized.
     """
-    if isinstance(encoding, LinearQuantized):
+    if isinstance(encoding, Quantized):
         data = encoding.data
         codes = data if isinstance(data, Dense) else _later(shape(data), dtype(data), partial(decode, data))
-        return LinearQuantized(codes, encoding.scale, encoding.zero_point)
-    if not isinstance(encoding, Sparse) or not isinstance(encoding.values, LinearQuantized):
+        return Quantized(codes, encoding.scale, encoding.zero_point)
+    if not isinstance(encoding, Sparse) or not isinstance(encoding.values, Quantized):
         return None
     inner = encoding.values
     codes = _later(encoding.shape, dtype(inner.data), partial(_filled, encoding, inner))
-    return LinearQuantized(codes, inner.scale, inner.zero_point)
+    return Quantized(codes, inner.scale, inner.zero_point)
 
 
 def _later(dims: Shape, kind: DType, compute: Callable[[], NDArray]) -> Dense:
     return Dense(ComputedArray(dims, kind, compute))
 
 
-def _filled(encoding: Sparse, inner: LinearQuantized) -> NDArray:
+def _filled(encoding: Sparse, inner: Quantized) -> NDArray:
     """The codes of all elements: those of zeros are the zero point."""
     kept = decode(inner.data)
     zero = (
@@ -82,7 +82,7 @@ def _filled(encoding: Sparse, inner: LinearQuantized) -> NDArray:
     return codes
 
 
-def moved(encoding: LinearQuantized, move: Move | None, to: Shape) -> LinearQuantized:
+def moved(encoding: Quantized, move: Move | None, to: Shape) -> Quantized:
     """The codes as `move` takes them, to the shape `to`, each with the scale that it had."""
     if move is None:
         return encoding
@@ -94,7 +94,7 @@ def moved(encoding: LinearQuantized, move: Move | None, to: Shape) -> LinearQuan
         if zero_point.shape != scale.shape:
             counts = tuple(math.lcm(*pair) for pair in zip(scale.shape, zero_point.shape, strict=True))
             scale, zero_point = expand(scale, counts), expand(zero_point, counts)
-    return LinearQuantized(_later(to, dtype(encoding.data), lambda: move(decode(encoding.data))), scale, zero_point)
+    return Quantized(_later(to, dtype(encoding.data), lambda: move(decode(encoding.data))), scale, zero_point)
 
 
 def by_block(whole: NDArray) -> NDArray:
@@ -112,7 +112,7 @@ def by_block(whole: NDArray) -> NDArray:
     return np.ascontiguousarray(whole)
 
 
-def _scaled(encoding: LinearQuantized, factor: NDArray | None, to: DType) -> LinearQuantized | None:
+def _scaled(encoding: Quantized, factor: NDArray | None, to: DType) -> Quantized | None:
     """The scales multiplied and rounded; None where one is too small to keep its precision, or too large."""
     exact, zero_point = np.asarray(encoding.scale).astype(np.float64), encoding.zero_point
     if factor is not None:
@@ -123,4 +123,4 @@ def _scaled(encoding: LinearQuantized, factor: NDArray | None, to: DType) -> Lin
         scale = exact.astype(to)
     if not (np.abs(scale.astype(np.float64) - exact) <= np.abs(exact) * np.finfo(to).eps / 2).all():
         return None
-    return LinearQuantized(encoding.data, scale, zero_point)
+    return Quantized(encoding.data, scale, zero_point)

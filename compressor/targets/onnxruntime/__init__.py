@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressor.arrays import stored_type
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, arrays, spec
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, arrays, spec
 from compressor.errors import CompressorError
 from compressor.formats.layout import FileLayout
 from compressor.formats.onnx import assembly, copying, decoding, dtypes, functions, opening, writing
@@ -124,7 +124,7 @@ class OnnxRuntime:
     def _as_floats(self, encoding: Encoding) -> bool:
         """Whether codes would be floats before a kernel that wants codes gets them."""
         quantized = encoding.values if isinstance(encoding, Sparse) else encoding
-        if "linear" not in self.facts.wanted.values() or not isinstance(quantized, LinearQuantized):
+        if "linear" not in self.facts.wanted.values() or not isinstance(quantized, Quantized):
             return False
         return not is_linear(encoding, self.facts.opset)
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from compressor.arrays import bits
-from compressor.encodings import Encoding, LinearQuantized, Sparse, dtype, shape
+from compressor.encodings import Encoding, Quantized, Sparse, dtype, shape
 from compressor.formats.onnx import n_bits
 from compressor.formats.onnx.graphs import walk
 from compressor.formats.onnx.quantized import Form, is_linear
@@ -72,7 +72,7 @@ def _multiplies_by(node: onnx.NodeProto, name: str) -> bool:
 def _by_column(one: Encoding) -> bool:
     """Whether `MatMulNBits` can have the weight `[K, N]`: a scale by column, or in blocks along K."""
     quantized = one.values if isinstance(one, Sparse) else one
-    if not isinstance(quantized, LinearQuantized) or len(shape(one)) != 2:
+    if not isinstance(quantized, Quantized) or len(shape(one)) != 2:
         return False
     (rows, columns), counts = shape(one), tuple(quantized.scale.shape)
     block = rows // counts[0] if counts[0] else 0

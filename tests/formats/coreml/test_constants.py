@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, decode, name
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, decode, name
 from compressor.formats.coreml import blob, lowering, programs, values
 from compressor.formats.coreml.constants import lift
 from compressor.formats.coreml.importing import messages
@@ -39,7 +39,7 @@ def nested(kind: str, *blocks: list[Any]) -> Any:
 SPARSE = Sparse(np.arange(60).reshape(6, 10) % 3 == 0, Dense(RNG.standard_normal(20).astype(F16)), (6, 10))
 JOINT = Sparse(
     SPARSE.mask,
-    LinearQuantized(
+    Quantized(
         Palettized(np.arange(20, dtype=np.uint8) % 4, np.arange(4, dtype=np.int8).reshape(1, 1, 4, 1)),
         np.ones((1, 1), F16),
     ),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from compressor.arrays import NarrowArray
-from compressor.encodings import Dense, LinearQuantized, Palettized, Sparse, decode
+from compressor.encodings import Dense, Palettized, Quantized, Sparse, decode
 from compressor.errors import CompressorError
 from compressor.formats.coreml import blob, lowering, values
 from compressor.formats.coreml.constants import Constants, lift
@@ -31,7 +31,7 @@ def zero_point(*numbers: float) -> Callable[[Any], None]:
     return change
 
 
-AFFINE = LinearQuantized(
+AFFINE = Quantized(
     Dense(np.arange(-6, 6, dtype=np.int8).reshape(3, 4)), np.ones((3, 1), F16), np.zeros((3, 1), np.int8)
 )
 
@@ -48,7 +48,7 @@ def changed(path: Path, version: int, encoding: Any, change: Callable[[Any], Non
 
 def test_float_zero_points_that_are_codes(tmp_path: Path) -> None:
     (weight,) = changed(tmp_path, 7, AFFINE, zero_point(0, -3, 7)).weights
-    assert isinstance(weight.encoding, LinearQuantized)
+    assert isinstance(weight.encoding, Quantized)
     assert np.asarray(weight.encoding.zero_point).reshape(-1).tolist() == [0, -3, 7]
     assert weight.encoding.zero_point is not None
     assert weight.encoding.zero_point.dtype == np.int8

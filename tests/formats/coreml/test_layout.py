@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from compressor import sources
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, decode, spec
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, decode, spec
 from compressor.errors import CompressorError
 from compressor.formats.coreml import blob, lowering, package
 from compressor.formats.coreml.layout import layout
@@ -29,16 +29,16 @@ def table(entries: int) -> Palettized:
     )
 
 
-def codes(count: int) -> LinearQuantized:
+def codes(count: int) -> Quantized:
     scale = (RNG.random((count, 1)) + 0.5).astype(np.float16)
-    return LinearQuantized(Dense(RNG.integers(-127, 128, (6, 8)).astype(np.int8)), scale)
+    return Quantized(Dense(RNG.integers(-127, 128, (6, 8)).astype(np.int8)), scale)
 
 
-def joint() -> LinearQuantized:
+def joint() -> Quantized:
     """Two operations: the table is scaled before it is looked up."""
     lut = RNG.integers(-127, 128, (1, 1, 16, 1)).astype(np.int8)
     indices = RNG.integers(0, 16, (6, 8)).astype(np.uint8)
-    return LinearQuantized(Palettized(indices, lut), np.array([[0.5]], np.float16))
+    return Quantized(Palettized(indices, lut), np.array([[0.5]], np.float16))
 
 
 FORMS: dict[str, Encoding] = {"shared": joint(), "own": codes(1), "inner": table(16), "prefill/own": codes(6)}

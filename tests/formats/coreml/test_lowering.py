@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 
 from compressor import packing
 from compressor.arrays import CODE_DTYPES, Array, NDArray, PackedArray
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, decode, map_arrays, name, spec
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, decode, map_arrays, name, spec
 from compressor.formats.coreml import constants, lowering, package, values
 from compressor.formats.coreml.blob import Blobs
 from compressor.targets.coreml.legality import legalize, why_not
@@ -119,14 +119,14 @@ GROUPED = Palettized(of(2, 3, 3, 0, 1, 0, 3, 0, 2, 1, 0, 3, shape=(6, 2), dtype=
 ROWS = of(1, 1, 0, 0, 1, 1, 1, 0, 0, 0, 1, 1, 1, 1, 0, 0, shape=(4, 4), dtype=np.bool_)
 SPARSE_BLOCKWISE = Sparse(
     ROWS,
-    LinearQuantized(
+    Quantized(
         Dense(of(10, 11, 3, 4, 5, 6, 7, 8, 9, shape=(9,), dtype=np.int8)),
         of(0.1, 0.2, 0.3, 0.4, shape=(4, 1), dtype=np.float32),
         of(1, 2, 3, 4, shape=(4, 1), dtype=np.int8),
     ),
     (4, 4),
 )
-AFFINE = LinearQuantized(
+AFFINE = Quantized(
     Dense(of(1, 2, 3, 1, 2, 3, shape=(2, 3), dtype=np.int8)),
     of(2, 4, shape=(2, 1)),
     of(1, 2, shape=(2, 1), dtype=np.int8),
@@ -168,7 +168,7 @@ def test_the_attributes_of_ios16() -> None:
     (affine,) = lowering.lower("w", AFFINE, 7, Blobs())
     assert affine.type == "constexpr_affine_dequantize"
     assert [attribute(affine, key) for key in ("axis", "scale", "zero_point")] == [[0], [2, 4], [1, 2]]
-    single = LinearQuantized(AFFINE.data, of(2, shape=(1, 1)), of(3, shape=(1, 1), dtype=np.int8))
+    single = Quantized(AFFINE.data, of(2, shape=(1, 1)), of(3, shape=(1, 1), dtype=np.int8))
     (affine,) = lowering.lower("w", single, 7, Blobs())
     assert affine.attributes["scale"].type.tensorType.rank == 0
 
@@ -192,15 +192,15 @@ NON_ZEROS = Palettized(np.zeros(9, np.uint8), TABLE.lut)
             "lut_to_sparse sparse_to_dense",
         ),
         (SPARSE_BLOCKWISE, 9, "sparse_blockwise_shift_scale sparse_to_dense"),
-        (LinearQuantized(TABLE, of(2, shape=(1, 1))), 9, "blockwise_shift_scale lut_to_dense"),
-        (LinearQuantized(TABLE, of(2, shape=(1, 1))), 10, "lut_to_dense blockwise_shift_scale"),
+        (Quantized(TABLE, of(2, shape=(1, 1))), 9, "blockwise_shift_scale lut_to_dense"),
+        (Quantized(TABLE, of(2, shape=(1, 1))), 10, "lut_to_dense blockwise_shift_scale"),
         (
-            Sparse(ROWS, LinearQuantized(NON_ZEROS, of(2, shape=(1, 1))), (4, 4)),
+            Sparse(ROWS, Quantized(NON_ZEROS, of(2, shape=(1, 1))), (4, 4)),
             9,
             "blockwise_shift_scale lut_to_sparse sparse_to_dense",
         ),
         (
-            Sparse(ROWS, LinearQuantized(NON_ZEROS, of(2, shape=(1, 1))), (4, 4)),
+            Sparse(ROWS, Quantized(NON_ZEROS, of(2, shape=(1, 1))), (4, 4)),
             10,
             "lut_to_sparse sparse_blockwise_shift_scale sparse_to_dense",
         ),
@@ -217,7 +217,7 @@ def test_operations(encoding: Encoding, version: int, expected: str) -> None:
 
 
 def test_operations_again_under_another_name() -> None:
-    encoding = Sparse(ROWS, LinearQuantized(NON_ZEROS, of(2, shape=(1, 1))), (4, 4))
+    encoding = Sparse(ROWS, Quantized(NON_ZEROS, of(2, shape=(1, 1))), (4, 4))
     made = lowering.lower("w", encoding, 10, Blobs())
     again = lowering.renamed(made, "w", "other")
     assert [one.SerializeToString(deterministic=True) for one in again] == [

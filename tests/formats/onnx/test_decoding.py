@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from compressor.arrays import CODE_DTYPES, ArraySpec, MappedArray
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, nbytes
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, nbytes
 from compressor.formats.onnx.bodies import straddling
 from compressor.formats.onnx.decoding import lower, needs_opset, why_not
 from compressor.formats.onnx.functions import BODIES, function
@@ -22,8 +22,8 @@ def palettized(shape: tuple[int, ...], entries: int) -> Palettized:
     return Palettized(ArraySpec(shape, U8), ArraySpec((*(1,) * len(shape), entries, 1), F32))
 
 
-def quantized(code: str, shape: tuple[int, ...], scale: tuple[int, ...]) -> LinearQuantized:
-    return LinearQuantized(Dense(ArraySpec(shape, CODE_DTYPES[code])), ArraySpec(scale, F32))
+def quantized(code: str, shape: tuple[int, ...], scale: tuple[int, ...]) -> Quantized:
+    return Quantized(Dense(ArraySpec(shape, CODE_DTYPES[code])), ArraySpec(scale, F32))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from compressor import encodings
 from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec, NDArray, Shape
 from compressor.compilation.verify import differences
-from compressor.encodings import Dense, LinearQuantized
+from compressor.encodings import Dense, Quantized
 from compressor.kernels import dequantize, expand
 from compressor.recognition.scan import scan
 from compressor.recognition.schemes import linear_quantize
@@ -20,9 +20,9 @@ from tests import strategies
 from tests.strategies import bits_of
 
 
-def grids(values: NDArray) -> list[LinearQuantized]:
+def grids(values: NDArray) -> list[Quantized]:
     found = [candidate.spec for candidate in linear_quantize.detect(values, scan(values, 0.0), values.nbytes)]
-    assert all(isinstance(spec, LinearQuantized) for spec in found)
+    assert all(isinstance(spec, Quantized) for spec in found)
     return found  # type: ignore[return-value]
 
 
@@ -74,7 +74,7 @@ def test_the_narrowest_code_holds_the_multiples(codes: list[int], scale: float, 
 def test_values_on_no_grid(values: list[float]) -> None:
     array = np.random.default_rng(0).permuted(np.tile(np.array(values, np.float32), (64, 16)))
     assert grids(array) == []
-    spec = LinearQuantized(Dense(ArraySpec(array.shape, CODE_DTYPES["int8"])), ArraySpec((1, 1), array.dtype))
+    spec = Quantized(Dense(ArraySpec(array.shape, CODE_DTYPES["int8"])), ArraySpec((1, 1), array.dtype))
     with pytest.raises(ValueError, match=r"values on a grid of \[1, 1\] scales for \[64, 64\]"):
         linear_quantize.encode(array, spec, None)
 
@@ -94,7 +94,7 @@ def test_a_channel_of_zeros_keeps_a_finite_scale() -> None:
 def test_a_weight_that_is_on_no_such_grid_is_refused(scales: Shape) -> None:
     values = np.random.default_rng(1).normal(size=(6, 64)).astype(np.float32)
     values[3, 40] = np.nan
-    spec = LinearQuantized(Dense(ArraySpec((6, 64), CODE_DTYPES["int8"])), ArraySpec(scales, values.dtype))
+    spec = Quantized(Dense(ArraySpec((6, 64), CODE_DTYPES["int8"])), ArraySpec(scales, values.dtype))
     with pytest.raises(ValueError, match="values on a grid of"):
         linear_quantize.encode(values, spec, None)
 
@@ -140,7 +140,7 @@ def test_a_row_that_is_searched_by_its_distinct_values_is_the_same() -> None:
 def test_centred_codes_are_zero_where_the_value_is(zero_point: int | None) -> None:
     codes = np.array([[0, 3, 255]], np.uint8)
     point = None if zero_point is None else np.full((1, 1), zero_point, np.uint8)
-    encoding = LinearQuantized(Dense(codes), np.zeros((1, 1), np.float32), point)
+    encoding = Quantized(Dense(codes), np.zeros((1, 1), np.float32), point)
     assert linear_quantize.centred(encoding).tolist() == [
         [0 - (zero_point or 0), 3 - (zero_point or 0), 255 - (zero_point or 0)]
     ]

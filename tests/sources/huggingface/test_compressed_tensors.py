@@ -11,7 +11,7 @@ import pytest
 
 from compressor import sources
 from compressor.arrays import NDArray
-from compressor.encodings import Dense, LinearQuantized, Sparse, decode, name
+from compressor.encodings import Dense, Quantized, Sparse, decode, name
 from compressor.errors import CompressorError
 from tests.sources.huggingface.folders import (
     RANDOM,
@@ -42,7 +42,7 @@ def test_int_quantized_keeps_its_codes(tmp_path: Path, said: dict[str, Any], sha
     scale, zeros = scaled(*shape, kind=kind), RANDOM.integers(-8, 8, shape).astype(np.int8)
     tensors: dict[str, NDArray] = {"l.weight": CODES, "l.weight_scale": scale, "l.weight_zero_point": zeros}
     encoding = read(tmp_path, tensors, scheme(symmetric=False, **said)).encoding
-    assert isinstance(encoding, LinearQuantized)
+    assert isinstance(encoding, Quantized)
     full = (*shape, 1)[:2]
     blocks = [np.arange(dim) // (dim // count) for dim, count in zip(CODES.shape, full, strict=True)]
     spread = scale.reshape(full)[np.ix_(*blocks)], zeros.reshape(full)[np.ix_(*blocks)]
@@ -73,7 +73,7 @@ def test_pack_quantized_keeps_its_codes(tmp_path: Path, width: int) -> None:
     said = scheme(num_bits=width, strategy="group", group_size=32, symmetric=False)
     encoding = read(tmp_path, tensors, said).encoding
     expected = product(codes, np.repeat(zeros, 32, 1), np.repeat(scale, 32, 1), np.float16)
-    assert isinstance(encoding, LinearQuantized)
+    assert isinstance(encoding, Quantized)
     assert np.array_equal(decode(encoding), expected)
     assert name(encoding) == {2: "int2", 3: "int4", 4: "int4", 5: "int8", 8: "int8"}[width]
 
@@ -106,7 +106,7 @@ def test_pack_quantized_in_the_order_of_activations(tmp_path: Path, unset: bool)
     weight = read(tmp_path, tensors, scheme(num_bits=4, strategy="group", group_size=32, actorder="group"))
     group = np.arange(64) // 32 if unset else order
     assert np.array_equal(decode(weight.encoding), product(codes, 0, scale[:, group], np.float16))
-    assert isinstance(weight.encoding, LinearQuantized if unset else Dense)
+    assert isinstance(weight.encoding, Quantized if unset else Dense)
     assert ("g_idx" in weight.note) is not unset
 
 

@@ -12,7 +12,7 @@ import pytest
 import compressor
 from compressor import sources
 from compressor.arrays import UINT2, UINT4, UINT8, DType, NDArray
-from compressor.encodings import Dense, LinearQuantized, decode, dtype, name
+from compressor.encodings import Dense, Quantized, decode, dtype, name
 from tests.sources.huggingface.folders import (
     RANDOM,
     awq,
@@ -28,7 +28,7 @@ def test_gptq_keeps_its_codes(tmp_path: Path, width: int, code: DType, size: int
     tensors, said, expected = gptq(width, size)
     weight = read(tmp_path, tensors, said)
     assert weight.name == "m.l.weight"
-    assert isinstance(weight.encoding, LinearQuantized)
+    assert isinstance(weight.encoding, Quantized)
     assert dtype(weight.encoding.data) == code
     assert weight.encoding.scale.shape == (32, 1 if size == -1 else 3)
     assert np.array_equal(decode(weight.encoding), expected)
@@ -57,7 +57,7 @@ def test_a_stored_zero_of_all_ones_wraps_around(tmp_path: Path, width: int) -> N
     tensors, said, _ = gptq(width, -1)
     tensors["m.l.qzeros"] = np.full((1, width), -1, np.int32)
     encoding = read(tmp_path, tensors, said).encoding
-    assert isinstance(encoding, LinearQuantized)
+    assert isinstance(encoding, Quantized)
     assert not np.asarray(encoding.zero_point).astype(np.int16).any()
 
 
@@ -82,7 +82,7 @@ def test_layers_of_gptq_may_have_settings_of_their_own(tmp_path: Path) -> None:
 def test_awq_keeps_its_codes(tmp_path: Path) -> None:
     tensors, said, expected = awq()
     weight, bias = sources.read(quantized(tmp_path, tensors, said)).weights
-    assert isinstance(weight.encoding, LinearQuantized)
+    assert isinstance(weight.encoding, Quantized)
     assert dtype(weight.encoding.data) == UINT4
     assert weight.encoding.scale.shape == (16, 2)
     assert np.array_equal(decode(weight.encoding), expected)

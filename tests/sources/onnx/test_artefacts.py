@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from compressor import sources
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized, Sparse, arrays, spec
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, arrays, spec
 from compressor.errors import CompressorError
 from compressor.formats.onnx.decoding import lower
 from compressor.formats.onnx.functions import DOMAIN, VERSION, function
@@ -24,13 +24,13 @@ INT8_CODES = RNG.integers(-128, 128, (32, 48)).astype(np.int8)
 ENCODINGS: dict[str, Encoding] = {
     "palettized": Palettized(RNG.integers(0, 5, (32, 48)).astype(np.uint8), floats(1, 1, 5, 1)),
     "by group": Palettized(RNG.integers(0, 16, (32, 48)).astype(np.uint8), floats(4, 1, 16, 1)),
-    "int8": LinearQuantized(Dense(INT8_CODES), floats(32, 1), np.ones((32, 1), np.int8)),
-    "by block": LinearQuantized(Dense(INT8_CODES), floats(4, 48)),
+    "int8": Quantized(Dense(INT8_CODES), floats(32, 1), np.ones((32, 1), np.int8)),
+    "by block": Quantized(Dense(INT8_CODES), floats(4, 48)),
     "sparse": Sparse(MASK, Dense(floats(COUNT)), (32, 48)),
     "sparse palettized": Sparse(
         MASK, Palettized(RNG.integers(0, 3, COUNT).astype(np.uint8), floats(1, 1, 3, 1)), (32, 48)
     ),
-    "sparse int8": Sparse(MASK, LinearQuantized(Dense(INT8_CODES[MASK]), floats(1, 1)), (32, 48)),
+    "sparse int8": Sparse(MASK, Quantized(Dense(INT8_CODES[MASK]), floats(1, 1)), (32, 48)),
 }
 
 

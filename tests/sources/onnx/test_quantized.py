@@ -16,7 +16,7 @@ from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 from compressor import sources
 from compressor.arrays import CODE_DTYPES
-from compressor.encodings import Dense, LinearQuantized, Palettized, decode, name
+from compressor.encodings import Dense, Palettized, Quantized, decode, name
 from compressor.model import Model
 from tests.sources.onnx.models import RNG, check_same, floats, run, save, tensor, value
 
@@ -75,7 +75,7 @@ def test_dequantize_linear(tmp_path: Path, *, kind: str, float_type: str, granul
     opset = 25 if kind.endswith("2") else 21
     path = save(tmp_path / "m.onnx", nodes, stored, outputs=[value("y", [24, 32])], opset=opset)
     encoding = check_same(path)["w"].encoding
-    assert isinstance(encoding, LinearQuantized)
+    assert isinstance(encoding, Quantized)
     assert isinstance(encoding.data, Dense)
     assert (name(encoding), encoding.scale.shape, encoding.zero_point is None) == (kind, parameters, not zero_point)
     check_decoded(path, "w", "decoded")
@@ -91,7 +91,7 @@ def test_a_zero_point_of_zeros_is_left_out(tmp_path: Path) -> None:
     ]
     path = save(tmp_path / "m.onnx", nodes, stored, outputs=[value("n", [8, 8])])
     encoding = check_same(path)["w"].encoding
-    assert isinstance(encoding, LinearQuantized)
+    assert isinstance(encoding, Quantized)
     assert encoding.zero_point is None
 
 
@@ -148,7 +148,7 @@ def test_codes_decoded_twice_alike_are_one_weight(tmp_path: Path) -> None:
     path = save(tmp_path / "m.onnx", nodes, stored, outputs=[value("y", [8, 8])])
     found = check_same(path)
     assert {name: weight.uses for name, weight in found.items()} == {"w": ("MatMul",)}
-    assert isinstance(found["w"].encoding, LinearQuantized)
+    assert isinstance(found["w"].encoding, Quantized)
 
 
 @pytest.mark.parametrize("kind", ["uint8", "uint4", "uint2", "int64", "direct"])
@@ -212,7 +212,7 @@ def test_cast_sub_mul(tmp_path: Path, float_type: str, zero_point: str, scales: 
     ]
     path = save(tmp_path / "m.onnx", nodes, stored, outputs=[value("y", [32, 24], to)])
     encoding = check_same(path)["w"].encoding
-    assert isinstance(encoding, LinearQuantized)
+    assert isinstance(encoding, Quantized)
     assert name(encoding) == "uint8"
     check_decoded(path, "w", "decoded")
     assert (encoding.zero_point is None) == (zero_point == "none")
@@ -272,7 +272,7 @@ def test_static_qdq(tmp_path: Path, *, per_channel: bool, kind: quantization.Qua
         network(tmp_path / "m.onnx"), path, Samples(), per_channel=per_channel, weight_type=kind, activation_type=kind
     )
     found = check_same(path, {"x": floats(2, 3, 8, 8)})
-    lifted = {name: weight for name, weight in found.items() if isinstance(weight.encoding, LinearQuantized)}
+    lifted = {name: weight for name, weight in found.items() if isinstance(weight.encoding, Quantized)}
     assert set(lifted) == {"conv.weight_quantized", "fc1.weight_quantized", "fc2.weight_quantized"}
     assert {use for weight in lifted.values() for use in weight.uses} == {"Conv", "MatMul", "Gemm"}
     assert not [weight for weight in found.values() if weight.pinned]
@@ -336,7 +336,7 @@ def test_mat_mul_nbits(tmp_path: Path, *, bits: int, symmetric: bool, bias: bool
     found = check_same(path, {"x": floats(4, columns)}, exact=False)
     encoding = found["w"].encoding
     assert (name(encoding), found["w"].uses) == (f"{'int' if symmetric else 'uint'}{bits}", ("MatMul",))
-    assert isinstance(encoding, LinearQuantized)
+    assert isinstance(encoding, Quantized)
     assert (encoding.scale.shape, encoding.zero_point is None) == ((columns // 16, 24), symmetric)
     assert set(found) == ({"w", "bias"} if bias else {"w"})
     model: Model = sources.read(path)
@@ -362,4 +362,4 @@ def test_onnxruntimes_mat_mul_nbits_quantizer(tmp_path: Path, *, symmetric: bool
     path = tmp_path / "q.onnx"
     onnx.save(quantizer.model.model if hasattr(quantizer.model, "model") else quantizer.model, path)
     found = check_same(path, {"x": floats(2, 3, 8, 8)}, exact=False)
-    assert {name for name, weight in found.items() if isinstance(weight.encoding, LinearQuantized)} == {"fc1.weight_Q4"}
+    assert {name for name, weight in found.items() if isinstance(weight.encoding, Quantized)} == {"fc1.weight_Q4"}

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from compressor import encodings
-from compressor.encodings import LinearQuantized, Palettized
+from compressor.encodings import Palettized, Quantized
 from compressor.errors import CompressorError
 from compressor.sources.torch import InputSpec
 from compressor.sources.torch.declared import declare
@@ -137,7 +137,7 @@ def test_tables_of_codes(networks, apple, tmp_path: Path):
     assert exported.names == {"signed": "int8(palettized4)", "unsigned": "uint8(palettized4)"}
     assert not exported.notes
     for layer, found in ((name, exported[name]) for name in exported.names):
-        assert isinstance(found, LinearQuantized)
+        assert isinstance(found, Quantized)
         assert isinstance(found.data, Palettized)
         np.testing.assert_array_equal(found.data.indices, indices, err_msg=layer)
         assert found.data.lut.shape == (*groups, 16, 1)

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.ao.quantization as tq
 
-from compressor.encodings import LinearQuantized
+from compressor.encodings import Quantized
 from compressor.errors import CompressorError
 from compressor.sources.torch import InputSpec, export
 from tests.sources.torch.declared_exports import FLAT, Exported
@@ -84,7 +84,7 @@ def test_tensors_of_torchao(networks, ao, tmp_path: Path, monkeypatch: pytest.Mo
     assert exported.notes == dict.fromkeys(("active", "dynamic"), active)
     for layer, (_, _, shape, stored) in configs.items():
         found, tensor = exported[layer], model.layers[layer].weight
-        assert isinstance(found, LinearQuantized)
+        assert isinstance(found, Quantized)
         np.testing.assert_array_equal(np.asarray(found.data.values).astype(np.int8), tensor.qdata.numpy())
         np.testing.assert_array_equal(found.scale, tensor.scale.numpy(), strict=True)
         assert found.scale.shape == shape

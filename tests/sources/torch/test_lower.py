@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 import compressor
 from compressor import sources
-from compressor.encodings import LinearQuantized
+from compressor.encodings import Quantized
 from compressor.errors import CompressorError
 from compressor.sources.torch import InputSpec, export
 from compressor.sources.torch.legacy.lower import lower
@@ -124,7 +124,7 @@ def test_a_graph_of_fx_through_onnx_runtime_and_compress(networks, engine, tmp_p
     weights = {weight.name: weight.encoding for weight in sources.read(tmp_path / "model.onnx").weights}
     for name, expected_codes in codes.items():
         encoding = weights[name]
-        assert isinstance(encoding, LinearQuantized)
+        assert isinstance(encoding, Quantized)
         np.testing.assert_array_equal(np.asarray(encoding.data.values), expected_codes, strict=True)
 
     compressor.compress(tmp_path / "model.onnx", tmp_path / "out", target="onnxruntime")

@@ -16,7 +16,7 @@ from torch import nn
 
 import compressor
 from compressor import sources
-from compressor.encodings import LinearQuantized
+from compressor.encodings import Quantized
 from compressor.sources.torch import InputSpec, export
 from compressor.sources.torch import operators as ours
 from compressor.sources.torch.legacy.lower import lower
@@ -116,7 +116,7 @@ def test_programs(torchao, tmp_path: Path, name: str):
     read = {weight.name: weight.encoding for weight in sources.read(tmp_path / "model.onnx").weights}
     assert len(codes) == 2
     for weight, values in codes.items():
-        assert isinstance(read[weight], LinearQuantized)
+        assert isinstance(read[weight], Quantized)
         np.testing.assert_array_equal(np.asarray(read[weight].data.values), values.numpy(), strict=True)
     operators = {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
     assert {case.operator, "DequantizeLinear"} <= operators

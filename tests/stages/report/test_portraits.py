@@ -10,7 +10,7 @@ import pytest
 
 from compressor import encodings
 from compressor.compilation.manifest import WeightFacts
-from compressor.encodings import Dense, LinearQuantized, Palettized, Sparse
+from compressor.encodings import Dense, Palettized, Quantized, Sparse
 from compressor.errors import CompressorError
 from compressor.stages.report import png
 from compressor.stages.report.portraits import CORNER, WHOLE, chosen, portrait
@@ -53,7 +53,7 @@ def test_tables_of_groups_are_marked_below_the_values():
 )
 def test_a_grid_is_counted_by_codes(scales, note):
     codes = np.array([[-2, 0, 1], [1, 1, 0]], np.int8)
-    found = drawn(LinearQuantized(Dense(codes), np.array(scales, np.float32)))
+    found = drawn(Quantized(Dense(codes), np.array(scales, np.float32)))
     assert found.bars == ((-2.0, -2.0, 1), (-1.0, -1.0, 0), (0.0, 0.0, 2), (1.0, 1.0, 3))
     assert (found.unit, found.note) == ("code", note)
 
@@ -94,7 +94,7 @@ def test_a_block_of_values_far_out_is_said_and_not_drawn():
         (Dense(np.full((4, 4), 2, np.float32)), 1),
         (Dense(np.array([[np.nan, np.inf], [1, 2]], np.float32)), 60),
         (Sparse(np.zeros((4, 4), np.bool_), Dense(np.empty(0, np.float32)), (4, 4)), 0),
-        (LinearQuantized(Dense(np.zeros((4, 4), np.int8)), np.ones((1, 1), np.float32)), 1),
+        (Quantized(Dense(np.zeros((4, 4), np.int8)), np.ones((1, 1), np.float32)), 1),
     ],
 )
 def test_weights_that_hardly_have_values(encoding, bars):

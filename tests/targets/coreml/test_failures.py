@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import compressor
-from compressor.encodings import LinearQuantized, Sparse, decode
+from compressor.encodings import Quantized, Sparse, decode
 from compressor.errors import UsageError
 from compressor.formats.coreml.importing import coremltools
 from compressor.sources import InputSpec
@@ -110,7 +110,7 @@ def test_04_batch_norms_behind_compressed_convolutions(
     assert package.forms["pruned.weight"] == "sparse"
 
     found = encoding(package, "quantized.weight")
-    assert isinstance(found, LinearQuantized)
+    assert isinstance(found, Quantized)
     exact = np.round(classifier.state["quantized.weight"] / scales(classifier, "quantized.weight"))
     np.testing.assert_array_equal(decode(found.data), exact)
     expected = scales(classifier, "quantized.weight").astype(np.float64) * gain(module.quantized_norm)
@@ -219,7 +219,7 @@ def test_11_a_channel_of_zeros(version: str, layers: Exported, packages: dict[st
     # Gives the channel a scale of 0, and casts NaN to codes.
     found = encoding(packages[version], "silent.weight")
     quantized = found.values if isinstance(found, Sparse) else found
-    assert isinstance(quantized, LinearQuantized)
+    assert isinstance(quantized, Quantized)
     assert np.isfinite(np.asarray(quantized.scale)).all()
     assert (np.asarray(quantized.scale) > 0).all()
     stored = packages[version].values["silent.weight"]
@@ -276,7 +276,7 @@ def test_14_quantized_modules(network: str, inputs: dict[str, Any], layers_: lis
     made = exported(getattr(torch_networks, network)(), specs, tmp_path, f"{torch_networks.__name__}:{network}")
     package = written(made.folder, tmp_path / "out", "iOS17", min_elements=10)
     assert set(layers_) <= set(package.operators())
-    stored = [weight for weight in package.model.weights if isinstance(weight.encoding, LinearQuantized)]
+    stored = [weight for weight in package.model.weights if isinstance(weight.encoding, Quantized)]
     assert bool(stored) == (network != "arithmetic")
 
 
@@ -284,7 +284,7 @@ def test_15_values_of_nested_operations(layers: Exported, packages: dict[str, Wr
     # Its own value of a sparse quantized weight is wrong: it takes the stored non-zeros for the values.
     found = encoding(packages["iOS18"], "both.weight")
     assert isinstance(found, Sparse)
-    assert isinstance(found.values, LinearQuantized)
+    assert isinstance(found.values, Quantized)
     values, source = packages["iOS18"].values["both.weight"], layers.state["both.weight"]
     np.testing.assert_array_equal(values == 0, source == 0)
     np.testing.assert_allclose(values, source, rtol=2**-10)

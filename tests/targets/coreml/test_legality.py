@@ -12,8 +12,8 @@ from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec, Shape
 from compressor.encodings import (
     Dense,
     Encoding,
-    LinearQuantized,
     Palettized,
+    Quantized,
     Sparse,
     decode,
     index_bits,
@@ -36,11 +36,11 @@ def table(entries: int = 16, groups: Shape = (1, 1), axis: int | None = None, of
     return palette(RNG, to, of, entries, groups, axis)
 
 
-def grid(code: str = "int8", counts: Shape = (24, 1), of: Any = F16, *, zero_point: bool = False) -> LinearQuantized:
+def grid(code: str = "int8", counts: Shape = (24, 1), of: Any = F16, *, zero_point: bool = False) -> Quantized:
     return quantized(RNG, Dense(codes(RNG, SHAPE, CODE_DTYPES[code])), of, counts, zero_point=zero_point)
 
 
-def tables(counts: Shape = (1, 1), groups: Shape = (1, 1), code: str = "int8", entries: int = 16) -> LinearQuantized:
+def tables(counts: Shape = (1, 1), groups: Shape = (1, 1), code: str = "int8", entries: int = 16) -> Quantized:
     return quantized(RNG, table(entries, groups, None, CODE_DTYPES[code]), F16, counts, zero_point=True)
 
 
@@ -56,7 +56,7 @@ def sparse(values: Any = None, mask: Shape = SHAPE) -> Sparse:
             return Dense(np.asarray(encoding.values).reshape(-1)[: flat["data"][0]])
         if isinstance(encoding, Palettized):
             return Palettized(np.asarray(encoding.indices).reshape(-1)[: 24 * 32], encoding.lut, encoding.vector_axis)
-        return LinearQuantized(leaf(encoding.data), encoding.scale, encoding.zero_point)
+        return Quantized(leaf(encoding.data), encoding.scale, encoding.zero_point)
 
     return Sparse(bits, leaf(inner), SHAPE)
 
@@ -163,7 +163,7 @@ def test_masks_have_a_bit_for_each_element() -> None:
 def test_ios16_has_no_single_scale_without_a_zero_point() -> None:
     """Beside several scales the zero point that the operator wants is one scalar, which is not worth a node."""
     made = legalize(grid("int8", (1, 1)), 7)
-    assert isinstance(made, LinearQuantized)
+    assert isinstance(made, Quantized)
     assert made.zero_point is not None
     assert (made.zero_point.shape, made.zero_point.dtype) == ((1, 1), np.int8)
     assert not np.asarray(made.zero_point).any()
@@ -174,7 +174,7 @@ def test_ios16_has_no_single_scale_without_a_zero_point() -> None:
 def test_scales_of_two_channels_each_become_one_for_each() -> None:
     encoding = grid("int8", (12, 1), zero_point=True)
     made = legalize(encoding, 7)
-    assert isinstance(made, LinearQuantized)
+    assert isinstance(made, Quantized)
     np.testing.assert_array_equal(np.asarray(made.scale), np.repeat(np.asarray(encoding.scale), 2, 0))
 
 
@@ -201,6 +201,6 @@ def test_specs_and_data_agree(encoding: Encoding) -> None:
 def test_specs_cost_nothing() -> None:
     """A plan looks at weights of any size."""
     huge = ArraySpec((1 << 20, 1 << 20), CODE_DTYPES["int4"])
-    encoding = LinearQuantized(Dense(huge), ArraySpec((1 << 20, 1), F16))
+    encoding = Quantized(Dense(huge), ArraySpec((1 << 20, 1), F16))
     assert name(legalize(encoding, 7)) == "int8"
     assert name(legalize(encoding, 9)) == "int4"

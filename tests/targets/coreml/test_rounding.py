@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from compressor.arrays import ComputedArray
-from compressor.encodings import Dense, LinearQuantized, Sparse, decode
+from compressor.encodings import Dense, Quantized, Sparse, decode
 from compressor.targets.coreml.rounding import as_codes, moved, rounded
 
 CODES = np.array([[1, -2, 3], [4, 0, -6]], np.int8)
@@ -13,7 +13,7 @@ SCALE = np.array([[0.5], [2.0]], np.float32)
 
 
 def test_moved_codes_are_computed_when_they_are_read() -> None:
-    found = moved(LinearQuantized(Dense(CODES), SCALE), np.transpose, (3, 2))
+    found = moved(Quantized(Dense(CODES), SCALE), np.transpose, (3, 2))
     assert isinstance(found.data, Dense)
     assert isinstance(found.data.values, ComputedArray)
     np.testing.assert_array_equal(np.asarray(found.data.values), CODES.T)
@@ -23,7 +23,7 @@ def test_moved_codes_are_computed_when_they_are_read() -> None:
 
 def test_codes_of_zeros_are_the_zero_point() -> None:
     mask = CODES != 0
-    inner = LinearQuantized(Dense(CODES[mask] + np.int8(7)), SCALE, np.full((2, 1), 7, np.int8))
+    inner = Quantized(Dense(CODES[mask] + np.int8(7)), SCALE, np.full((2, 1), 7, np.int8))
     found = as_codes(Sparse(mask, inner, CODES.shape))
     assert found is not None
     assert isinstance(found.data, Dense)

@@ -17,7 +17,7 @@ from torch import nn
 import compressor
 from compressor import sources, targets
 from compressor.arrays import NDArray
-from compressor.encodings import LinearQuantized, Sparse
+from compressor.encodings import Quantized, Sparse
 from compressor.formats.coreml.importing import coremltools
 from compressor.kernels import expand
 from compressor.model import Model
@@ -59,7 +59,7 @@ def check(package: Written, source: Exported) -> None:
             original = original * gain(getattr(source.module, FOLDED[weight.name]))
         expected = moved(original, source.module) if weight.name.startswith("rnn") else original
         quantized = encoding.values if isinstance(encoding, Sparse) else encoding
-        if isinstance(quantized, LinearQuantized):
+        if isinstance(quantized, Quantized):
             scale = expand(np.asarray(quantized.scale), stored.shape).astype(np.float64)
             codes = np.round(expected / scale)
             np.testing.assert_array_equal(stored, (codes * scale).astype(stored.dtype))

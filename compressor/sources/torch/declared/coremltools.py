@@ -23,7 +23,7 @@ import numpy as np
 from torch import Tensor
 
 from compressor.arrays import NDArray, is_float
-from compressor.encodings import Dense, Encoding, LinearQuantized, Palettized
+from compressor.encodings import Dense, Encoding, Palettized, Quantized
 from compressor.kernels import expand
 from compressor.sources.torch.declared.claims import Claim, integer, numbers
 from compressor.sources.torch.declared.recover import ContradictionError, by_block, grid, palette, scaled
@@ -121,7 +121,7 @@ def _palettized(values: NDArray, given: Mapping[str, NDArray], *, quantized: boo
     return (None if plain else found), ""
 
 
-def _quantized_table(lut: NDArray, tables: NDArray, given: Mapping[str, NDArray]) -> LinearQuantized | None:
+def _quantized_table(lut: NDArray, tables: NDArray, given: Mapping[str, NDArray]) -> Quantized | None:
     """The table as codes; None where only a wider scale than the weight's own type gives back its values."""
     scale, width = _needed(given, "quantization_scale"), _bits(given)
     try:
@@ -134,7 +134,7 @@ def _quantized_table(lut: NDArray, tables: NDArray, given: Mapping[str, NDArray]
         return None
 
 
-def _over(found: Palettized, table: LinearQuantized) -> LinearQuantized:
+def _over(found: Palettized, table: Quantized) -> Quantized:
     """Indices into a table of codes, whose scales by block of tables are those of the weight."""
     assert isinstance(table.data, Dense)
     counts, entry = table.scale.shape[:-2], table.scale.shape[-2:]
@@ -142,7 +142,7 @@ def _over(found: Palettized, table: LinearQuantized) -> LinearQuantized:
         raise ContradictionError(f"scales {list(table.scale.shape)} for the entries of a table")
     zero_point = None if table.zero_point is None else np.asarray(table.zero_point).reshape(counts)
     codes = replace(found, lut=table.data.values)
-    return LinearQuantized(codes, np.asarray(table.scale).reshape(counts), zero_point)
+    return Quantized(codes, np.asarray(table.scale).reshape(counts), zero_point)
 
 
 def _needed(given: Mapping[str, NDArray], key: str) -> NDArray:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from compressor.arrays import CODE_DTYPES, NDArray, Shape
-from compressor.encodings import Dense, LinearQuantized, Palettized, decode
+from compressor.encodings import Dense, Palettized, Quantized, decode
 from compressor.kernels import expand
 
 MOST_BITS = 8
@@ -18,7 +18,7 @@ class ContradictionError(Exception):
     """What was declared is not what the weight is; the message says why."""
 
 
-def grid(values: NDArray, scale: NDArray, zero_point: NDArray | None, width: int) -> LinearQuantized:
+def grid(values: NDArray, scale: NDArray, zero_point: NDArray | None, width: int) -> Quantized:
     """`(codes - zero_point) * scale` with codes of `width` bits, where each value is a whole number of scales.
 
     scale, zero_point: by block of the values, without the last axes where they have one block.
@@ -46,12 +46,12 @@ def grid(values: NDArray, scale: NDArray, zero_point: NDArray | None, width: int
     return found
 
 
-def _coded(steps: NDArray, scale: NDArray, zero_point: NDArray | None, width: int) -> LinearQuantized:
+def _coded(steps: NDArray, scale: NDArray, zero_point: NDArray | None, width: int) -> Quantized:
     """Whole numbers of scales, int16, as codes of `width` bits."""
     container = next(bits for bits in (2, 4, 8) if bits >= width)
     half = 1 << (width - 1)
     if _within(steps, -half, half - 1):
-        return LinearQuantized(Dense(steps.astype(CODE_DTYPES[f"int{container}"])), scale)
+        return Quantized(Dense(steps.astype(CODE_DTYPES[f"int{container}"])), scale)
     zero = np.zeros(scale.shape, np.int16)
     if zero_point is not None:
         zero = _whole(by_block("zero point", zero_point, steps.shape))
@@ -63,7 +63,7 @@ def _coded(steps: NDArray, scale: NDArray, zero_point: NDArray | None, width: in
     for kind, low, high in ((f"int{container}", -half, half - 1), (f"uint{container}", 0, 2 * half - 1)):
         if _within(codes, low, high) and _within(zero, low, high):
             dtype = CODE_DTYPES[kind]
-            return LinearQuantized(Dense(codes.astype(dtype)), scale, zero.astype(dtype) if zero.any() else None)
+            return Quantized(Dense(codes.astype(dtype)), scale, zero.astype(dtype) if zero.any() else None)
     raise ContradictionError(f"codes from {codes.min()} to {codes.max()} do not fit {width} bits")
 
 

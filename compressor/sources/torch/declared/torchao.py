@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from compressor.arrays import CODE_DTYPES, NDArray
-from compressor.encodings import Dense, LinearQuantized, decode
+from compressor.encodings import Dense, Quantized, decode
 from compressor.errors import CompressorError
 from compressor.sources.torch.declared.claims import Claim, numbers
 from compressor.sources.torch.declared.recover import ContradictionError, by_block
@@ -122,7 +122,7 @@ def _claim(weight: str, tensor: Any, values: NDArray) -> Claim:
         return Claim(weight, None, "; ".join(filter(None, (f"torchao's {kind} is kept as values: {error}", note))))
 
 
-def _encoding(tensor: Any, values: NDArray) -> LinearQuantized:
+def _encoding(tensor: Any, values: NDArray) -> Quantized:
     codes, scale = numbers(tensor.qdata), by_block("scale", numbers(tensor.scale), values.shape)
     zero = None if tensor.zero_point is None else by_block("zero point", numbers(tensor.zero_point), values.shape)
     own = scale.astype(values.dtype)
@@ -137,7 +137,7 @@ def _encoding(tensor: Any, values: NDArray) -> LinearQuantized:
     if any((part.astype(np.int8).astype(dtype).astype(np.int8) != part).any() for part in parts):
         raise ContradictionError(f"its codes or zero points do not fit {target}")
     offset = zero.astype(np.int8).astype(dtype) if zero is not None and zero.any() else None
-    found = LinearQuantized(Dense(codes.astype(dtype)), own, offset)
+    found = Quantized(Dense(codes.astype(dtype)), own, offset)
     if (decode(found) != values).any():
         raise ContradictionError("its codes and scales do not give the values that torchao computes")
     return found

@@ -23,7 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from compressor.arrays import NDArray
-from compressor.encodings import LinearQuantized
+from compressor.encodings import Quantized
 from compressor.errors import CompressorError
 from compressor.sources.torch.declared.bare import QUANTIZER, BareGrid
 from compressor.sources.torch.declared.claims import Claim, integer, numbers
@@ -153,7 +153,7 @@ def _claims(value: Tensor, quantizer: Any) -> Iterator[Claim]:
         )
 
 
-def _encoding(values: NDArray, quantizer: Any) -> LinearQuantized:
+def _encoding(values: NDArray, quantizer: Any) -> Quantized:
     scale = numbers(quantizer.scale).reshape(-1)
     zero_point = numbers(getattr(quantizer, "zero_point", torch.zeros(scale.size))).reshape(-1)
     if scale.size != zero_point.size or not scale.size or not values.ndim:
