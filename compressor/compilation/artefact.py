@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from compressor.compilation.describe import TARGET
 from compressor.compilation.plan import Choice, Plan
 from compressor.compilation.planning import Progress, as_it_was, watched
-from compressor.compilation.stream import InexactError, failure, stream
+from compressor.compilation.stream import InexactError, Run, failure, stream
 from compressor.compilation.verify import verify
 from compressor.compilation.write import write
 from compressor.errors import CompressorError
@@ -33,8 +33,11 @@ def write_all(
     directory: Path,
     progress: Progress | None,
     metadata: Mapping[str, str],
+    run: Run = stream,
 ) -> None:
     """Encodes the weights, and writes each at its place.
+
+    run: what maps this over the weights.
 
     Raises:
         FailedError: some are not what they were planned to be.
@@ -43,14 +46,18 @@ def write_all(
     layout = target.layout(fitted.model, {choice.name: choice.legal for choice in choices}, metadata)
     layout.begin(directory)
     task = partial(failure, partial(write, target.legalize, directory))
-    written = stream(task, weights, choices, (layout.places[weight.name] for weight in weights))
+    written = run(task, weights, choices, (layout.places[weight.name] for weight in weights))
     if failed := [*filter(None, watched(written, weights, "compress", progress))]:
         raise FailedError(failed)
     layout.check(directory)
 
 
-def verify_all(fitted: Fitted, choices: Sequence[Choice], directory: Path, progress: Progress | None) -> None:
+def verify_all(
+    fitted: Fitted, choices: Sequence[Choice], directory: Path, progress: Progress | None, run: Run = stream
+) -> None:
     """Reads every weight back from the files and compares it with its source.
+
+    run: what maps this over the weights.
 
     Raises:
         FailedError: some are not as they were.
@@ -59,7 +66,7 @@ def verify_all(fitted: Fitted, choices: Sequence[Choice], directory: Path, progr
     read = {weight.name: weight.encoding for weight in fitted.target.read(directory).weights}
     if missing := [weight.name for weight in weights if weight.name not in read]:
         raise CompressorError(f"{len(missing)} weights are missing from the artefact, the first one is {missing[0]}")
-    compared = stream(
+    compared = run(
         partial(failure, verify),
         weights,
         (read[weight.name] for weight in weights),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 from compressor import sources, targets
-from compressor.compilation import describe, publish
+from compressor.compilation import describe, publish, workers
 from compressor.compilation import rules as rules_
 from compressor.compilation.artefact import FailedError, contents, opened, put_source, verify_all, write_all
 from compressor.compilation.manifest import Manifest
@@ -16,6 +18,7 @@ from compressor.compilation.pipelines import UNCOMPRESSED
 from compressor.compilation.pipelines import get as get_pipeline
 from compressor.compilation.plan import Plan
 from compressor.compilation.planning import Progress, Request, Taken, look, mended, planned, take
+from compressor.compilation.stream import stream
 from compressor.errors import CompressorError
 from compressor.model import Model, unchanged
 from compressor.recognition.findings import Detection, Settings
@@ -83,6 +86,7 @@ def compress(
     settings: Settings = Settings(),  # noqa: B008 - frozen
     rules: Mapping[str, rules_.Asked] = MappingProxyType({}),
     progress: Progress | None = None,
+    executor: Executor | None = None,
 ) -> Manifest:
     """Writes the artefact and its manifest to the directory `out`, verified before it appears there.
 
@@ -96,11 +100,15 @@ def compress(
     rules: what holds for some weights instead, by patterns of their names in the source: `{"*.head.*": "dense"}`; the
         first that matches a weight holds. See `compress.rules` of params.yaml.
     progress: called with (`detect`, `compress` or `verify`; dense bytes done, dense bytes in all) on the way.
+    executor: what looks at, writes and compares the weights, in the place of threads: processes, or Dask's workers on
+        many machines (`Client.get_executor()`), that have these versions and see the files of the model and the folder
+        of `out` at the same paths. The artefact is the same, whatever it is. It is not shut down.
 
     Raises:
         UsageError: no such target or pipeline; a rule is not understood, or matches no weight; `out` holds what this
             package has not written.
-        CompressorError: the model cannot be read, a weight read back differs, or the disk is full.
+        CompressorError: the model cannot be read, a weight read back differs, the disk is full, or the executor or one
+            of its workers has failed.
     """
     model = _whole(model)
     # Every weight is compared with its source before anything is published, so a sample of each is enough to plan by;
@@ -108,7 +116,10 @@ def compress(
     asked = _request(model, _target(target), pipeline, detection, settings, rules, progress, sampled=True)
     publish.check_directory(Path(out), (model.path, *model.stamps))
     with publish.directory(Path(out)) as directory, unchanged(model.stamps):
-        return _settled(take(model, asked), asked, directory)
+        joined = nullcontext() if executor is None else workers.joined(executor, model.stamps, directory)
+        with joined as others:
+            asked = replace(asked, run=None if others is None else others.stream)
+            return _settled(take(model, asked), asked, directory)
 
 
 def write_baseline(model: Model | Path | str, out: Path | str, *, target: str | Target = targets.DEFAULT) -> Model:
@@ -158,24 +169,24 @@ def _settled(taken: Taken, asked: Request, directory: Path) -> Manifest:
     while True:
         chosen = planned(taken, asked)
         try:
-            return _written(taken.fitted, chosen, asked.progress, directory)
+            with publish.attempt(directory) as folder:
+                return _written(taken.fitted, chosen, asked, folder)
         except FailedError as error:
-            publish.empty(directory)
             taken = mended(taken, chosen, error.failures, asked)
 
 
-def _written(fitted: Fitted, chosen: Plan, progress: Progress | None, directory: Path) -> Manifest:
+def _written(fitted: Fitted, chosen: Plan, asked: Request, directory: Path) -> Manifest:
     """Writes, reads back, compares; the files' digests are computed meanwhile.
 
     Raises:
         FailedError: some weights cannot be stored so, or are not read back as they were.
     """
-    target, model = fitted.target, fitted.model
+    target, model, run = fitted.target, fitted.model, asked.run or stream
     with ThreadPoolExecutor(1) as executor:
-        write_all(fitted, chosen.choices, directory, progress, describe.said(chosen))
+        write_all(fitted, chosen.choices, directory, asked.progress, describe.said(chosen), run)
         chosen = put_source(model, target, chosen, directory) or chosen
         files = executor.submit(describe.files, sorted(contents(directory)), directory)
-        verify_all(fitted, chosen.choices, directory, progress)
+        verify_all(fitted, chosen.choices, directory, asked.progress, run)
         notes = (*chosen.notes, *opened(model, target, directory))
         made = describe.manifest(fitted, chosen, files.result(), notes)
         (directory / publish.MANIFEST).write_text(made.to_json(), encoding="utf-8", newline="\n")

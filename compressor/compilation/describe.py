@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 from compressor import encodings, sources, targets
 from compressor.arrays import ArraySpec
 from compressor.compilation.manifest import FileFacts, Manifest, WeightFacts
 from compressor.compilation.plan import Choice, Plan, as_values
+from compressor.compilation.versions import versions
 from compressor.encodings import Dense
 from compressor.model import Model
-from compressor.recognition import schemes
 from compressor.recognition.find import as_declared, unlooked
 from compressor.targets import Fitted, Target
 from compressor.weight import Weight
@@ -71,7 +70,7 @@ def manifest(fitted: Fitted, chosen: Plan, files: tuple[FileFacts, ...], notes: 
     return Manifest(
         target=chosen.target,
         pipeline=chosen.pipeline,
-        versions=_versions(),
+        versions=versions(),
         files=files,
         nbytes=nbytes,
         dense_nbytes=dense,
@@ -121,11 +120,3 @@ def _inspected(weight: Weight) -> WeightFacts:
         encodings.nbytes(encoding),
         encodings.nbytes(Dense(ArraySpec(shape, dtype))),
     )
-
-
-def _versions() -> dict[str, str]:
-    found: dict[str, str] = {}
-    for package in sorted({"compressor", "ml-dtypes", "numpy", *targets.packages(), *schemes.packages()}):
-        with suppress(PackageNotFoundError):  # a runtime may be installed under another name
-            found[package] = version(package)
-    return found

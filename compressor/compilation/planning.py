@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import TypeVar
 
 from compressor import encodings
+from compressor.compilation.encode import stored
 from compressor.compilation.pipelines import PassPipeline
 from compressor.compilation.plan import Choice, Plan, Rejected, choose, plan
 from compressor.compilation.rules import NONE, Rules
-from compressor.compilation.stream import InexactError, stream
+from compressor.compilation.stream import InexactError, Run, failure, stream
+from compressor.compilation.verify import verify
 from compressor.encodings import Encoding
 from compressor.errors import CompressorError
 from compressor.model import Model
@@ -33,6 +36,7 @@ class Request:
     detection: what was found before, if anything was: it brings its settings.
     sampled: whether a sample of each weight tells what it is, as a hypothesis: for whoever compares every value later.
     rules: what holds for some weights instead.
+    run: what maps functions over weights; None for threads.
     """
 
     target: Target
@@ -42,6 +46,7 @@ class Request:
     detection: Detection | None = None
     sampled: bool = False
     rules: Rules = NONE
+    run: Run | None = None
 
     def settings_of(self, weight: Weight) -> Settings:
         """Those of a look at a weight."""
@@ -82,15 +87,15 @@ def look(
     *,
     sampled: bool = False,
     known: Mapping[Weight, Finding] = MappingProxyType({}),
+    run: Run | None = None,
 ) -> Iterator[Finding]:
-    """What each weight is; by a sample of its values if `sampled`. known: what needs no look."""
-
-    def finding(weight: Weight) -> Finding:
-        return known[weight] if weight in known else find(weight, settings(weight), sampled=sampled)
-
+    """What each weight is; by a sample of its values if `sampled`. known: what needs no look. run: see `Request`."""
+    unknown = [weight for weight in model.weights if weight not in known]
     # A look at a sample is many short calls that hold the interpreter's lock: threads would wait for each other.
-    executor = map if sampled else stream
-    return watched(executor(finding, model.weights), model.weights, "detect", progress)
+    each = run or (map if sampled else stream)
+    found = iter(each(partial(find, sampled=sampled), unknown, [settings(weight) for weight in unknown]))
+    findings = (known[weight] if weight in known else next(found) for weight in model.weights)
+    return watched(findings, model.weights, "detect", progress)
 
 
 def given(model: Model, asked: Request) -> dict[Weight, Finding]:
@@ -108,7 +113,7 @@ def take(model: Model, asked: Request) -> Taken:
     known = given(model, asked)
     # Of weights alone it is not known what the target would make of them in a graph.
     fitted = Fitted(asked.target, model) if model.graph is None else asked.target.fit(model, asked)
-    findings = look(fitted.model, asked.settings_of, asked.progress, sampled=asked.sampled, known=known)
+    findings = look(fitted.model, asked.settings_of, asked.progress, sampled=asked.sampled, known=known, run=asked.run)
     told = frozenset(weight.name for weight in fitted.model.weights if weight in known)
     by_name = {one.name: one for one in findings}
     return Taken(fitted, by_name, frozenset(by_name) if asked.sampled else told, told)
@@ -122,18 +127,39 @@ def planned(taken: Taken, asked: Request) -> Plan:
     return replace(made, notes=taken.fitted.model.notes)
 
 
-def _again(weight: Weight, finding: Finding, failure: InexactError, settings: Settings, *, told: bool) -> Finding:
-    """What a weight is whose form failed, from all of its values.
+def _again(taken: Taken, failures: Mapping[str, InexactError], asked: Request) -> dict[str, Finding]:
+    """What those weights are whose forms failed, and that were not looked at as a whole: from all of their values.
 
-    told: whether a detection that was given tells about it.
+    failures: by the names of the weights.
 
     Raises:
-        CompressorError: that detection says something else.
+        CompressorError: a detection that was given says something else.
     """
-    found = find(weight, settings)
-    if told and found.candidates != finding.candidates:
-        raise CompressorError(f"the detection is of another model: {failure}. Run `compressor detect` again.")
+    weights = [weight for weight in taken.fitted.model.weights if weight.name in failures.keys() & taken.unsure]
+    again = (asked.run or stream)(find, weights, [asked.settings_of(weight) for weight in weights])
+    found = {one.name: one for one in again}
+    for name in found.keys() & taken.told:
+        if found[name].candidates != taken.findings[name].candidates:
+            said = failures[name]
+            raise CompressorError(f"the detection is of another model: {said}. Run `compressor detect` again.")
     return found
+
+
+def _check_workers(weight: Weight, choice: Choice, target: Target) -> None:
+    """A form that failed elsewhere, tried here.
+
+    Raises:
+        CompressorError: it holds the weight: whoever wrote it, or read it back, is not sound.
+    """
+    if failure(_held, target, weight, choice) is None:
+        raise CompressorError(
+            f"weight {weight.name}: what workers wrote of it is damaged, and is right where it is made here: a worker, "
+            "or what they share, is not sound. Nothing was published."
+        )
+
+
+def _held(target: Target, weight: Weight, choice: Choice) -> None:
+    verify(weight, stored(target.legalize, weight, choice).encoding, choice.form.loss)
 
 
 def mended(taken: Taken, chosen: Plan, failures: Iterable[InexactError], asked: Request) -> Taken:
@@ -143,21 +169,19 @@ def mended(taken: Taken, chosen: Plan, failures: Iterable[InexactError], asked: 
         CompressorError: a weight cannot be stored otherwise, or a detection that was given is of another model.
     """
     weights = {weight.name: weight for weight in taken.fitted.model.weights}
-    specs = {choice.name: choice.form.spec for choice in chosen.choices}
-    findings, unsure, failed = dict(taken.findings), set(taken.unsure), dict(taken.failed)
-    for failure in failures:
-        name, before = failure.name, taken.findings[failure.name]
-        if name in unsure:
-            findings[name] = _again(
-                weights[name], before, failure, asked.settings_of(weights[name]), told=name in taken.told
-            )
-            unsure.remove(name)
-            if findings[name].candidates != before.candidates:
-                continue
-        if weights[name].pinned or not encodings.is_encoded(specs[name]):
-            raise CompressorError(f"{failure}. Nothing was published.") from failure
-        failed[name] = {**failed.get(name, {}), specs[name]: failure.reason}
-    return replace(taken, findings=findings, unsure=frozenset(unsure), failed=failed)
+    choices = {choice.name: choice for choice in chosen.choices}
+    failing = {each.name: each for each in failures}
+    again, failed = _again(taken, failing, asked), dict(taken.failed)
+    for name, why in failing.items():
+        if name in again and again[name].candidates != taken.findings[name].candidates:
+            continue
+        spec = choices[name].form.spec
+        if asked.run is not None:
+            _check_workers(weights[name], choices[name], taken.fitted.target)
+        if weights[name].pinned or not encodings.is_encoded(spec):
+            raise CompressorError(f"{why}. Nothing was published.") from why
+        failed[name] = {**failed.get(name, {}), spec: why.reason}
+    return replace(taken, findings={**taken.findings, **again}, unsure=taken.unsure - again.keys(), failed=failed)
 
 
 def as_it_was(model: Model, chosen: Plan, why: str) -> Plan:

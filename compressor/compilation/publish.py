@@ -122,10 +122,33 @@ def directory(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def empty(directory: Path) -> None:
-    """Removes all that lies in a directory."""
-    for entry in directory.iterdir():
-        _remove(entry)
+@contextmanager
+def attempt(directory: Path) -> Iterator[Path]:
+    """A folder inside one that is being written, whose content moves there when the block ends; an error removes it.
+
+    Its name is never used again: whoever is late with an attempt that has failed writes into no other one.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=".", dir=directory))
+    try:
+        yield folder
+        for entry in folder.iterdir():
+            entry.rename(directory / entry.name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def beside(directory: Path) -> Iterator[Path]:
+    """A folder beside one that is being written, for what is not published; gone when the block ends.
+
+    It is called like what a killed run leaves, which the next one sweeps.
+    """
+    name = directory.name.rpartition("-")[0]
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=directory.parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def text(path: Path, content: str) -> None:

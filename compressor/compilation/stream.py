@@ -1,7 +1,7 @@
 """Streaming: a function mapped over weights on threads, in order, the bytes in flight bounded.
 
 A function sees one weight and what belongs to it, so whatever maps a function over items in order may run it: threads
-here, processes elsewhere.
+here, processes elsewhere (`workers`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from compressor.arrays import ArraySpec
 from compressor.encodings import Encoding, dtype, shape
@@ -23,6 +23,14 @@ IN_FLIGHT = 64 << 20
 """Bytes of dense weights that may be worked on at a time; a larger weight is worked on alone."""
 
 
+class Run(Protocol):
+    """What maps a function over weights and what belongs to each, results in order: `stream`, or workers."""
+
+    def __call__(
+        self, function: Callable[..., T], weights: Iterable[Weight], *others: Iterable[Any]
+    ) -> Iterator[T]: ...
+
+
 class InexactError(CompressorError):
     """A weight is not what its form says, or is not read back as it was: the plan does not fit the model.
 
@@ -31,7 +39,10 @@ class InexactError(CompressorError):
 
     def __init__(self, name: str, spec: Encoding, reason: str) -> None:
         super().__init__(f"weight {name} {dtype(spec)}{list(shape(spec))}: {reason}")
-        self.name, self.reason = name, reason
+        self.name, self.spec, self.reason = name, spec, reason
+
+    def __reduce__(self) -> tuple[type[InexactError], tuple[str, Encoding, str]]:
+        return type(self), (self.name, self.spec, self.reason)
 
 
 def failure(function: Callable[..., object], *arguments: Any) -> InexactError | None:
@@ -54,12 +65,12 @@ def stream(function: Callable[..., T], weights: Iterable[Weight], *others: Itera
     with ThreadPoolExecutor(workers) as executor:
         try:
             for weight, *rest in zip(weights, *others, strict=True):
-                size = ArraySpec(shape(weight.encoding), dtype(weight.encoding)).nbytes
+                size = dense_nbytes(weight)
                 while pending and (in_flight + size > IN_FLIGHT or len(pending) > 2 * workers):
                     future, done = pending.popleft()
                     yield future.result()
                     in_flight -= done
-                pending.append((executor.submit(_named, function, weight, *rest), size))
+                pending.append((executor.submit(named, function, weight, *rest), size))
                 in_flight += size
             while pending:
                 yield pending.popleft()[0].result()
@@ -68,7 +79,17 @@ def stream(function: Callable[..., T], weights: Iterable[Weight], *others: Itera
                 future.cancel()
 
 
-def _named(function: Callable[..., T], weight: Weight, *rest: Any) -> T:
+def dense_nbytes(weight: Weight) -> int:
+    """The bytes that a weight takes once it is decoded."""
+    return ArraySpec(shape(weight.encoding), dtype(weight.encoding)).nbytes
+
+
+def named(function: Callable[..., T], weight: Weight, *rest: Any) -> T:
+    """`function(weight, *rest)`, whose errors about damage name the weight.
+
+    Raises:
+        CompressorError: what the weight stores contradicts itself.
+    """
     try:
         return function(weight, *rest)
     except DamageError as error:

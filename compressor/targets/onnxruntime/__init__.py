@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -159,9 +158,21 @@ def get(name: str, options: Mapping[str, object] = {}) -> OnnxRuntime:  # noqa: 
     return OnnxRuntime(name, *(TARGETS[name] or (None,)))
 
 
+@dataclass(frozen=True, eq=False)
+class _Reached:
+    """Why a graph has no such opset, nor can be converted to it. known: what was asked before, for it takes long."""
+
+    proto: onnx.ModelProto
+    known: dict[int, str] = field(default_factory=dict)
+
+    def __call__(self, opset: int) -> str:
+        if opset not in self.known:
+            self.known[opset] = opsets.unreachable(self.proto, opset)
+        return self.known[opset]
+
+
 def _facts(model: Model, proto: onnx.ModelProto) -> Facts:
-    reached = functools.cache(partial(opsets.unreachable, proto))
-    return Facts(assembly.opset(proto), reached, computing.wanted(model))
+    return Facts(assembly.opset(proto), _Reached(proto), computing.wanted(model))
 
 
 @functools.cache
