@@ -84,6 +84,8 @@ def _copy(source: Path, directory: Path) -> None:
     from compressor.formats.onnx import copying
 
     model = sources.read(source)
+    if model.graph is None:
+        raise UsageError(f"{source}: holds weights without a graph. Name what the training wrote.")
     if model.onnx is None:
         raise UsageError(f"{source}: has no ONNX graph: give it to compress as it is.")
     copying.copy(model.path, directory, apart=True)

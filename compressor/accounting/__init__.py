@@ -1,6 +1,6 @@
 """Where every byte of a model's files is, and what would make them fewer.
 
-    path --files--> files --onnx | coreml | safetensors | torch--> claims --tiled--> portions
+    path --files--> files --onnx | coreml | gguf | safetensors | torch--> claims --tiled--> portions
                                   sources: forms of weights ------^
     portions + detection --advice--> what would save how many bytes, and what to do
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-from compressor.accounting import coreml, files, onnx, safetensors, torch
+from compressor.accounting import coreml, files, gguf, onnx, safetensors, torch
 from compressor.accounting.account import Account, Claim, Found, What, account
 from compressor.accounting.copies import marked
 from compressor.errors import CompressorError, line, unknown
@@ -17,7 +17,7 @@ from compressor.formats.wire import WireError
 from compressor.sources.coreml import UNREADABLE
 from compressor.sources.onnx import TRACED, place
 
-_ACCOUNTANTS: Sequence[ModuleType] = (onnx, safetensors, torch)
+_ACCOUNTANTS: Sequence[ModuleType] = (gguf, onnx, safetensors, torch)
 """Of files; a package is a folder."""
 
 _PACKAGE = ".mlpackage"
@@ -27,7 +27,6 @@ _LEFT_OVER = (".data", ".onnx_data", ".weights", ".weight", ".bin", ".raw")
 
 _UNREADABLE = (
     ".mlmodel",
-    ".gguf",
     ".h5",
     ".keras",
     ".tflite",
@@ -102,8 +101,9 @@ def _folder(path: Path) -> Found:
     for folder in sorted({one.parent for one in loose if one.suffix.lower() in safetensors.SUFFIXES}):
         _tried(safetensors.claim_folder, folder, found)
     for one in loose:
-        if one.suffix.lower() in onnx.SUFFIXES:
-            _tried(onnx.claim, one, found)
+        for module in (gguf, onnx):
+            if one.suffix.lower() in module.SUFFIXES:
+                _tried(module.claim, one, found)
     claimed = {claim.file for claim in found.claims}
     modelled = bool(claimed or found.notes)
     for one in present:
@@ -160,7 +160,7 @@ def _left(path: Path, name: str, found: Found) -> bool:
     what = What.OTHER
     if path.name == TRACED:
         pass  # a module without weights, from which Core ML's are converted
-    elif suffix in {*_UNREADABLE, *safetensors.SUFFIXES}:
+    elif suffix in {*_UNREADABLE, *gguf.SUFFIXES, *safetensors.SUFFIXES}:
         what = What.UNREADABLE
     elif suffix in _LEFT_OVER:
         what = What.UNREFERENCED

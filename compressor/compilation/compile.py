@@ -209,8 +209,18 @@ def _whole(model: Model | Path | str) -> Model:
     """
     model = _model(model)
     if model.graph is None:
-        raise CompressorError(
-            f"{model.path}: holds weights without a graph; first run `compressor export {model.path} DIRECTORY`, with "
-            "export.factory in params.yaml for a state dict, or with transformers installed for its folders."
-        )
+        raise CompressorError(f"{model.path}: holds weights without a graph; {_graph_of(model.path)}")
     return model
+
+
+def _graph_of(path: Path) -> str:
+    """How one comes by the graph of weights that have none."""
+    if sources.exporter(path) is None:
+        return (
+            "export the model that they were made of, in the framework that trained it. `compressor detect`, "
+            "`inspect`, `explain`, `diff` and `compress --dry-run` read them as they are."
+        )
+    return (
+        f"first run `compressor export {path} DIRECTORY`, with export.factory in params.yaml for a state dict, or with "
+        "transformers installed for its folders."
+    )

@@ -14,6 +14,7 @@ from tests.faults.mutations import (
     Mutation,
     flipped,
     in_blobs,
+    in_gguf,
     in_json,
     in_protobuf,
     in_safetensors,
@@ -148,6 +149,7 @@ def in_zip(content: bytes, random: Random) -> bytes:
 STRUCTURED: dict[str, Mutation] = {
     ".json": in_json,
     ".yaml": in_yaml,
+    ".gguf": in_gguf,
     ".safetensors": in_safetensors,
     ".onnx": in_protobuf,
     ".mlmodel": in_protobuf,

@@ -217,6 +217,44 @@ def in_safetensors(content: bytes, random: Random) -> bytes:
     return struct.pack("<Q", len(header)) + header + data
 
 
+def in_gguf(content: bytes, random: Random) -> bytes:
+    """A count, a length, a type, a dimension or an offset of the header."""
+    offset, width = random.choice(_gguf_numbers(content))
+    now = int.from_bytes(content[offset : offset + width], "little")
+    number: int = random.choice((*NUMBERS, *range(45), now + 1, now - 1, now * 2, now + 32)) % (1 << 8 * width)
+    return content[:offset] + number.to_bytes(width, "little") + content[offset + width :]
+
+
+def _gguf_numbers(content: bytes) -> list[tuple[int, int]]:
+    """Where the numbers of a header lie, and their bytes, as far as it can be followed."""
+    found = [(4, 4), (8, 8), (16, 8)]
+    at = 24
+
+    def number(width: int) -> int:
+        nonlocal at
+        found.append((at, width))
+        at += width
+        return int.from_bytes(content[at - width : at], "little")
+
+    def text() -> None:
+        nonlocal at
+        at += number(8)
+
+    sizes = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+    for _ in range(int.from_bytes(content[16:24], "little") % 64):
+        text()
+        kind = number(4)
+        kind, count = (number(4), number(8)) if kind == 9 else (kind, 1)
+        for _ in range(count % 64):
+            text() if kind == 8 else number(sizes.get(kind, 4))
+    for _ in range(int.from_bytes(content[8:16], "little") % 64):
+        text()
+        for _ in range(number(4) % 8):
+            number(8)
+        number(4), number(8)
+    return [place for place in found if place[0] + place[1] <= len(content)]
+
+
 def in_blobs(content: bytes, random: Random) -> bytes:
     """The metadata of a blob of Core ML: type, bytes, offset, unused bits."""
     at = random.randrange(0, len(content), 64)

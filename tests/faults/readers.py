@@ -21,6 +21,7 @@ from compressor.encodings import Dense, Encoding, Palettized, Sparse
 from tests.faults import graphs
 from tests.faults.commands import SIZE, chain, done, weights
 from tests.formats.coreml import models as coreml_models
+from tests.sources.gguf import gguf_files
 from tests.sources.huggingface.folders import awq, gptq, masked, quantized, saved, scaled, scheme, words
 
 Arguments = tuple[str, ...]
@@ -302,6 +303,11 @@ READERS: dict[str, Reader] = {
         },
         (".json", ".safetensors"),
         _looks("folder"),
+    ),
+    "gguf": Reader(
+        {"model": lambda: gguf_files.saved(Path("m.gguf"))},
+        (".gguf",),
+        (*_looks("m.gguf"), ("compress", "m.gguf", "out", "--dry-run"), ("explain", "m.gguf")),
     ),
     "safetensors": Reader({"weights": _bare}, (".safetensors",), _looks("m.safetensors")),
     "safetensors by torch": Reader(
