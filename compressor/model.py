@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from compressor.errors import CompressorError
-from compressor.weight import Weight
+from compressor.weight import Copy, Weight
 
 if TYPE_CHECKING:
     import onnx
@@ -50,6 +50,7 @@ class Model:
     metadata: what this package wrote about itself when it wrote the file; keys begin with `compressor.`.
     traced: the path of the same module, traced by torch, whose parameters have no values; None where there is none.
     source: the model that it was made of, where a target has one in another way (`Weight.origin`).
+    copies: by their names in the source, constants that hold what one of the weights holds: no weights of their own.
     notes: what there is to say of the model as a whole: what was translated in another way than one expects.
     files: those that the model consists of, in the order in which they are read: `path` alone if none are given.
     stamps: every file that is read for it, `files` among them, as they were before; none for what lies in memory.
@@ -63,6 +64,7 @@ class Model:
     stamps: Stamps = field(default_factory=dict)
     traced: Path | None = None
     source: Model | None = None
+    copies: Mapping[str, Copy] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from compressor.arrays import Array, NDArray
+from compressor.arrays import Array, NDArray, Shape
 from compressor.encodings import Encoding
 
 
@@ -21,6 +21,28 @@ class Origin:
     weight: str
     move: Callable[[NDArray], NDArray] | None = None
     factor: NDArray | None = None
+
+
+@dataclass(frozen=True)
+class Copy:
+    """How the values of a constant lie in a weight that is stored in its place.
+
+        copy = weight.reshape(frame).transpose(order).reshape(shape)
+
+    weight: its name.
+    shape: the copy's.
+    frame, order: a shape of the weight's elements, and its axes in the copy's order; empty where rows stay rows.
+    """
+
+    weight: str
+    shape: Shape
+    frame: Shape = ()
+    order: tuple[int, ...] = ()
+
+    def __call__(self, values: NDArray) -> NDArray:
+        """The copy's values."""
+        turned = values.reshape(self.frame).transpose(self.order) if self.order else values
+        return turned.reshape(self.shape)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,8 +3,8 @@
     file --load--> graph, data on disk --inline--> --unique names--> --index--> --lift--> weights and what reads them
 
 `scopes` finds values in graphs and their subgraphs, `expressions` reads decode nodes as encodings, `operators` knows
-what consumes codes itself, `normalize` writes the normal form that `compressor.model.Model` describes, and `ties` finds
-weights that are one under several names.
+what consumes codes itself, `normalize` writes the normal form that `compressor.model.Model` describes, `copies` finds
+weights that are one under several names, and `ties` keeps one of them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def read(path: Path, *, as_written: bool = False) -> Model:
     from compressor.formats.onnx.reading import files, load
     from compressor.sources.onnx.inlining import inline
     from compressor.sources.onnx.normalize import normalize
-    from compressor.sources.onnx.ties import tie
+    from compressor.sources.onnx.ties import tie, told
 
     path = place(path)
     model = load(path)
@@ -71,13 +71,13 @@ def read(path: Path, *, as_written: bool = False) -> Model:
         own = f"{DOMAIN}.version" in metadata
         inline(model, own=own)
         weights = normalize(model, path.parent, own=own)
-        weights, tied = (weights, {}) if as_written else tie(model.graph, weights)
+        weights, copies = (weights, {}) if as_written else tie(model, weights)
     except CompressorError as error:
         raise CompressorError(f"{path}: {error}") from error
-    metadata |= {f"{DOMAIN}.note.{name}": text for name, text in tied.items()}
+    metadata |= {f"{DOMAIN}.note.{name}": text for name, text in told(copies, weights).items()}
     weights = tuple(replace(weight, note=metadata.get(f"{DOMAIN}.note.{weight.name}", "")) for weight in weights)
     traced = path.with_name(TRACED)
-    return Model(path, weights, model, metadata, read, traced=traced if traced.exists() else None)
+    return Model(path, weights, model, metadata, read, traced=traced if traced.exists() else None, copies=copies)
 
 
 def place(path: Path) -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from compressor.targets.coreml import conversion, origins, slots
 from compressor.targets.coreml.request import Request
 from compressor.targets.coreml.slots import Slot
 from compressor.targets.coreml.spilling import spilled
+from compressor.weight import Copy
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +76,10 @@ def _by_torch(model: Model, request: Request, values: Mapping[str, NDArray]) -> 
 
     assert model.onnx is not None
     outputs = [one.name for one in model.onnx.graph.output]
+    copies = {name: copy(values[copy.weight]) for name, copy in model.copies.items()}  # the module has both
     try:
-        made = torch.program(model.traced, values, request.inputs, outputs, conversion.target(request))
-        return _found(made, {}, values)
+        made = torch.program(model.traced, {**values, **copies}, request.inputs, outputs, conversion.target(request))
+        return _found(made, {}, values, model.copies)
     except CompressorError as error:
         return str(error)
 
@@ -89,8 +92,15 @@ def _by_onnx(model: Model, request: Request, values: Mapping[str, NDArray]) -> T
     return _found(*made, values)
 
 
-def _found(program: Any, notes: Mapping[str, str], values: Mapping[str, NDArray]) -> Translated:
-    known = origins.traced(program, {name: array.shape for name, array in values.items()})
+def _found(
+    program: Any,
+    notes: Mapping[str, str],
+    values: Mapping[str, NDArray],
+    copies: Mapping[str, Copy] = MappingProxyType({}),
+) -> Translated:
+    shapes = {name: array.shape for name, array in values.items()}
+    known = origins.traced(program, {**shapes, **{name: copy.shape for name, copy in copies.items()}})
+    known = origins.of_copies(known, copies, shapes)
     with conversion.quiet():
         slots.fold(program)
     found = [replace(slot, values=spilled(slot.values)) for slot in slots.find(program, known)]

@@ -23,7 +23,7 @@ from coremltools.converters.mil.mil.ops.defs._utils import compute_gather, solve
 
 from compressor.arrays import NDArray, Shape
 from compressor.targets.coreml.editing import operations
-from compressor.weight import Origin
+from compressor.weight import Copy, Origin
 
 Shapes = Sequence[Shape]
 
@@ -127,6 +127,25 @@ def traced(program: Program, weights: Mapping[str, Shape]) -> Origins:
         return Origin(var.name) if weights.get(var.name) == var.val.shape else None
 
     return origin
+
+
+def of_copies(origins: Origins, copies: Mapping[str, Copy], weights: Mapping[str, Shape]) -> Origins:
+    """The origins, those in a copy of a weight in that weight itself."""
+
+    def origin(var: Var) -> Origin | None:
+        found = origins(var)
+        copy = None if found is None else copies.get(found.weight)
+        if found is None or copy is None:
+            return found
+        if not copy.order and copy.shape == weights[copy.weight]:
+            return Origin(copy.weight, found.move)
+        return Origin(copy.weight, copy if found.move is None else partial(_in_turn, copy, found.move))
+
+    return origin
+
+
+def _in_turn(first: Callable[[NDArray], NDArray], then: Callable[[NDArray], NDArray], array: NDArray) -> NDArray:
+    return then(first(array))
 
 
 def _arguments(operation: Operation) -> dict[str, Any]:
