@@ -1,19 +1,21 @@
-"""Grids: the scales of which all values of a row are whole multiples, exactly or but for noise.
+"""Grids: the scales of which all values of a row are whole multiples.
 
-A value lies on a grid if it is `fl(k * scale)`, a whole multiple after one rounding. Rows are `[rows, n]`; each has a
-scale of its own.
+A value lies on a grid if it is `fl(k * scale)`, a whole multiple after one rounding. Rows are `[rows, n]`, in whatever
+order they lie in memory; each has a scale of its own.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from compressor.arrays import DType, NDArray
-from compressor.patterns import eps, greatest, least_magnitudes
+from compressor.arrays import BFLOAT16, DType, NDArray
+from compressor.blocks import row_blocks
+from compressor.patterns import magnitude_bits
 from compressor.recognition.scan import ENTRIES, distinct
 
 SPAN = 255
@@ -22,23 +24,28 @@ SPAN = 255
 _GREATEST = SPAN + 2
 """Two roundings move the greatest multiple by less than 2."""
 
-_FEW, _TELLING = 8, 32
-"""So many values of a row rule most scales out; so many tell those that are left from the true ones."""
+_FEW = 256
+"""So many values of a row rule most scales out ..."""
+
+_QUANTILES = np.array([0.3, 0.1, 0.2, 0.4, 0.5, 0.6, 0.8, 0.99])
+"""... and of these the magnitudes that so many of those above zero do not exceed."""
 
 _SEARCHED = 1 << 17
 """A longer row is searched by its distinct values: a grid has no more than it has steps."""
 
-_APART = 8
-"""A value may be an eighth of a scale from its multiple: nearly any value is near a multiple of a finer one."""
+_PARTS, _SIDES = np.array([*itertools.product(range(1, SPAN + 1), (0, 1, -1))]).T
+"""How a scale may follow from the least magnitude of its row, a guess each, the largest scales first: fewest steps.
 
-Guess = tuple[int, int]
-"""How a scale may follow from the least magnitude of its row: the part of it that the scale is, 1 to 255, and on which
-side of the rounded quotient the scale lies: 0 for the quotient, else 1 or -1 for the float above or below."""
+The part of it that the scale is, 1 to 255, and on which side of the rounded quotient the scale lies: 0 for the
+quotient, else 1 or -1 for the float above or below.
+"""
 
-_GUESSES: tuple[Guess, ...] = tuple(itertools.product(range(1, SPAN + 1), (0, 1, -1)))
-"""The largest scales first: fewest steps."""
+_ROUNDS = (1, 6, 24, 96, _PARTS.size)
+"""Where guesses are parted: most rows have their scale by the first ones, and the others are few."""
 
-_PARTS, _SIDES = np.array(_GUESSES).T
+
+_LEAST_NORMAL, _FIXED = np.float32(2.0**-14), np.float32(0.75)
+"""Float16 has a fixed point below the former; float32 has the same one at the latter."""
 
 
 @dataclass(frozen=True)
@@ -64,132 +71,157 @@ def find(rows: NDArray) -> Grid | None:
     if len(rows) == 1 and rows.size > _SEARCHED:
         table = distinct(rows)
         return None if table is None or table.entries.size > ENTRIES else find(table.entries[None, :])
-    if not rows.size:
+    if not rows.size or (extremes := _extremes(rows)) is None:
         return None
-    with np.errstate(invalid="ignore"):  # a NaN
-        low, high = _wide(rows.min(axis=1)), _wide(rows.max(axis=1))
-    if not (np.isfinite(low) & np.isfinite(high)).all():
-        return None
-    scale = _scales(rows, np.maximum(high, -low))
+    low, high, least = extremes
+    scale = _scales(rows, least, np.maximum(high, -low))
     if scale is None:
         return None
-    lowest, highest = np.minimum(0, np.rint(low / _wide(scale))), np.maximum(0, np.rint(high / _wide(scale)))
+    lowest, highest = np.rint(low / _wide(scale)), np.rint(high / _wide(scale))
     if (highest - lowest > SPAN).any():
         return None
     return Grid(scale, lowest.astype(np.int16), highest.astype(np.int16))
 
 
-def _scales(rows: NDArray, largest: NDArray) -> NDArray | None:
-    """The largest scale of each row, given its largest magnitude; None where a row has none.
+def _extremes(rows: NDArray) -> tuple[NDArray, NDArray, NDArray] | None:
+    """The least and the greatest value of each row, zero among them, and its least magnitude above zero: float64.
 
-    The least magnitude of a row is a multiple of its scale, so the scale is a whole part of it but for a rounding: the
-    parts are tried in turn, the largest first, as long as the largest magnitude has a code.
+    The latter is zero in a row of zeros. None where a value is not finite.
+
+    >>> [each.tolist() for each in _extremes(np.array([[0.5, -1.5, 1.0], [8.0, 4.0, 0.0]]))]
+    [[-1.5, 0.0], [1.0, 8.0], [0.5, 4.0]]
     """
-    scale = np.ones(len(rows), rows.dtype)  # a row of zeros keeps a finite scale
-    left, least = np.flatnonzero(largest), _wide(least_magnitudes(rows))
-    guesses: Sequence[Guess] = ()
-    if left.size:
-        guesses = _plausible(rows[left[0]], least[left[0]], largest[left[0]])
-    if len(left) > 1 and guesses:  # what divides one row says nothing about the others
-        guesses = _GUESSES
-    for part, side in guesses:
-        with np.errstate(over="ignore"):  # an infinite product is beyond any code
-            beyond = largest[left] * part > least[left] * _GREATEST
-        if not left.size or beyond.any():
-            break
-        guess = _beside(least[left] / part, side, rows.dtype)
-        # Most guesses fail on the first few values: the others are not worth a look then.
-        fits = _fits(rows[left, :_FEW], guess)
-        some = left[fits]
-        fits[fits] = _fits(rows if some.size == len(rows) else rows[some], guess[fits])
-        scale[left[fits]] = guess[fits]
-        left = left[~fits]
-    return None if left.size else scale
+    size, magnitude = rows.dtype.itemsize, magnitude_bits(rows.dtype)
+    unsigned = rows.view(f"<u{size}")
+    infinite = np.array([np.inf]).astype(rows.dtype).view(unsigned.dtype)[0]
+    # Patterns sort as magnitudes do: as unsigned ones the negative values are above all others, as signed ones below.
+    greatest = np.maximum(unsigned.view(f"<i{size}").max(axis=1), 0).astype(unsigned.dtype)
+    lowest = unsigned.max(axis=1)
+    lowest = np.where(lowest > magnitude, lowest & magnitude, unsigned.dtype.type(0))
+    if (lowest >= infinite).any() or (greatest >= infinite).any():
+        return None
+    one = unsigned.dtype.type(1)
+    least = np.full_like(lowest, magnitude)
+    for part, places in _blocks(rows):
+        absolute = unsigned[part, places] & magnitude
+        absolute -= one  # 0 becomes the greatest
+        np.minimum(least[part], absolute.min(axis=1), out=least[part])
+    least = np.where(least < magnitude, least + one, 0).astype(unsigned.dtype)
+    low, high, small = (_wide(each.view(rows.dtype)) for each in (lowest, greatest, least))
+    return 0 - low, high, small
 
 
-def _plausible(row: NDArray, least: float, largest: float) -> Sequence[Guess]:
-    """The guesses that a row passes by its first values: one look at all of them at once, and most rows pass none."""
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # values too far apart for a grid
-        scale = (least / _PARTS).astype(row.dtype)
-        for side in (-1, 1):
-            scale = np.where(side == _SIDES, _beside(least / _PARTS, side, row.dtype), scale)
-        passed = (largest * _PARTS <= least * _GREATEST) & _fits(row[row != 0][None, :_TELLING], scale)
-    return [_GUESSES[place] for place in np.flatnonzero(passed)]
+@np.errstate(divide="ignore", over="ignore", invalid="ignore")  # values too far apart for a grid
+def _scales(rows: NDArray, least: NDArray, largest: NDArray) -> NDArray | None:
+    """The largest scale of each row, given its least and its largest magnitude; None where a row has none.
+
+    The least magnitude of a row is a multiple of its scale, so the scale is a whole part of it but for a rounding. Most
+    often it is the scale itself; else the parts are tried in turn, the largest first, as long as the largest magnitude
+    has a code. Few values of a row rule most guesses out; what they leave is compared with all of them.
+    """
+    scale = np.where(largest > 0, least, 1).astype(rows.dtype)  # a row of zeros keeps a finite scale
+    left = np.flatnonzero(~(_fits(rows, scale) & (largest <= least * _GREATEST)))
+    tried = np.ones(left.size, np.intp)
+    looked_at = _FEW
+    while left.size:
+        found = _next(_telling(rows[left], looked_at), least[left], largest[left], tried, rows.dtype)
+        if found is None:
+            return None
+        tried, scale[left] = found
+        fits = _fits(rows[left], scale[left])
+        left, tried, looked_at = left[~fits], tried[~fits] + 1, rows.shape[1]
+    return scale
 
 
-def _beside(quotient: NDArray, side: int, dtype: DType) -> NDArray:
-    """The quotient of a rounded value is at most a rounding away from the scale: it, or the float beside it."""
-    rounded = quotient.astype(dtype)
-    return np.asarray(np.nextafter(rounded, dtype.type(np.inf if side > 0 else 0))) if side else rounded
+def _telling(rows: NDArray, size: int) -> NDArray:
+    """Magnitudes of each row, by `size` of its values: `[values, rows]`, of the type in which codes are multiplied.
+
+    Small ones tell most, for the floats between two multiples are many there; zeros tell nothing.
+    """
+    few = rows[:, :: max(1, rows.shape[1] // size)]
+    absolute = np.ascontiguousarray(few).view(f"<u{rows.dtype.itemsize}") & magnitude_bits(rows.dtype)
+    one = absolute.dtype.type(1)
+    absolute -= one  # 0 becomes the greatest
+    absolute.sort(axis=1)
+    absolute += one
+    places = np.count_nonzero(absolute, axis=1)[:, None] * _QUANTILES
+    return _exact(np.take_along_axis(absolute, places.astype(np.intp), axis=1).T.view(rows.dtype))
+
+
+def _next(
+    telling: NDArray, least: NDArray, largest: NDArray, tried: NDArray, dtype: DType
+) -> tuple[NDArray, NDArray] | None:
+    """The first guess of each row, from `tried` on, by which the telling values of it have codes; and the scale.
+
+    telling: `[values, rows]`, of the type in which codes are multiplied. None where a row has no such guess.
+    """
+    guess, scale = np.zeros(least.size, np.intp), np.empty(least.size, dtype)
+    left = np.arange(least.size)
+    for first, end in itertools.pairwise(_ROUNDS):
+        some = slice(None) if left.size == least.size else left
+        guesses, rows, scales = _passed(telling[:, some], least[some], largest[some], tried[some], first, end, dtype)
+        rows, first_of = np.unique(rows, return_index=True)
+        guess[left[rows]], scale[left[rows]] = guesses[first_of], scales[first_of]
+        left = np.delete(left, rows)
+        if not left.size:
+            return guess, scale
+        # Where one row has no grid, nobody needs to know of the others.
+        one = left[:1]
+        if not _passed(telling[:, one], least[one], largest[one], tried[one], end, _PARTS.size, dtype)[0].size:
+            return None
+    return None
+
+
+def _passed(
+    telling: NDArray, least: NDArray, largest: NDArray, tried: NDArray, first: int, end: int, dtype: DType
+) -> tuple[NDArray, NDArray, NDArray]:
+    """The guesses from `first` to `end` by which the telling values of a row have codes.
+
+    Which guess, in ascending order, of which row, and the scale: `[found]` each. A few values rule most of them out.
+    """
+    parts = _PARTS[first:end, None]
+    scale = (least / parts).astype(dtype)
+    # The quotient of a rounded value is at most a rounding away from the scale: it, or the float beside it.
+    unsigned = scale.view(f"<u{dtype.itemsize}")
+    unsigned += _SIDES[first:end, None].astype(unsigned.dtype)
+    passed = (largest * parts <= least * _GREATEST) & (np.arange(first, end)[:, None] >= tried)
+    passed &= _equal(telling[0], _exact(scale), dtype)
+    guess, row = np.nonzero(passed)
+    scale = scale[guess, row]
+    for some in (telling[1:3], telling[3:]):
+        fits = _equal(np.take(some, row, axis=1), _exact(scale), dtype).all(axis=0)
+        if not fits.all():
+            guess, row, scale = guess[fits], row[fits], scale[fits]
+    return guess + first, row, scale
 
 
 def _fits(rows: NDArray, scale: NDArray) -> NDArray:
     """Which rows equal multiples of their scale after one rounding: bool `[rows]`."""
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        return np.asarray((on_grid(multiples(rows, scale), scale) == rows).all(axis=1))
+    fits, divisor = np.ones(len(rows), np.bool_), _exact(scale)[:, None]
+    for part, places in _blocks(rows):
+        equal = _equal(_exact(rows[part, places]), divisor[part], rows.dtype)
+        if not equal.all():
+            fits[part] &= equal.all(axis=1)
+    return fits
 
 
-@np.errstate(divide="ignore", over="ignore", invalid="ignore")  # values too far apart for a grid
-def near(rows: NDArray, tolerance: float, rounding: float = 0.0, slack: float = 1.0) -> NDArray | None:
-    """A scale for every row of which no value is farther from a multiple than is allowed; None if a row has none.
+def _blocks(rows: NDArray) -> Iterator[tuple[slice, slice]]:
+    """Rows in blocks that stay in the cache: some rows, or some places of all of them where they lie side by side."""
+    if rows.flags.c_contiguous:
+        yield from ((part, slice(None)) for part in row_blocks(len(rows), rows.size))
+    else:
+        yield from ((slice(None), places) for places in row_blocks(rows.shape[1], rows.size))
 
-    The largest magnitude of a row is the least affected by noise: it is taken for 1, 2, ... times the scale in turn,
-    and the scale is then fitted to all values.
 
-    tolerance: how far a value may be from its multiple.
-    rounding: what more is allowed, relative to the largest magnitude of the row.
-    slack: how many times that a fitted scale may miss by.
+def _equal(exact: NDArray, scale: NDArray, dtype: DType) -> NDArray:
+    """Where values of a type equal a whole multiple of a scale after one rounding, `fl(k * scale) == w`: bool.
 
-    >>> near(np.array([[0.301, -0.899, 0.6]]), 0.01).round(3).tolist()
-    [0.3]
+    exact, scale: in the type in which codes are multiplied.
     """
-    exact = _wide(rows)
-    if not np.isfinite(exact).all():
-        return None
-    largest = np.abs(exact).max(axis=1)
-    allowed = tolerance + rounding * largest
-    roughly = allowed + eps(rows.dtype) * largest
-    # A row that is nothing but noise becomes zeros: all of it is less than half a scale.
-    scale = np.clip(3 * largest, 1, greatest(rows.dtype)).astype(rows.dtype)
-    left = np.flatnonzero(largest > allowed)
-    for multiple in _possible(exact[left], largest[left], roughly[left]):
-        if not left.size:
-            break
-        guess = largest[left] / multiple
-        passed = _near(exact[left, :_FEW], guess, roughly[left])
-        some = left[passed]
-        fitted = _fitted(exact[some], guess[passed]).astype(rows.dtype)
-        apart = np.abs(_wide(on_grid(multiples(rows[some], fitted), fitted)) - exact[some]).max(axis=1)
-        fits = apart <= slack * np.minimum(allowed[some], _wide(fitted) / _APART)
-        scale[some[fits]] = fitted[fits]
-        left = np.setdiff1d(left, some[fits], assume_unique=True)
-    return None if left.size else scale
-
-
-def _possible(rows: NDArray, largest: NDArray, allowed: NDArray) -> NDArray:
-    """The multiples of its scale that the largest magnitude may be: for a single row, one look tells which."""
-    every = np.arange(1, SPAN + 1)
-    if len(rows) != 1:
-        return every
-    # The values farthest from zero tell most: zeros are a multiple of anything.
-    telling = np.sort(np.abs(rows), axis=1)[:, -_TELLING:]
-    return every[_near(telling, largest / every, allowed)]
-
-
-def _near(rows: NDArray, guess: NDArray, allowed: NDArray) -> NDArray:
-    """Which guesses have a multiple near every value: of a scale for each row, or of many scales for one.
-
-    A guess is off by as much as the value it is taken from, and both are rounded.
-    """
-    quotients = rows / guess[:, None]
-    apart = np.abs(quotients - np.rint(quotients)) * guess[:, None]
-    return np.asarray((apart <= 3 * np.minimum(allowed, guess / _APART)[:, None]).all(axis=1))
-
-
-def _fitted(rows: NDArray, guess: NDArray) -> NDArray:
-    """The scale of least squares by the multiples that a guess gives: the one that noise moves least."""
-    codes = np.rint(rows / guess[:, None])
-    return np.asarray((codes * rows).sum(axis=1) / (codes * codes).sum(axis=1))
+    whole = exact / scale
+    np.rint(whole, out=whole)
+    whole *= scale
+    return np.asarray(_rounded(whole, dtype) == exact)
 
 
 def multiples(rows: NDArray, scale: NDArray) -> NDArray:
@@ -207,6 +239,29 @@ def on_grid(whole: NDArray, scale: NDArray) -> NDArray:
     return whole.astype(scale.dtype, copy=False)
 
 
+def _rounded(exact: NDArray, dtype: DType) -> NDArray:
+    """Values rounded to a type that may be narrower, in their own; they are used up.
+
+    By their patterns, which is faster than to convert them there and back. What is too large for the narrower type
+    becomes none of its values.
+
+    >>> _rounded(np.array([1.001, 3e-8, 1e-8], np.float32), np.dtype(np.float16)).tolist()
+    [1.0009765625, 5.960464477539063e-08, 0.0]
+    """
+    if dtype.itemsize > 2:
+        return exact
+    shift = 16 if dtype == BFLOAT16 else 13
+    fixed = None if dtype == BFLOAT16 else (exact + _FIXED) - _FIXED
+    tiny = None if fixed is None else np.abs(exact) < _LEAST_NORMAL
+    bits = exact.view(np.uint32)
+    half = bits >> np.uint32(shift)
+    half &= np.uint32(1)
+    half += np.uint32((1 << shift - 1) - 1)
+    bits += half
+    bits &= np.uint32(0xFFFFFFFF << shift & 0xFFFFFFFF)
+    return exact if fixed is None or tiny is None else np.where(tiny, fixed, exact)
+
+
 def _wide(values: NDArray) -> NDArray:
     """Few values in a type in which the search for a scale is exact enough for all of them."""
     return values.astype(np.float64)
@@ -214,4 +269,12 @@ def _wide(values: NDArray) -> NDArray:
 
 def _exact(values: NDArray) -> NDArray:
     """Values in the type in which `dequantize` multiplies."""
+    if values.dtype == np.float16:  # numpy converts them one by one
+        return np.take(_every_half(), values.view(np.uint16), mode="clip")
     return values.astype(np.float64 if values.dtype == np.float64 else np.float32, copy=False)
+
+
+@functools.cache
+def _every_half() -> NDArray:
+    """The float16 value of every pattern, as float32."""
+    return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,29 +21,50 @@ from tests import strategies
 
 @given(strategies.shapes, st.data())
 def test_rows_are_the_blocks_and_lead_back(shape: Shape, data: st.DataObject) -> None:
-    cut = Granularity(shape, data.draw(strategies.counts(shape)))
-    values = np.arange(int(np.prod(shape))).reshape(shape)
-    rows = cut.rows(values)
-    for row, block in zip(rows, np.ndindex(*cut.counts), strict=True):
-        lengths = [dim // count for dim, count in zip(shape, cut.counts, strict=True)]
-        part = values[tuple(slice(at * n, (at + 1) * n) for at, n in zip(block, lengths, strict=True))]
-        assert row.tolist() == part.reshape(-1).tolist()
-    assert np.array_equal(cut.whole(rows), values)
-    assert np.isin(cut.probe(values), values).all()
+    lengths = tuple(data.draw(st.integers(1, dim)) for dim in shape)
+    cut, values = Granularity(shape, lengths), np.arange(math.prod(shape)).reshape(shape)
+    again, seen = np.empty_like(values), np.zeros(cut.counts, np.intp)
+    for part in cut.parts():
+        rows = part.rows(values)
+        for row, block in zip(rows, itertools.product(*(range(b.start, b.stop) for b in part.blocks)), strict=True):
+            own = values[tuple(slice(at * n, (at + 1) * n) for at, n in zip(block, lengths, strict=True))]
+            assert row.tolist() == own.reshape(-1).tolist()
+        part.put(again, rows)
+        seen[part.blocks] += 1
+    assert np.array_equal(again, values)
+    assert (seen == 1).all()
+    probe = cut.probe(values)
+    assert np.isin(probe, values).all()
+    assert len({tuple(row) for row in probe.tolist()}) == len(probe)
 
 
-def test_parts_are_all_rows_in_order() -> None:
-    cut = Granularity((600, 500), (600, 2))
-    values = np.arange(300_000).reshape(600, 500)
-    parts = list(cut.parts(values))
-    assert [part for part, _ in parts] == [
-        slice(0, 262),
-        slice(262, 524),
-        slice(524, 786),
-        slice(786, 1048),
-        slice(1048, 1200),
-    ]
-    assert np.array_equal(np.concatenate([rows for _, rows in parts]), values.reshape(1200, 250))
+@pytest.mark.parametrize(
+    ("shape", "lengths", "parts", "order"),
+    [
+        pytest.param((600, 1000), (1, 1000), 3, "C", id="channels along axis 0"),
+        pytest.param((1000, 600), (1000, 1), 3, "F", id="channels along axis 1"),
+        pytest.param((600, 1024), (1, 32), 3, "F", id="short blocks"),
+        pytest.param((600, 1024), (1, 128), 3, "C", id="long blocks"),
+        pytest.param((1024, 600), (128, 1), 3, "F", id="blocks along axis 0"),
+        pytest.param((6, 500, 1000), (1, 100, 1), 18, "F", id="blocks of experts"),
+        pytest.param((64, 1024, 3, 3), (1, 256, 3, 3), 3, "C", id="whole kernels"),
+        pytest.param((700, 1000), (700, 1000), 1, "C", id="all of it"),
+    ],
+)
+def test_parts_are_large_and_lie_in_memory_as_is_fast(shape: Shape, lengths: Shape, parts: int, order: str) -> None:
+    values = np.zeros(shape, np.uint8)
+    found = [part.rows(values) for part in Granularity(shape, lengths).parts()]
+    assert len(found) == parts
+    assert all(rows.flags.c_contiguous if order == "C" else rows.flags.f_contiguous for rows in found)
+    assert sum(rows.size for rows in found) == values.size
+
+
+def test_a_probe_looks_all_over_the_weight() -> None:
+    rows, columns = np.divmod(
+        Granularity((1000, 4096), (1, 4096)).probe(np.arange(4_096_000).reshape(1000, 4096)), 4096
+    )
+    assert [row for row, *_ in rows.tolist()] == [62, 187, 312, 437, 562, 687, 812, 937]
+    assert columns[0, [0, 1, -1]].tolist() == [8, 24, 4088]
 
 
 CHANNELS, ROWS = "per channel along axis 0", "per channel along axis 1"
@@ -101,4 +125,5 @@ def test_a_grid_in_blocks_is_found_along_any_axis(shape: Shape, counts: Shape, *
 
 
 def test_all_of_a_weight_is_one_row() -> None:
-    assert per_tensor((2, 3)).rows(np.arange(6).reshape(2, 3)).tolist() == [[0, 1, 2, 3, 4, 5]]
+    (part,) = per_tensor((2, 3)).parts()
+    assert part.rows(np.arange(6).reshape(2, 3)).tolist() == [[0, 1, 2, 3, 4, 5]]

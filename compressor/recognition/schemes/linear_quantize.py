@@ -7,7 +7,6 @@ merely look regular are never taken for one.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -16,7 +15,7 @@ from compressor import encodings
 from compressor.arrays import CODE_DTYPES, ArraySpec, DType, NDArray, is_float
 from compressor.encodings import Dense, Quantized
 from compressor.kernels import expand, select
-from compressor.recognition import granularity, grids
+from compressor.recognition import granularity, grids, noisy_grids
 from compressor.recognition.granularity import Granularity
 from compressor.recognition.grids import Grid
 from compressor.recognition.scan import Scan
@@ -61,23 +60,24 @@ def nearest(values: NDArray, tolerance: float, rounding: float = 0.0) -> NDArray
 
 def encode(values: NDArray, spec: Quantized, where: NDArray | None) -> Quantized:
     """The multiples of each block's scale, as codes of the spec's dtype; a zero point makes the least one 0."""
-    cut, dtype = Granularity(values.shape, spec.scale.shape), encodings.dtype(spec.data)
-    rows = math.prod(cut.counts)
+    counts, dtype = spec.scale.shape, encodings.dtype(spec.data)
+    cut = Granularity(values.shape, tuple(dim // count for dim, count in zip(values.shape, counts, strict=True)))
     # 2- and 4-bit codes take a byte each in memory, and numpy converts bytes faster than ml_dtypes does.
-    codes = np.empty((rows, values.size // rows), np.int8 if dtype.name.startswith("int") else np.uint8)
-    scale, least = np.empty(rows, values.dtype), np.zeros(rows, np.int16)
-    for part, some in cut.parts(values):
-        grid = grids.find(some)
+    codes = np.empty(values.shape, np.int8 if dtype.name.startswith("int") else np.uint8)
+    scale, least = np.empty(counts, values.dtype), np.zeros(counts, np.int16)
+    for part in cut.parts():
+        rows = part.rows(values)
+        grid = grids.find(rows)
         if grid is None:
-            raise ValueError(f"values on a grid of {list(cut.counts)} scales for {list(values.shape)}")
+            raise ValueError(f"values on a grid of {list(counts)} scales for {list(values.shape)}")
+        scale[part.blocks] = grid.scale.reshape(part.counts)
+        multiples = grids.multiples(rows, grid.scale)
         if spec.zero_point is not None:
-            least[part] = grid.low
-        scale[part] = grid.scale
-        np.subtract(grids.multiples(some, grid.scale), least[part, None], out=codes[part], casting="unsafe")
-    whole = cut.whole(codes)
-    chosen = (whole if where is None else select(whole, where)).astype(dtype, copy=False)
-    zero_point = None if spec.zero_point is None else (-least).astype(dtype).reshape(cut.counts)
-    return Quantized(Dense(chosen), scale.reshape(cut.counts), zero_point)
+            least[part.blocks] = grid.low.reshape(part.counts)
+            multiples -= grid.low[:, None]
+        part.put(codes, multiples)
+    chosen = (codes if where is None else select(codes, where)).astype(dtype, copy=False)
+    return Quantized(Dense(chosen), scale, None if spec.zero_point is None else (-least).astype(dtype))
 
 
 def centred(encoding: Quantized) -> NDArray:
@@ -111,8 +111,8 @@ def _code_dtype(found: Sequence[Grid]) -> tuple[DType, bool]:
 def _grids(values: NDArray, cut: Granularity) -> list[Grid] | None:
     """The grids of all blocks, or None where one has none."""
     found = []
-    for _, rows in cut.parts(values):
-        if (grid := grids.find(rows)) is None:
+    for part in cut.parts():
+        if (grid := grids.find(part.rows(values))) is None:
             return None
         found.append(grid)
     return found
@@ -122,13 +122,14 @@ def _nearest(values: NDArray, cut: Granularity, tolerance: float, rounding: floa
     """The weight on a grid of such blocks, if there is one that is near enough."""
     if not _probably_near(cut.probe(values), tolerance, rounding):
         return None
-    moved = np.empty((math.prod(cut.counts), values.size // math.prod(cut.counts)), values.dtype)
-    for part, rows in cut.parts(values):
-        scale = grids.near(rows, tolerance, rounding)
+    moved = np.empty_like(values)
+    for part in cut.parts():
+        rows = part.rows(values)
+        scale = noisy_grids.near(rows, tolerance, rounding)
         if scale is None:
             return None
-        moved[part] = grids.on_grid(grids.multiples(rows, scale), scale)
-    return cut.whole(moved)
+        part.put(moved, grids.on_grid(grids.multiples(rows, scale), scale))
+    return moved
 
 
 def _probably_near(rows: NDArray, tolerance: float, rounding: float) -> bool:
@@ -136,4 +137,4 @@ def _probably_near(rows: NDArray, tolerance: float, rounding: float) -> bool:
 
     A scale that is fitted to a part of a row lies up to three times as far from it as that of the whole row does.
     """
-    return all(grids.near(row[None, :], tolerance, rounding, 3.0) is not None for row in rows)
+    return all(noisy_grids.near(row[None, :], tolerance, rounding, 3.0) is not None for row in rows)
