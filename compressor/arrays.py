@@ -44,6 +44,13 @@ FLOAT_DTYPES: dict[str, DType] = {
 }
 """The floating types that weights come in, by name."""
 
+STORED_DTYPES: dict[str, DType] = {
+    "float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
+    "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
+    "float8_e8m0fnu": np.dtype(ml_dtypes.float8_e8m0fnu),
+}
+"""The floating types that values are stored in and none are computed in, by name."""
+
 _SUB_BYTE_BITS = {INT2: 2, UINT2: 2, INT4: 4, UINT4: 4}
 
 

@@ -48,31 +48,41 @@ def scatter(values: NDArray, where: NDArray) -> NDArray:
     return dense.reshape(where.shape)
 
 
-def expand(parameter: NDArray, to: Shape) -> NDArray:
+def expand(parameter: NDArray, to: Shape, block: Shape | None = None) -> NDArray:
     """A parameter by block, repeated to the weight's shape `to`: a view where every block is 1 or the whole axis.
+
+    block: the lengths of a block, where the last one of an axis may be shorter.
 
     >>> expand(np.array([[1, 2]]), (2, 4)).tolist()
     [[1, 1, 2, 2], [1, 1, 2, 2]]
+    >>> expand(np.array([[1, 2]]), (1, 5), (1, 3)).tolist()
+    [[1, 1, 1, 2, 2]]
     """
     for axis, (have, want) in enumerate(zip(parameter.shape, to, strict=True)):
         if 1 < have < want:
-            parameter = np.repeat(parameter, want // have, axis)
+            length = want // have if block is None else block[axis]
+            parameter = np.repeat(parameter, length, axis)
+            parameter = parameter[(slice(None),) * axis + (slice(want),)]
     return np.broadcast_to(parameter, to)
 
 
 def facing(
-    values: NDArray, parameters: Sequence[NDArray], where: NDArray | None = None
+    values: NDArray, parameters: Sequence[NDArray], where: NDArray | None = None, block: Shape | None = None
 ) -> tuple[NDArray, Sequence[NDArray]]:
     """Values and their parameters by block, in shapes that broadcast against each other: blocks become axes.
 
     where: of `[D]` values, the mask of the places that they have in the weight.
+    block: the lengths of a block, where the last one of an axis may be shorter: then parameters are repeated.
 
     >>> values, (scale,) = facing(np.zeros((2, 6)), [np.zeros((2, 3))])
     >>> values.shape, scale.shape
     ((2, 3, 2), (2, 3, 1))
     """
     if where is not None:
-        return values, [one.reshape(()) if one.size == 1 else expand(one, where.shape)[where] for one in parameters]
+        whole = where.shape
+        return values, [one.reshape(()) if one.size == 1 else expand(one, whole, block)[where] for one in parameters]
+    if block is not None:
+        return values, [expand(one, values.shape, block) for one in parameters]
     wide: list[int] = []
     narrow: list[int] = []
     for dim, count in zip(values.shape, parameters[0].shape, strict=True):

@@ -8,13 +8,13 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec
-from compressor.encodings import PLACES, Dense, Encoding, Palettized, Quantized, Sparse
+from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, STORED_DTYPES, ArraySpec
+from compressor.nodes import PLACES, Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, Whole
 
 T = TypeVar("T")
 
-_NODES: dict[str, type[Dense | Quantized | Palettized | Sparse]] = {
-    node.__name__: node for node in (Dense, Quantized, Palettized, Sparse)
+_NODES: dict[str, type[Whole | Concatenated]] = {
+    node.__name__: node for node in (Dense, Quantized, Palettized, Sparse, Concatenated)
 }
 
 
@@ -30,7 +30,7 @@ def to_json(value: Any) -> Any:
     if isinstance(value, Encoding):
         fields = {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"node": type(value).__name__, **fields}
-    return list(value) if isinstance(value, tuple) else value
+    return [to_json(item) for item in value] if isinstance(value, tuple) else value
 
 
 def from_json(value: Any) -> Any:
@@ -40,7 +40,7 @@ def from_json(value: Any) -> Any:
         KeyError, TypeError, ValueError: it is not what `to_json` gives.
     """
     if isinstance(value, list):
-        return tuple(value)
+        return tuple(from_json(item) for item in value)
     if not isinstance(value, dict):
         return value
     if "node" not in value:
@@ -50,7 +50,7 @@ def from_json(value: Any) -> Any:
     return checked(_NODES[value["node"]], fields)
 
 
-_DTYPES = {**CODE_DTYPES, **FLOAT_DTYPES, "bool": np.dtype(np.bool_), PLACES.name: PLACES}
+_DTYPES = {**CODE_DTYPES, **FLOAT_DTYPES, **STORED_DTYPES, "bool": np.dtype(np.bool_), PLACES.name: PLACES}
 
 
 def checked(kind: type[T], values: dict[str, Any]) -> T:

@@ -20,9 +20,10 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, DType, NarrowArray, NDArray, Shape
+from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, STORED_DTYPES, DType, NarrowArray, NDArray, Shape
 from compressor.encodings import (
     PLACES,
+    Concatenated,
     Dense,
     Encoding,
     Palettized,
@@ -98,6 +99,8 @@ def forms() -> Iterator[Case]:
         yield f"{stored} for {of} {to}", Dense(NarrowArray(floats(rng, to, stored), of))
     yield from palettes(rng)
     yield from quantizations(rng)
+    yield from scaled_floats(rng)
+    yield from concatenations(rng)
     for name, values in masks(rng):
         yield from under(rng, name, values)
 
@@ -131,6 +134,57 @@ def quantizations(rng: np.random.Generator) -> Iterator[Case]:
             yield f"{name} {to} of palette {entries} scale {counts}", form
 
 
+def scaled_floats(rng: np.random.Generator) -> Iterator[Case]:
+    """Tables of floats, and floats of 8 bits, times a scale; and integers: in blocks whose last one is short, too."""
+    for of, to in itertools.product(FLOATS, SHAPES[3:]):
+        for counts, block in (*((counts, None) for counts in parameters(to)), *short_blocks(to)):
+            scale = (np.abs(floats(rng, counts, F32)) + np.float32(0.01)).astype(of)
+            label = f"{of} {to} scale {counts} block {block}"
+            for entries in (5, 16):
+                table = palette(rng, to, of, entries)
+                yield f"scaled table of {entries} {label}", Quantized(table, scale, None, block)
+            stored = STORED_DTYPES["float8_e4m3fn"]
+            narrow = NarrowArray(floats(rng, to, F32).astype(stored), of)
+            exponents = NarrowArray(np.exp2(rng.integers(-3, 3, counts)).astype(STORED_DTYPES["float8_e8m0fnu"]), F32)
+            yield f"scaled {stored} {label}", Quantized(Dense(narrow), exponents if of == F32 else scale, None, block)
+    for (name, of), to in itertools.product(CODE_DTYPES.items(), SHAPES[3:]):
+        for (counts, block), zero_point in itertools.product(short_blocks(to), (False, True)):
+            data = Dense(codes(rng, to, of))
+            scale = np.abs(floats(rng, counts, F32)) + np.float32(0.01)
+            zero = codes(rng, counts, of) if zero_point else None
+            form = Quantized(data, scale, zero, block)
+            yield f"{name} {to} scale {counts} block {block} zero point {zero_point}", form
+
+
+def short_blocks(to: Shape) -> tuple[tuple[Shape, Shape], ...]:
+    """How many blocks there are, and their lengths, where the last one of an axis is shorter."""
+    found = []
+    for axis, dim in enumerate(to):
+        for size in (size for size in (2, 4, 16) if size < dim and dim % size):
+            counts = tuple(-(-dim // size) if place == axis else other for place, other in enumerate(to))
+            found.append((counts, tuple(size if place == axis else 1 for place in range(len(to)))))
+            ones = tuple(-(-dim // size) if place == axis else 1 for place in range(len(to)))
+            found.append((ones, tuple(size if place == axis else other for place, other in enumerate(to))))
+    return tuple(dict.fromkeys(found))
+
+
+def concatenations(rng: np.random.Generator) -> Iterator[Case]:
+    """Parts of every kind beside one another, along every axis."""
+    for to in SHAPES[3:]:
+        bits = rng.random(to) < 0.3
+        count = (int(np.count_nonzero(bits)),)
+        parts = (
+            Sparse(bits, Dense(floats(rng, count, F32)), to),
+            palette(rng, to, F32, 5),
+            quantized(rng, Dense(codes(rng, to, CODE_DTYPES["int4"])), F32, (1,) * len(to), zero_point=True),
+            Dense(floats(rng, to, F32)),
+            Dense(NarrowArray(floats(rng, to, F16), F32)),
+            Quantized(palette(rng, to, F32, 16), np.abs(floats(rng, (to[0], *(1,) * (len(to) - 1)), F32))),
+        )
+        for axis, number in itertools.product(range(len(to)), (2, 3, 6)):
+            yield f"{number} parts {to} along {axis}", Concatenated(parts[:number], axis)
+
+
 def masks(rng: np.random.Generator) -> Iterator[tuple[str, tuple[NDArray, Shape]]]:
     """Element and block masks: random, full and empty ones; and places."""
     for to in SHAPES:
@@ -158,6 +212,13 @@ def under(rng: np.random.Generator, name: str, mask: tuple[NDArray, Shape]) -> I
             data = Dense(codes(rng, count, CODE_DTYPES[code]))
             form = quantized(rng, data, F32, counts, zero_point=code == "uint8")
             yield f"sparse {name} {code} scale {counts}", Sparse(bits, form, to)
+    for counts, block in short_blocks(to):
+        data = Dense(codes(rng, count, CODE_DTYPES["int8"]))
+        form = replace(quantized(rng, data, F32, counts, zero_point=False), block=block)
+        yield f"sparse {name} int8 scale {counts} block {block}", Sparse(bits, form, to)
+    few = Palettized(rng.integers(0, 6, count).astype(np.uint8), floats(rng, (*(1,) * len(to), 6, 1), F32))
+    scale = np.abs(floats(rng, (to[0], *(1,) * (len(to) - 1)), F32))
+    yield f"sparse {name} scaled table", Sparse(bits, Quantized(few, scale), to)
     lut = codes(rng, (*(1,) * len(to), 6, 1), CODE_DTYPES["int8"])
     inner = Palettized(rng.integers(0, 6, count).astype(np.uint8), lut)
     form = quantized(rng, inner, F32, (to[0], *(1,) * (len(to) - 1)), zero_point=True)

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 
 from compressor import encodings
-from compressor.arrays import NDArray
-from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse
+from compressor.arrays import NDArray, is_float
+from compressor.encodings import Concatenated, Dense, Encoding, Palettized, Quantized, Sparse
 
 
 def elementwise(encoding: Encoding) -> NDArray:
     """The value of an encoding."""
+    if isinstance(encoding, Concatenated):
+        return np.concatenate([elementwise(part) for part in encoding.parts], encoding.axis)
     value = np.zeros(encodings.shape(encoding), encodings.dtype(encoding))
     rank = 0
     for place in np.ndindex(value.shape):
@@ -35,13 +37,16 @@ def leaf(encoding: Any, place: tuple[int, ...], whole: tuple[int, ...], rank: in
     match encoding:
         case Dense(values):
             return np.asarray(values)[at]
-        case Quantized(data, scale, zero_point):
+        case Quantized(data, scale, zero_point, lengths):
             where = block(place, whole, scale.shape)
-            code = int(leaf(data, place, whole, rank)) - (
-                0 if zero_point is None else int(np.asarray(zero_point)[where])
-            )
+            if lengths is not None:
+                where = tuple(at // size for at, size in zip(place, lengths, strict=True))
             wide = np.float64 if scale.dtype == np.float64 else np.float32
-            return (wide(code) * np.asarray(scale)[where].astype(wide)).astype(scale.dtype)
+            code = leaf(data, place, whole, rank)
+            code = code.astype(wide) if is_float(code.dtype) else wide(int(code))
+            if zero_point is not None:
+                code = wide(int(code) - int(np.asarray(zero_point)[where]))
+            return (code * np.asarray(scale)[where].astype(wide)).astype(scale.dtype)
         case Palettized(indices, lut, axis):
             entry = 0
             if axis is not None:

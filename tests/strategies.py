@@ -11,8 +11,9 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, DType, NDArray, Shape, bits
-from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse
+from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, STORED_DTYPES, DType, NarrowArray, NDArray, Shape, bits
+from compressor.encodings import Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, Whole, decode
+from compressor.encodings import shape as shape_of
 from compressor.kernels import expand
 from compressor.patterns import patterns
 
@@ -103,24 +104,38 @@ def counts(draw: st.DrawFn, shape: Shape) -> Shape:
 
 
 def palettized(
-    draw: st.DrawFn, shape: Shape, codes_of: DType, leaf: Shape, generator: np.random.Generator
+    draw: st.DrawFn,
+    shape: Shape,
+    codes_of: DType,
+    leaf: Shape,
+    generator: np.random.Generator,
+    floats: Callable[[np.random.Generator, Shape, DType], NDArray] = any_bits,
 ) -> Palettized:
     entries = draw(st.sampled_from([1, 2, 3, 4, 5, 16, 17, 255, 256]))
     groups = draw(counts(shape))
     indices = generator.integers(0, entries, leaf).astype(np.uint8)
     lut = (*groups, entries, 1)
-    table = codes(generator, lut, codes_of) if codes_of in CODE_DTYPES.values() else any_bits(generator, lut, codes_of)
+    table = codes(generator, lut, codes_of) if codes_of in CODE_DTYPES.values() else floats(generator, lut, codes_of)
     return Palettized(indices, table)
 
 
 @st.composite
 def encodings(draw: st.DrawFn) -> Encoding:
     """Every node and every nesting, over every dtype."""
+    first = draw(wholes())
+    if draw(st.integers(0, 4)):
+        return first
+    return Concatenated((first, Dense(decode(first))), draw(st.integers(0, len(shape_of(first)) - 1)))
+
+
+@st.composite
+def wholes(draw: st.DrawFn) -> Whole:
+    """Every node but a concatenation, and every nesting."""
     dtype, shape, generator = draw(float_dtypes), draw(shapes), random(draw)
     outer = draw(st.sampled_from(["", "sparse"]))
     inner = draw(st.sampled_from(["dense", "palettized", "vector", "linear", "linear palettized"]))
     leaf: Shape = shape
-    wrap: Callable[[Any], Encoding] = lambda encoding: encoding  # noqa: E731 - see below
+    wrap: Callable[[Any], Whole] = lambda encoding: encoding  # noqa: E731 - see below
     if outer:
         blocked = generator.random(draw(counts(shape))) < draw(st.sampled_from([0, 0.3, 1]))
         leaf = (int(np.count_nonzero(expand(blocked, shape))),)
@@ -132,12 +147,29 @@ def encodings(draw: st.DrawFn) -> Encoding:
     if inner == "vector":
         return vector(draw, shape, dtype, generator)
     code = draw(code_dtypes)
-    scales = draw(counts(shape))
+    scales, block = draw(short_blocks(shape) if draw(st.booleans()) else counts(shape).map(lambda one: (one, None)))
     scale = generator.uniform(-2, 2, scales).astype(dtype)
+    if draw(st.booleans()):  # floats of few bits, or in a table
+        if inner == "linear":
+            stored = draw(st.sampled_from([*STORED_DTYPES.values()]))
+            return wrap(Quantized(Dense(NarrowArray(finite(generator, leaf, stored), dtype)), scale, None, block))
+        return wrap(Quantized(palettized(draw, shape, dtype, leaf, generator, finite), scale, None, block))
     zero_point = codes(generator, scales, code) if draw(st.booleans()) else None
     if inner == "linear":
-        return wrap(Quantized(Dense(codes(generator, leaf, code)), scale, zero_point))
-    return wrap(Quantized(palettized(draw, shape, code, leaf, generator), scale, zero_point))
+        return wrap(Quantized(Dense(codes(generator, leaf, code)), scale, zero_point, block))
+    return wrap(Quantized(palettized(draw, shape, code, leaf, generator), scale, zero_point, block))
+
+
+@st.composite
+def short_blocks(draw: st.DrawFn, shape: Shape) -> tuple[Shape, Shape]:
+    """Lengths of a block, most of which do not divide their axis, and how many there are."""
+    block = tuple(draw(st.integers(1, dim)) for dim in shape)
+    return tuple(-(-dim // size) for dim, size in zip(shape, block, strict=True)), block
+
+
+def finite(generator: np.random.Generator, shape: Shape, dtype: DType) -> NDArray:
+    """Floats whose products are numbers: NaN times a scale has a sign that no two processors agree on."""
+    return generator.uniform(0.1, 4, shape).astype(dtype)
 
 
 def vector(draw: Draw, shape: Shape, dtype: DType, generator: np.random.Generator) -> Palettized:

@@ -1,4 +1,4 @@
-"""The four nodes: what they stand for, what they take, what contradicts itself."""
+"""The five nodes: what they stand for, what they take, what contradicts itself."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compressor import encodings
-from compressor.arrays import CODE_DTYPES, ArraySpec, NDArray, to_bytes
-from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, decode
+from compressor.arrays import CODE_DTYPES, STORED_DTYPES, ArraySpec, NarrowArray, NDArray, to_bytes
+from compressor.encodings import Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, decode
 from compressor.packing import pack
 from tests import strategies
 from tests.elementwise import elementwise
@@ -51,6 +51,10 @@ def test_a_spec_knows_all_but_the_values(encoding: Encoding) -> None:
 def test_the_bytes_counted_are_the_bytes_stored(encoding: Encoding) -> None:
     def stored(node: Encoding) -> int:
         match node:
+            case Concatenated(parts):
+                return sum(map(stored, parts))
+            case Dense(NarrowArray() as narrow):
+                return len(to_bytes(np.asarray(narrow.values)))
             case Dense(values):
                 return len(to_bytes(np.asarray(values)))
             case Quantized(data, scale, zero_point):
@@ -66,9 +70,14 @@ def test_the_bytes_counted_are_the_bytes_stored(encoding: Encoding) -> None:
 
 @given(strategies.encodings())
 def test_map_arrays_keeps_the_tree(encoding: Encoding) -> None:
-    copies: dict[int, NDArray] = {}
-    copied = encodings.map_arrays(lambda array, _: copies.setdefault(id(array), np.array(array)), encoding)
-    assert list(copies) == [id(array) for array in encodings.arrays(encoding)]
+    seen: list[int] = []
+
+    def copy(array: Any, _: int) -> NDArray:
+        seen.append(id(array))
+        return np.array(array)
+
+    copied = encodings.map_arrays(copy, encoding)
+    assert seen == [id(array) for array in encodings.arrays(encoding)]
     assert bits_of(decode(copied)) == bits_of(decode(encoding))
 
 
@@ -209,6 +218,28 @@ PALETTE = Palettized(of_shape(np.uint8, 4, 6), of_shape(F32, 1, 1, 16, 1))
             318 + 381 + 60,
         ),
         (
+            Quantized(Palettized(of_shape(np.uint8, 4, 6), of_shape(F32, 1, 1, 16, 1)), of_shape(F32, 4, 1)),
+            "scaled(palettized4)",
+            12 + 64 + 16,
+        ),
+        (
+            Quantized(
+                Dense(ArraySpec((4, 6), F32, STORED_DTYPES["float8_e4m3fn"])),
+                ArraySpec((4, 2), F32, STORED_DTYPES["float8_e8m0fnu"]),
+                None,
+                (1, 5),
+            ),
+            "scaled(float8_e4m3fn)",
+            24 + 8,
+        ),
+        (
+            Concatenated(
+                (Quantized(Dense(of_shape(np.int8, 4, 6)), of_shape(F32, 1, 1)), Dense(of_shape(F32, 1, 6))), 0
+            ),
+            "concatenated(int8, dense)",
+            24 + 4 + 24,
+        ),
+        (
             Sparse(of_shape(BOOL, 4, 6), Quantized(Dense(of_shape(np.int8, 5)), of_shape(F32, 4, 1)), (4, 6)),
             "sparse(int8)",
             3 + 5 + 16,
@@ -235,10 +266,25 @@ def test_names_and_bytes_follow_from_specs(encoding: Encoding, name: str, nbytes
         (Palettized, (of_shape(np.uint8, 4, 6), of_shape(F32, 1, 4, 1)), "a lut of rank 2"),
         (
             Quantized,
-            (Dense(of_shape(F32, 4, 6)), of_shape(F32, 4, 1)),
-            "integer codes and a float scale, got float32",
+            (Dense(of_shape(F32, 4, 6)), of_shape(np.float16, 4, 1)),
+            "floats no wider than their float scale, got float32 and float16",
         ),
-        (Quantized, (INT8_DATA, of_shape(np.int8, 4, 1)), "integer codes and a float scale, got int8 and int8"),
+        (
+            Quantized,
+            (Dense(of_shape(F32, 4, 6)), of_shape(F32, 4, 1), of_shape(F32, 4, 1)),
+            "as integer data and scale have them",
+        ),
+        (Quantized, (INT8_DATA, of_shape(np.int8, 4, 1)), "their float scale, got int8 and int8"),
+        (Quantized, (INT8_DATA, of_shape(F32, 4, 2), None, (1, 4, 1)), r"a block of rank 2, got \[1, 4, 1\]"),
+        (Quantized, (INT8_DATA, of_shape(F32, 4, 3), None, (1, 4)), r"blocks \[1, 4\] of \[4, 6\], got \[4, 3\]"),
+        (Concatenated, ((INT8_DATA,), 0), "two parts or more along an axis of theirs, got 1 along 0"),
+        (Concatenated, ((INT8_DATA, INT8_DATA), 2), "got 2 along 2"),
+        (
+            Concatenated,
+            ((Dense(of_shape(F32, 4, 6)), Dense(of_shape(F32, 2, 5))), 0),
+            r"alike but along axis 0, got float32\[4, 6\], float32\[2, 5\]",
+        ),
+        (Concatenated, ((Dense(of_shape(F32, 4, 6)), Dense(of_shape(np.float16, 4, 6))), 0), r"float16\[4, 6\]"),
         (Quantized, (INT8_DATA, of_shape(F32, 5, 1)), r"a scale whose shape divides \[4, 6\], got \[5, 1\]"),
         (Quantized, (INT8_DATA, of_shape(F32, 4)), "a scale of rank 2"),
         (Quantized, (INT8_DATA, of_shape(F32, 4, 1), of_shape(np.uint8, 4, 1)), r"a zero point int8\[4, 1\]"),

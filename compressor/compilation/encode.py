@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -13,16 +13,20 @@ from compressor.arrays import Array, NDArray, PackedArray, stored_type
 from compressor.compilation.plan import Choice
 from compressor.compilation.stream import InexactError
 from compressor.encodings import (
+    Concatenated,
     Dense,
     Encoding,
     Palettized,
     Quantized,
     Sparse,
+    Whole,
+    codes_of,
     decode,
     is_encoded,
     map_arrays,
     name,
     nbytes,
+    shape,
 )
 from compressor.encodings import spec as spec_of
 from compressor.errors import DamageError
@@ -65,6 +69,8 @@ def encode(weight: Weight, form: Candidate) -> Encoding:
         InexactError: the weight is not what the form says.
     """
     spec = form.spec
+    if isinstance(spec, Concatenated):
+        return _side_by_side(weight, form, spec)
     try:
         source = weight.encoding
         describing = [name for name in form.schemes if name != sparsify.NAME]
@@ -81,16 +87,23 @@ def encode(weight: Weight, form: Candidate) -> Encoding:
     return encoded
 
 
-def _encoded(source: Encoding, spec: Encoding, scheme: Scheme[Any] | None, threshold: float) -> Encoding:
+def _side_by_side(weight: Weight, form: Candidate, spec: Concatenated) -> Concatenated:
+    """The parts of a weight, each in its own form."""
+    ends = np.cumsum([shape(part)[spec.axis] for part in spec.parts])
+    pieces = np.split(decode(weight.encoding), ends[:-1], spec.axis)
+    parts = [encode(replace(weight, encoding=Dense(piece)), one) for piece, one in zip(pieces, form.parts, strict=True)]
+    return Concatenated(tuple(cast("Whole", part) for part in parts), spec.axis)
+
+
+def _encoded(source: Encoding, spec: Whole, scheme: Scheme[Any] | None, threshold: float) -> Encoding:
     """`source` in the form of `spec`; codes of a quantized source are kept, never computed again.
 
     scheme: what describes the values; None where they are stored as they are.
     """
 
     def inner(values: NDArray, spec: Values, where: NDArray | None) -> Values:
-        if isinstance(source, Quantized) and isinstance(spec, Quantized):
-            codes = decode(source.data)
-            return Quantized(_described(codes, spec.data, scheme, where), source.scale, source.zero_point)
+        if isinstance(source, Quantized) and isinstance(spec, Quantized) and codes_of(source):
+            return replace(source, data=_described(decode(source.data), spec.data, scheme, where))
         described: Values = _described(values, spec, scheme, where)
         return described
 
@@ -98,7 +111,7 @@ def _encoded(source: Encoding, spec: Encoding, scheme: Scheme[Any] | None, thres
         return source
     if not is_encoded(spec):
         return Dense(decode(source))
-    if isinstance(source, Quantized) and isinstance(spec, Sparse) and isinstance(spec.values, Quantized):
+    if isinstance(source, Quantized) and codes_of(source) and isinstance(spec, Sparse) and codes_of(spec):
         values = linear_quantize.centred(source)
     else:
         values = np.asarray(source.values) if isinstance(source, Dense) else decode(source)

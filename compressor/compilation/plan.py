@@ -10,7 +10,7 @@ from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec
 from compressor.compilation.cheapest import Cost, smallest
 from compressor.compilation.manifest import WeightFacts
 from compressor.compilation.pipelines import PassPipeline
-from compressor.encodings import Dense, Encoding, Quantized, Sparse, name, nbytes
+from compressor.encodings import Dense, Encoding, codes_of, name, nbytes
 from compressor.recognition.findings import Finding
 from compressor.recognition.schemes import Candidate
 from compressor.targets import Illegal, Target
@@ -242,4 +242,4 @@ def _reason(form: _Form, cost: Cost, chosen: _Form, best: Cost, shared: Mapping[
 def _quantized(finding: Finding) -> bool:
     """Whether the source stores codes; its own form is then the first candidate."""
     declared = next((candidate.spec for candidate in finding.candidates if not candidate.schemes), None)
-    return isinstance(declared.values if isinstance(declared, Sparse) else declared, Quantized)
+    return declared is not None and codes_of(declared) is not None

@@ -156,7 +156,9 @@ def _same_codes(one: Encoding, other: Encoding) -> bool:
         return masks and _same_codes(one.values, other.values)
     if not isinstance(one, Quantized) or not isinstance(other, Quantized):
         return False
-    if one.scale.shape != other.scale.shape or not np.array_equal(decode(one.data), decode(other.data)):
+    if (one.scale.shape, one.block) != (other.scale.shape, other.block):
+        return False
+    if not np.array_equal(decode(one.data), decode(other.data)):
         return False
     return (
         bool((_zero_point(one) == _zero_point(other)).all())

@@ -11,7 +11,7 @@ import numpy as np
 
 from compressor import encodings
 from compressor.arrays import CODE_DTYPES, ArraySpec, NDArray, is_float, stored_type
-from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, is_encoded
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, codes_of, is_encoded
 from compressor.patterns import distance, has_minus_zero, largest
 from compressor.recognition.findings import Finding, Settings
 from compressor.recognition.near_misses import near_misses
@@ -88,11 +88,11 @@ def _candidates(encoding: Encoding, settings: Settings, *, sampled: bool) -> tup
 
     A quantized source keeps every code: its codes take the place of values, and its scales stay.
     """
-    if isinstance(encoding, Quantized):
+    if isinstance(encoding, Quantized) and codes_of(encoding):
         return _code_candidates(encoding)
     values = np.asarray(encoding.values) if isinstance(encoding, Dense) else encodings.decode(encoding)
     facts = scan(values, settings.looked_for, sampled=sampled)
-    if isinstance(encoding, Sparse) and isinstance(encoding.values, Quantized):
+    if codes_of(encoding):
         return values, facts, []
     plain = Candidate((), Dense(ArraySpec(values.shape, values.dtype)), "")
     described = described_by(values, facts)

@@ -157,14 +157,16 @@ def _candidate_to_json(candidate: Candidate) -> dict[str, Any]:
     """A candidate as JSON, its loss among its fields."""
     plain = {**vars(candidate), "spec": specs.to_json(candidate.spec), **vars(candidate.loss)}
     del plain["loss"]
-    return plain
+    return {**plain, "parts": [_candidate_to_json(one) for one in candidate.parts]}
 
 
 def _candidate_from_json(plain: dict[str, Any]) -> Candidate:
     own = {key: value for key, value in plain.items() if key not in _LOSS}
     loss = specs.checked(Loss, {key: plain[key] for key in _LOSS})
+    parts = tuple(_candidate_from_json(one) for one in own["parts"])
+    spec = specs.from_json(own["spec"])
     return specs.checked(
-        Candidate, {**own, "schemes": tuple(own["schemes"]), "spec": specs.from_json(own["spec"]), "loss": loss}
+        Candidate, {**own, "schemes": tuple(own["schemes"]), "spec": spec, "loss": loss, "parts": parts}
     )
 
 

@@ -10,7 +10,7 @@ from types import ModuleType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from compressor.compilation.manifest import FileFacts, Manifest, WeightFacts
-from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse
+from compressor.encodings import Concatenated, Dense, Encoding, Palettized, Quantized, Sparse
 from compressor.evaluation import metrics
 from compressor.recognition.findings import Detection, Finding, Settings
 from compressor.recognition.schemes import Candidate, Loss
@@ -78,7 +78,7 @@ def page() -> str:
         DETECTION,
         "\n".join(table(("key", "kind", ""), detection_rows())),
         SPECS,
-        *map(_node, (Dense, Quantized, Palettized, Sparse)),
+        *map(_node, (Dense, Quantized, Palettized, Sparse, Concatenated)),
         METRICS,
         "\n".join(table(("key", ""), keys(metrics))),
         LATENCY,

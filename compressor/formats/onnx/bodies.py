@@ -125,12 +125,17 @@ def gather_lut(body: Body, *, groups: bool, vectors: bool) -> None:
         body.reshape(body.node("Transpose", values, perm=Caller("perm", 7)), "shape")
 
 
-def group(body: Body, axes: int) -> None:
-    """The group or block of each place: int32 `[D]`, from `place // step % count` along each grouped axis."""
+def group(body: Body, axes: int, *, short: bool) -> None:
+    """The group or block of each place: int32 `[D]`, from `place // step % count` along each grouped axis.
+
+    short: the last block of an axis may be shorter than the others, `block` long: `place // step % count // block`.
+    """
     places, total = body.input("places"), ""
     for axis in range(axes):
         step, count = (body.cast(body.ints(f"{what}{axis}"), INT32) for what in ("step", "count"))
         number = body.node("Mod", body.node("Div", places, step), count)
+        if short:
+            number = body.node("Div", number, body.cast(body.ints(f"block{axis}"), INT32))
         weighted = body.node("Mul", number, body.cast(body.ints(f"stride{axis}"), INT32)) if axes > 1 else number
         total = body.node("Add", total, weighted) if total else weighted
 
@@ -203,3 +208,19 @@ def widen(body: Body, dtype: DType) -> None:
 
 def reshaped(body: Body) -> None:
     body.reshape(body.input("codes"), "shape")
+
+
+def repeated(body: Body, *, cast: bool) -> None:
+    """A parameter by block for every element, the last block of an axis cut to what the axis has: `shape`.
+
+    cast: to float32, in the place of bfloat16, which ONNX Runtime's `Expand` does not have.
+    """
+    parameter = body.input("parameter")
+    whole = body.spread(body.cast(parameter, FLOAT_DTYPES["float32"]) if cast else parameter, "blocks")
+    shape = body.ints("shape")
+    body.node("Slice", whole, body.node("Sub", shape, shape), shape)
+
+
+def concatenated(body: Body, parts: int) -> None:
+    """Parts of a weight side by side along `axis`."""
+    body.node("Concat", *[body.input(f"part{number}") for number in range(parts)], axis=Caller("axis", 2))

@@ -11,6 +11,7 @@ import numpy as np
 
 from compressor.arrays import (
     CODE_DTYPES,
+    STORED_DTYPES,
     UINT8,
     Array,
     DType,
@@ -21,7 +22,7 @@ from compressor.arrays import (
     from_bytes,
     is_float,
 )
-from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, index_bits, shape
+from compressor.encodings import Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, Whole, index_bits, shape
 from compressor.errors import CompressorError
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.formats.onnx.functions import DOMAIN
@@ -55,7 +56,7 @@ def encoding(values: Values, name: str) -> Encoding | None:
         raise CompressorError(f"weight {name!r}: its stored parts do not fit together: {error}") from error
 
 
-_WEIGHTS = ("sparse_to_dense", "lut_to_dense", "gather_lut", "dequantize")
+_WEIGHTS = ("concatenated", "sparse_to_dense", "lut_to_dense", "gather_lut", "dequantize")
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,16 @@ class _Calls:
     values: Values
 
     def weight(self, node: onnx.NodeProto) -> Encoding:
+        if node.op_type.startswith("concatenated"):
+            axis = next(found.i for found in node.attribute if found.name == "axis")
+            return Concatenated(tuple(self.part(name) for name in node.input), axis)
+        return self.whole(node)
+
+    def part(self, name: str) -> Whole:
+        node = self.values.producer(name)
+        return Dense(self.constant(name)) if node is None or node.domain != DOMAIN else self.whole(node)
+
+    def whole(self, node: onnx.NodeProto) -> Whole:
         if node.op_type == "sparse_to_dense":
             return self.sparse(node)
         if node.op_type.startswith("dequantize_linear"):
@@ -112,11 +123,36 @@ class _Calls:
         to = whole or _ints(node, "shape") or shape(data)
         if isinstance(data, Dense) and whole is None:
             data = Dense(reshaped(data.values, to))
-        scale = self.constant(node.input[1])
-        counts = self.counts(node, tuple(scale.shape), to)
+        repeated = self.values.producer(node.input[1])
+        if repeated is not None and repeated.op_type.startswith("repeated"):
+            scale, counts = self.constant(repeated.input[0]), _ints(repeated, "blocks_grid")[::2]
+            lengths = _ints(repeated, "blocks_spread")[1::2]
+            block: Shape | None = tuple(
+                dim if n == 1 else size for dim, n, size in zip(to, counts, lengths, strict=True)
+            )
+        else:
+            scale = self.constant(node.input[1])
+            counts, block = self.counts(node, tuple(scale.shape), to), self.short_block(node, to)
         zero_point = self.codes(node.input[2]) if node.op_type.endswith("zero_point") else None
-        found = Quantized(data, reshaped(scale, counts), None if zero_point is None else reshaped(zero_point, counts))
+        zero_point = None if zero_point is None else reshaped(zero_point, counts)
+        found = Quantized(data, reshaped(scale, counts), zero_point, block)
         return signed(found) if "_from_int8" in node.op_type else found
+
+    def short_block(self, node: onnx.NodeProto, whole: Shape) -> Shape | None:
+        """The lengths of a block whose last one is shorter, as a node says them; None where all are of one length."""
+        group = self.values.producer(node.input[-1])
+        lengths, counts = dict[int, int](), self.counts(node, tuple(self.constant(node.input[1]).shape), whole)
+        if group is not None and group.op_type.endswith("short"):  # of the places of non-zeros
+            for number, axis in enumerate(axis for axis, count in enumerate(counts) if count > 1):
+                lengths[axis] = _ints(group, f"block{number}")[0]
+        for found in node.attribute:
+            if found.name == "block_size":
+                lengths[next(one.i for one in node.attribute if one.name == "axis")] = found.i
+        block = tuple(
+            lengths.get(axis, dim // count) for axis, (dim, count) in enumerate(zip(whole, counts, strict=True))
+        )
+        short = any(size * count != dim for size, count, dim in zip(block, counts, whole, strict=True))
+        return block if short else None
 
     def counts(self, node: onnx.NodeProto, stored: Shape, whole: Shape) -> Shape:
         """The shape of a scale at the weight's rank."""
@@ -130,7 +166,7 @@ class _Calls:
     def codes(self, name: str, width: int = 0) -> Array:
         """Stored codes as they are meant: through `unpack` and `widen`, and as uint8 of `width` bits for indices."""
         node = self.values.producer(name)
-        if node is not None and node.op_type.startswith("widen"):
+        if node is not None and node.op_type.startswith(("widen", "repeated")):
             return self.codes(node.input[0])
         if node is not None and node.domain == DOMAIN:
             node = self.call(name, "unpack")
@@ -164,7 +200,9 @@ def narrow(values: Values, name: str) -> NarrowArray | None:
     if node is None or node.op_type != "Cast" or node.domain or len(node.input) != 1:
         return None
     array, to = values.constant(node.input[0]), DTYPES.get(next((a.i for a in node.attribute if a.name == "to"), 0))
-    if array is None or to is None or not is_float(array.dtype) or not is_float(to) or bits(array.dtype) >= bits(to):
+    if array is None or to is None or not is_float(to) or bits(array.dtype) >= bits(to):
+        return None
+    if not is_float(array.dtype) and array.dtype not in STORED_DTYPES.values():
         return None
     return NarrowArray(array, to)
 
@@ -192,4 +230,6 @@ def reshaped(array: Array, to: Shape) -> Array:
     """
     if math.prod(to) != array.size:
         raise ValueError(f"{list(array.shape)} is not {list(to)}")
+    if isinstance(array, NarrowArray):
+        return NarrowArray(reshaped(array.values, to), array.dtype)
     return replace(array, shape=to) if isinstance(array, MappedArray) else np.asarray(array).reshape(to)

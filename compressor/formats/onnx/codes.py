@@ -57,14 +57,19 @@ def repeated(counts: Shape, whole: Shape) -> Shape:
     return tuple(1 if count == 1 else dim for count, dim in zip(counts, whole, strict=True))
 
 
-def group_of_places(made: Lowered, name: str, at: NonZeros, counts: Shape) -> str:
-    """The group or block of each place, `counts` of them along each axis."""
+def group_of_places(made: Lowered, name: str, at: NonZeros, counts: Shape, block: Shape | None = None) -> str:
+    """The group or block of each place, `counts` of them along each axis.
+
+    block: the lengths of one, where the last one of an axis is shorter.
+    """
     attributes: dict[str, Any] = {}
     axes = [axis for axis, count in enumerate(counts) if count > 1]
     for number, axis in enumerate(axes):
         inner = math.prod(at.shape[axis + 1 :])
-        attributes[f"step{number}"] = [inner * (at.shape[axis] // counts[axis])]
-        attributes[f"count{number}"] = [counts[axis]]
+        attributes[f"step{number}"] = [inner if block else inner * (at.shape[axis] // counts[axis])]
+        attributes[f"count{number}"] = [at.shape[axis] if block else counts[axis]]
+        if block:
+            attributes[f"block{number}"] = [block[axis]]
         if len(axes) > 1:
             attributes[f"stride{number}"] = [math.prod(counts[axis + 1 :])]
-    return made.call(f"group{len(axes)}", [at.places], name, **attributes)
+    return made.call(f"group{len(axes)}{'_short' if block else ''}", [at.places], name, **attributes)

@@ -4,6 +4,7 @@
     Palettized                         lut_to_dense(indices, lut)
     Quantized                    dequantize(codes, scale, zero_point), or dequantize_linear: see `Form`
     Sparse                             sparse_to_dense(places(mask), values, zeros)
+    Concatenated                       concatenated_2(part, part), ...
 
 `calls.encoding` is the inverse. Packed codes are stored as ONNX's 2- and 4-bit types where the opset has them, as bytes
 otherwise, low bits first, so that either is a slice of the file that `arrays` can read.
@@ -12,18 +13,22 @@ otherwise, low bits first, so that either is a slice of the file that `arrays` c
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
 
-from compressor.arrays import Array, ArraySpec, NarrowArray, Shape, as_stored
+from compressor.arrays import Array, ArraySpec, NarrowArray, Shape, as_stored, is_float, stored_type
 from compressor.encodings import (
+    Concatenated,
     Dense,
     Encoding,
     Palettized,
     Quantized,
     Sparse,
+    Whole,
+    arrays,
     dtype,
     index_bits,
     is_encoded,
@@ -33,7 +38,8 @@ from compressor.encodings import (
 from compressor.formats.onnx import n_bits, quantized
 from compressor.formats.onnx.body import INT32
 from compressor.formats.onnx.codes import spread
-from compressor.formats.onnx.functions import MOST_GROUPED_AXES
+from compressor.formats.onnx.dtypes import SINCE
+from compressor.formats.onnx.functions import MOST_GROUPED_AXES, MOST_PARTS
 from compressor.formats.onnx.lowered import COUNTER, Lowered, NonZeros
 from compressor.formats.onnx.palettes import palettized
 from compressor.formats.onnx.quantized import BLOCKED_SINCE, BY_NODE, Form
@@ -47,6 +53,10 @@ _FOLDED_BYTES = 1 << 30
 
 def why_not(encoding: Encoding) -> str:
     """Why the encoding cannot be lowered at any opset; empty if it can."""
+    if isinstance(encoding, Concatenated):
+        if len(encoding.parts) > MOST_PARTS:
+            return f"a weight has at most {MOST_PARTS} parts"
+        return next(filter(None, map(why_not, encoding.parts)), "")
     size = math.prod(shape(encoding))
     if not is_encoded(encoding):
         return ""
@@ -80,6 +90,8 @@ def lower(name: str, encoding: Encoding, opset: int, form: Form = "folded", pref
             palettized(made, encoding, name)
         case Sparse():
             _sparse(made, encoding, name, form)
+        case Concatenated(parts, axis):
+            _concatenated(made, parts, axis, name)
     return made
 
 
@@ -98,9 +110,11 @@ class Lowering:
 
 def needs_opset(encoding: Encoding, form: Form = "folded") -> int:
     """The oldest opset that `lower` works with, 13 for most; any for what is not decoded."""
+    if isinstance(encoding, Concatenated):
+        return max(13, *map(needs_opset, encoding.parts))
     if not is_encoded(encoding):
         return 1
-    oldest = 13
+    oldest = max(13, *(SINCE.get(stored_type(one).name, 0) for one in arrays(encoding) if is_float(one.dtype)))
     palette = _palette(encoding)
     if palette is not None and index_bits(palette.lut) in _STRADDLING:
         oldest = _BITWISE_SINCE
@@ -115,6 +129,8 @@ def aligned(encoding: Encoding) -> Encoding:
     On specs and on data alike.
     """
     match encoding:
+        case Concatenated(parts):
+            return replace(encoding, parts=tuple(cast("Whole", aligned(part)) for part in parts))
         case Sparse(_, values):
             return replace(encoding, values=cast("Dense | Quantized | Palettized", aligned(values)))
         case Quantized(data):
@@ -142,6 +158,15 @@ def _palette(encoding: Encoding) -> Palettized | None:
             return _palette(values)
         case _:
             return None
+
+
+def _concatenated(made: Lowered, parts: Sequence[Whole], axis: int, name: str) -> str:
+    """The parts, each lowered by itself, and what puts them side by side."""
+    names = []
+    for number, part in enumerate(parts):
+        names.append(f"{made.prefix}.{number}")
+        made.include(lower(names[-1], part, made.opset))
+    return made.call(f"concatenated_{len(parts)}", names, name, axis=axis)
 
 
 def _sparse(made: Lowered, encoding: Sparse, name: str, form: Form) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from compressor.arrays import BFLOAT16, INT2, INT4, INT8, UINT2, UINT4, UINT8, DType
+from compressor.arrays import BFLOAT16, INT2, INT4, INT8, STORED_DTYPES, UINT2, UINT4, UINT8, DType
 
 DTYPES: Mapping[int, DType] = {
     1: np.dtype("<f4"),
@@ -22,15 +22,26 @@ DTYPES: Mapping[int, DType] = {
     12: np.dtype("<u4"),
     13: np.dtype("<u8"),
     16: BFLOAT16,
+    17: STORED_DTYPES["float8_e4m3fn"],
+    19: STORED_DTYPES["float8_e5m2"],
     21: UINT4,
     22: INT4,
+    24: STORED_DTYPES["float8_e8m0fnu"],
     25: UINT2,
     26: INT2,
 }
-"""The numpy type of each `TensorProto.DataType` that has one here; strings, complex and 8-bit floats have none."""
+"""The numpy type of each `TensorProto.DataType` that has one here; strings, complex and 4-bit floats have none."""
 
 DATA_TYPES: Mapping[str, int] = {dtype.name: data_type for data_type, dtype in DTYPES.items()}
 """`TensorProto.DataType` by the name of the numpy type."""
 
-SINCE: Mapping[str, int] = {"uint4": 21, "int4": 21, "uint2": 25, "int2": 25}
+SINCE: Mapping[str, int] = {
+    "float8_e4m3fn": 19,
+    "float8_e5m2": 19,
+    "uint4": 21,
+    "int4": 21,
+    "float8_e8m0fnu": 24,
+    "uint2": 25,
+    "int2": 25,
+}
 """The opset that brought a type, where models of an older one occur."""

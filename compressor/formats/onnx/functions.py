@@ -74,7 +74,8 @@ def _looking_up() -> Iterator[Named]:
         for vectors, suffix in ((False, ""), (True, "_vectors")):
             yield f"gather_lut{middle}{suffix}", partial(bodies.gather_lut, groups=groups, vectors=vectors)
     for axes in range(1, MOST_GROUPED_AXES + 1):
-        yield f"group{axes}", partial(bodies.group, axes=axes)
+        yield f"group{axes}", partial(bodies.group, axes=axes, short=False)
+        yield f"group{axes}_short", partial(bodies.group, axes=axes, short=True)
 
 
 def _scattering() -> Iterator[Named]:
@@ -90,6 +91,8 @@ def _scattering() -> Iterator[Named]:
 
 def _dequantizing() -> Iterator[Named]:
     yield "reshaped", bodies.reshaped
+    for name in ("repeated", "repeated_bfloat16"):
+        yield name, partial(bodies.repeated, cast=name != "repeated")
     for dtype in (INT8, UINT8):
         yield f"widen_{dtype.name}", partial(bodies.widen, dtype=dtype)
     for axis, name in ((False, ""), (True, "_axis")):
@@ -107,4 +110,13 @@ def _dequantizing() -> Iterator[Named]:
             yield f"dequantize_{dtype.name}_at{suffix}", partial(made, blocks=False, at=True)
 
 
-BODIES = dict((*_unpacking(), *_looking_up(), *_scattering(), *_dequantizing()))
+MOST_PARTS = 256
+"""So many parts a weight may be a concatenation of: the experts of a layer."""
+
+
+def _concatenating() -> Iterator[Named]:
+    for parts in range(2, MOST_PARTS + 1):
+        yield f"concatenated_{parts}", partial(bodies.concatenated, parts=parts)
+
+
+BODIES = dict((*_unpacking(), *_looking_up(), *_scattering(), *_dequantizing(), *_concatenating()))

@@ -112,6 +112,15 @@ class Lowered:
         self.parts.append(Part(name, DATA_TYPES[(UINT8 if width else array.dtype).name], to, array, width))
         return name
 
+    def include(self, other: Lowered) -> None:
+        """What a part of the weight is stored as and computed by."""
+        self.parts += other.parts
+        self.nodes += other.nodes
+        self.values += other.values
+        self.functions |= other.functions
+        self.zeros |= other.zeros
+        self.counter = max(self.counter, other.counter)
+
     def stores(self, *names: str) -> bool:
         """Whether these are parts, and not computed from them."""
         return {part.name for part in self.parts}.issuperset(names)

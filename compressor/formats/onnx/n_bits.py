@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compressor.arrays import UINT8, Array, ArraySpec, ComputedArray, NDArray, Shape, bits
-from compressor.encodings import Dense, Encoding, Quantized, dtype, shape
+from compressor.encodings import Dense, Encoding, Quantized, codes_of, dtype, shape
 from compressor.formats.onnx.graphs import MICROSOFT, walk
 from compressor.formats.onnx.lowered import Lowered
 from compressor.formats.onnx.unsigned import unsigned
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 def fits(encoding: Encoding) -> bool:
     """Whether the node can hold a weight `[K, N]`: stored codes without a sign, or with one and no zero point."""
     if not isinstance(encoding, Quantized) or not isinstance(encoding.data, Dense) or len(shape(encoding)) != 2:
+        return False
+    if encoding.block or not codes_of(encoding):
         return False
     by_column = encoding.scale.shape[1] == shape(encoding)[1]
     return by_column and (encoding.zero_point is None) == encoding.data.values.dtype.name.startswith("int")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from compressor.arrays import INT8, UINT8, DType, Shape, bits
-from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, dtype, shape
+from compressor.arrays import BFLOAT16, INT8, UINT8, DType, Shape, bits, is_float
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, codes_of, dtype, shape
 from compressor.formats.onnx.codes import group_of_places, spread, store_codes
 from compressor.formats.onnx.lowered import Lowered, NonZeros
 from compressor.formats.onnx.palettes import palettized
@@ -32,6 +32,8 @@ def folded(made: Lowered, encoding: Quantized, name: str, at: NonZeros | None = 
     single = math.prod(counts) == 1
     kind, attributes = "", dict[str, Any]()
     blocks: Shape | None = None
+    if at is None and encoding.block:
+        return _by_short_blocks(made, encoding, name)
     if at is None and any(count not in {1, dim} for count, dim in zip(counts, whole, strict=True)):
         by_block = spread("", counts, whole)
         kind, attributes, blocks = "_blocks", {"grid": by_block["_grid"], "shape": whole}, by_block["_spread"]
@@ -41,9 +43,28 @@ def folded(made: Lowered, encoding: Quantized, name: str, at: NonZeros | None = 
         inputs.append(store_codes(made, f"{made.prefix}.zero_point", zero_point, dims))
     if at and not single:
         kind = "_at"
-        inputs.append(group_of_places(made, f"{made.prefix}.scale.group", at, counts))
+        inputs.append(group_of_places(made, f"{made.prefix}.scale.group", at, counts, encoding.block))
     suffix = "" if zero_point is None else "_zero_point"
     return made.call(f"dequantize_{scale.dtype.name}{kind}{suffix}", inputs, name, **attributes)
+
+
+def _by_short_blocks(made: Lowered, encoding: Quantized, name: str) -> str:
+    """The values, by parameters that are repeated to the weight's shape first: no axis runs through a short block."""
+    assert encoding.block is not None
+    counts, scale, zero_point = tuple(encoding.scale.shape), encoding.scale, encoding.zero_point
+    to = tuple(count * size if count > 1 else 1 for count, size in zip(counts, encoding.block, strict=True))
+    ends = tuple(1 if count == 1 else dim for count, dim in zip(counts, shape(encoding), strict=True))
+    attributes = {**spread("blocks", counts, to), "shape": ends}
+    repeated = "repeated_bfloat16" if scale.dtype == BFLOAT16 else "repeated"
+    inputs = [
+        _store_data(made, encoding.data, ".codes", None),
+        made.call(repeated, [made.store(f"{made.prefix}.scale", scale)], f"{made.prefix}.scales", **attributes),
+    ]
+    if zero_point is not None:
+        stored = _as_bytes(made, store_codes(made, f"{made.prefix}.zero_point", zero_point), zero_point.dtype)
+        inputs.append(made.call("repeated", [stored], f"{made.prefix}.zero_points", **attributes))
+    suffix = "" if zero_point is None else "_zero_point"
+    return made.call(f"dequantize_{scale.dtype.name}{suffix}", inputs, name)
 
 
 def dequantize_linear(made: Lowered, encoding: Quantized, name: str, form: Form, at: NonZeros | None = None) -> str:
@@ -65,7 +86,7 @@ def dequantize_linear(made: Lowered, encoding: Quantized, name: str, form: Form,
     parameters = _parameters(made, encoding, by, direct=direct)
     if at:
         codes = _scattered(made, encoding, codes, parameters, at)
-    attributes = _attributes(tuple(encoding.scale.shape), whole, by)
+    attributes = _attributes(encoding, whole, by)
     if direct and made.stores(*parameters):
         return made.standard("DequantizeLinear", [codes, *parameters], name, **attributes)
     suffix = f"{origin}_zero_point"
@@ -92,13 +113,14 @@ def _parameters(made: Lowered, encoding: Quantized, by: Granularity, *, direct: 
     return stored
 
 
-def _attributes(counts: Shape, whole: Shape, by: Granularity) -> dict[str, int]:
-    """Those of `DequantizeLinear`, for a scale of `counts`."""
+def _attributes(encoding: Quantized, whole: Shape, by: Granularity) -> dict[str, int]:
+    """Those of `DequantizeLinear`. whole: the weight's shape."""
+    counts = tuple(encoding.scale.shape)
     if by == "axis":
         return {"axis": next(axis for axis, count in enumerate(counts) if count > 1)}
     if by == "blocks":
         axis = next(axis for axis, (count, dim) in enumerate(zip(counts, whole, strict=True)) if count != dim)
-        return {"axis": axis, "block_size": whole[axis] // counts[axis]}
+        return {"axis": axis, "block_size": encoding.block[axis] if encoding.block else whole[axis] // counts[axis]}
     return {}
 
 
@@ -118,6 +140,8 @@ def _store_data(
 ) -> str:
     """The codes of a quantized weight, in the shape `dims` if given."""
     name = made.prefix + suffix
+    if isinstance(data, Dense) and is_float(dtype(data)):
+        return made.store(name, data.values, dims)
     if isinstance(data, Dense):
         return store_codes(made, name, data.values, dims)
     codes = palettized(made, data, name, at)
@@ -152,8 +176,8 @@ def granularity(encoding: Quantized, whole: Shape = ()) -> Granularity | None:
 
 def is_linear(encoding: Encoding, opset: int) -> bool:
     """Whether the form `linear` can hold the encoding."""
-    quantized = encoding.values if isinstance(encoding, Sparse) else encoding
-    if not isinstance(quantized, Quantized):
+    quantized = codes_of(encoding)
+    if quantized is None:
         return False
     kind = granularity(quantized, shape(encoding))
     if isinstance(encoding, Sparse) and (kind == "blocks" or not _is_one_table(quantized.data)):

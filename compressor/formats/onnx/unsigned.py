@@ -43,14 +43,14 @@ def unsigned(encoding: Quantized) -> Quantized:
     else:
         to = _OTHERS[dtype(encoding.data)]
         zero_point = np.full(encoding.scale.shape, _half(to), UINT8).view(to)
-    return Quantized(_codes(encoding.data), encoding.scale, zero_point)
+    return replace(encoding, data=_codes(encoding.data), zero_point=zero_point)
 
 
 def signed(encoding: Quantized) -> Quantized:
     """The inverse of `unsigned`, without a zero point that is zero everywhere."""
     zero_point = None if encoding.zero_point is None else np.asarray(_moved(encoding.zero_point))
     kept = zero_point if zero_point is not None and zero_point.any() else None
-    return Quantized(_codes(encoding.data), encoding.scale, kept)
+    return replace(encoding, data=_codes(encoding.data), zero_point=kept)
 
 
 def zeros(scale: Array, codes: DType) -> Array:

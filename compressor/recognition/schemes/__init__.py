@@ -49,6 +49,7 @@ class Candidate:
     evidence: what it was recognised by, for a reader.
     loss: how it differs from the source.
     structure: of the zeros of a sparse form: `unstructured`, `2:4 along axis 1`, ...
+    parts: of a concatenation, the forms of its parts; they say by which schemes each is encoded.
     """
 
     schemes: tuple[str, ...]
@@ -56,6 +57,7 @@ class Candidate:
     evidence: str
     loss: Loss = EXACT
     structure: str = ""
+    parts: tuple[Candidate, ...] = ()
 
 
 class Scheme(Protocol[S]):

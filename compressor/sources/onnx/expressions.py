@@ -93,31 +93,32 @@ def _dequantize_linear(index: Index, node: onnx.NodeProto) -> Expression | None:
         raise UnliftableError(data.leaf, "its scale or zero point is no constant")
     if not is_float(scale.dtype) or DTYPES.get(integer(node, "output_dtype", 0), scale.dtype) != scale.dtype:
         raise UnliftableError(data.leaf, f"it is dequantized with a scale {scale.dtype} to another type")
-    to = _parameter_shape(node, data, tuple(scale.shape))
+    to, block = _parameter_shape(node, data, tuple(scale.shape))
     try:
         if zero_point is not None:
             zero_point = reshaped(zero_point, (1,) * len(to) if zero_point.size == 1 else to)
         scale = reshaped(scale, to)
     except ValueError as error:
         raise UnliftableError(data.leaf, str(error)) from error
-    return _quantized(data, scale, zero_point)
+    return _quantized(data, scale, zero_point, block)
 
 
-def _parameter_shape(node: onnx.NodeProto, data: Expression, scale: Shape) -> Shape:
-    """The shape of a `DequantizeLinear` node's parameters at the rank of its data."""
+def _parameter_shape(node: onnx.NodeProto, data: Expression, scale: Shape) -> tuple[Shape, Shape | None]:
+    """The shape of a `DequantizeLinear` node's parameters at the rank of its data, and a block whose last is short."""
     whole = shape(data.encoding)
     if math.prod(scale) == 1:
-        return (1,) * len(whole)
+        return (1,) * len(whole), None
     axis = integer(node, "axis", 1)
     axis += len(whole) if axis < 0 else 0
     block = integer(node, "block_size", 0)
     if not 0 <= axis < len(whole):
         raise UnliftableError(data.leaf, f"DequantizeLinear has axis {axis} for a rank of {len(whole)}")
     if block == 0 and scale == (whole[axis],):
-        return tuple(dim if place == axis else 1 for place, dim in enumerate(whole))
-    blocked = tuple(dim // max(block, 1) if place == axis else dim for place, dim in enumerate(whole))
-    if block > 0 and scale == blocked and whole[axis] % block == 0:
-        return scale
+        return tuple(dim if place == axis else 1 for place, dim in enumerate(whole)), None
+    blocked = tuple(-(-dim // max(block, 1)) if place == axis else dim for place, dim in enumerate(whole))
+    if block > 0 and scale == blocked:
+        short = whole[axis] % block and blocked[axis] > 1
+        return scale, tuple(block if place == axis else 1 for place in range(len(whole))) if short else None
     raise UnliftableError(data.leaf, f"a scale {list(scale)} in blocks of {block} along axis {axis} of {list(whole)}")
 
 
@@ -174,7 +175,7 @@ def _broadcast(data: Expression, scale: NDArray, zero_point: NDArray | None) -> 
     return _quantized(data, scale.reshape(to), None if zero_point is None else offset.reshape(to))
 
 
-def _quantized(data: Expression, scale: Array, zero_point: Array | None) -> Expression:
+def _quantized(data: Expression, scale: Array, zero_point: Array | None, block: Shape | None = None) -> Expression:
     """`Quantized` in its shortest form: without a zero point that is zero everywhere."""
     assert not isinstance(data.encoding, Quantized)
     if zero_point is not None and not np.asarray(zero_point).any():
@@ -182,7 +183,7 @@ def _quantized(data: Expression, scale: Array, zero_point: Array | None) -> Expr
     if zero_point is not None and zero_point.shape != scale.shape:
         zero_point = np.broadcast_to(np.asarray(zero_point), scale.shape)
     try:
-        encoding = Quantized(data.encoding, scale, zero_point)
+        encoding = Quantized(data.encoding, scale, zero_point, block)
     except ValueError as error:
         raise UnliftableError(data.leaf, str(error)) from error
     return Expression(encoding, data.leaf, data.nodes)

@@ -21,13 +21,15 @@ from typing import cast
 
 import numpy as np
 
-from compressor.arrays import Array, ArraySpec, Shape, spec_of, stored_type, widened
+from compressor.arrays import Array, ArraySpec, Shape, is_float, spec_of, stored_type, widened
 from compressor.encodings import (
+    Concatenated,
     Dense,
     Encoding,
     Palettized,
     Quantized,
     Sparse,
+    Whole,
     dtype,
     full_mask,
     is_encoded,
@@ -38,7 +40,7 @@ from compressor.encodings import (
 )
 from compressor.formats.coreml.opsets import IOS18, IOS26
 from compressor.formats.coreml.types import WEIGHT_DTYPES
-from compressor.targets.coreml.rewriting import Inner, repeated, rewritings
+from compressor.targets.coreml.rewriting import Inner, even, repeated, rewritings
 
 
 def why_not(encoding: Encoding, version: int) -> str:
@@ -51,7 +53,9 @@ def legalize(encoding: Encoding, version: int) -> Encoding:
 
     Where several forms have that value, it is the smallest. What `why_not` refuses comes back in whatever form.
     """
-    encoding = _with_wide_tables(encoding)
+    if isinstance(encoding, Concatenated):
+        return encoding
+    encoding = _evenly(_with_wide_tables(encoding))
     if not isinstance(encoding, Sparse):
         return _smallest(encoding, shape(encoding), version, None)
     if is_places(encoding.mask):  # there is no such form
@@ -62,13 +66,28 @@ def legalize(encoding: Encoding, version: int) -> Encoding:
     return Sparse(mask, _smallest(encoding.values, encoding.shape, version, spec_of(mask)), encoding.shape)
 
 
-def _with_wide_tables(encoding: Encoding) -> Encoding:
-    """The encoding with its tables in their own type: Core ML casts no others than whole constants."""
+def _with_wide_tables(encoding: Whole) -> Whole:
+    """The encoding with tables and scales in their own type: Core ML casts no others than whole constants."""
     match encoding:
         case Palettized(_, lut):
             return replace(encoding, lut=widened(lut))
-        case Sparse(_, Palettized(_, lut) as values):
-            return replace(encoding, values=replace(values, lut=widened(lut)))
+        case Quantized(Palettized() as data, scale):
+            return replace(encoding, data=cast("Palettized", _with_wide_tables(data)), scale=widened(scale))
+        case Quantized(_, scale):
+            return replace(encoding, scale=widened(scale))
+        case Sparse(_, Palettized() | Quantized() as values):
+            return replace(encoding, values=cast("Inner", _with_wide_tables(values)))
+        case _:
+            return encoding
+
+
+def _evenly(encoding: Whole) -> Whole:
+    """The encoding in blocks that divide their axes: Core ML has no others."""
+    match encoding:
+        case Quantized():
+            return even(encoding, shape(encoding))
+        case Sparse(_, Quantized() as values, whole):
+            return replace(encoding, values=even(values, whole))
         case _:
             return encoding
 
@@ -92,6 +111,8 @@ def _refusal(encoding: Encoding, version: int) -> str:
     """Why a form is none that the version has."""
     if dtype(encoding) not in WEIGHT_DTYPES:
         return f"Core ML has weights in float16 and float32, not in {dtype(encoding)}"
+    if isinstance(encoding, Concatenated):
+        return "Core ML has no constant that is made of several"
     if isinstance(encoding, Dense):
         stored = stored_type(encoding.values)
         return "" if stored in WEIGHT_DTYPES else f"Core ML casts float16 to float32, not {stored} to {dtype(encoding)}"
@@ -120,6 +141,8 @@ def _sparse_refusal(encoding: Sparse, version: int) -> str:
 
 def _inner_refusal(encoding: Inner, version: int) -> str:
     match encoding:
+        case Quantized(data) if is_float(dtype(data)):
+            return "Core ML has scales over integers, and tables"
         case Palettized(_, lut, axis) if version < IOS18:
             if math.prod(lut.shape[:-2]) > 1:
                 return "tables by group of channels need iOS18"

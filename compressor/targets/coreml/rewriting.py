@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -35,6 +35,7 @@ from compressor.arrays import (
     PackedArray,
     Shape,
     bits,
+    is_float,
 )
 from compressor.encodings import Dense, Palettized, Quantized, decode, dtype, index_bits, shape
 from compressor.formats.coreml.opsets import IOS18, IOS26
@@ -60,11 +61,46 @@ def rewritings(encoding: Inner, whole: Shape, version: int, *, masked: bool) -> 
             return [lambda dense: dense]
         case Palettized():
             return [partial(_padded, version=version)]
+        case Quantized(data) if is_float(dtype(data)):
+            return _of_scaled_floats(encoding, whole, version, masked=masked)
         case Quantized(Palettized()):
             return _of_quantized_tables(encoding, whole, version, masked=masked)
         case Quantized():
             few = dtype(encoding.data) in (_WIDENED if version < IOS18 else _WIDENED_SINCE_IOS18)
             return [partial(_widened, version=version), *([_as_palette] if few else [])]
+
+
+def even(encoding: Quantized, whole: Shape) -> Quantized:
+    """The same with parameters repeated until every block divides its axis: 100 in blocks of 32 become 25 of 4.
+
+    whole: the weight's shape.
+    """
+    if encoding.block is None:
+        return encoding
+    pairs = tuple((dim, math.gcd(dim, min(dim, size))) for dim, size in zip(whole, encoding.block, strict=True))
+    counts, block = tuple(dim // step for dim, step in pairs), encoding.block
+
+    def repeated(parameter: NDArray) -> NDArray:
+        for axis, (_, step) in enumerate(pairs):
+            parameter = parameter.take(np.arange(counts[axis]) * step // block[axis], axis)
+        return parameter
+
+    scale, zero_point = _computed(repeated, counts, encoding.scale), encoding.zero_point
+    zero_point = None if zero_point is None else _computed(repeated, counts, zero_point)
+    return replace(encoding, scale=scale, zero_point=zero_point, block=None)
+
+
+def _of_scaled_floats(encoding: Quantized, whole: Shape, version: int, *, masked: bool) -> list[Way]:
+    """The ways of tables of floats that are scaled: a table for each of the groups."""
+    data = encoding.data
+    if not isinstance(data, Palettized):
+        return [lambda scaled: scaled]
+    tables = data.lut.shape[:-2]
+    groups = tuple(math.lcm(*counts) for counts in zip(encoding.scale.shape, tables, strict=True))
+    to = whole if masked else tuple(data.indices.shape)
+    if any(dim % count for dim, count in zip(to, groups, strict=True)):
+        return [lambda scaled: scaled]
+    return [partial(_as_float_tables, version=version, groups=groups)]
 
 
 def _of_quantized_tables(encoding: Quantized, whole: Shape, version: int, *, masked: bool) -> list[Way]:
@@ -96,7 +132,10 @@ def _with_tables(encoding: Quantized, version: int, groups: Shape) -> Quantized:
 
 def _as_float_tables(encoding: Quantized, version: int, groups: Shape) -> Palettized:
     """A table of what the codes stand for, for each of the groups."""
-    data, zero_point = _eight_bits(encoding, version)
+    if is_float(dtype(encoding.data)):
+        data, zero_point = _padded(cast("Palettized", encoding.data), version), None
+    else:
+        data, zero_point = _eight_bits(encoding, version)
     return replace(data, lut=_dequantized_table(data.lut, encoding.scale, zero_point, groups))
 
 

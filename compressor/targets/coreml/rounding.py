@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from compressor.arrays import Array, ComputedArray, DType, NDArray, Shape
-from compressor.encodings import Dense, Encoding, Quantized, Sparse, decode, dtype, full_mask, shape
+from compressor.encodings import Dense, Encoding, Quantized, Sparse, codes_of, decode, dtype, full_mask, shape
 from compressor.kernels import expand
+from compressor.targets.coreml.rewriting import even
 
 Move = Callable[[NDArray], NDArray]
 """Takes an array of a weight's shape the way that its values have gone."""
@@ -56,15 +58,15 @@ def as_codes(encoding: Encoding) -> Quantized | None:
 
     None for a weight that is not quantized.
     """
-    if isinstance(encoding, Quantized):
-        data = encoding.data
-        codes = data if isinstance(data, Dense) else _later(shape(data), dtype(data), partial(decode, data))
-        return Quantized(codes, encoding.scale, encoding.zero_point)
-    if not isinstance(encoding, Sparse) or not isinstance(encoding.values, Quantized):
+    inner = codes_of(encoding)
+    if inner is None:
         return None
-    inner = encoding.values
-    codes = _later(encoding.shape, dtype(inner.data), partial(_filled, encoding, inner))
-    return Quantized(codes, inner.scale, inner.zero_point)
+    codes = inner.data
+    if isinstance(encoding, Sparse):
+        codes = _later(encoding.shape, dtype(inner.data), partial(_filled, encoding, inner))
+    elif not isinstance(codes, Dense):
+        codes = _later(shape(codes), dtype(codes), partial(decode, codes))
+    return even(replace(inner, data=codes), shape(encoding))
 
 
 def _later(dims: Shape, kind: DType, compute: Callable[[], NDArray]) -> Dense:
@@ -74,9 +76,9 @@ def _later(dims: Shape, kind: DType, compute: Callable[[], NDArray]) -> Dense:
 def _filled(encoding: Sparse, inner: Quantized) -> NDArray:
     """The codes of all elements: those of zeros are the zero point."""
     kept = decode(inner.data)
-    zero = (
-        np.zeros((), kept.dtype) if inner.zero_point is None else expand(np.asarray(inner.zero_point), encoding.shape)
-    )
+    zero = np.zeros((), kept.dtype)
+    if inner.zero_point is not None:
+        zero = expand(np.asarray(inner.zero_point), encoding.shape, inner.block)
     codes = np.array(np.broadcast_to(zero, encoding.shape))
     codes[full_mask(encoding)] = kept
     return codes

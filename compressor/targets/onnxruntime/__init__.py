@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compressor.arrays import stored_type
-from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, arrays, spec
+from compressor.arrays import Array, is_float, stored_type
+from compressor.encodings import Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, codes_of, dtype, spec
 from compressor.errors import CompressorError
 from compressor.formats.layout import FileLayout
 from compressor.formats.onnx import assembly, copying, decoding, dtypes, functions, opening, writing
@@ -92,11 +92,10 @@ class OnnxRuntime:
 
     def legalize(self, encoding: Encoding) -> Encoding:
         newest = self.newest()
-        # Codes are stored as bytes where an opset has no type for them; values that are dense or in a table are not.
-        for array in arrays(encoding) if isinstance(encoding, Dense | Palettized) else ():
+        for array in _typed(encoding):
             since = dtypes.SINCE.get(stored_type(array).name, 0)
             if since > newest:
-                raise Illegal(f"{array.dtype} needs opset {since}, {self.name} has {newest}")
+                raise Illegal(f"{stored_type(array)} needs opset {since}, {self.name} has {newest}")
         if reason := decoding.why_not(encoding):
             raise Illegal(reason)
         if self._as_floats(encoding):
@@ -122,8 +121,7 @@ class OnnxRuntime:
 
     def _as_floats(self, encoding: Encoding) -> bool:
         """Whether codes would be floats before a kernel that wants codes gets them."""
-        quantized = encoding.values if isinstance(encoding, Sparse) else encoding
-        if "linear" not in self.facts.wanted.values() or not isinstance(quantized, Quantized):
+        if "linear" not in self.facts.wanted.values() or codes_of(encoding) is None:
             return False
         return not is_linear(encoding, self.facts.opset)
 
@@ -169,6 +167,23 @@ class _Reached:
         if opset not in self.known:
             self.known[opset] = opsets.unreachable(self.proto, opset)
         return self.known[opset]
+
+
+def _typed(encoding: Encoding) -> Iterator[Array]:
+    """The arrays that an opset must have the type of; codes of integers are bytes where it has none for them."""
+    match encoding:
+        case Dense(values):
+            yield values
+        case Palettized(_, lut):
+            yield lut
+        case Quantized(data, scale):
+            yield scale
+            yield from _typed(data) if is_float(dtype(data)) else ()
+        case Sparse(_, values):
+            yield from _typed(values)
+        case Concatenated(parts):
+            for part in parts:
+                yield from _typed(part)
 
 
 def _facts(model: Model, proto: onnx.ModelProto) -> Facts:

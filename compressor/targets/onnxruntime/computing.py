@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from compressor.arrays import bits
-from compressor.encodings import Encoding, Quantized, Sparse, dtype, shape
+from compressor.encodings import Encoding, codes_of, dtype, shape
 from compressor.formats.onnx import n_bits
 from compressor.formats.onnx.graphs import walk
 from compressor.formats.onnx.quantized import Form, is_linear
@@ -71,11 +71,11 @@ def _multiplies_by(node: onnx.NodeProto, name: str) -> bool:
 
 def _by_column(one: Encoding) -> bool:
     """Whether `MatMulNBits` can have the weight `[K, N]`: a scale by column, or in blocks along K."""
-    quantized = one.values if isinstance(one, Sparse) else one
-    if not isinstance(quantized, Quantized) or len(shape(one)) != 2:
+    quantized = codes_of(one)
+    if quantized is None or len(shape(one)) != 2:
         return False
     (rows, columns), counts = shape(one), tuple(quantized.scale.shape)
-    block = rows // counts[0] if counts[0] else 0
+    block = quantized.block[0] if quantized.block else rows // max(counts[0], 1)
     # ONNX Runtime 1.31 multiplies something else where rows of 2-bit codes do not fill bytes.
     if bits(dtype(quantized.data)) == 2 and columns % 4:
         return False

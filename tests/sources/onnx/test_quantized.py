@@ -102,6 +102,22 @@ def test_int32_codes_stay_in_the_graph(tmp_path: Path) -> None:
     assert check_same(path) == {}
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_last_block_of_an_axis_may_be_short(tmp_path: Path, axis: int) -> None:
+    """As many scales as blocks begin, which is what ONNX asks for."""
+    scale = floats(3, 8) if axis == 0 else floats(8, 3)
+    node = helper.make_node("DequantizeLinear", ["w", "b"], ["one"], axis=axis, block_size=3)
+    path = save(
+        tmp_path / "m.onnx",
+        [node, helper.make_node("Neg", ["one"], ["y"])],
+        [tensor("w", codes("int8", 8, 8)), tensor("b", scale)],
+        outputs=[value("y", [8, 8])],
+    )
+    found = check_same(path)["w"].encoding
+    assert isinstance(found, Quantized)
+    assert (name(found), found.block) == ("int8", (3, 1) if axis == 0 else (1, 3))
+
+
 REFUSED = {
     "its codes are decoded in several ways": [
         helper.make_node("DequantizeLinear", ["w", "s"], ["one"]),
@@ -119,10 +135,6 @@ REFUSED = {
         helper.make_node("DequantizeLinear", ["w", "minus"], ["one"]),
         helper.make_node("Neg", ["one"], ["y"]),
     ],
-    "a scale [8, 3] in blocks of 3 along axis 1 of [8, 8]": [
-        helper.make_node("DequantizeLinear", ["w", "b"], ["one"], axis=1, block_size=3),
-        helper.make_node("Neg", ["one"], ["y"]),
-    ],
 }
 
 
@@ -132,7 +144,6 @@ def test_codes_that_stay_have_a_reason(tmp_path: Path, reason: str) -> None:
         tensor("w", codes("int8", 8, 8)),
         tensor("s", np.array(0.5, np.float32)),
         tensor("t", np.array(0.25, np.float32)),
-        tensor("b", floats(8, 3)),
     ]
     path = save(tmp_path / "m.onnx", REFUSED[reason], stored, outputs=[value("y", [8, 8])])
     found = check_same(path)
