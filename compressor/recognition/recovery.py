@@ -5,7 +5,7 @@ For a runtime that rounds weights, and would show no grid afterwards.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -46,6 +46,18 @@ def recovered(weight: Weight, settings: Settings, precision: DType) -> Weight:
     return replace(weight, note="; ".join(filter(None, (weight.note, failed))))
 
 
+@dataclass(frozen=True, eq=False)
+class _Codes:
+    """The codes of values that lie on a grid, found anew: all of them together would fill the memory."""
+
+    source: Dense
+    spec: Quantized
+
+    def __call__(self) -> NDArray:
+        found = linear_quantize.encode(np.asarray(self.source.values), self.spec, None)
+        return encodings.decode(found.data)
+
+
 def _grid(values: NDArray, *, sampled: bool) -> Candidate | None:
     """The grid that a weight lies on, unless a palette, which rounds to itself, takes no more."""
     exact = described_by(values, scan(values, 0.0, sampled=sampled))
@@ -59,7 +71,7 @@ def _grid(values: NDArray, *, sampled: bool) -> Candidate | None:
 
 
 def _as_codes(weight: Weight, source: Dense, values: NDArray, grid: Candidate) -> Weight:
-    """A weight as its codes, which are computed whenever they are read: all of them together would fill the memory.
+    """A weight as its codes, which are computed whenever they are read.
 
     values: those of the source, which have been read once already.
 
@@ -68,12 +80,8 @@ def _as_codes(weight: Weight, source: Dense, values: NDArray, grid: Candidate) -
     """
     spec = grid.spec
     assert isinstance(spec, Quantized)
-
-    def codes() -> NDArray:
-        return encodings.decode(linear_quantize.encode(np.asarray(source.values), spec, None).data)
-
     found = linear_quantize.encode(values, spec, None)
-    later = ComputedArray(encodings.shape(found), encodings.dtype(found.data), codes)
+    later = ComputedArray(encodings.shape(found), encodings.dtype(found.data), _Codes(source, spec))
     return replace(
         weight,
         encoding=Quantized(Dense(later), found.scale, found.zero_point),

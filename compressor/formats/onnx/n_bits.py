@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressor.arrays import UINT8, Array, ArraySpec, ComputedArray, NDArray, Shape, bits
+from compressor.arrays import UINT8, Array, ArraySpec, ComputedArray, DType, NDArray, Shape, bits
 from compressor.encodings import Dense, Encoding, Quantized, codes_of, dtype, shape
 from compressor.formats.onnx.graphs import MICROSOFT, walk
 from compressor.formats.onnx.lowered import Lowered
@@ -55,13 +56,13 @@ def _turned(array: Array, step: int = 1) -> Array:
     of = array.dtype if bits(array.dtype) > 8 else UINT8
     if isinstance(array, ArraySpec):
         return ArraySpec(to, of)
+    return ComputedArray(to, of, partial(_filled_up, array, to, of))
 
-    def compute() -> NDArray:
-        turned = np.zeros(to, of)
-        turned[:, :rows] = np.asarray(array).view(of).T
-        return turned
 
-    return ComputedArray(to, of, compute)
+def _filled_up(array: Array, to: Shape, of: DType) -> NDArray:
+    turned = np.zeros(to, of)
+    turned[:, : array.shape[0]] = np.asarray(array).view(of).T
+    return turned
 
 
 def restore(

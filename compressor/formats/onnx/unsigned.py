@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -72,9 +73,9 @@ def _moved(codes: Array) -> Array:
     to = _OTHERS[codes.dtype]
     if isinstance(codes, ArraySpec):
         return ArraySpec(codes.shape, to)
+    return ComputedArray(tuple(codes.shape), to, partial(_flipped, codes, to))
 
-    def compute() -> NDArray:
-        moved: NDArray = np.asarray(codes).view(UINT8) ^ _half(to)
-        return moved.view(to)
 
-    return ComputedArray(tuple(codes.shape), to, compute)
+def _flipped(codes: Array, to: DType) -> NDArray:
+    moved: NDArray = np.asarray(codes).view(UINT8) ^ _half(to)
+    return moved.view(to)

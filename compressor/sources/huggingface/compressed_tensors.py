@@ -148,8 +148,11 @@ def _zero_points(prefix: str, stored: MappedArray | None, parts: QuantizedParts,
         return zero_points(f"{prefix}weight_zero_point", stored, scale, code, scheme)
     rows, count = parts.shape[0], 1 if len(scale.shape) < 2 else scale.shape[1]
     expect(f"{prefix}weight_zero_point", stored, (layout(rows, scheme.bits), count), INT32)
-    unpacked = partial(_codes, scheme.bits, rows, layout)
-    return computed((rows, count), code, lambda packed: np.ascontiguousarray(unpacked(packed.T).T), stored)
+    return computed((rows, count), code, partial(_by_output, scheme.bits, rows, layout), stored)
+
+
+def _by_output(width: int, rows: int, layout: Layout, packed: NDArray) -> NDArray:
+    return np.ascontiguousarray(_codes(width, rows, layout, packed.T).T)
 
 
 def _scaled(prefix: str, tensors: Mapping[str, MappedArray], declared: tuple[LayerScheme, ...]) -> Weight | None:

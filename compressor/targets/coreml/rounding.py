@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import numpy as np
 
-from compressor.arrays import Array, ComputedArray, DType, NDArray, Shape
+from compressor.arrays import ComputedArray, DType, NDArray, Shape
 from compressor.encodings import Dense, Encoding, Quantized, Sparse, codes_of, decode, dtype, full_mask, shape
 from compressor.kernels import expand
+from compressor.patterns import patterns
 from compressor.targets.coreml.rewriting import even
 
 Move = Callable[[NDArray], NDArray]
@@ -39,18 +40,69 @@ def rounded(
             return made, "" if factor is None and made.scale.dtype == codes.scale.dtype else f"scales rounded to {to}"
         reason = f"its scales are too small for {to}"
 
-    def compute() -> NDArray:
-        result = np.empty(values.shape, to)
+    known = None if source is None else Traced(source, move)
+    return Dense(ComputedArray(values.shape, to, Rounded(values, to, factor, known))), reason
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """Values that are elements of a weight of the source, read where that lies and moved."""
+
+    source: Encoding
+    move: Move | None
+
+    def __call__(self) -> NDArray:
+        values = decode(self.source)
+        return values if self.move is None else self.move(values)
+
+
+@dataclass(frozen=True, eq=False)
+class Rounded:
+    """Values multiplied and rounded, whenever they are read.
+
+    values: as a frontend has given them, mapped from a file without a name. In another process, where there is no such
+        file, they are those of `known`, if these are the same bits: none of them goes from one process to another then.
+    to: the type that they are rounded to. factor: what they are multiplied with, float64, of their rank.
+    """
+
+    values: NDArray | None
+    to: DType
+    factor: NDArray | None
+    known: Traced | None
+
+    def __call__(self) -> NDArray:
+        values = self._values()
+        if values.dtype == self.to and self.factor is None and values.flags.c_contiguous:
+            return values
+        result = np.empty(values.shape, self.to)
         with np.errstate(over="ignore"):
-            if factor is None:
+            if self.factor is None:
                 result[...] = values
             else:  # in float64, a buffer of a few values at a time
-                np.multiply(values, factor, out=result, dtype=np.float64, casting="unsafe")
+                np.multiply(values, self.factor, out=result, dtype=np.float64, casting="unsafe")
         return result
 
-    plain = values.dtype == to and factor is None and values.flags.c_contiguous
-    array: Array = values if plain else ComputedArray(values.shape, to, compute)
-    return Dense(array), reason
+    def _values(self) -> NDArray:
+        if self.values is not None:
+            return self.values
+        assert self.known is not None
+        return self.known()
+
+    @cached_property
+    def _is_known(self) -> bool:
+        """Whether the source has the very values: asked once, however often a weight is sent."""
+        return self.values is None or (self.known is not None and _same(self.values, self.known()))
+
+    def __reduce__(self) -> tuple[type[Rounded], tuple[NDArray | None, DType, NDArray | None, Traced | None]]:
+        if self._is_known:
+            return Rounded, (None, self.to, self.factor, self.known)
+        return Rounded, (self.values, self.to, self.factor, None)
+
+
+def _same(one: NDArray, other: NDArray) -> bool:
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    return all(np.array_equal(patterns(a), patterns(b)) for a, b in zip(one, other, strict=True))
 
 
 def as_codes(encoding: Encoding) -> Quantized | None:
@@ -96,7 +148,7 @@ def moved(encoding: Quantized, move: Move | None, to: Shape) -> Quantized:
         if zero_point.shape != scale.shape:
             counts = tuple(math.lcm(*pair) for pair in zip(scale.shape, zero_point.shape, strict=True))
             scale, zero_point = expand(scale, counts), expand(zero_point, counts)
-    return Quantized(_later(to, dtype(encoding.data), lambda: move(decode(encoding.data))), scale, zero_point)
+    return Quantized(_later(to, dtype(encoding.data), Traced(encoding.data, move)), scale, zero_point)
 
 
 def by_block(whole: NDArray) -> NDArray:

@@ -27,6 +27,10 @@ SIZE = 512
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
+    return moving(tmp_path / "m.onnx")
+
+
+def moving(path: Path) -> Path:
     """Six weights: read as they are, transposed, turned twice behind each other; one of each on a grid."""
     rng = np.random.default_rng(0)
     weights = rng.standard_normal((6, SIZE, SIZE)).astype(np.float32)
@@ -40,7 +44,7 @@ def model(tmp_path: Path) -> Path:
     ends = {"inputs": [value("x0", [1, SIZE])], "outputs": [value("x6", [1, SIZE])]}
     held = [tensor(f"w{at}", array) for at, array in enumerate(weights)]
     held += [tensor("begin", np.array([7])), tensor("end", np.array([7 + SIZE]))]
-    return save(tmp_path / "m.onnx", nodes, held, **ends)
+    return save(path, nodes, held, **ends)
 
 
 @contextmanager
