@@ -7,17 +7,11 @@ a worker that sees another file system, or has other versions, is found out befo
 
 from __future__ import annotations
 
-import functools
-import io
 import itertools
 import json
-import os
-import pickle
 import secrets
-import socket
-import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +21,7 @@ from typing import Any, TypeVar
 
 from compressor.compilation import publish
 from compressor.compilation.stream import IN_FLIGHT, dense_nbytes, named
+from compressor.compilation.tasks import HELLO, UNPICKLABLE, join, opened, pickled, work
 from compressor.compilation.versions import identity
 from compressor.errors import CompressorError, line
 from compressor.model import Stamps
@@ -40,9 +35,6 @@ MOST_TASKS = 512
 
 BATCH_NBYTES, MOST_IN_BATCH = 4 << 20, 64
 """Small weights go together: dense bytes from which on a task has enough, and the most weights of one."""
-
-_HELLO = "hello.json"
-_UNPICKLABLE = (pickle.PicklingError, AttributeError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -77,8 +69,8 @@ class Workers:
         """
         number = next(self.numbers)
         try:
-            (self.room / str(number)).write_bytes(_pickled(function))
-        except _UNPICKLABLE:
+            (self.room / str(number)).write_bytes(pickled(function))
+        except UNPICKLABLE:
             yield from map(function, items)
             return
         pending: deque[tuple[Future[bytes] | None, Any]] = deque()
@@ -95,7 +87,7 @@ class Workers:
                     pending.append((None, item))
                 else:
                     seal = secrets.token_hex(8)
-                    pending.append((self._submit(_work, seal, number, task), (seal, size)))
+                    pending.append((self._submit(work, seal, number, task), (seal, size)))
                     in_flight += size
             while pending:
                 yield self._done(function, *pending.popleft())
@@ -112,7 +104,7 @@ class Workers:
         """
         try:
             with _executors_errors():
-                _opened(self._submit(_join, "hello").result(), "hello")
+                opened(self._submit(join, "hello").result(), "hello")
         except CompressorError:
             raise
         except Exception as error:  # where not even this module is the same, whatever the executor raises
@@ -134,7 +126,7 @@ class Workers:
             return function(told)
         with _executors_errors():
             content = future.result()
-        result: R = _opened(content, told[0])
+        result: R = opened(content, told[0])
         return result
 
 
@@ -149,23 +141,10 @@ def joined(executor: Executor, stamps: Stamps, directory: Path) -> Iterator[Work
         files = {str(file.absolute()): stamp.nbytes for file, stamp in stamps.items()}
         token = secrets.token_hex(16)
         hello = {"token": token, "identity": identity(), "files": files}
-        (room / _HELLO).write_text(json.dumps(hello), encoding="utf-8")
+        (room / HELLO).write_text(json.dumps(hello), encoding="utf-8")
         workers = Workers(executor, room.absolute(), token)
         workers.greet()
         yield workers
-
-
-def different(ours: Mapping[str, str], theirs: Mapping[str, str]) -> str:
-    """What a worker has that is not ours, in words; empty where it has the same.
-
-    >>> different({"numpy": "2.3"}, {"numpy": "2.2"})
-    'numpy 2.2, expected 2.3'
-    """
-    packages = [name for name in ours if name != "code" and ours[name] != theirs.get(name)]
-    if packages:
-        return "; ".join(f"{name} {theirs.get(name, 'missing')}, expected {ours[name]}" for name in packages)
-    same = ours.get("code") == theirs.get("code")
-    return "" if same else f"other code of compressor {ours.get('compressor')}"
 
 
 def _batches(items: Iterable[tuple[Weight, *tuple[Any, ...]]]) -> Iterator[list[tuple[Any, ...]]]:
@@ -187,26 +166,11 @@ def _each(function: Callable[..., T], batch: Iterable[tuple[Any, ...]]) -> list[
     return [named(function, *arguments) for arguments in batch]
 
 
-class _Pickler(pickle.Pickler):
-    """Paths are made absolute: a worker has another current directory."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, Path) and not obj.is_absolute():
-            return type(obj), (str(obj.absolute()),)
-        return NotImplemented
-
-
-def _pickled(one: object) -> bytes:
-    content = io.BytesIO()
-    _Pickler(content, pickle.HIGHEST_PROTOCOL).dump(one)
-    return content.getvalue()
-
-
 def _task(item: object) -> bytes | None:
     """An item, pickled; None where it cannot be."""
     try:
-        return _pickled(item)
-    except _UNPICKLABLE:
+        return pickled(item)
+    except UNPICKLABLE:
         return None
 
 
@@ -228,77 +192,3 @@ def _executors_errors() -> Iterator[None]:
         if type(error).__module__.partition(".")[0] != "distributed":
             raise
         raise CompressorError(f"the executor has failed: {line(error)} Nothing was published.") from error
-
-
-def _opened(content: object, seal: str) -> Any:
-    """The result that a worker has sealed.
-
-    Raises:
-        CompressorError: it is damaged, or of another task.
-    """
-    if isinstance(content, bytes) and zlib.crc32(content[4:]).to_bytes(4, "big") == content[:4]:
-        told, result = pickle.loads(content[4:])  # noqa: S301 - from a worker that runs code of ours
-        if told == seal:
-            return result
-    raise CompressorError(
-        "a worker has returned a damaged result, or that of another task. Nothing was published. Look for the one "
-        "whose memory, network or code is not sound, and run the command again without it."
-    )
-
-
-def _sealed(seal: str, result: object) -> bytes:
-    content = pickle.dumps((seal, result), pickle.HIGHEST_PROTOCOL)
-    return zlib.crc32(content).to_bytes(4, "big") + content
-
-
-def _join(room: str, token: str, seal: str) -> bytes:
-    """On a worker: look whether it can take part."""
-    _check(room, token)
-    return _sealed(seal, None)
-
-
-def _work(room: str, token: str, seal: str, number: int, task: bytes) -> bytes:
-    """On a worker: one task, its result sealed."""
-    _check(room, token)
-    try:
-        return _sealed(seal, _function(room, token, number)(pickle.loads(task)))  # noqa: S301 - the driver's own
-    except OSError as error:
-        what = f"{error.filename or 'the system'}: {error.strerror or error}"
-        raise CompressorError(f"{what}, on {_who()}. Nothing was published.") from error
-    except MemoryError as error:
-        raise CompressorError(f"out of memory on {_who()}. Nothing was published.") from error
-
-
-@functools.lru_cache(maxsize=4)
-def _function(room: str, token: str, number: int) -> Callable[[Any], Any]:  # noqa: ARG001 - part of the key
-    function: Callable[[Any], Any] = pickle.loads((Path(room) / str(number)).read_bytes())  # noqa: S301
-    return function
-
-
-@functools.lru_cache(maxsize=16)
-def _check(room: str, token: str) -> None:
-    """Whether this process can take part; done once, since errors are not kept.
-
-    Raises:
-        CompressorError: it sees other files, or has other versions.
-    """
-    shared = "The file system must be the same, at the same paths, on every worker."
-    try:
-        hello = json.loads((Path(room) / _HELLO).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CompressorError(f"{_who()} sees no {Path(room).parent} that others write to. {shared}") from error
-    if hello["token"] != token:
-        raise CompressorError(f"{_who()} sees another {Path(room).parent} than the one that is written to. {shared}")
-    if unlike := different(hello["identity"], identity()):
-        raise CompressorError(f"{_who()} has {unlike}. Install on every worker what is installed here.")
-    for name, nbytes in hello["files"].items():
-        try:
-            found = Path(name).stat().st_size
-        except OSError as error:
-            raise CompressorError(f"{_who()} cannot see {name}: {error.strerror}. {shared}") from error
-        if found != nbytes:
-            raise CompressorError(f"{_who()} sees another {name}: of {found:,} bytes, expected {nbytes:,}. {shared}")
-
-
-def _who() -> str:
-    return f"the worker on {socket.gethostname()}, process {os.getpid()},"

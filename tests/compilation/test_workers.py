@@ -18,11 +18,13 @@ import pytest
 import compressor
 from compressor.compilation import workers
 from compressor.compilation.stream import InexactError
-from compressor.compilation.workers import Workers, different, joined
+from compressor.compilation.tasks import different, sealed
+from compressor.compilation.workers import Workers, joined
 from compressor.encodings import Dense
 from compressor.errors import CompressorError
 from compressor.weight import Weight
 from tests.faults.commands import chain, snapshot, working_directory
+from tests.sources.onnx.test_folding import CASES, Case, built
 from tests.test_determinism import check_mixed, mixed
 
 
@@ -130,6 +132,15 @@ def test_any_number_of_processes_writes_the_same_bytes(tmp_path: Path, count: in
     check_mixed(tmp_path / "there")
 
 
+@pytest.mark.parametrize("case", CASES.values(), ids=[*CASES])
+def test_what_a_runtime_folds_is_folded_by_workers(tmp_path: Path, case: Case) -> None:
+    model, executor = built(tmp_path / "m.onnx", case.nodes, case.constants), Inline()
+    compressor.compress(model, tmp_path / "here")
+    compressor.compress(model, tmp_path / "there", executor=executor)
+    assert snapshot(tmp_path / "there") == snapshot(tmp_path / "here")
+    assert executor.started == 4  # hello, look, write, verify
+
+
 def test_a_form_that_a_sample_has_missed_is_mended_as_without_workers(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     values = rng.standard_normal(16).astype(np.float32)[rng.integers(0, 16, (512, 512))]
@@ -147,7 +158,7 @@ def flipped(content: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     "change",
-    [flipped, lambda content: content[:-1], lambda _: None, lambda _: b"", lambda _: workers._sealed("other", None)],
+    [flipped, lambda content: content[:-1], lambda _: None, lambda _: b"", lambda _: sealed("other", None)],
     ids=["a bit", "cut short", "nothing", "no bytes", "that of another task"],
 )
 def test_a_damaged_result_is_an_error(tmp_path: Path, change: Callable[[bytes], Any]) -> None:

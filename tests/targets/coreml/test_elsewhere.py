@@ -13,10 +13,11 @@ import pytest
 
 import compressor
 from compressor import sources, targets
+from compressor.arrays import ComputedArray
 from compressor.compilation.pipelines import PIPELINES
 from compressor.compilation.planning import Request
-from compressor.compilation.workers import _pickled
-from compressor.encodings import decode
+from compressor.compilation.tasks import pickled
+from compressor.encodings import Dense, decode
 from compressor.recognition.findings import Settings
 from tests.compilation.test_workers import Inline
 from tests.faults.commands import snapshot
@@ -39,11 +40,12 @@ def test_a_fitted_weight_pickles_as_where_its_values_lie(model: Path, name: str)
     target = targets.get(name)
     fitted = target.fit(sources.read(model), Request(target, PIPELINES["auto"], Settings())).model
     for weight in fitted.weights:
-        sent = _pickled(weight)
+        sent = pickled(weight)
         assert len(sent) < MOST_NBYTES, weight.name
         again = pickle.loads(sent)  # noqa: S301
         np.testing.assert_array_equal(decode(again.encoding), decode(weight.encoding))
-        assert again.origin.weight == weight.origin.weight
+        assert again.origin is not None
+        assert again.origin.weight == weight.name
 
 
 def test_values_that_a_frontend_has_made_are_sent(model: Path) -> None:
@@ -51,11 +53,13 @@ def test_values_that_a_frontend_has_made_are_sent(model: Path) -> None:
     target = targets.get("iOS18")
     fitted = target.fit(sources.read(model), Request(target, PIPELINES["auto"], Settings())).model
     (dense,) = (weight for weight in fitted.weights if weight.name == "w1")
+    assert isinstance(dense.encoding, Dense)
+    assert isinstance(dense.encoding.values, ComputedArray)
     rounded = dense.encoding.values.compute
     with model.open("r+b") as file:  # the source is another one
         file.write(bytes(model.stat().st_size))
-    assert len(_pickled(rounded)) > SIZE * SIZE * 4
-    np.testing.assert_array_equal(pickle.loads(_pickled(rounded))(), rounded())  # noqa: S301
+    assert len(pickled(rounded)) > SIZE * SIZE * 4
+    np.testing.assert_array_equal(pickle.loads(pickled(rounded))(), rounded())  # noqa: S301
 
 
 def compressed(model: Path, out: Path, target: str, executor: Executor | None = None) -> dict[str, object]:
