@@ -162,6 +162,7 @@ def chains(shape: Shape) -> Iterator[list[Granularity]]:
 
         [N, K]            channels of axis 0, then blocks along axis 1; channels of axis 1, then blocks along axis 0
         [O, I, kh, kw]    and blocks along axis 1, each with its whole kernels
+        [kh, kw, I, O]    channels of axis 3 or 2, as TensorFlow has them, then blocks along the other, as these
         [E, K, N]         and channels of an expert's own, along either axis, then blocks along the other
     """
     rank = len(shape)
@@ -173,6 +174,10 @@ def chains(shape: Shape) -> Iterator[list[Granularity]]:
     if rank == _FEWEST_WITH_KERNELS:
         yield _chain(shape, (0, 2), 1, range(rank))
         yield _chain(shape, (0, 1), 2, range(rank))
+        return
+    last = (rank - 1, rank - 2)
+    for axis, other in (last, last[::-1]):
+        yield _chain(shape, (axis,), other, last)
 
 
 def _chain(shape: Shape, channels: Collection[int], blocked: int, single: Collection[int]) -> list[Granularity]:

@@ -80,7 +80,14 @@ def blocks(axis: int, *lengths: int) -> list[str]:
         ((4, 64), [[CHANNELS, *blocks(1, 32, 16)], [ROWS]]),
         ((1, 64), [blocks(1, 32, 16), [ROWS]]),
         ((8, 3, 16), [[CHANNELS], [ROWS], [], ["per channel along axes 0 and 2"], ["per channel along axes 0 and 1"]]),
-        ((8, 64, 3, 3), [[CHANNELS], [ROWS], blocks(1, 32, 16)]),
+        (
+            (8, 64, 3, 3),
+            [[CHANNELS], [ROWS], blocks(1, 32, 16), ["per channel along axis 3"], ["per channel along axis 2"]],
+        ),
+        (
+            (3, 1, 64, 8),
+            [[CHANNELS], [], [], ["per channel along axis 3", *blocks(2, 32, 16)], ["per channel along axis 2"]],
+        ),
         (
             (4, 32, 48),
             [
