@@ -101,7 +101,7 @@ HWIO = (3, 3, 16, 32)
 KERNEL = floats(*HWIO)
 BY_OUTPUT = {"s": scales(KERNEL, 3), "z": np.zeros(32, np.int8)}
 FAKE = (node("QuantizeLinear", "w,s,z", "q", axis=3), node("DequantizeLinear", "q,s,z", "d", axis=3))
-BY_TENSOR = {"s": np.array(0.03, F32), "z": np.array(128, np.uint8)}
+BY_TENSOR: Tensors = {"s": np.array(0.03, F32), "z": np.array(128, np.uint8)}
 MASK = {"mask": (RNG.random(HWIO) < 0.2).astype(F32)}
 
 CASES = {
