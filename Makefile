@@ -1,5 +1,5 @@
 # `make demo` runs the bundled example, `make record` renews its results that are committed, `make test` runs all checks,
-# `make test-all` the sets whole that it samples, `make bench` the benchmarks, `make docs` writes the site to build/site,
+# `make test-all` the sets whole that it samples, `make test-sanitize` those of the loops in C under sanitizers, `make bench` the benchmarks, `make docs` writes the site to build/site,
 # `make reference` those of its pages that come from code. Needed: Python >= 3.11, git, make.
 
 PYTHON ?= python3
@@ -13,7 +13,9 @@ export PATH := $(abspath $(VENV)/bin):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo record test test-all bench docs reference lock clean
+SANITIZE := -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
+
+.PHONY: demo record test test-sanitize test-all bench docs reference lock clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/examples
@@ -32,6 +34,14 @@ test: $(VENV)/dev
 	ruff format --check .
 	mypy -p compressor -p stages -p examples
 	pytest $(PYTEST_ARGS)
+
+# The loops in C under ASan and UBSan: the package is built with them in a folder that is found before the checkout.
+test-sanitize: $(VENV)/dev
+	rm -rf build/sanitize
+	CFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" python setup.py --quiet build --build-base build/sanitize --build-lib build/sanitize/lib
+	test -e build/sanitize/lib/compressor/native/loops.abi3.so
+	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
+		pytest --override-ini "pythonpath=build/sanitize/lib ." --numprocesses 0 --capture no tests/test_native.py tests/test_packing.py tests/test_kernels.py
 
 test-all: $(VENV)/dev
 	COMPRESSOR_TESTS=all pytest $(PYTEST_ARGS)

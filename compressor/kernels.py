@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from compressor import native
 from compressor.arrays import Array, MappedArray, NDArray, PackedArray, Shape
 from compressor.blocks import blocks, row_blocks
 from compressor.errors import DamageError
@@ -23,29 +24,55 @@ def take(table: NDArray, rows: NDArray) -> NDArray:
 
 
 def select(values: NDArray, where: NDArray) -> NDArray:
-    """`values[where]`, `[D]` in row-major order.
-
-    Indexing by a mask costs a mispredicted branch an element; `compress` does not, but makes an eight-byte index of
-    each value that it takes.
-    """
-    flat, mask, start = values.reshape(-1), where.reshape(-1), 0
+    """`values[where]`, `[D]` in row-major order."""
+    mask = np.ascontiguousarray(where).reshape(-1)
     chosen = np.empty(np.count_nonzero(mask), values.dtype)
-    for part in blocks(flat.size):
-        taken = np.compress(mask[part], flat[part])
-        chosen[start : start + taken.size] = taken
-        start += taken.size
+    select_into(_unsigned(values), mask, _unsigned(chosen))
     return chosen
 
 
 def scatter(values: NDArray, where: NDArray) -> NDArray:
-    """The inverse of `select`: `values` in row-major order where the mask is set, zero elsewhere."""
-    flat, start = np.ascontiguousarray(where).reshape(-1), 0
-    dense = np.zeros(flat.size, values.dtype)
-    for part in blocks(flat.size):
-        places = np.flatnonzero(flat[part])
+    """The inverse of `select`: `values` in row-major order where the mask is set, zero elsewhere.
+
+    Raises:
+        ValueError: the mask's set bits are not as many as the values.
+    """
+    mask = np.ascontiguousarray(where).reshape(-1)
+    if values.size != (count := np.count_nonzero(mask)):
+        raise ValueError(f"{values.size:,} values for {count:,} set bits")
+    dense = np.empty(mask.size, values.dtype)
+    scatter_into(_unsigned(values), mask, _unsigned(dense))
+    return dense.reshape(where.shape)
+
+
+@native.loop
+def select_into(values: NDArray, where: NDArray, chosen: NDArray) -> None:
+    """Write the values where the mask is set, in order.
+
+    Indexing by a mask costs a mispredicted branch an element; `compress` does not, but makes an eight-byte index of
+    each value that it takes.
+    """
+    start = 0
+    for part in blocks(values.size):
+        taken = np.compress(where[part], values[part])
+        chosen[start : start + taken.size] = taken
+        start += taken.size
+
+
+@native.loop
+def scatter_into(values: NDArray, where: NDArray, dense: NDArray) -> None:
+    """Write the values in order where the mask is set, zero elsewhere."""
+    start = 0
+    for part in blocks(dense.size):
+        places = np.flatnonzero(where[part])
+        dense[part] = 0
         dense[part][places] = values[start : start + places.size]
         start += places.size
-    return dense.reshape(where.shape)
+
+
+def _unsigned(values: NDArray) -> NDArray:
+    """The elements as unsigned integers of their width, `[size]`: a view where they are contiguous."""
+    return np.ascontiguousarray(values).reshape(-1).view(f"u{values.dtype.itemsize}")
 
 
 def expand(parameter: NDArray, to: Shape, block: Shape | None = None) -> NDArray:
@@ -120,9 +147,39 @@ def look_up(indices: Array, lut: NDArray, vector_axis: int | None = None, where:
     Raises:
         DamageError: an index lies outside its table.
     """
-    if isinstance(indices, MappedArray | PackedArray) and lut.size == lut.shape[-2] and indices.width in (1, 2, 4):
-        return _look_up_bytes(indices, lut)
+    if lut.size == lut.shape[-2] and (values := _by_one_table(indices, lut)) is not None:
+        return values
     return _look_up(np.asarray(indices), lut, vector_axis, where)
+
+
+def _by_one_table(indices: Array, lut: NDArray) -> NDArray | None:
+    """The values behind codes, packed as they lie, into a single table; None if one lies outside."""
+    if isinstance(indices, MappedArray | PackedArray):
+        packed, width = indices.raw(), indices.width or 8
+    else:
+        packed, width = np.ascontiguousarray(np.asarray(indices)).reshape(-1), 8
+    values = np.empty(indices.shape, lut.dtype)
+    return values if look_up_into(packed, _unsigned(lut), _unsigned(values), width) else None
+
+
+@native.loop
+def look_up_into(packed: NDArray, table: NDArray, values: NDArray, width: int) -> bool:
+    """Write the values behind packed codes of `width` bits; whether all of them lie in the table.
+
+    A byte of codes at a time where codes fill it: its values are neighbours in a table of 256 rows.
+    """
+    if width not in {1, 2, 4}:
+        codes = unpack(packed, width, values.size)
+        values[...] = take(table, np.minimum(codes, table.size - 1))
+        return not values.size or int(codes.max()) < table.size
+    codes = unpack(np.arange(256, dtype=np.uint8), width, 256 * 8 // width).reshape(256, -1)
+    whole = values.size // codes.shape[1]
+    rows = table[np.minimum(codes, table.size - 1)]
+    last = unpack(packed[whole:], width, values.size - whole * codes.shape[1])
+    values[: whole * codes.shape[1]] = take(rows, packed[:whole]).reshape(-1)
+    values[whole * codes.shape[1] :] = table[np.minimum(last, table.size - 1)]
+    outside = np.asarray((codes >= table.size).any(axis=1))
+    return not (outside.any() and outside[packed[:whole]].any()) and bool((last < table.size).all())
 
 
 def _look_up(indices: NDArray, lut: NDArray, vector_axis: int | None, where: NDArray | None) -> NDArray:
@@ -139,14 +196,3 @@ def _look_up(indices: NDArray, lut: NDArray, vector_axis: int | None, where: NDA
         return values
     whole = [dim * vector if axis == vector_axis else dim for axis, dim in enumerate(indices.shape)]
     return np.moveaxis(values, -1, vector_axis + 1).reshape(whole)
-
-
-def _look_up_bytes(indices: MappedArray | PackedArray, lut: NDArray) -> NDArray:
-    """The values behind packed codes, a byte of codes at a time: its values are neighbours in a table of 256 rows."""
-    entries, width = lut.size, indices.width
-    codes = unpack(np.arange(256, dtype=np.uint8), width, 256 * 8 // width).reshape(256, -1)
-    raw, outside = indices.raw(), np.asarray((codes >= entries).any(axis=1))
-    if outside.any() and outside[raw].any():  # a code, or the bits that fill up the last byte
-        return _look_up(np.asarray(indices), lut, None, None)
-    rows = lut.reshape(-1)[np.minimum(codes, entries - 1)]
-    return take(rows, raw).reshape(-1)[: indices.size].reshape(indices.shape)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from compressor import native
 from compressor.blocks import blocks
 
 Codes = npt.NDArray[Any]
@@ -56,15 +57,9 @@ def pack(codes: Codes, width: int) -> Bytes:
         return flat
     if width == 1:
         return np.packbits(flat & 1 if flat.size and flat.max() > 1 else flat, bitorder="little")
-    run, filled = _run(width)
-    packed = np.empty(-(-flat.size // 8) * width, np.uint8)
-    for part in blocks(flat.size):
-        words = _padded(flat[part], 8).view("<u8")
-        for lane in _merged_lanes(run):
-            words = _merge(words, lane, lane // 8 * width)
-        dense = packed[part.start // 8 * width :][: words.size * width]
-        _heads(dense, filled, filled)[...] = _heads(words.view(np.uint8), run, filled)
-    return packed[: packed_nbytes(flat.size, width)]
+    packed = np.empty(packed_nbytes(flat.size, width), np.uint8)
+    pack_into(flat, packed, width)
+    return packed
 
 
 def unpack(packed: Codes, width: int, count: int) -> Bytes:
@@ -81,16 +76,37 @@ def unpack(packed: Codes, width: int, count: int) -> Bytes:
         return flat
     if width == 1:
         return np.unpackbits(flat, count=count, bitorder="little")
+    codes = np.empty(count, np.uint8)
+    unpack_into(np.ascontiguousarray(flat), codes, width)
+    return codes
+
+
+@native.loop
+def pack_into(codes: Bytes, packed: Bytes, width: int) -> None:
+    """Write codes of 1 to 7 bits, a byte each, into the bytes that they take when packed."""
     run, filled = _run(width)
-    codes = np.empty(-(-count // 8) * 8, np.uint8)
     for part in blocks(codes.size):
-        dense = _padded(flat[part.start // 8 * width : part.stop // 8 * width], width)
-        words = codes[part].view("<u8")
-        words[...] = 0
-        _heads(codes[part], run, filled)[...] = _heads(dense, filled, filled)
+        words = _padded(codes[part], 8).view("<u8")
+        for lane in _merged_lanes(run):
+            words = _merge(words, lane, lane // 8 * width)
+        dense = np.empty(words.size * width, np.uint8)
+        _heads(dense, filled, filled)[...] = _heads(words.view(np.uint8), run, filled)
+        into = packed[part.start // 8 * width :][: dense.size]
+        into[...] = dense[: into.size]
+
+
+@native.loop
+def unpack_into(packed: Bytes, codes: Bytes, width: int) -> None:
+    """The inverse of `pack_into`."""
+    run, filled = _run(width)
+    for part in blocks(codes.size):
+        into = codes[part]
+        dense = _padded(packed[part.start // 8 * width :][: packed_nbytes(into.size, width)], width)
+        words = np.zeros(dense.size // width, "<u8")
+        _heads(words.view(np.uint8), run, filled)[...] = _heads(dense, filled, filled)
         for lane in reversed(_merged_lanes(run)):
             _part(words, lane, lane // 8 * width)
-    return codes[:count]
+        into[...] = words.view(np.uint8)[: into.size]
 
 
 def _check_width(width: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from compressor import native
 from compressor.arrays import DType, NDArray, is_float
 from compressor.blocks import BLOCK, blocks
 
@@ -18,6 +19,12 @@ from compressor.blocks import BLOCK, blocks
 def patterns(values: NDArray) -> NDArray:
     """The bit patterns of `values`: unsigned `[size]`, a view where the values are contiguous."""
     return np.ascontiguousarray(values).reshape(-1).view(f"<u{values.dtype.itemsize}")
+
+
+@native.loop
+def same(flat: NDArray, other: NDArray) -> bool:
+    """Whether two arrays of patterns are equal."""
+    return bool((flat == other).all())
 
 
 def merged(values: NDArray) -> NDArray:

@@ -58,7 +58,9 @@ def _show_version(asked: bool) -> None:  # noqa: FBT001 - typer's protocol
     if asked:
         from importlib.metadata import version
 
-        print(f"compressor {version('compressor')}")
+        from compressor import native
+
+        print(f"compressor {version('compressor')}", native.described(), sep="\n")
         raise typer.Exit
 
 
@@ -69,7 +71,11 @@ def options(
         False, "--debug", help=f"Show tracebacks of defects, and what other packages say (also {DEBUG}=1)."
     ),
     version: bool = typer.Option(  # noqa: ARG001 - its callback ends the command
-        False, "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
+        False,
+        "--version",
+        callback=_show_version,
+        is_eager=True,
+        help="Print the version, and which kernels run, and exit.",
     ),
 ) -> None:
     """Take what is said before the command."""

@@ -91,5 +91,5 @@ def test_nothing_else_lies_at_the_top():
     assert top <= {
         ".ci", ".dvc", ".dvcignore", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile",
         "README.md", "compression", "compressor", "constraints.txt", "docs", "dvc.lock", "dvc.yaml", "examples",
-        "models", "params.yaml", "pyproject.toml", "stages", "tests",
+        "models", "params.yaml", "pyproject.toml", "setup.py", "stages", "tests",
     }  # fmt: skip

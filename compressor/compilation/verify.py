@@ -8,7 +8,7 @@ from compressor.arrays import Array, in_blocks
 from compressor.compilation.stream import InexactError
 from compressor.encodings import Dense, Encoding, decode, dtype, name, shape
 from compressor.errors import DamageError
-from compressor.patterns import above, patterns
+from compressor.patterns import above, patterns, same
 from compressor.recognition.schemes import Loss
 from compressor.weight import Weight
 
@@ -53,14 +53,14 @@ def differences(
     """
     different = changed = 0
     for values, others in zip(in_blocks(source), in_blocks(stored), strict=True):
-        unequal = patterns(values) != patterns(others)
-        if unequal.any():
+        if not same(patterns(values), patterns(others)):
+            unequal = patterns(values) != patterns(others)
             zero = patterns(others) == 0
             forgiven = unequal & zero & ~above(values, threshold)
             if max_error:
                 apart = values.astype(np.float64) - others.astype(np.float64)
                 forgiven |= unequal & (np.abs(apart) <= max_error)
-            same = forgiven & zero & ~above(values, 0.0)
-            changed += int(np.count_nonzero(forgiven & ~same))
-            different += int(np.count_nonzero(unequal & ~forgiven)) + signed * int(np.count_nonzero(same))
+            lost_sign = forgiven & zero & ~above(values, 0.0)
+            changed += int(np.count_nonzero(forgiven & ~lost_sign))
+            different += int(np.count_nonzero(unequal & ~forgiven)) + signed * int(np.count_nonzero(lost_sign))
     return different, changed

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from compressor import native
 from compressor.arrays import DType, NDArray
-from compressor.blocks import row_blocks
-from compressor.patterns import bound, magnitude_bits, magnitudes, patterns, sign_bit, starts, unique
+from compressor.blocks import blocks, row_blocks
+from compressor.patterns import bound, magnitude_bits, patterns, sign_bit, starts, unique
 from compressor.recognition.tables import Table
 
 ENTRIES = 256
@@ -125,12 +126,20 @@ def without_duplicates(ordered: NDArray) -> NDArray:
 
 def _count_near_zero(values: NDArray, edge: Any) -> tuple[int, int]:
     """How many values are zero, and how many others have a magnitude pattern up to `edge`."""
+    zeros, near = near_zero(patterns(values), int(magnitude_bits(values.dtype)), int(edge))
+    return zeros, near - zeros
+
+
+@native.loop
+def near_zero(flat: NDArray, magnitude: int, edge: int) -> tuple[int, int]:
+    """How many patterns are zero, and how many at most `edge`, by the bits of `magnitude`."""
     zeros = near = 0
-    for _, absolute in magnitudes(values):
+    for part in blocks(flat.size):
+        absolute = flat[part] & flat.dtype.type(magnitude)
         if count := int(np.count_nonzero(absolute <= edge)):
             near += count
             zeros += int(np.count_nonzero(absolute == 0))
-    return zeros, near - zeros
+    return zeros, near
 
 
 def sample(flat: NDArray, size: int = _FIRST) -> NDArray:

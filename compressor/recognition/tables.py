@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from compressor import native
 from compressor.arrays import DType, NDArray
 from compressor.blocks import BLOCK, blocks
 from compressor.patterns import patterns, sign_bit, unique
@@ -18,21 +19,18 @@ from compressor.patterns import patterns, sign_bit, unique
 _SLOT_BITS = 16
 _TRIED = 64
 
+_FURTHER = 1 << 12
+"""Where one pattern is missing, so many after it are looked at for others."""
+
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The distinct values of a weight, and a perfect hash from their bit patterns to their places.
+    """The distinct values of a weight.
 
     entries: the values, ascending, NaN last; 0.0 stands for -0.0 too.
-    keys: unsigned, by hash slot; the bit pattern that belongs there.
-    places: intp, by hash slot; the place of that pattern's value in `entries`.
-    multiplier: odd; 1 where patterns have no more bits than slots.
     """
 
     entries: NDArray
-    keys: NDArray
-    places: NDArray
-    multiplier: int
 
     @classmethod
     def of(cls, keys: NDArray, dtype: DType) -> Table:
@@ -44,43 +42,65 @@ class Table:
         """
         # Ascending by value is the order that a reader expects; among equal values (NaN payloads) by pattern.
         with np.errstate(invalid="ignore"):  # a signalling NaN
-            keys = keys[np.argsort(keys.view(dtype).astype(np.float64), kind="stable")]
-        entries, places = keys.view(dtype), np.arange(keys.size)
-        if (minus_zero := sign_bit(dtype)) and (zero := np.flatnonzero(keys == 0)).size:
-            keys, places = np.append(keys, minus_zero), np.append(places, zero)
-        multiplier = _multiplier(keys)
-        slots = _upper_half(keys * keys.dtype.type(multiplier))
-        # A pattern that hashes to an unused slot must not match there: the slot has the key of another one.
-        by_slot = np.full(1 << min(_SLOT_BITS, keys.dtype.itemsize * 8), keys[0])
-        by_place = np.zeros(by_slot.size, np.intp)
-        by_slot[slots], by_place[slots] = keys, places
-        return cls(entries, by_slot, by_place, multiplier)
+            return cls(keys[np.argsort(keys.view(dtype).astype(np.float64), kind="stable")].view(dtype))
 
     def index(self, values: NDArray) -> NDArray:
         """The place of every value in `entries`, of which there are at most 256: uint8, the shape of `values`.
 
         A value that is not in the table gets an arbitrary place: whoever cannot be sure compares afterwards.
         """
-        flat = patterns(values)
-        indices = np.empty(flat.size, np.uint8)
-        places = self.places.astype(np.uint8)
-        slots = _Slots(self)
-        for part in blocks(flat.size):
-            np.take(places, slots(flat[part]), out=indices[part], mode="clip")
-        return indices.reshape(values.shape)
+        places = np.empty(values.size, np.uint8)
+        places_into(patterns(values), patterns(self.entries), places, int(sign_bit(values.dtype)))
+        return places.reshape(values.shape)
 
     def missing(self, flat: NDArray) -> tuple[NDArray, int]:
-        """The patterns that the table does not have of the first block of `flat` in which there are any, each once.
+        """Some patterns of `flat` that the table does not have, each once, the first one among them.
 
         And how many values of `flat` were looked at for them; all of them where none is missing.
         """
-        slots, found = _Slots(self), np.empty(min(flat.size, BLOCK), flat.dtype)
-        for part in blocks(flat.size):
-            block, have = flat[part], found[: part.stop - part.start]
-            np.take(self.keys, slots(block), out=have, mode="clip")
-            if not np.array_equal(have, block):
-                return unique(block[have != block]), part.stop
-        return flat[:0], flat.size
+        keys, minus_zero = patterns(self.entries), int(sign_bit(self.entries.dtype))
+        first = known(flat, keys, minus_zero)
+        done = min(first + _FURTHER, flat.size)
+        some = unique(flat[first:done])
+        return np.setdiff1d(some, _with_minus_zero(keys, minus_zero)[0], assume_unique=True), done
+
+
+@native.loop
+def places_into(flat: NDArray, keys: NDArray, places: NDArray, minus_zero: int) -> None:
+    """Write the place of every pattern among at most 256 distinct keys; of none that is not there it says anything.
+
+    minus_zero: a pattern that is taken for 0; 0 if there is none.
+    """
+    have, place_of = _with_minus_zero(keys, minus_zero)
+    slots = _Slots(have)
+    by_slot = slots.table(place_of.astype(np.uint8))
+    for part in blocks(flat.size):
+        np.take(by_slot, slots(flat[part]), out=places[part], mode="clip")
+
+
+@native.loop
+def known(flat: NDArray, keys: NDArray, minus_zero: int) -> int:
+    """How many patterns there are before the first one that is none of at most 512 distinct keys.
+
+    minus_zero: as for `places_into`.
+    """
+    have, _ = _with_minus_zero(keys, minus_zero)
+    slots, found = _Slots(have), np.empty(min(flat.size, BLOCK), flat.dtype)
+    by_slot = slots.table(have)
+    for part in blocks(flat.size):
+        block, there = flat[part], found[: part.stop - part.start]
+        np.take(by_slot, slots(block), out=there, mode="clip")
+        if not np.array_equal(there, block):
+            return int(part.start + np.argmax(there != block))
+    return int(flat.size)
+
+
+def _with_minus_zero(keys: NDArray, minus_zero: int) -> tuple[NDArray, NDArray]:
+    """The keys, with -0.0 where 0.0 is one of them, and the place of each among the former."""
+    places = np.arange(keys.size)
+    if minus_zero and (zero := np.flatnonzero(keys == 0)).size:
+        return np.append(keys, keys.dtype.type(minus_zero)), np.append(places, zero)
+    return keys, places
 
 
 def _multiplier(keys: NDArray) -> int:
@@ -106,13 +126,27 @@ def _upper_half(products: NDArray) -> NDArray:
 
 
 class _Slots:
-    """The hash slots of a block of patterns, as numpy wants indices, in buffers that are used again."""
+    """The hash slots of a block of patterns, as numpy wants indices, in buffers that are used again.
 
-    def __init__(self, table: Table) -> None:
-        unsigned = table.keys.dtype
-        self._factor = unsigned.type(table.multiplier)
-        self._products = np.empty(BLOCK if table.multiplier > 1 else 0, unsigned)
+    keys: distinct patterns, each of which has a slot of its own.
+    """
+
+    def __init__(self, keys: NDArray) -> None:
+        multiplier, unsigned = _multiplier(keys), keys.dtype
+        self._factor = unsigned.type(multiplier)
+        self._products = np.empty(BLOCK if multiplier > 1 else 0, unsigned)
         self._slots = np.empty(BLOCK, np.intp)
+        self._of_keys = _upper_half(keys * self._factor)
+        self._count = 1 << min(_SLOT_BITS, unsigned.itemsize * 8)
+
+    def table(self, of_keys: NDArray) -> NDArray:
+        """What belongs to each key, by slot; at a slot that no key has stands what belongs to the first one.
+
+        So no pattern is taken for a key that it is not: there is another one.
+        """
+        by_slot = np.full(self._count, of_keys[0])
+        by_slot[self._of_keys] = of_keys
+        return by_slot
 
     def __call__(self, block: NDArray) -> NDArray:
         products = block

@@ -10,6 +10,7 @@ from importlib import metadata
 import pytest
 import typer.main
 
+from compressor import native
 from compressor.stages import app, examples
 
 PLACEHOLDERS = {
@@ -44,7 +45,8 @@ def test_what_stands_for_a_value_has_one_spelling(name):
 
 def test_it_runs_as_a_module():
     said = subprocess.run([sys.executable, "-m", "compressor", "--version"], capture_output=True, text=True)
-    assert (said.returncode, said.stdout) == (0, f"compressor {metadata.version('compressor')}\n")
+    version = f"compressor {metadata.version('compressor')}\n{native.described()}\n"
+    assert (said.returncode, said.stdout) == (0, version)
     said = subprocess.run([sys.executable, "-m", "compressor", "targets", "x"], capture_output=True, text=True)
     assert said.stderr.startswith("Usage: compressor targets [OPTIONS]\n")
 

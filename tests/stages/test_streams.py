@@ -9,6 +9,8 @@ from importlib.metadata import version
 
 import pytest
 
+from compressor import native
+
 TARGETS = f"{sys.executable} -m compressor targets"
 WRONG = f"{sys.executable} -m compressor inspect nowhere"
 FULL = "error: stdout: No space left on device\n"
@@ -56,4 +58,5 @@ def test_files_that_are_written_keep_apart_from_closed_streams(tmp_path) -> None
 
 
 def test_the_version() -> None:
-    assert ended(f"{sys.executable} -m compressor --version") == (0, f"compressor {version('compressor')}\n", "")
+    said = f"compressor {version('compressor')}\n{native.described()}\n"
+    assert ended(f"{sys.executable} -m compressor --version") == (0, said, "")

@@ -1,0 +1,116 @@
+/* Masks and zeros: values selected and scattered, magnitudes counted, and whether two arrays are the same. */
+
+#include "loops.h"
+
+/* Eight bytes of a mask, each 0 or 1 as numpy writes them, at a time; no branch depends on them: they are as good as
+random. The last few are taken one by one, where values may end. */
+
+static inline int is_mask(const u8 *where) {
+    uint64_t word;
+    memcpy(&word, where, 8);
+    return (word & ~ONES(8)) == 0;
+}
+
+#define MASKS(T) \
+    static int select_##T(const T *values, const u8 *where, Py_ssize_t size, T *chosen, Py_ssize_t count) { \
+        Py_ssize_t i = 0, taken = 0; \
+        for (; i + 8 <= size && taken + 8 <= count && is_mask(where + i); i += 8) \
+            for (int j = 0; j < 8; j++) { \
+                chosen[taken] = values[i + j]; \
+                taken += where[i + j]; \
+            } \
+        for (; i < size; i++) \
+            if (where[i] && taken++ < count) \
+                chosen[taken - 1] = values[i]; \
+        return taken == count; \
+    } \
+    static int scatter_##T(const T *values, const u8 *where, Py_ssize_t size, T *dense, Py_ssize_t count) { \
+        Py_ssize_t i = 0, taken = 0; \
+        for (; i + 8 <= size && taken + 8 <= count && is_mask(where + i); i += 8) \
+            for (int j = 0; j < 8; j++) { \
+                dense[i + j] = values[taken] & (T)-where[i + j]; \
+                taken += where[i + j]; \
+            } \
+        for (; i < size; i++) \
+            dense[i] = where[i] && taken++ < count ? values[taken - 1] : 0; \
+        return taken == count; \
+    }
+FOR_PATTERNS(MASKS)
+
+#define BATCH 120 /* so many are counted in the patterns' own type: the compiler keeps it in vectors */
+
+#define NEAR_ZERO(T) \
+    static void near_zero_##T(const T *patterns, Py_ssize_t count, T magnitude, T edge, Py_ssize_t *zeros, Py_ssize_t *near) { \
+        for (Py_ssize_t start = 0; start < count; start += BATCH) { \
+            Py_ssize_t some = count - start < BATCH ? count - start : BATCH; \
+            T no_more = 0, none = 0; \
+            for (Py_ssize_t i = 0; i < some; i++) { \
+                T absolute = patterns[start + i] & magnitude; \
+                none += absolute == 0; \
+                no_more += absolute <= edge; \
+            } \
+            *zeros += none; \
+            *near += no_more; \
+        } \
+    }
+FOR_PATTERNS(NEAR_ZERO)
+
+FUNCTION(select_into) {
+    Buffers buffers;
+    int whole;
+    if (acquire(&buffers, given, all, 3, 2, NULL, 0) < 0
+        || refused(&buffers, width_of(&buffers, 1) == 1 && length(&buffers, 1) == length(&buffers, 0), "a mask of the values' length")
+        || refused(&buffers, width_of(&buffers, 2) == width_of(&buffers, 0), "room for the values' type"))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    CALL(whole =, select, width_of(&buffers, 0),
+         (data(&buffers, 0), data(&buffers, 1), length(&buffers, 1), data(&buffers, 2), length(&buffers, 2)))
+    Py_END_ALLOW_THREADS
+    if (refused(&buffers, whole, "room for as many values as the mask has set"))
+        return NULL;
+    release(&buffers);
+    Py_RETURN_NONE;
+}
+
+FUNCTION(scatter_into) {
+    Buffers buffers;
+    int whole;
+    if (acquire(&buffers, given, all, 3, 2, NULL, 0) < 0
+        || refused(&buffers, width_of(&buffers, 1) == 1 && length(&buffers, 1) == length(&buffers, 2), "a mask of the weight's length")
+        || refused(&buffers, width_of(&buffers, 2) == width_of(&buffers, 0), "room for the values' type"))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    CALL(whole =, scatter, width_of(&buffers, 0),
+         (data(&buffers, 0), data(&buffers, 1), length(&buffers, 1), data(&buffers, 2), length(&buffers, 0)))
+    Py_END_ALLOW_THREADS
+    if (refused(&buffers, whole, "as many values as the mask has set"))
+        return NULL;
+    release(&buffers);
+    Py_RETURN_NONE;
+}
+
+FUNCTION(near_zero) {
+    Buffers buffers;
+    uint64_t numbers[2]; /* the bits of a magnitude, and the greatest that is near */
+    Py_ssize_t zeros = 0, near = 0;
+    if (acquire(&buffers, given, all, 1, 1, numbers, 2) < 0)
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    CALL(, near_zero, width_of(&buffers, 0), (data(&buffers, 0), length(&buffers, 0), numbers[0], numbers[1], &zeros, &near))
+    Py_END_ALLOW_THREADS
+    release(&buffers);
+    return Py_BuildValue("nn", zeros, near);
+}
+
+FUNCTION(same) {
+    Buffers buffers;
+    int equal;
+    if (acquire(&buffers, given, all, 2, 2, NULL, 0) < 0
+        || refused(&buffers, buffers.view[0].len == buffers.view[1].len, "arrays of one length"))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    equal = memcmp(data(&buffers, 0), data(&buffers, 1), buffers.view[0].len) == 0;
+    Py_END_ALLOW_THREADS
+    release(&buffers);
+    return PyBool_FromLong(equal);
+}

@@ -1,0 +1,277 @@
+"""The loops in C against their definitions in numpy, and what refuses arguments that do not fit."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compressor import native
+from compressor.arrays import NDArray
+from compressor.kernels import look_up_into, scatter_into, select_into
+from compressor.packing import pack_into, packed_nbytes, unpack_into
+from compressor.patterns import same, unique
+from compressor.recognition.scan import near_zero
+from compressor.recognition.tables import known, places_into
+from tests import strategies
+
+LOOPS: dict[str, Callable[..., Any]] = {
+    each.__name__: each
+    for each in (
+        known, look_up_into, near_zero, pack_into, places_into, same, scatter_into, select_into, unpack_into,
+    )
+}  # fmt: skip
+
+compiled = pytest.mark.skipif(native.described() != "kernels: C", reason=native.described())
+
+sizes = st.integers(0, 300) | st.integers(2**16 - 9, 2**16 + 9) | st.integers(0, 40).map(lambda eights: 8 * eights)
+widths = st.integers(1, 8)
+unsigned = st.sampled_from([np.dtype(name) for name in ("u1", "u2", "u4", "u8")])
+
+
+def unaligned(values: NDArray) -> NDArray:
+    """The same values at an address that is no multiple of anything."""
+    moved = np.empty(values.nbytes + 1, np.uint8)[1:].view(values.dtype)
+    moved[...] = values
+    return moved
+
+
+def answers(name: str, *arguments: Any) -> tuple[list[Any], list[Any]]:
+    """What the loop and its definition return and write."""
+
+    def answer(function: Callable[..., Any], given: list[Any]) -> list[Any]:
+        return [function(*given), *(each.tobytes() for each in given if isinstance(each, np.ndarray))]
+
+    copies = [unaligned(each) if isinstance(each, np.ndarray) else each for each in arguments]
+    return answer(LOOPS[name], copies), answer(inspect.unwrap(LOOPS[name]), [*arguments])
+
+
+def agree(name: str, *arguments: Any) -> bool:
+    ours, defined = answers(name, *arguments)
+    return ours == defined
+
+
+def filled(generator: np.random.Generator, size: int, dtype: np.dtype[Any]) -> NDArray:
+    """What stands in an array before a loop writes to it: the same for both, and nothing that it would write."""
+    return strategies.any_bits(generator, (size,), dtype)
+
+
+@compiled
+def test_every_loop_is_that_of_a_definition():
+    from compressor.native import loops  # type: ignore[attr-defined] # where it is compiled
+
+    assert {name for name in vars(loops) if not name.startswith("_")} == set(LOOPS)
+    assert all(inspect.unwrap(each) is not each for each in LOOPS.values())
+
+
+@compiled
+@given(sizes, st.integers(1, 7), st.data())
+def test_packing(size: int, width: int, data: st.DataObject) -> None:
+    generator = strategies.random(data.draw)
+    codes = filled(generator, size, np.dtype("u1"))  # bits beyond the width too
+    packed = filled(generator, packed_nbytes(size, width), np.dtype("u1"))
+    assert agree("pack_into", codes, packed, width)
+    assert agree("unpack_into", packed, codes, width)
+
+
+@compiled
+@given(sizes, widths, unsigned, st.data())
+def test_looking_up(size: int, width: int, dtype: np.dtype[Any], data: st.DataObject) -> None:
+    generator = strategies.random(data.draw)
+    entries = data.draw(st.integers(1, 1 << width))
+    packed = filled(generator, packed_nbytes(size, width), np.dtype("u1"))
+    table, values = filled(generator, entries, dtype), filled(generator, size, dtype)
+    assert look_up_into(packed, table, values.copy(), width) == inspect.unwrap(look_up_into)(
+        packed, table, values.copy(), width
+    )
+    whole = filled(generator, 1 << width, dtype)  # then every code has a value
+    assert agree("look_up_into", packed, whole, values, width)
+
+
+@compiled
+@given(sizes, unsigned, st.data())
+def test_finding_places(size: int, dtype: np.dtype[Any], data: st.DataObject) -> None:
+    generator, signed = strategies.random(data.draw), data.draw(st.booleans())
+    minus_zero = 1 << 8 * dtype.itemsize - 1 if signed else 0
+    keys = unique(filled(generator, data.draw(st.integers(1, 256)), dtype))
+    keys[0] = data.draw(st.sampled_from([0, int(keys[0])]))
+    keys = generator.permutation(keys[keys != minus_zero]) if signed else generator.permutation(keys)
+    if not keys.size:
+        return
+    have = np.append(keys, dtype.type(minus_zero)) if signed and 0 in keys else keys
+    patterns = have[generator.integers(0, have.size, size)]
+    assert agree("places_into", patterns, keys, filled(generator, size, np.dtype("u1")), minus_zero)
+    assert known(patterns, keys, minus_zero) == inspect.unwrap(known)(patterns, keys, minus_zero) == size
+    if size:
+        patterns[generator.integers(0, size, 3)] ^= dtype.type(1)
+        assert agree("known", patterns, keys, minus_zero)
+
+
+@compiled
+@pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "u8"])
+@pytest.mark.parametrize("key", [0, 1, 7, 255])
+def test_no_pattern_is_taken_for_the_only_key(dtype: str, key: int) -> None:
+    """Every slot of the hash but one holds the place of another key."""
+    patterns = np.arange(1 << min(8 * np.dtype(dtype).itemsize, 12)).astype(dtype)
+    found = [known(patterns[place : place + 1], np.array([key], dtype), 0) for place in range(patterns.size)]
+    assert np.flatnonzero(found).tolist() == [key]
+
+
+@compiled
+@given(sizes, unsigned, st.sampled_from([0.0, 0.1, 0.5, 0.8, 0.95, 1.0]), st.data())
+def test_selecting_and_scattering(size: int, dtype: np.dtype[Any], share: float, data: st.DataObject) -> None:
+    generator = strategies.random(data.draw)
+    where = generator.random(size) < share
+    if data.draw(st.booleans()):  # a mask of other bytes than 0 and 1 is a mask all the same
+        where = (where * generator.integers(1, 256, size)).astype(np.uint8).view(np.bool_)
+    values, count = filled(generator, size, dtype), int(np.count_nonzero(where.view(np.uint8)))
+    assert agree("select_into", values, where, filled(generator, count, dtype))
+    assert agree("scatter_into", values[:count].copy(), where, filled(generator, size, dtype))
+
+
+@compiled
+@pytest.mark.parametrize("before", [0, 8, 11])
+def test_masks_end_in_every_way(before: int) -> None:
+    """What is beyond the last value is neither read nor written; sanitizers see it."""
+    for last in range(256):
+        where = np.concatenate([np.ones(before, np.bool_), np.unpackbits(np.array([last], np.uint8)).view(np.bool_)])
+        values = np.arange(1, where.size + 1, dtype=np.uint64)
+        count = int(np.count_nonzero(where))
+        assert agree("select_into", values, where, np.zeros(count, np.uint64))
+        assert agree("scatter_into", values[:count].copy(), where, np.zeros(where.size, np.uint64))
+
+
+@compiled
+@given(sizes, unsigned, st.data())
+def test_counting_what_is_near_zero(size: int, dtype: np.dtype[Any], data: st.DataObject) -> None:
+    generator = strategies.random(data.draw)
+    patterns = filled(generator, size, dtype)
+    patterns[generator.random(size) < 0.3] = 0
+    every = (1 << 8 * dtype.itemsize) - 1
+    patterns[generator.random(size) < 0.1] = every - (every >> 1)
+    for magnitude in (every, every >> 1):
+        edge = data.draw(st.integers(0, magnitude))
+        assert agree("near_zero", patterns, magnitude, edge)
+        assert agree("near_zero", np.zeros_like(patterns), magnitude, edge)
+
+
+@compiled
+@given(sizes, unsigned, st.data())
+def test_comparing(size: int, dtype: np.dtype[Any], data: st.DataObject) -> None:
+    generator = strategies.random(data.draw)
+    patterns = filled(generator, size, dtype)
+    other = patterns.copy()
+    assert same(patterns, other) is inspect.unwrap(same)(patterns, other) is True
+    if size:
+        other[generator.integers(0, size)] ^= dtype.type(1)
+        assert same(patterns, other) is inspect.unwrap(same)(patterns, other) is False
+
+
+BYTES, WORDS = np.zeros(16, np.uint8), np.zeros(16, np.uint32)
+MASK = np.zeros(16, np.bool_)
+KEYS = np.arange(16, dtype=np.uint32)
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("pack_into", (BYTES, BYTES[:7], 4), "as many bytes as codes take"),
+        ("pack_into", (BYTES, BYTES[:9], 4), "as many bytes as codes take"),
+        ("pack_into", (BYTES, BYTES[:16], 8), "codes of 1 to 7 bits"),
+        ("pack_into", (BYTES, BYTES[:0], 0), "codes of 1 to 7 bits"),
+        ("pack_into", (WORDS, BYTES[:8], 4), "a byte a code"),
+        ("unpack_into", (BYTES[:7], BYTES, 4), "as many bytes as codes take"),
+        ("unpack_into", (BYTES[:3], WORDS, 4), "a byte a code"),
+        ("unpack_into", (BYTES, BYTES, 2**32 + 4), "codes of 1 to 7 bits"),
+        ("look_up_into", (BYTES[:7], WORDS, WORDS, 4), "as many bytes as codes take"),
+        ("look_up_into", (BYTES[:8], BYTES, WORDS, 4), "a table of the values' type"),
+        ("look_up_into", (BYTES, np.zeros(257, np.uint32), WORDS, 8), "a table of at most 256 values"),
+        ("look_up_into", (BYTES, WORDS, WORDS, 9), "codes of 1 to 8 bits"),
+        ("places_into", (WORDS, WORDS[:0], BYTES, 0), "1 to 256 keys"),
+        ("places_into", (WORDS, np.arange(257, dtype=np.uint32), BYTES, 0), "1 to 256 keys"),
+        ("places_into", (WORDS, KEYS, BYTES[:15], 0), "a byte a pattern"),
+        ("places_into", (WORDS, KEYS, WORDS, 0), "a byte a pattern"),
+        ("places_into", (WORDS, BYTES[:1], BYTES, 0), "keys of the patterns' type"),
+        ("places_into", (WORDS, WORDS, BYTES, 0), "distinct keys"),
+        ("known", (WORDS, WORDS, 0), "distinct keys"),
+        ("known", (WORDS, BYTES, 0), "keys of the patterns' type"),
+        ("known", (WORDS, np.arange(513, dtype=np.uint32), 0), "1 to 512 keys"),
+        ("select_into", (WORDS, MASK[:15], WORDS[:0]), "a mask of the values' length"),
+        ("select_into", (WORDS, MASK, WORDS[:1]), "room for as many values as the mask has set"),
+        ("select_into", (WORDS, ~MASK, WORDS[:15]), "room for as many values as the mask has set"),
+        ("select_into", (WORDS, MASK, BYTES[:0]), "room for the values' type"),
+        ("scatter_into", (WORDS[:1], MASK, WORDS), "as many values as the mask has set"),
+        ("scatter_into", (WORDS[:15], ~MASK, WORDS), "as many values as the mask has set"),
+        ("scatter_into", (WORDS[:0], MASK[:15], WORDS), "a mask of the weight's length"),
+        ("scatter_into", (BYTES[:0], MASK, WORDS), "room for the values' type"),
+        ("same", (BYTES, BYTES[:15]), "arrays of one length"),
+        ("same", (BYTES, np.zeros(1, np.complex128)), "elements of 1, 2, 4 or 8 bytes, got 16"),
+    ],
+)
+def test_lengths_that_do_not_fit_are_refused(name: str, arguments: tuple[Any, ...], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        LOOPS[name](*arguments)
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("name", "arguments", "error"),
+    [
+        ("same", (BYTES,), TypeError),
+        ("same", (BYTES, 3), TypeError),
+        ("same", (BYTES[::2], BYTES[::2]), ValueError),  # not contiguous
+        ("near_zero", (BYTES, 1.5, 0), TypeError),
+        ("near_zero", (BYTES, -1, 0), OverflowError),
+        ("near_zero", (BYTES, 2**64, 0), OverflowError),
+        ("pack_into", (BYTES, bytes(8), 4), BufferError),  # not writable
+    ],
+)
+def test_other_arguments_are_refused(name: str, arguments: tuple[Any, ...], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        LOOPS[name](*arguments)
+
+
+@compiled
+def test_buffers_are_given_back_whatever_happens():
+    """An array that is held cannot be made longer."""
+    held = bytearray(16)
+    for arguments in ((held, BYTES), (held, BYTES[:15]), (held, 3)):
+        with suppress(TypeError, ValueError):
+            same(*arguments)
+        held.append(0)
+        del held[-1]
+
+
+@compiled
+def test_the_interpreter_is_not_held_up_meanwhile():
+    """While one thread counts a gigabyte, another one goes on."""
+    import threading
+    import time
+
+    large, ticks = np.zeros(1 << 28, np.uint8), [time.perf_counter()]
+    thread = threading.Thread(target=lambda: [near_zero(large, 255, 0) for _ in range(4)])
+    thread.start()
+    while thread.is_alive():
+        ticks.append(time.perf_counter())
+        time.sleep(0)
+    thread.join()
+    assert max(later - earlier for earlier, later in pairwise(ticks)) < (ticks[-1] - ticks[0]) / 2
+
+
+def test_numpy_serves_where_it_is_asked_for():
+    code = "from compressor import native, packing; print(native.described(), packing.pack_into.__module__)"
+    code += "; import inspect; print(inspect.unwrap(packing.pack_into) is packing.pack_into)"
+    env = {**os.environ, native.VARIABLE: "numpy"}
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True).stdout
+    assert said == "kernels: numpy (COMPRESSOR_KERNELS=numpy) compressor.packing\nTrue\n"
