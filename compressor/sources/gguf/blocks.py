@@ -1,9 +1,10 @@
 """What ggml's blocks stand for: codes times scales, or a table for each group of codes that has a minimum too.
 
-    Q4_0, Q6_K, MXFP4, ...   scale * table[code], the table one of small integers
+    Q4_0, Q6_K, MXFP4, ...   scale * table[code], the table one of small integers, or of 4-bit floats
     Q4_1, Q4_K, ...          scale * code + minimum, rounded twice: on no grid
 
-All is computed in float32, in ggml's order. Source: ggml's `dequantize_row_*`, which define the types.
+The scale of a block is stored in 8 or 16 bits; what is a product of two of them, in 32. All is computed in float32, in
+ggml's order. Source: ggml's `dequantize_row_*`, which define the types.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compressor.arrays import DType, NDArray
+from compressor.arrays import STORED_DTYPES, DType, NDArray
 
-FLOAT32 = np.dtype(np.float32)
-_DOUBLED_E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
-"""Twice the values of a 4-bit float: ggml halves the scales. Its second zero has no sign."""
+FLOAT16, FLOAT32 = np.dtype(np.float16), np.dtype(np.float32)
+E4M3, E8M0 = STORED_DTYPES["float8_e4m3fn"], STORED_DTYPES["float8_e8m0fnu"]
+_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+"""4-bit floats: ggml doubles them and halves their scales. Its second zero has no sign."""
 _IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
@@ -27,14 +29,16 @@ class Blocks:
 
     record: the fields of a block. groups: of a block, each of as many neighbours.
     codes: uint8 `[n, elements]` of `n` blocks. table: what a code stands for.
-    scales: float32 `[n, groups]`. minima: as the scales, what is added to a code times its scale; None for nothing.
+    scales: `[n, groups]`, floats that are stored as `stored` and computed with in float32.
+    minima: float32 `[n, groups]`, what is added to a code times its scale; None for nothing.
     """
 
     record: DType
     groups: int
     codes: Callable[[NDArray], NDArray]
-    table: Sequence[int]
+    table: Sequence[int] | Sequence[float]
     scales: Callable[[NDArray], NDArray]
+    stored: DType
     minima: Callable[[NDArray], NDArray] | None = None
 
 
@@ -90,13 +94,17 @@ def _ternary(block: NDArray) -> NDArray:
     return (fractions * np.uint16(3) >> 8).astype(np.uint8)
 
 
-def _half(name: str) -> Callable[[NDArray], NDArray]:
-    """A float of a block, widened: float32 `[n, 1]`."""
+def _own(name: str) -> Callable[[NDArray], NDArray]:
+    """A float of a block: `[n, 1]`."""
+    return lambda block: block[name][:, None]
+
+
+def _widened(name: str) -> Callable[[NDArray], NDArray]:
     return lambda block: block[name].astype(FLOAT32)[:, None]
 
 
 def _times(scale: str, factors: Callable[[NDArray], NDArray]) -> Callable[[NDArray], NDArray]:
-    return lambda block: _half(scale)(block) * factors(block).astype(FLOAT32)
+    return lambda block: _widened(scale)(block) * factors(block).astype(FLOAT32)
 
 
 def _centred(scales: NDArray) -> NDArray:
@@ -125,21 +133,15 @@ def _iq4_scales(block: NDArray) -> NDArray:
     return _centred(_joined(planes(block["scales_l"], 4, 1), planes(high, 2, 1), 4))
 
 
-def _e8m0_halves(block: NDArray) -> NDArray:
-    """Powers of two by their exponents, halved: two are too small to be normal."""
-    exponents = block["e"].astype(np.uint32)[:, None]
-    tiny = np.uint32(0x0020_0000) << np.minimum(exponents, 1)
-    return np.where(exponents < 2, tiny, exponents - np.uint32(1) << np.uint32(23)).view(FLOAT32)
+def _powers(block: NDArray) -> NDArray:
+    """Powers of two by their exponents; of 255 ggml makes a number, and it is none."""
+    return np.ascontiguousarray(block["e"])[:, None].view(E8M0)
 
 
-def _ue4m3_halves(block: NDArray) -> NDArray:
-    """8-bit floats without a sign, halved; the one that is no number counts as 0."""
-    bits = np.arange(256)
-    exponents, fractions = bits >> 3 & 15, bits & 7
-    values = np.where(exponents == 0, fractions * 2.0**-9, (1 + fractions / 8) * 2.0 ** (exponents - 7)) / 2
-    values[0x7F] = 0
-    halves: NDArray = values.astype(FLOAT32)[block["d"]]
-    return halves
+def _without_sign(block: NDArray) -> NDArray:
+    """8-bit floats whose sign does not count; the one that is no number is 0."""
+    codes = block["d"]
+    return np.where(codes == 0x7F, np.uint8(0), codes & np.uint8(0x7F)).view(E4M3)
 
 
 def _negated(minima: Callable[[NDArray], NDArray]) -> Callable[[NDArray], NDArray]:
@@ -151,19 +153,32 @@ def _record(*fields: tuple[str, str] | tuple[str, str, int]) -> DType:
 
 
 _D, _M, _DMIN, _K_SCALES = ("d", "<f2"), ("m", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12)
-_PER_BLOCK = _half("d")
+_PER_BLOCK = _own("d")
 
 BLOCKS: Mapping[str, Blocks] = {
-    "Q4_0": Blocks(_record(_D, ("qs", "u1", 16)), 1, _nibbles(16), range(-8, 8), _PER_BLOCK),
-    "Q4_1": Blocks(_record(_D, _M, ("qs", "u1", 16)), 1, _nibbles(16), range(16), _PER_BLOCK, _half("m")),
-    "Q5_0": Blocks(_record(_D, ("qh", "u1", 4), ("qs", "u1", 16)), 1, _fifth_bits(16, 1), range(-16, 16), _PER_BLOCK),
-    "Q5_1": Blocks(
-        _record(_D, _M, ("qh", "u1", 4), ("qs", "u1", 16)), 1, _fifth_bits(16, 1), range(32), _PER_BLOCK, _half("m")
+    "Q4_0": Blocks(_record(_D, ("qs", "u1", 16)), 1, _nibbles(16), range(-8, 8), _PER_BLOCK, FLOAT16),
+    "Q4_1": Blocks(_record(_D, _M, ("qs", "u1", 16)), 1, _nibbles(16), range(16), _PER_BLOCK, FLOAT16, _widened("m")),
+    "Q5_0": Blocks(
+        _record(_D, ("qh", "u1", 4), ("qs", "u1", 16)), 1, _fifth_bits(16, 1), range(-16, 16), _PER_BLOCK, FLOAT16
     ),
-    "Q8_0": Blocks(_record(_D, ("qs", "u1", 32)), 1, _signed, range(-128, 128), _PER_BLOCK),
-    "Q8_1": Blocks(_record(_D, ("s", "<f2"), ("qs", "u1", 32)), 1, _signed, range(-128, 128), _PER_BLOCK),
+    "Q5_1": Blocks(
+        _record(_D, _M, ("qh", "u1", 4), ("qs", "u1", 16)),
+        1,
+        _fifth_bits(16, 1),
+        range(32),
+        _PER_BLOCK,
+        FLOAT16,
+        _widened("m"),
+    ),
+    "Q8_0": Blocks(_record(_D, ("qs", "u1", 32)), 1, _signed, range(-128, 128), _PER_BLOCK, FLOAT16),
+    "Q8_1": Blocks(_record(_D, ("s", "<f2"), ("qs", "u1", 32)), 1, _signed, range(-128, 128), _PER_BLOCK, FLOAT16),
     "Q8_K": Blocks(
-        _record(("d", "<f4"), ("qs", "u1", 256), ("bsums", "<i2", 16)), 1, _signed, range(-128, 128), _PER_BLOCK
+        _record(("d", "<f4"), ("qs", "u1", 256), ("bsums", "<i2", 16)),
+        1,
+        _signed,
+        range(-128, 128),
+        _PER_BLOCK,
+        FLOAT32,
     ),
     "Q2_K": Blocks(
         _record(("scales", "u1", 16), ("qs", "u1", 64), _D, _DMIN),
@@ -171,6 +186,7 @@ BLOCKS: Mapping[str, Blocks] = {
         lambda block: planes(block["qs"], 2, 32),
         range(4),
         _times("d", lambda block: block["scales"] & 15),
+        FLOAT32,
         _negated(_times("dmin", lambda block: block["scales"] >> 4)),
     ),
     "Q3_K": Blocks(
@@ -179,6 +195,7 @@ BLOCKS: Mapping[str, Blocks] = {
         _q3_codes,
         range(-4, 4),
         _times("d", _q3_scales),
+        FLOAT32,
     ),
     "Q4_K": Blocks(
         _record(_D, _DMIN, _K_SCALES, ("qs", "u1", 128)),
@@ -186,6 +203,7 @@ BLOCKS: Mapping[str, Blocks] = {
         _nibbles(32),
         range(16),
         _times("d", _q45_scales),
+        FLOAT32,
         _negated(_times("dmin", _q45_minima)),
     ),
     "Q5_K": Blocks(
@@ -194,6 +212,7 @@ BLOCKS: Mapping[str, Blocks] = {
         _fifth_bits(32, 32),
         range(32),
         _times("d", _q45_scales),
+        FLOAT32,
         _negated(_times("dmin", _q45_minima)),
     ),
     "Q6_K": Blocks(
@@ -202,22 +221,28 @@ BLOCKS: Mapping[str, Blocks] = {
         _q6_codes,
         range(-32, 32),
         _times("d", lambda block: block["scales"]),
+        FLOAT32,
     ),
-    "IQ4_NL": Blocks(_record(_D, ("qs", "u1", 16)), 1, _nibbles(16), _IQ4, _PER_BLOCK),
+    "IQ4_NL": Blocks(_record(_D, ("qs", "u1", 16)), 1, _nibbles(16), _IQ4, _PER_BLOCK, FLOAT16),
     "IQ4_XS": Blocks(
         _record(_D, ("scales_h", "<u2"), ("scales_l", "u1", 4), ("qs", "u1", 128)),
         8,
         _nibbles(16),
         _IQ4,
         _times("d", _iq4_scales),
+        FLOAT32,
     ),
-    "TQ1_0": Blocks(_record(("qs", "u1", 48), ("qh", "u1", 4), _D), 1, _ternary, range(-1, 2), _PER_BLOCK),
+    "TQ1_0": Blocks(_record(("qs", "u1", 48), ("qh", "u1", 4), _D), 1, _ternary, range(-1, 2), _PER_BLOCK, FLOAT16),
     "TQ2_0": Blocks(
-        _record(("qs", "u1", 64), _D), 1, lambda block: planes(block["qs"], 2, 32), range(-1, 3), _PER_BLOCK
+        _record(("qs", "u1", 64), _D), 1, lambda block: planes(block["qs"], 2, 32), range(-1, 3), _PER_BLOCK, FLOAT16
     ),
-    "MXFP4": Blocks(_record(("e", "u1"), ("qs", "u1", 16)), 1, _nibbles(16), _DOUBLED_E2M1, _e8m0_halves),
-    "NVFP4": Blocks(_record(("d", "u1", 4), ("qs", "u1", 32)), 4, _nibbles(8), _DOUBLED_E2M1, _ue4m3_halves),
-    "Q1_0": Blocks(_record(_D, ("qs", "u1", 16)), 1, lambda block: planes(block["qs"], 1, 1), (-1, 1), _PER_BLOCK),
-    "Q2_0": Blocks(_record(_D, ("qs", "u1", 16)), 1, lambda block: planes(block["qs"], 2, 1), range(-1, 3), _PER_BLOCK),
+    "MXFP4": Blocks(_record(("e", "u1"), ("qs", "u1", 16)), 1, _nibbles(16), _E2M1, _powers, E8M0),
+    "NVFP4": Blocks(_record(("d", "u1", 4), ("qs", "u1", 32)), 4, _nibbles(8), _E2M1, _without_sign, E4M3),
+    "Q1_0": Blocks(
+        _record(_D, ("qs", "u1", 16)), 1, lambda block: planes(block["qs"], 1, 1), (-1, 1), _PER_BLOCK, FLOAT16
+    ),
+    "Q2_0": Blocks(
+        _record(_D, ("qs", "u1", 16)), 1, lambda block: planes(block["qs"], 2, 1), range(-1, 3), _PER_BLOCK, FLOAT16
+    ),
 }
 """By the name of the type."""

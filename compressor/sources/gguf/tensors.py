@@ -8,7 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from compressor.arrays import BFLOAT16, INT2, INT4, INT8, UINT8, ComputedArray, DType, MappedArray, NDArray, Shape
+from compressor.arrays import (
+    BFLOAT16,
+    INT2,
+    INT4,
+    INT8,
+    UINT8,
+    ComputedArray,
+    DType,
+    MappedArray,
+    NarrowArray,
+    NDArray,
+    Shape,
+)
 from compressor.encodings import Dense, Palettized, Quantized
 from compressor.formats.gguf import Tensor
 from compressor.sources.gguf.blocks import BLOCKS, FLOAT32, Blocks
@@ -40,8 +52,9 @@ def weight(path: Path, tensor: Tensor) -> Weight:
     blocks, raw = BLOCKS[kind.name], MappedArray(path, tensor.offset, (tensor.nbytes,), UINT8)
     groups = (*rows[:-1], rows[-1] * blocks.groups)
     if blocks.minima is None:
-        scale = _made(groups, FLOAT32, _scales, kind.name, raw)
-        return Weight(tensor.name, Quantized(_integers(shape, kind.name, raw), scale))
+        scale = _made(groups, blocks.stored, _scales, kind.name, raw)
+        wide = scale if blocks.stored == FLOAT32 else NarrowArray(scale, FLOAT32)
+        return Weight(tensor.name, Quantized(_counts(shape, kind.name, raw), wide))
     size, entries = kind.elements // blocks.groups, len(blocks.table)
     if (entries - 1).bit_length() + entries * _WIDEST // size < _WIDEST:
         tables = _made((*groups, entries, 1), FLOAT32, _tables, kind.name, raw)
@@ -51,13 +64,12 @@ def weight(path: Path, tensor: Tensor) -> Weight:
     return Weight(tensor.name, Dense(_made(shape, FLOAT32, _values, kind.name, raw)), note=note)
 
 
-def _integers(shape: Shape, kind: str, raw: MappedArray) -> Dense | Palettized:
-    """Codes as the integers that they stand for: of a type that has no others, else by a table of them."""
+def _counts(shape: Shape, kind: str, raw: MappedArray) -> Dense | Palettized:
+    """Codes as the numbers that they stand for: of a type that has no others, else by a table of them."""
     table = BLOCKS[kind].table
-    whole = _RANGES.get((table[0], len(table)))
-    if whole is not None and list(table) == list(range(table[0], table[-1] + 1)):
-        return Dense(_made(shape, whole, _counted, kind, raw))
-    lut = np.array(table, np.int8).reshape(*(1,) * len(shape), len(table), 1)
+    if isinstance(table, range) and (table.start, len(table)) in _RANGES:
+        return Dense(_made(shape, _RANGES[table.start, len(table)], _counted, kind, raw))
+    lut = np.array(table, np.int8 if isinstance(table[0], int) else FLOAT32).reshape(*(1,) * len(shape), len(table), 1)
     return Palettized(_made(shape, UINT8, _codes, kind, raw), lut)
 
 
@@ -80,8 +92,9 @@ def _codes(blocks: Blocks, data: NDArray) -> NDArray:
 
 def _counted(blocks: Blocks, data: NDArray) -> NDArray:
     """Codes from the least integer of their type on."""
-    least = blocks.table[0]
-    return (blocks.codes(data).view(np.int8) + np.int8(least)).astype(_RANGES[least, len(blocks.table)])
+    table = blocks.table
+    assert isinstance(table, range), "all that a type can be"
+    return (blocks.codes(data).view(np.int8) + np.int8(table.start)).astype(_RANGES[table.start, len(table)])
 
 
 def _scales(blocks: Blocks, data: NDArray) -> NDArray:

@@ -23,28 +23,28 @@ from tests.faults.commands import done, refused
 from tests.sources.gguf import gguf_files as files
 
 FORMS = {
-    "Q4_0": ("int4", 5),
-    "Q5_0": ("int8(palettized5)", 6),
-    "Q8_0": ("int8", 9),
-    "Q8_1": ("int8", 9),
+    "Q4_0": ("int4", 4.5),
+    "Q5_0": ("int8(palettized5)", 5.5),
+    "Q8_0": ("int8", 8.5),
+    "Q8_1": ("int8", 8.5),
     "Q3_K": ("int8(palettized3)", 5),
     "Q6_K": ("int8(palettized6)", 8),
     "Q8_K": ("int8", 8.125),
-    "IQ4_NL": ("int8(palettized4)", 5),
+    "IQ4_NL": ("int8(palettized4)", 4.5),
     "IQ4_XS": ("int8(palettized4)", 5),
-    "TQ1_0": ("int8(palettized2)", 2.125),
-    "TQ2_0": ("int8(palettized2)", 2.125),
-    "MXFP4": ("int8(palettized4)", 5),
-    "NVFP4": ("int8(palettized4)", 6),
-    "Q1_0": ("int8(palettized1)", 1.25),
-    "Q2_0": ("int8(palettized2)", 2.5),
+    "TQ1_0": ("int8(palettized2)", 2.0625),
+    "TQ2_0": ("int8(palettized2)", 2.0625),
+    "MXFP4": ("scaled(palettized4)", 4.25),
+    "NVFP4": ("scaled(palettized4)", 4.5),
+    "Q1_0": ("int8(palettized1)", 1.125),
+    "Q2_0": ("int8(palettized2)", 2.25),
     "Q4_1": ("palettized4", 20),
     "Q2_K": ("palettized2", 10),
     "Q4_K": ("palettized4", 20),
     "Q5_1": ("dense", 32),
     "Q5_K": ("dense", 32),
 }
-"""How each type is told, and the bits of a code with its share of scales and tables, which are float32."""
+"""How each type is told, and the bits of a code with its share of scales and tables."""
 
 UNKNOWN_TO_THE_LIBRARY = {"Q8_1", "Q8_K", "Q1_0", "Q2_0"}
 
@@ -73,7 +73,12 @@ def test_codes_scales_and_minima_are_those_of_ggml(kind: str, tmp_path: Path) ->
         pytest.skip("gguf 0.19 has no values of it")
     elements, size = files.KINDS[kind].elements, files.KINDS[kind].nbytes
     # All bytes, so that scales are infinite and no numbers, too.
-    raw = files.RANDOM.integers(0, 256, (7, 1024 // elements * size), np.uint8)
+    blocks = files.RANDOM.integers(0, 256, (7 * 1024 // elements, size), np.uint8)
+    if kind == "MXFP4":
+        blocks[:, 0] = np.resize(np.arange(255), len(blocks))  # 255 is no exponent
+    elif kind == "NVFP4":
+        blocks[:, :4] &= 127  # these floats have no sign
+    raw = blocks.reshape(7, -1)
     with np.errstate(all="ignore"):
         expected = quants.dequantize(raw, constants.GGMLQuantizationType[kind])
     assert same(decode(read(tmp_path / "m.gguf", kind, (7, 1024), raw.tobytes()).encoding), expected)
@@ -160,6 +165,11 @@ def test_what_is_not_read_keeps_its_bytes_and_says_so(tmp_path: Path) -> None:
     assert weight.pinned == "IQ2_XXS, codes of a codebook: not supported, kept as its bytes"
     assert decode(weight.encoding).tobytes() == raw
     assert read(tmp_path / "m.gguf", "I32", (2, 2), bytes(16)).pinned.startswith("I32, integers: ")
+
+
+def test_a_scale_that_is_no_number(tmp_path: Path) -> None:
+    raw = bytes([255]) + bytes([0x21] * 16)
+    assert np.isnan(decode(read(tmp_path / "m.gguf", "MXFP4", (32,), raw).encoding)).all()
 
 
 def test_a_minimum_is_a_table_where_that_is_smaller(tmp_path: Path) -> None:
