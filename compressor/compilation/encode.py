@@ -69,7 +69,7 @@ def encode(weight: Weight, form: Candidate) -> Encoding:
         InexactError: the weight is not what the form says.
     """
     spec = form.spec
-    if isinstance(spec, Concatenated):
+    if isinstance(spec, Concatenated) and form.parts:
         return _side_by_side(weight, form, spec)
     try:
         source = weight.encoding
@@ -91,11 +91,17 @@ def _side_by_side(weight: Weight, form: Candidate, spec: Concatenated) -> Concat
     """The parts of a weight, each in its own form."""
     ends = np.cumsum([shape(part)[spec.axis] for part in spec.parts])
     pieces = np.split(decode(weight.encoding), ends[:-1], spec.axis)
-    parts = [encode(replace(weight, encoding=Dense(piece)), one) for piece, one in zip(pieces, form.parts, strict=True)]
+    try:
+        parts = [
+            encode(replace(weight, encoding=Dense(np.ascontiguousarray(piece))), one)
+            for piece, one in zip(pieces, form.parts, strict=True)
+        ]
+    except InexactError as error:
+        raise InexactError(weight.name, spec, error.reason) from error
     return Concatenated(tuple(cast("Whole", part) for part in parts), spec.axis)
 
 
-def _encoded(source: Encoding, spec: Whole, scheme: Scheme[Any] | None, threshold: float) -> Encoding:
+def _encoded(source: Encoding, spec: Encoding, scheme: Scheme[Any] | None, threshold: float) -> Encoding:
     """`source` in the form of `spec`; codes of a quantized source are kept, never computed again.
 
     scheme: what describes the values; None where they are stored as they are.
@@ -117,6 +123,7 @@ def _encoded(source: Encoding, spec: Whole, scheme: Scheme[Any] | None, threshol
         values = np.asarray(source.values) if isinstance(source, Dense) else decode(source)
     if isinstance(spec, Sparse):
         return sparsify.encode(values, spec, threshold, inner)
+    assert not isinstance(spec, Concatenated)  # has parts, or is the source's own
     return inner(values, spec, None)
 
 

@@ -5,18 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from compressor import encodings
 from compressor.arrays import CODE_DTYPES, ArraySpec, NDArray, is_float, stored_type
-from compressor.encodings import Dense, Encoding, Palettized, Quantized, codes_of, is_encoded
+from compressor.encodings import Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, codes_of, is_encoded
 from compressor.patterns import distance, has_minus_zero, largest
+from compressor.recognition import parts as concatenate
 from compressor.recognition.findings import Finding, Settings
 from compressor.recognition.near_misses import near_misses
 from compressor.recognition.scan import ENTRIES, Scan, scan
-from compressor.recognition.schemes import Candidate, Loss, describing, linear_quantize, narrow, palettize, sparsify
+from compressor.recognition.schemes import (
+    EXACT,
+    Candidate,
+    Loss,
+    describing,
+    linear_quantize,
+    narrow,
+    palettize,
+    sparsify,
+)
 from compressor.weight import Weight
 
 
@@ -96,9 +107,22 @@ def _candidates(encoding: Encoding, settings: Settings, *, sampled: bool) -> tup
         return values, facts, []
     plain = Candidate((), Dense(ArraySpec(values.shape, values.dtype)), "")
     described = described_by(values, facts)
-    sparse = sparsify.detect(values, facts, [plain, *described], settings.max_thresholded, settings.looked_for)
+    sparse = [*sparsify.detect(values, facts, [plain, *described], settings.max_thresholded, settings.looked_for)]
+    parts: Iterator[Candidate] = iter(())
+    if is_float(values.dtype):
+        best = min(encodings.nbytes(one.spec) for one in (plain, *described, *sparse) if one.loss == EXACT)
+        parts = concatenate.detect(values, best, partial(_of_part, settings=settings, sampled=sampled))
     near = _near_candidates(values, settings.tolerance) if settings.tolerance and is_float(values.dtype) else ()
-    return values, facts, [*described, *sparse, *near]
+    return values, facts, [*described, *sparse, *parts, *near]
+
+
+def _of_part(values: NDArray, settings: Settings, *, sampled: bool) -> list[Candidate]:
+    """The ways to store a part of a weight exactly, as its values among them."""
+    values = np.ascontiguousarray(values)
+    facts = scan(values, 0.0, sampled=sampled)
+    plain = Candidate((), Dense(ArraySpec(values.shape, values.dtype)), "")
+    described = [plain, *described_by(values, facts)]
+    return [*described, *sparsify.detect(values, facts, described, settings.max_thresholded, 0.0)]
 
 
 def described_by(values: NDArray, facts: Scan) -> list[Candidate]:
@@ -150,7 +174,12 @@ def _facts(scanned: Scan, candidates: list[Candidate], threshold: float) -> dict
     palettes = [c for c in exact if _has_table(c.spec)]
     grids = [c for c in exact if isinstance(c.spec, Quantized) and not _has_table(c.spec)]
     narrower = [c for c in exact if isinstance(c.spec, Dense)]
-    sparse = [c for c in exact if c.schemes[:1] == (sparsify.NAME,) and c.loss.threshold <= threshold]
+    parts = [c for c in exact if isinstance(c.spec, Concatenated)]
+    sparse = [
+        c
+        for c in exact
+        if isinstance(c.spec, Sparse) and c.schemes[:1] == (sparsify.NAME,) and c.loss.threshold <= threshold
+    ]
     sparse.sort(key=lambda c: -c.loss.threshold)
     count = None if scanned.table is None else scanned.table.entries.size
     return {
@@ -160,6 +189,7 @@ def _facts(scanned: Scan, candidates: list[Candidate], threshold: float) -> dict
         "palette": min(palettes, key=lambda c: encodings.nbytes(c.spec)).evidence if palettes else "",
         "grid": grids[0].evidence if grids else "",
         "precision": narrower[0].evidence if narrower and not palettes and not grids else "",
+        "parts": parts[0].evidence if parts else "",
     }
 
 

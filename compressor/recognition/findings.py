@@ -65,6 +65,7 @@ class Finding:
     near_misses: what it almost is ("257 distinct values").
     candidates: the ways to store it, none if it is plainly dense.
     note: what its source, or what fitted it to a target, says about it.
+    parts: what the parts of it are, where they are of different kinds, or an empty string.
     missed: the near misses with what each would save; not written to files, and empty where read from one.
     """
 
@@ -83,6 +84,7 @@ class Finding:
     candidates: tuple[Candidate, ...]
     note: str = ""
     precision: str = ""
+    parts: str = ""
     missed: tuple[NearMiss, ...] = field(default=(), compare=False, repr=False)
 
     @property
@@ -94,7 +96,7 @@ class Finding:
     def evidence(self) -> str:
         """What the weight is, in a line."""
         zeros = f"{self.sparsity:.1%} zeros, {self.structure}".removesuffix(", ") if self.sparsity else ""
-        parts = (zeros, self.palette, self.grid, self.precision, *self.near_misses)
+        parts = (zeros, self.palette, self.grid, self.precision, self.parts, *self.near_misses)
         return self.skipped or "; ".join(filter(None, parts)) or "more than 256 distinct values, no zeros, on no grid"
 
 

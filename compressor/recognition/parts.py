@@ -1,0 +1,153 @@
+"""Parts of one tensor: rows of different kinds side by side, as fused projections, merged gates and experts are.
+
+A few values of a few rows along an axis say of what kind each is: with zeros, of few distinct values, of a narrower
+float type, or none of these. Where neighbours differ, the place is searched, and each part is looked at like a weight
+of its own; neighbours that are no larger as one are one. Parts of equal length are tried where all rows have few
+distinct values and the whole has no table of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import cast
+
+import numpy as np
+
+from compressor import encodings
+from compressor.arrays import NDArray
+from compressor.encodings import Concatenated, Whole
+from compressor.patterns import magnitude_bits, starts
+from compressor.recognition.schemes import Candidate
+from compressor.recognition.schemes.narrow import narrowest
+
+Describe = Callable[[NDArray], Sequence[Candidate]]
+"""The ways to store the values of a part exactly, as they are among them."""
+
+_ROWS, _VALUES = 64, 256
+"""So many rows along an axis, and values of each, are looked at."""
+
+_SOME, _FEW = 3 / 4, 1 / 10
+"""A row has some, or few, distinct values where they are at most this share of a sample: 256 values of a float32 are
+all distinct, of a bfloat16 nine in ten, of a grid of 8 bits about half, of a palette of 16 one in sixteen."""
+
+_ZEROS = 1 / 8
+"""The share of zeros in a row above which a mask can pay; as one entry of a palette zero is rarer."""
+
+_DISTINCT = 1
+"""The column of `_kinds` that tells how few distinct values there are."""
+
+_STEP = 37
+"""By so much later in its stretch a place is than that of the stretch before."""
+
+_MOST = 16
+"""The most parts along an axis; experts, the first axis of three, may be as many as they are."""
+
+_EQUAL = (2, 3, 4)
+"""Into so many equal parts a weight is cut on trial: gates, fused projections."""
+
+_SAVED = 1 / 16
+"""The share of the bytes that parts must save."""
+
+_WORTH, _LEAST = 1 / 4, 1 << 13
+"""Parts are looked for where the best form takes more than this share of the values' bytes, and so many values."""
+
+
+def detect(values: NDArray, best: float, describe: Describe) -> Iterator[Candidate]:
+    """The smallest concatenation of parts, if one saves a sixteenth of `best`: a mask of channels has parts too.
+
+    best: the bytes of the smallest form of the whole.
+    """
+    found: tuple[dict[int, Candidate], int] | None = None
+    if best <= values.nbytes * _WORTH or values.size < _LEAST or values.ndim < 2:
+        return
+    best *= 1 - _SAVED
+    for axis in range(values.ndim):
+        for ends in _cuts(values, axis):
+            parts = _smallest(values, axis, ends, describe)
+            size = sum(encodings.nbytes(one.spec) for one in parts.values())
+            if len(parts) > 1 and size < best:
+                found, best = (parts, axis), size
+    if found:
+        yield _candidate(*found)
+
+
+def _smallest(values: NDArray, axis: int, ends: Sequence[int], describe: Describe) -> dict[int, Candidate]:
+    """The smallest form of each part, by the place where it begins; neighbours that are no larger as one are one.
+
+    ends: where the parts end, the last one aside.
+    """
+
+    def smallest(start: int, end: int) -> Candidate:
+        piece = values[(slice(None),) * axis + (slice(start, end),)]
+        return min(describe(piece), key=lambda one: encodings.nbytes(one.spec))
+
+    found: dict[int, Candidate] = {}
+    for start, end in pairwise([0, *ends, values.shape[axis]]):
+        one, begun = smallest(start, end), start
+        if found:
+            last = max(found)
+            joined = smallest(last, end)
+            if encodings.nbytes(joined.spec) <= encodings.nbytes(found[last].spec) + encodings.nbytes(one.spec):
+                one, begun = joined, last
+        found[begun] = one
+    return found
+
+
+def _candidate(parts: Mapping[int, Candidate], axis: int) -> Candidate:
+    """The form of parts by the places where they begin."""
+    spec = Concatenated(tuple(cast("Whole", one.spec) for one in parts.values()), axis)
+    told = "; ".join(f"from {start} on {one.evidence or 'dense values'}" for start, one in parts.items())
+    schemes = dict.fromkeys(scheme for one in parts.values() for scheme in one.schemes)
+    evidence = f"{len(parts)} parts along axis {axis}: {told}"
+    return Candidate(tuple(schemes), spec, evidence, parts=tuple(parts.values()))
+
+
+def _cuts(values: NDArray, axis: int) -> Iterator[list[int]]:
+    """The places along an axis at which the parts may end, but for the last one."""
+    rows = values.shape[axis]
+    most = rows if axis == 0 and values.ndim > 2 else _MOST
+    if rows < 2:
+        return
+    places = _places(rows, _ROWS)
+    kinds = _kinds(values, axis, places)
+    differ = np.flatnonzero((kinds[1:] != kinds[:-1]).any(axis=1))
+    if 0 < differ.size < most:
+        yield [_edge(values, axis, places[at], places[at + 1], kinds[at]) for at in differ]
+    elif not differ.size and kinds[0, _DISTINCT]:
+        yield from ([rows // parts * end for end in range(1, parts)] for parts in _EQUAL if rows % parts == 0)
+
+
+def _places(length: int, most: int) -> NDArray:
+    """So many places at most, ascending, the first and the last among them; uneven, unlike what stands in turn."""
+    if length <= most:
+        return np.arange(length)
+    begun = np.arange(most) * length // most
+    within = np.arange(most) * _STEP % (length // most)
+    within[[0, -1]] = 0, length - 1 - begun[-1]
+    return begun + within
+
+
+def _edge(values: NDArray, axis: int, left: int, right: int, kind: NDArray) -> int:
+    """Where the rows end that are of the kind of row `left`, before row `right`, which is of another."""
+    while right - left > 1:
+        middle = (left + right) // 2
+        same = np.array_equal(_kinds(values, axis, np.array([middle]))[0], kind)
+        left, right = (middle, right) if same else (left, middle)
+    return int(right)
+
+
+def _kinds(values: NDArray, axis: int, places: NDArray) -> NDArray:
+    """Whether rows have zeros, how few their distinct values are (0, 1, 2), and whether all are of a narrower type.
+
+    By a sample: int `[places, 3]`.
+    """
+    rows = np.moveaxis(values, axis, 0)
+    columns = _places(values.size // len(rows), _VALUES)
+    few = np.stack([rows[place].reshape(-1)[columns] for place in places])
+    patterns = np.sort(few.view(f"<u{few.dtype.itemsize}"), axis=1)
+    zeros = np.count_nonzero(patterns & magnitude_bits(few.dtype) == 0, axis=1)
+    others = np.count_nonzero(starts(patterns), axis=1) - (zeros > 0)
+    narrow = [narrowest(row) is not None for row in few]
+    share = others / np.maximum(1, few.shape[1] - zeros)
+    return np.stack([zeros > few.shape[1] * _ZEROS, (share <= _SOME) * 1 + (share <= _FEW), narrow], axis=1)
