@@ -61,6 +61,7 @@ class Weight:
     scaled: whether its values are products of those that were trained: what is small there says nothing about training.
     signed: what tells -0.0 from 0.0 where the weight is read (a division, an output, ...): then it keeps both. Empty
         where every reader is linear in it and the like: then 0.0 may stand for -0.0.
+    shapes: others under which readers have it, elements in the same order: its form must be one under these, too.
     origin: of a weight that a target has in another way than its source: the one that it was made of, if it is one.
     """
 
@@ -75,4 +76,5 @@ class Weight:
     scaled: bool = False
     signed: str = ""
     values: Array | None = None
+    shapes: tuple[Shape, ...] = ()
     origin: Origin | None = None

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec
+from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec, Shape
 from compressor.compilation.cheapest import Cost, smallest
 from compressor.compilation.manifest import WeightFacts
 from compressor.compilation.pipelines import PassPipeline
 from compressor.encodings import Dense, Encoding, codes_of, name, nbytes
 from compressor.recognition.findings import Finding
 from compressor.recognition.schemes import Candidate
+from compressor.reshaping import with_shape
 from compressor.targets import Illegal, Target
 
 _LEAST_SAVED = 1 / 16
@@ -108,6 +109,7 @@ def plan(
     pipeline: PassPipeline,
     failed: Mapping[str, Mapping[Encoding, str]] = MappingProxyType({}),
     ruled: Mapping[str, PassPipeline] = MappingProxyType({}),
+    shapes: Mapping[str, Sequence[Shape]] = MappingProxyType({}),
 ) -> Plan:
     """The legal forms, among those that the pipeline's schemes propose, that together make the smallest artefact.
 
@@ -115,10 +117,14 @@ def plan(
 
     ruled: by the name of a weight, the pipeline that holds for it instead.
     failed: by the name of a weight, the forms that did not hold it when they were tried, with the reason.
+    shapes: by the name of a weight, the others that it is read under, in which the target must hold the form as well.
     """
     findings = tuple(findings)
     options = {
-        one.name: _options(one, target, ruled.get(one.name, pipeline), failed.get(one.name, {})) for one in findings
+        one.name: _options(
+            one, target, ruled.get(one.name, pipeline), failed.get(one.name, {}), shapes.get(one.name, ())
+        )
+        for one in findings
     }
     costs = {name_: [_cost(name_, form, one, target) for form in one.legal] for name_, one in options.items()}
     picked, shared = smallest(costs)
@@ -159,7 +165,13 @@ def as_values(finding: Finding) -> Candidate:
     return Candidate((), Dense(ArraySpec(finding.shape, _DTYPES[finding.dtype])), finding.evidence)
 
 
-def _options(finding: Finding, target: Target, pipeline: PassPipeline, refused: Mapping[Encoding, str]) -> _Options:
+def _options(
+    finding: Finding,
+    target: Target,
+    pipeline: PassPipeline,
+    refused: Mapping[Encoding, str],
+    shapes: Sequence[Shape] = (),
+) -> _Options:
     dense = as_values(finding)
     legal: list[_Form] = []
     rejected: list[Rejected] = []
@@ -182,6 +194,7 @@ def _options(finding: Finding, target: Target, pipeline: PassPipeline, refused: 
             else:
                 rejected.append(Rejected(name(candidate.spec), refusal.reason))
                 spec = refusal.instead
+        reason = reason or _not_under(shapes, spec, target)
         if reason:
             rejected.append(Rejected(name(candidate.spec), reason))
         else:
@@ -196,6 +209,20 @@ def _options(finding: Finding, target: Target, pipeline: PassPipeline, refused: 
         rejected += [Rejected(name(form.spec), told) for form in little]
         kept = [form for form in kept if form not in little]
     return _Options(tuple(kept or legal), tuple(rejected), pipeline.rule)
+
+
+def _not_under(shapes: Sequence[Shape], spec: Encoding, target: Target) -> str:
+    """Why a form is none under the other shapes of a weight; empty where it is one."""
+    for dims in shapes:
+        made = with_shape(spec, dims)
+        try:
+            if made is not None and target.legalize(made) == made:
+                continue
+            reason = "it has other blocks"
+        except Illegal as refusal:
+            reason = refusal.reason
+        return f"a copy of the weight is read as {list(dims)}, where {reason}"
+    return ""
 
 
 def _called(pipeline: PassPipeline) -> str:

@@ -123,7 +123,8 @@ def planned(taken: Taken, asked: Request) -> Plan:
     """What the weights become."""
     weights = (weight for weight in taken.fitted.model.weights if asked.rules.of(weight) is not None)
     ruled = {weight.name: asked.rules.pipeline(weight, asked.pipeline) for weight in weights}
-    made = plan(taken.findings.values(), taken.fitted.target, asked.pipeline, taken.failed, ruled)
+    shapes = {weight.name: weight.shapes for weight in taken.fitted.model.weights}
+    made = plan(taken.findings.values(), taken.fitted.target, asked.pipeline, taken.failed, ruled, shapes)
     return replace(made, notes=taken.fitted.model.notes)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compressor import encodings
+from compressor import encodings, targets
 from compressor.arrays import CODE_DTYPES, ArraySpec
 from compressor.compilation.pipelines import get
 from compressor.compilation.plan import Plan, choose, plan
@@ -199,3 +199,38 @@ def test_a_form_saves_more_than_its_decoding_takes(
     assert [rejected.reason for rejected in made.choices[0].rejected if rejected.encoding == "sparse"] == (
         [reason] if reason else []
     )
+
+
+@pytest.mark.parametrize(
+    ("blocks", "shapes", "form", "reasons"),
+    [
+        ((64, 4), [(64, 64, 1, 1)], "int8", {}),
+        ((64, 4), [(64, 4, 4, 4)], "int8", {}),
+        ((64, 16), [(64, 64, 1, 1), (64, 2, 32)], "int8", {}),
+        (
+            (1, 64),
+            [(4096,)],
+            "dense",
+            {"int8": "a copy of the weight is read as [4096], where it has other blocks"},
+        ),
+    ],
+)
+def test_a_form_is_one_under_every_shape_that_the_weight_has(
+    blocks: tuple[int, int], shapes: list[tuple[int, ...]], form: str, reasons: dict[str, str]
+) -> None:
+    spec = Quantized(Dense(ArraySpec(SHAPE, CODE_DTYPES["int8"])), ArraySpec(blocks, F32))
+    made = plan([finding(Candidate(("linear_quantize",), spec, ""))], Fake(), get("auto"), shapes={"w": shapes})
+    (choice,) = made.choices
+    assert encodings.name(choice.legal) == form
+    assert {one.encoding: one.reason for one in choice.rejected if "copy" in one.reason} == reasons
+
+
+@pytest.mark.parametrize(("target", "form"), [("iOS16", "dense"), ("iOS18", "int8")])
+def test_a_form_is_legal_under_every_shape_that_the_weight_has(target: str, form: str) -> None:
+    """By channel is by two axes where a channel's axis has become two."""
+    spec = Quantized(Dense(ArraySpec(SHAPE, CODE_DTYPES["int8"])), ArraySpec((1, 64), F32))
+    by_channel = [finding(Candidate(("linear_quantize",), spec, ""))]
+    (choice,) = plan(by_channel, targets.get(target), get("auto"), shapes={"w": [(8, 8, 64)]}).choices
+    assert encodings.name(choice.legal) == "int8"
+    (choice,) = plan(by_channel, targets.get(target), get("auto"), shapes={"w": [(64, 8, 8)]}).choices
+    assert encodings.name(choice.legal) == form

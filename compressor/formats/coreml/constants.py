@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from compressor.encodings import Encoding
+import numpy as np
+
+from compressor.arrays import Array, MappedArray, NarrowArray, Shape
+from compressor.encodings import Encoding, arrays, shape, spec
 from compressor.errors import CompressorError
 from compressor.formats.coreml import values
 from compressor.formats.coreml.constexprs import Tree, UnliftableError
@@ -15,6 +18,7 @@ from compressor.formats.coreml.negative_zeros import shown_zeros
 from compressor.formats.coreml.programs import CONSTEXPR, Scope, Site, readers, scopes
 from compressor.formats.coreml.types import WEIGHT_DTYPES
 from compressor.formats.coreml.values import Files
+from compressor.reshaping import with_shape
 from compressor.weight import Weight
 
 
@@ -22,7 +26,8 @@ from compressor.weight import Weight
 class Constants:
     """The constants of a program.
 
-    weights: in the order of the program; the name of the first site, behind its function's where several have it.
+    weights: in the order of the program; the name of the first site, behind its function's where several have it, and
+        the shape that it has there.
     sites: by a weight's name, where it is; more than one where functions or values share what is stored.
     opaque: by name, the constants that no encoding describes, and why.
     """
@@ -40,13 +45,15 @@ def lift(program: Any, files: Files) -> Constants:
     """
     read = readers(program)
     by_storage, encodings, opaque = _stored(program, files, read)
+    dims = _shapes(program)
     shown = shown_zeros(program, files)
 
     def weight(name: str, storage: bytes) -> Weight:
         sites = by_storage[storage]
         kinds = {kind for site in sites for kind in read[site.function, site.opset, site.output] if kind}
         signed = next(filter(None, map(shown, sites)), "")
-        return Weight(name, encodings[storage], tuple(sorted(kinds)), signed=signed)
+        shapes = tuple(dict.fromkeys(dims[site] for site in sites))[1:]
+        return Weight(name, encodings[storage], tuple(sorted(kinds)), signed=signed, shapes=shapes)
 
     named = _named(by_storage)
     sites = {name: tuple(by_storage[storage]) for name, storage in named.items()}
@@ -69,8 +76,10 @@ def _stored(
             try:
                 # Equal constants inside the program are as many weights; those in files are told apart by their places.
                 storage = tree.storage(operation) if tree.in_file(operation) else repr(site).encode()
-                if storage not in encodings:
-                    encodings[storage] = tree.weight(operation)
+                weight = tree.weight(operation)
+                if not _is(encodings.setdefault(storage, weight), weight):  # parts that another shape reads otherwise
+                    storage += repr(shape(weight)).encode()
+                    encodings.setdefault(storage, weight)
             except UnliftableError as error:
                 opaque[name] = str(error)
                 continue
@@ -78,6 +87,33 @@ def _stored(
                 raise CompressorError(f"weight {name!r}: its stored parts do not fit together: {error}.") from error
             by_storage[storage].append(site)
     return by_storage, encodings, opaque
+
+
+def _is(weight: Encoding, other: Encoding) -> bool:
+    """Whether an encoding is the same one, but for its shape."""
+    found = with_shape(weight, shape(other))
+    if found is None or spec(found) != spec(other):
+        return False
+    return all(_are(*pair) for pair in zip(arrays(found), arrays(other), strict=True))
+
+
+def _are(one: Array, another: Array) -> bool:
+    if isinstance(one, NarrowArray) and isinstance(another, NarrowArray):
+        return _are(one.values, another.values)
+    if isinstance(one, MappedArray):
+        return one == another
+    return np.asarray(one).tobytes() == np.asarray(another).tobytes()
+
+
+def _shapes(program: Any) -> dict[Site, Shape]:
+    """What each site of a known type has for a shape."""
+    found: dict[Site, Shape] = {}
+    for scope in scopes(program):
+        for operation in scope.block.operations:
+            for output in operation.outputs:
+                if (known := values.declared(output.type)) is not None:
+                    found[scope.site(output.name)] = known[1]
+    return found
 
 
 def _named(by_storage: Mapping[bytes, list[Site]]) -> dict[str, bytes]:

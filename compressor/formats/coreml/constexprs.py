@@ -27,6 +27,10 @@ _MASKS = {f"{CONSTEXPR}lut_to_sparse": "indices_mask", f"{CONSTEXPR}sparse_block
 """The parameter with the mask, by the operation that passes it on as its first output."""
 
 
+_OF_SHAPE = {"axis", "shape", "vector_axis"}
+"""The parameters that say of a shape what it is, or which axis of it is meant."""
+
+
 @dataclass(frozen=True)
 class Tree:
     """What is stored for the values of a scope.
@@ -49,12 +53,18 @@ class Tree:
         )
 
     def storage(self, operation: Any) -> bytes:
-        """What constants in files have in common that are the same one: types, parameters and places of elements."""
-        made = [operation.type.encode(), *(output.type.SerializeToString() for output in operation.outputs)]
+        """What constants in files have in common that are the same one, under whatever shapes.
+
+        That is types, parameters and places of elements; what says where these are in the shape is left out.
+        """
+        types = (_without_shape(output.type) for output in operation.outputs)
+        made = [operation.type.encode(), *(type_.SerializeToString() for type_ in types)]
         for key in _parameters(operation):
+            if key in _OF_SHAPE:
+                continue
             parameter = self.parameter(operation, key)
             inner = parameter if isinstance(parameter, Producer) else None
-            stored = self.storage(inner.operation) if inner else parameter.SerializeToString(deterministic=True)
+            stored = self.storage(inner.operation) if inner else _stored(parameter)
             made += [key.encode(), str(inner.output if inner else "").encode(), stored]
         return b"".join(len(one).to_bytes(8, "little") + one for one in made)
 
@@ -240,6 +250,23 @@ class Tree:
 
 def _parameters(operation: Any) -> list[str]:
     return sorted({*operation.attributes, *operation.inputs} - {"name"})
+
+
+def _stored(value: Any) -> bytes:
+    """What a `Value` is but for its dimensions."""
+    made = type(value)()
+    made.CopyFrom(value)
+    made.type.CopyFrom(_without_shape(value.type))
+    return bytes(made.SerializeToString(deterministic=True))
+
+
+def _without_shape(value_type: Any) -> Any:
+    made = type(value_type)()
+    made.CopyFrom(value_type)
+    if made.WhichOneof("type") == "tensorType":
+        made.tensorType.ClearField("dimensions")
+        made.tensorType.ClearField("rank")
+    return made
 
 
 def _palettized(indices: Array, type_: Type, lut: Array, axis: int | None) -> Palettized:

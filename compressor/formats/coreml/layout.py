@@ -12,10 +12,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from compressor.arrays import Shape
 from compressor.encodings import Encoding
 from compressor.errors import CompressorError
 from compressor.formats.coreml import lowering, package, values
@@ -26,6 +27,7 @@ from compressor.formats.coreml.skeleton import DATES, STUB, Skeleton, index_of
 from compressor.formats.coreml.types import BY_NUMBER
 from compressor.formats.layout import FileLayout, Piece, around, put
 from compressor.formats.wire import runs
+from compressor.reshaping import with_shape
 
 _TO_BLOCKS = (502, 2, 2, 3, 2)
 """Model.mlProgram, its functions, and their specializations: entries of maps, whose values are their field 2."""
@@ -36,11 +38,18 @@ Span = tuple[int, int]
 """Where something begins and ends."""
 
 
-@dataclass(frozen=True, eq=False)
-class InProgram:
-    """A weight in a block. output: what it is called there. span: where its operations lie in the model's file."""
+class Named(NamedTuple):
+    """What a weight is called somewhere in a program, and the shape that it has there."""
 
     output: str
+    shape: Shape
+
+
+@dataclass(frozen=True, eq=False)
+class InProgram:
+    """A weight in a block. site: what it is called there. span: where its operations lie in the model's file."""
+
+    site: Named
     span: Span
 
 
@@ -48,13 +57,12 @@ class InProgram:
 class InPackage:
     """Where a weight lies.
 
-    folder: of the package. version: of the specification. output: what it is called where it is first.
+    folder: of the package. version: of the specification.
     blobs: where the file of blobs ends before and behind its own. uses: its operations, once for each site.
     """
 
     folder: str
     version: int
-    output: str
     blobs: Span
     uses: Sequence[InProgram]
 
@@ -64,14 +72,13 @@ class InPackage:
     def _pieces(self, encoding: Encoding) -> Iterator[Piece]:
         start, end = self.blobs
         blobs = Blobs(start)
-        made = lowering.lower(self.output, encoding, self.version, blobs)
+        made = _operations([use.site for use in self.uses], encoding, self.version, blobs)
         yield from blobs.data(f"{self.folder}/{package.WEIGHTS}")
-        for use in self.uses:
-            same = made if use.output == self.output else lowering.renamed(made, self.output, use.output)
-            content, (begin, stop) = _in_block(same), use.span
+        for use, operations in zip(self.uses, made, strict=True):
+            content, (begin, stop) = _in_block(operations), use.span
             if (blobs.end, len(content)) != (end, stop - begin):
                 raise CompressorError(
-                    f"{use.output!r}: expected {stop - begin} bytes in the program and {end - start} of blobs, "
+                    f"{use.site.output!r}: expected {stop - begin} bytes in the program and {end - start} of blobs, "
                     f"got {len(content)} and {blobs.end - start}."
                 )
             yield Piece(f"{self.folder}/{package.MODEL}", begin, content)
@@ -138,7 +145,7 @@ def layout(
     if blobs.stored:
         files[in_weights] = blobs.end
         rest += [*blobs.metadata(in_weights), *constants]
-    places = {one.name: InPackage(folder, version, one.sites[0].output, one.blobs, uses[one.name]) for one in lowered}
+    places = {one.name: InPackage(folder, version, one.blobs, uses[one.name]) for one in lowered}
     return PackageLayout(files, rest, places, folder, skeleton, copied)
 
 
@@ -172,10 +179,11 @@ def _move(constant: Any, copied: Mapping[tuple[str, int], int]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Lowered:
-    """A weight in a program: its sites, the numbers of their blocks, its operations at each, where its blobs lie."""
+    """A weight in a program: its sites, what it is there, the numbers of their blocks, its operations, its blobs."""
 
     name: str
     sites: Sequence[Site]
+    named: Sequence[Named]
     blocks: Sequence[int]
     operations: Sequence[Sequence[Any]]
     blobs: Span
@@ -185,39 +193,60 @@ def _lowered(
     model: Any, skeleton: Skeleton, specs: Mapping[str, Encoding], version: int, blobs: Blobs
 ) -> list[_Lowered]:
     """The weights, which are put in the place of the model's stubs."""
-    sites: dict[int, list[tuple[int, Site]]] = defaultdict(list)
+    sites: dict[int, list[tuple[int, Site, Named]]] = defaultdict(list)
     for number, scope in enumerate(scopes(model.mlProgram)):
         for operation in scope.block.operations:
             if operation.type == STUB:
-                sites[index_of(operation)].append((number, scope.site(operation.outputs[0].name)))
+                output, known = operation.outputs[0], values.declared(operation.outputs[0].type)
+                assert known is not None
+                where = number, scope.site(output.name), Named(output.name, known[1])
+                sites[index_of(operation)].append(where)
     made = []
     for index, (name, spec) in zip(sorted(sites), specs.items(), strict=True):
         if skeleton.names[index] != name:
             raise CompressorError(f"weight {name!r} came where {skeleton.names[index]!r} was planned.")
-        numbers, places = zip(*sites[index], strict=True)
-        first, start = places[0].output, blobs.end
-        own = lowering.lower(first, spec, version, blobs)
-        each = [own if site.output == first else lowering.renamed(own, first, site.output) for site in places]
-        made.append(_Lowered(name, places, numbers, each, (start, blobs.end)))
+        start, numbers = blobs.end, [number for number, _, _ in sites[index]]
+        places, named = [site for _, site, _ in sites[index]], [one for _, _, one in sites[index]]
+        each = _operations(named, spec, version, blobs)
+        made.append(_Lowered(name, places, named, numbers, each, (start, blobs.end)))
     substitute(
         model.mlProgram, {site: own for one in made for site, own in zip(one.sites, one.operations, strict=True)}
     )
     return made
 
 
+def _operations(sites: Sequence[Named], encoding: Encoding, version: int, blobs: Blobs) -> list[Sequence[Any]]:
+    """What computes a weight at each of its sites, of one and the same blobs.
+
+    Raises:
+        CompressorError: its form is none under the shape that it has at one of them.
+    """
+    start, first = blobs.end, sites[0].output
+    by_shape: dict[Shape, Sequence[Any]] = {}
+    for dims in dict.fromkeys(site.shape for site in sites):
+        known = with_shape(encoding, dims)
+        if known is None:
+            raise CompressorError(f"{first!r}: its form is none under the shape {list(dims)}.")
+        # Under another shape the same parts are asked for in the same order, so they lie where they were put.
+        by_shape[dims] = lowering.lower(first, known, version, Blobs(start) if by_shape else blobs)
+    return [
+        by_shape[dims] if output == first else lowering.renamed(by_shape[dims], first, output) for output, dims in sites
+    ]
+
+
 def _uses(model: Any, content: bytes, lowered: Sequence[_Lowered]) -> dict[str, list[InProgram]]:
     """Where the operations of each weight lie in the serialized model."""
-    first: dict[tuple[int, str], tuple[str, str, int]] = {}
+    first: dict[tuple[int, str], tuple[str, Named, int]] = {}
     for one in lowered:
-        for number, site, operations in zip(one.blocks, one.sites, one.operations, strict=True):
-            first[number, operations[0].outputs[0].name] = one.name, site.output, len(operations)
+        for number, named, operations in zip(one.blocks, one.named, one.operations, strict=True):
+            first[number, operations[0].outputs[0].name] = one.name, named, len(operations)
     found: dict[str, list[InProgram]] = {one.name: [] for one in lowered}
     for number, (scope, spans) in enumerate(zip(scopes(model.mlProgram), _blocks(content), strict=True)):
         for place, operation in enumerate(scope.block.operations):
             outputs = operation.outputs
             if outputs and (number, outputs[0].name) in first:
-                name, output, count = first[number, outputs[0].name]
-                found[name].append(InProgram(output, (spans[place][0], spans[place + count - 1][1])))
+                name, named, count = first[number, outputs[0].name]
+                found[name].append(InProgram(named, (spans[place][0], spans[place + count - 1][1])))
     return found
 
 

@@ -7,11 +7,12 @@ write it.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from compressor.arrays import ArraySpec
+from compressor.arrays import ArraySpec, Shape
 from compressor.formats.coreml import values
 from compressor.formats.coreml.importing import messages
 from compressor.formats.coreml.names import spelling, take
@@ -44,12 +45,20 @@ class Skeleton:
     files: Files
 
     def specs(self) -> dict[str, ArraySpec]:
-        """The dtype and the shape that each weight has in the program; none for one that it does not have."""
-        made = {}
+        """The dtype and the shape of each weight that the program has, where it is first."""
+        return {name: found[0] for name, found in self._every_spec().items()}
+
+    def shapes(self) -> dict[str, tuple[Shape, ...]]:
+        """The other shapes of a weight, where it has several."""
+        every = {name: dict.fromkeys(spec.shape for spec in found) for name, found in self._every_spec().items()}
+        return {name: tuple(found)[1:] for name, found in every.items() if len(found) > 1}
+
+    def _every_spec(self) -> Mapping[str, Sequence[ArraySpec]]:
+        made: dict[str, list[ArraySpec]] = defaultdict(list)
         for operation in _stubs(self.model):
             declared = values.declared(operation.outputs[0].type)
             assert declared is not None
-            made[self.names[index_of(operation)]] = ArraySpec(declared[1], declared[0].dtype)
+            made[self.names[index_of(operation)]].append(ArraySpec(declared[1], declared[0].dtype))
         return made
 
     def signed(self) -> dict[str, str]:

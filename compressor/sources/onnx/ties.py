@@ -56,7 +56,7 @@ def told(found: Mapping[str, Copy], weights: Sequence[Weight]) -> dict[str, str]
     for name, copy in found.items():
         how = ", ".join(_how(copy, shapes[copy.weight]))
         notes[copy.weight].append(f"{name} ({how})" if how else name)
-    return {name: f"the same values as {', '.join(names)}: stored once" for name, names in notes.items()}
+    return {name: f"stands for {', '.join(names)} too" for name, names in notes.items()}
 
 
 def _how(copy: Copy, of: Shape) -> Iterator[str]:

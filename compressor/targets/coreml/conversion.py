@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -17,11 +19,12 @@ from typing import Any
 import coremltools as ct
 import numpy as np
 from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - its users call it that
-from coremltools.converters.mil.mil import Operation, Program
+from coremltools.converters.mil.mil import Operation, Program, Var
 
 from compressor.errors import CompressorError
 from compressor.formats.coreml import opsets, package, values
 from compressor.formats.coreml.values import Held
+from compressor.targets.coreml.editing import operations
 from compressor.targets.coreml.repairs import respell
 from compressor.targets.coreml.request import Request
 from compressor.targets.coreml.slots import Slot
@@ -48,7 +51,7 @@ def convert(program: Program, slots: Sequence[Slot], wide: frozenset[int], reque
     """
     insert(slots)
     respell(program)
-    compute = _float16(wide) if request.precision == "float16" else ct.precision.FLOAT32
+    compute = _float16(wide, _stubs(program)) if request.precision == "float16" else ct.precision.FLOAT32
     with TemporaryDirectory(prefix="compressor-") as folder, quiet():
         path = Path(folder) / "model.mlpackage"
         try:
@@ -88,11 +91,21 @@ def _with_images(program: Program, request: Request) -> list[Any] | None:
     return made
 
 
-def _float16(wide: frozenset[int]) -> Any:
+def _stubs(program: Program) -> dict[int, list[Var]]:
+    """The stubs of each slot."""
+    found: dict[int, list[Var]] = defaultdict(list)
+    for operation in operations(program):
+        if (index := slot_index(operation)) is not None:
+            found[index].append(operation.outputs[0])
+    return found
+
+
+def _float16(wide: frozenset[int], stubs: Mapping[int, Sequence[Var]]) -> Any:
     """Core ML Tools' pass that computes in float16, but for weights that cannot be in it, and for what reads those.
 
-    An operator goes to float16 where all that it reads can. A stub goes with its readers, all or none of them: to one
-    that takes no float16 it would be cast back when the model runs, where that one needs a constant.
+    An operator goes to float16 where all that it reads can. The stubs of a slot go with their readers, all or none of
+    them: to one that takes no float16 it would be cast back when the model runs, where that one needs a constant; and
+    what is stored once has one type.
     """
 
     def can_read(operation: Operation) -> bool:
@@ -100,11 +113,14 @@ def _float16(wide: frozenset[int]) -> Any:
 
     def goes(operation: Operation) -> bool:
         index = slot_index(operation)
-        if index is None:
-            return can_read(operation)
+        return can_read(operation) if index is None else slot_goes(index)
+
+    @functools.cache  # as its readers are before the first of them goes
+    def slot_goes(index: int) -> bool:
         return index not in wide and all(
             can_read(use) and passes.is_valid_op(use) and passes.should_cast_parameter(use, name)
-            for use, name in _readers(operation.outputs[0])
+            for var in stubs[index]
+            for use, name in _readers(var)
         )
 
     passes = ct.transform.FP16ComputePrecision(goes)

@@ -6,6 +6,7 @@ graph --frontend--> program, slots --batch norms--> slots with factors --stubs, 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -14,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from compressor.arrays import DType, NDArray
-from compressor.encodings import Dense, Encoding, Sparse, nbytes
+from compressor.arrays import DType, NDArray, Shape
+from compressor.encodings import Dense, Encoding, Sparse, nbytes, shape
 from compressor.formats.coreml.skeleton import Skeleton, rename
 from compressor.formats.coreml.values import Held
 from compressor.formats.onnx.dtypes import DTYPES
@@ -25,11 +26,12 @@ from compressor.recognition.schemes import linear_quantize
 from compressor.targets import Asked
 from compressor.targets.coreml import batch_norm, conversion
 from compressor.targets.coreml.frontends import Translated, translated
+from compressor.targets.coreml.moves import InTurn
 from compressor.targets.coreml.request import Request
 from compressor.targets.coreml.rounding import as_codes, rounded
-from compressor.targets.coreml.sharing import share
+from compressor.targets.coreml.sharing import share, stored_again
 from compressor.targets.coreml.slots import Slot
-from compressor.weight import Weight
+from compressor.weight import Copy, Weight
 
 LARGEST = float(np.finfo(np.float16).max)
 
@@ -69,7 +71,8 @@ def fit(model: Model, request: Request, asked: Asked) -> Prepared:
     found = translated(model, request)
     why_not = partial(_why_not_fold, sources, to, asked)
     slots, stay = batch_norm.fold(found.program, share(found.slots), why_not)
-    found = replace(found, slots=slots, notes={**found.notes, **stay})
+    again = stored_again(slots, {name: math.prod(shape(encoding)) for name, encoding in sources.items()})
+    found = replace(found, slots=slots, notes={**found.notes, **again, **stay})
     wide = frozenset(place for place, slot in enumerate(slots) if to == np.float16 and _is_too_large(slot))
     skeleton = _skeleton(*conversion.convert(found.program, slots, wide, request), slots)
     return _prepared(skeleton, found, model, request, _other_precisions(skeleton, {slots[at].name for at in wide}, to))
@@ -98,12 +101,12 @@ def _prepared(
 ) -> Prepared:
     """The weights of the skeleton. kept: why one has another precision, by its name."""
     assert model.onnx is not None
-    specs, signed = skeleton.specs(), skeleton.signed()
+    specs, shapes, signed = skeleton.specs(), skeleton.shapes(), skeleton.signed()
     by_name = {weight.name: weight for weight in model.weights}
     sources = {name: weight.encoding for name, weight in by_name.items()}
     # What no pass has left a reader for is not in the model.
     weights: list[Weight] = []
-    for slot in (slot for slot in found.slots if slot.name in specs):
+    for slot in (_in_shape(slot, specs[slot.name].shape) for slot in found.slots if slot.name in specs):
         encoding, reason = _rounded(slot, sources, specs[slot.name].dtype)
         source = None if slot.origin is None else by_name.get(slot.origin.weight)
         told = [found.notes.get(slot.name), kept.get(slot.name), reason]
@@ -123,10 +126,23 @@ def _prepared(
                 evidence=evidence,
                 scaled=scaled,
                 signed=shown,
+                shapes=shapes.get(slot.name, ()),
                 origin=origin,
             )
         )
     return Prepared(skeleton, tuple(weights), tuple(_told(model.onnx.graph, request, found)))
+
+
+def _in_shape(slot: Slot, to: Shape) -> Slot:
+    """The slot under the shape that the program has first."""
+    if slot.values.shape == to:
+        return slot
+    assert slot.factor is None
+    origin = slot.origin
+    if origin is not None:
+        way = Copy(origin.weight, to)
+        origin = replace(origin, move=way if origin.move is None else InTurn((origin.move, way)))
+    return replace(slot, values=slot.values.reshape(to), origin=origin)
 
 
 def _told(graph: Any, request: Request, found: Translated) -> Iterator[str]:

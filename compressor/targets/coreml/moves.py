@@ -117,6 +117,18 @@ class Moved:
         return made[self.name]
 
 
+@dataclass(frozen=True, eq=False)
+class InTurn:
+    """Ways of a weight's elements, one after the other."""
+
+    steps: Sequence[Callable[[NDArray], NDArray]]
+
+    def __call__(self, array: NDArray) -> NDArray:
+        for step in self.steps:
+            array = step(array)
+        return array
+
+
 def moved(name: str, weight: str, moves: Sequence[Move]) -> Moved:
     """The way to `name` alone, of all moves of a program."""
     needed, chosen = {name}, list[Move]()

@@ -13,15 +13,14 @@ its scales.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
 from coremltools.converters.mil.mil import Operation, Program, Var
 
-from compressor.arrays import NDArray, Shape
+from compressor.arrays import Shape
 from compressor.targets.coreml.editing import operations
-from compressor.targets.coreml.moves import MOVES, Move, Read, moved
+from compressor.targets.coreml.moves import MOVES, InTurn, Move, Read, moved
 from compressor.weight import Copy, Origin
 
 Origins = Callable[[Var], Origin | None]
@@ -64,13 +63,9 @@ def of_copies(origins: Origins, copies: Mapping[str, Copy], weights: Mapping[str
             return found
         if not copy.order and copy.shape == weights[copy.weight]:
             return Origin(copy.weight, found.move)
-        return Origin(copy.weight, copy if found.move is None else partial(_in_turn, copy, found.move))
+        return Origin(copy.weight, copy if found.move is None else InTurn((copy, found.move)))
 
     return origin
-
-
-def _in_turn(first: Callable[[NDArray], NDArray], then: Callable[[NDArray], NDArray], array: NDArray) -> NDArray:
-    return then(first(array))
 
 
 def _arguments(operation: Operation) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - its use
 from coremltools.converters.mil.mil import Operation, Var
 
 from compressor.targets.coreml.editing import in_blocks
-from compressor.targets.coreml.slots import Slot
+from compressor.targets.coreml.slots import Slot, is_same
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +38,21 @@ def share(slots: Sequence[Slot]) -> list[Slot]:
     families = [family for group in by_weight.values() for family in _families(group)]
     turned = _turned([var for family in families for slot in family.go for var in slot.vars])
     return [_merged(family, turned) for family in families]
+
+
+def stored_again(slots: Sequence[Slot], sizes: Mapping[str, int]) -> dict[str, str]:
+    """Why a slot that holds all of a weight is stored beside another one that does, by its name.
+
+    sizes: the elements of each weight.
+    """
+    first: dict[str, Slot] = {}
+    told: dict[str, str] = {}
+    for slot in slots:
+        weight = "" if slot.origin is None else slot.origin.weight
+        if slot.values.size == sizes.get(weight) and slot.factor is None and first.setdefault(weight, slot) is not slot:
+            by = ", ".join(slot.uses) or "an output"
+            told[slot.name] = f"as {first[weight].name}, whose axes {by} reads in another order: stored a second time"
+    return told
 
 
 def _families(group: Sequence[Slot]) -> list[_Family]:
@@ -60,8 +75,9 @@ def _families(group: Sequence[Slot]) -> list[_Family]:
 
 def _is_free(slot: Slot) -> bool:
     """Whether all that reads a slot can read its transpose."""
-    return slot.values.ndim == 2 and all(
-        not var.consuming_blocks and all(_is_product(use, var) for use in var.child_ops) for var in slot.vars
+    return all(
+        var.rank == 2 and not var.consuming_blocks and all(_is_product(use, var) for use in var.child_ops)
+        for var in slot.vars
     )
 
 
@@ -72,7 +88,8 @@ def _is_product(use: Operation, var: Var) -> bool:
 
 
 def _transposes(slot: Slot, other: Slot) -> bool:
-    return bool(other.values.shape == slot.values.shape[::-1] and np.array_equal(slot.values.T, other.values))
+    """Whether a matrix is the transpose of another constant, which may have the shape of a 1x1 convolution."""
+    return is_same(slot.values.T, other.values)
 
 
 def _merged(family: _Family, turned: Mapping[Var, Var]) -> Slot:

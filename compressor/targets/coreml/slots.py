@@ -43,7 +43,7 @@ class Slot:
     name: unique in the program: that of the weight, numbered where one weight became several constants.
     origin: the weight that it comes from; None for a constant that the frontend made.
     values: as the frontend gives them, before rounding.
-    vars: the constants in the program that are this one.
+    vars: the constants in the program that are this one, each under its own shape.
     uses: the types of the operators that read it.
     factor: what a batch norm behind the layer multiplies them with, float64, of the values' rank; None for 1.
     """
@@ -77,7 +77,7 @@ def find(program: Program, origins: Origins) -> list[Slot]:
         origin = origins(var)
         base = var.name if origin is None else origin.weight
         slots = by_base.setdefault(base, [])
-        same = next((slot for slot in slots if origin is not None and np.array_equal(slot.values, var.val)), None)
+        same = next((slot for slot in slots if origin is not None and is_same(slot.values, var.val)), None)
         if same is None:
             name = f"{base}.{len(slots)}" if slots else base
             slots.append(Slot(name, origin, var.val, (var,), tuple(sorted(uses))))
@@ -85,6 +85,11 @@ def find(program: Program, origins: Origins) -> list[Slot]:
             uses |= {*same.uses}
             slots[slots.index(same)] = replace(same, vars=(*same.vars, var), uses=tuple(sorted(uses)))
     return [slot for slots in by_base.values() for slot in slots]
+
+
+def is_same(values: NDArray, others: NDArray) -> bool:
+    """Whether two constants have the same elements in the same order, under whatever shapes."""
+    return values.size == others.size and np.array_equal(values.reshape(-1), others.reshape(-1))
 
 
 def _constants(program: Program) -> Iterator[Var]:

@@ -112,7 +112,7 @@ def test_a_copy_is_stored_once(
     found = read(path)
     assert [weight.name for weight in found.weights] == left
     assert {key: text for key, text in found.metadata.items() if ".note." in key} == {
-        f"compressor.note.{name}": f"the same values as {text}: stored once" for name, text in notes.items()
+        f"compressor.note.{name}": f"stands for {text} too" for name, text in notes.items()
     }
     manifest = compress(path, tmp_path / "out")
     assert manifest.weights_dense_nbytes == sum(weights[name].nbytes for name in left)
