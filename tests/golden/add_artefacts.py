@@ -63,6 +63,9 @@ def forms() -> Mapping[str, Encoding]:
     for bits in (3, 5, 6, 7):  # looked up in tables before
         found[f"palettized{bits}-by-shifts"] = found[f"palettized{bits}"]
         found[f"sparse-palettized{bits}-by-shifts"] = found[f"sparse-palettized{bits}"]
+    for bits in (4, 8):  # looked up along an axis of the weight before
+        found[f"palettized{bits}-by-row"] = found[f"palettized{bits}"]
+    found["palettized4-by-group-by-row"] = found["palettized4-by-group"]
     for name, of in (("float16", F16), ("bfloat16", BF16)):
         found[f"{name}-by-cast"] = Dense(NarrowArray(floats(rng, SHAPE, of), F32))
         found[f"sparse-{name}-by-cast"] = Sparse(mask, Dense(NarrowArray(floats(rng, count, of), F32)), SHAPE)

@@ -109,7 +109,10 @@ class _Calls:
         if lut.shape[-1] > 1:
             perm = _ints(node, "perm")
             axis = perm.index(len(perm) - 1) - 1
-        return Palettized(self.codes(node.input[0], index_bits(lut)), lut, axis)
+        indices = self.codes(node.input[0], index_bits(lut))
+        if node.op_type == "lut_to_dense_by_row":
+            indices = reshaped(indices, _ints(node, "shape"))
+        return Palettized(indices, lut, axis)
 
     def linear(self, node: onnx.NodeProto, codes: str, whole: Shape | None) -> Quantized:
         inner = self.values.producer(codes)

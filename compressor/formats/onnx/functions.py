@@ -59,8 +59,9 @@ Named = tuple[str, Callable[[Body], None]]
 
 def _unpacking() -> Iterator[Named]:
     for part, suffix in ((False, ""), (True, "_part")):
-        for width in (1, 2, 4):
+        for width in (1, 2):
             yield f"unpack_uint{width}{suffix}", partial(bodies.unpack, width=width, dtype=UINT8, part=part)
+        yield f"unpack_uint4{suffix}", partial(bodies.unpack_halves, part=part)
         for width in (2, 4):
             yield f"unpack_int{width}{suffix}", partial(bodies.unpack, width=width, dtype=INT8, part=part)
         for width in (3, 5, 6, 7):
@@ -70,6 +71,7 @@ def _unpacking() -> Iterator[Named]:
 def _looking_up() -> Iterator[Named]:
     yield "lut_at", bodies.lut_at
     yield "lut_to_dense", bodies.lut_to_dense
+    yield "lut_to_dense_by_row", bodies.lut_to_dense_by_row
     for groups, middle in ((False, ""), (True, "_groups")):
         for vectors, suffix in ((False, ""), (True, "_vectors")):
             yield f"gather_lut{middle}{suffix}", partial(bodies.gather_lut, groups=groups, vectors=vectors)

@@ -31,12 +31,13 @@ def quantized(code: str, shape: tuple[int, ...], scale: tuple[int, ...]) -> Quan
     [
         (Dense(ArraySpec((6, 8), F32)), 18, {"w": (1, (6, 8))}),
         (palettized((6, 8), 2), 25, {"w.indices": (2, (6,)), "w.lut": (1, (1, 1, 2, 1))}),
-        (palettized((6, 8), 4), 25, {"w.indices": (25, (6, 8)), "w.lut": (1, (1, 1, 4, 1))}),
+        (palettized((6, 8), 4), 25, {"w.indices": (25, (1, 48)), "w.lut": (1, (1, 1, 4, 1))}),
         (palettized((6, 8), 4), 21, {"w.indices": (2, (12,)), "w.lut": (1, (1, 1, 4, 1))}),
-        (palettized((6, 8), 16), 21, {"w.indices": (21, (6, 8)), "w.lut": (1, (1, 1, 16, 1))}),
+        (palettized((6, 8), 16), 21, {"w.indices": (21, (1, 48)), "w.lut": (1, (1, 1, 16, 1))}),
         (palettized((6, 8), 16), 18, {"w.indices": (2, (24,)), "w.lut": (1, (1, 1, 16, 1))}),
         (palettized((6, 8), 64), 18, {"w.indices": (2, (12, 3)), "w.lut": (1, (1, 1, 64, 1))}),
-        (palettized((6, 8), 256), 18, {"w.indices": (2, (6, 8)), "w.lut": (1, (1, 1, 256, 1))}),
+        (palettized((6, 80), 16), 21, {"w.indices": (21, (6, 80)), "w.lut": (1, (1, 1, 16, 1))}),
+        (palettized((6, 8), 256), 18, {"w.indices": (2, (1, 48)), "w.lut": (1, (1, 1, 256, 1))}),
         (quantized("int4", (6, 8), (1, 8)), 21, {"w.codes": (22, (6, 8)), "w.scale": (1, (1, 8))}),
         (quantized("int4", (6, 8), (2, 8)), 18, {"w.codes": (2, (24,)), "w.scale": (1, (2, 8))}),
         (
