@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from compressor.arrays import BFLOAT16, DType, NDArray
-from compressor.blocks import row_blocks
+from compressor.blocks import blocks, row_blocks
 from compressor.patterns import magnitude_bits
 from compressor.recognition.scan import ENTRIES, distinct
 
@@ -71,9 +71,9 @@ def find(rows: NDArray) -> Grid | None:
     if len(rows) == 1 and rows.size > _SEARCHED:
         table = distinct(rows)
         return None if table is None or table.entries.size > ENTRIES else find(table.entries[None, :])
-    if not rows.size or (extremes := _extremes(rows)) is None:
+    if not rows.size or (ends := extremes(rows)) is None:
         return None
-    low, high, least = extremes
+    low, high, least = ends
     scale = _scales(rows, least, np.maximum(high, -low))
     if scale is None:
         return None
@@ -83,12 +83,12 @@ def find(rows: NDArray) -> Grid | None:
     return Grid(scale, lowest.astype(np.int16), highest.astype(np.int16))
 
 
-def _extremes(rows: NDArray) -> tuple[NDArray, NDArray, NDArray] | None:
+def extremes(rows: NDArray) -> tuple[NDArray, NDArray, NDArray] | None:
     """The least and the greatest value of each row, zero among them, and its least magnitude above zero: float64.
 
     The latter is zero in a row of zeros. None where a value is not finite.
 
-    >>> [each.tolist() for each in _extremes(np.array([[0.5, -1.5, 1.0], [8.0, 4.0, 0.0]]))]
+    >>> [each.tolist() for each in extremes(np.array([[0.5, -1.5, 1.0], [8.0, 4.0, 0.0]]))]
     [[-1.5, 0.0], [1.0, 8.0], [0.5, 4.0]]
     """
     size, magnitude = rows.dtype.itemsize, magnitude_bits(rows.dtype)
@@ -102,7 +102,7 @@ def _extremes(rows: NDArray) -> tuple[NDArray, NDArray, NDArray] | None:
         return None
     one = unsigned.dtype.type(1)
     least = np.full_like(lowest, magnitude)
-    for part, places in _blocks(rows):
+    for part, places in in_blocks(rows):
         absolute = unsigned[part, places] & magnitude
         absolute -= one  # 0 becomes the greatest
         np.minimum(least[part], absolute.min(axis=1), out=least[part])
@@ -145,7 +145,7 @@ def _telling(rows: NDArray, size: int) -> NDArray:
     absolute.sort(axis=1)
     absolute += one
     places = np.count_nonzero(absolute, axis=1)[:, None] * _QUANTILES
-    return _exact(np.take_along_axis(absolute, places.astype(np.intp), axis=1).T.view(rows.dtype))
+    return exact(np.take_along_axis(absolute, places.astype(np.intp), axis=1).T.view(rows.dtype))
 
 
 def _next(
@@ -185,11 +185,11 @@ def _passed(
     unsigned = scale.view(f"<u{dtype.itemsize}")
     unsigned += _SIDES[first:end, None].astype(unsigned.dtype)
     passed = (largest * parts <= least * _GREATEST) & (np.arange(first, end)[:, None] >= tried)
-    passed &= _equal(telling[0], _exact(scale), dtype)
+    passed &= _equal(telling[0], exact(scale), dtype)
     guess, row = np.nonzero(passed)
     scale = scale[guess, row]
     for some in (telling[1:3], telling[3:]):
-        fits = _equal(np.take(some, row, axis=1), _exact(scale), dtype).all(axis=0)
+        fits = _equal(np.take(some, row, axis=1), exact(scale), dtype).all(axis=0)
         if not fits.all():
             guess, row, scale = guess[fits], row[fits], scale[fits]
     return guess + first, row, scale
@@ -197,31 +197,37 @@ def _passed(
 
 def _fits(rows: NDArray, scale: NDArray) -> NDArray:
     """Which rows equal multiples of their scale after one rounding: bool `[rows]`."""
-    fits, divisor = np.ones(len(rows), np.bool_), _exact(scale)[:, None]
-    for part, places in _blocks(rows):
-        equal = _equal(_exact(rows[part, places]), divisor[part], rows.dtype)
+    fits, divisor = np.ones(len(rows), np.bool_), exact(scale)[:, None]
+    for part, places in in_blocks(rows):
+        equal = _equal(exact(rows[part, places]), divisor[part], rows.dtype)
         if not equal.all():
             fits[part] &= equal.all(axis=1)
     return fits
 
 
-def _blocks(rows: NDArray) -> Iterator[tuple[slice, slice]]:
+def in_blocks(rows: NDArray) -> Iterator[tuple[slice, slice]]:
     """Rows in blocks that stay in the cache: some rows, or some places of all of them where they lie side by side."""
-    if rows.flags.c_contiguous:
-        yield from ((part, slice(None)) for part in row_blocks(len(rows), rows.size))
-    else:
+    if not rows.flags.c_contiguous:
         yield from ((slice(None), places) for places in row_blocks(rows.shape[1], rows.size))
+        return
+    for part in row_blocks(len(rows), rows.size):
+        yield from ((part, places) for places in blocks(rows.shape[1]))
 
 
-def _equal(exact: NDArray, scale: NDArray, dtype: DType) -> NDArray:
-    """Where values of a type equal a whole multiple of a scale after one rounding, `fl(k * scale) == w`: bool.
+def _equal(values: NDArray, scale: NDArray, dtype: DType) -> NDArray:
+    """Where values of a type are a whole multiple of a scale after one rounding, `fl(k * scale) == w`: bool."""
+    return np.asarray(nearest(values, scale, dtype) == values)
 
-    exact, scale: in the type in which codes are multiplied.
+
+def nearest(values: NDArray, scale: NDArray, dtype: DType) -> NDArray:
+    """The nearest multiples of a scale, rounded to a type.
+
+    values, scale: in the type in which codes are multiplied, as the result is.
     """
-    whole = exact / scale
+    whole = values / scale
     np.rint(whole, out=whole)
     whole *= scale
-    return np.asarray(_rounded(whole, dtype) == exact)
+    return _rounded(whole, dtype)
 
 
 def multiples(rows: NDArray, scale: NDArray) -> NDArray:
@@ -229,17 +235,16 @@ def multiples(rows: NDArray, scale: NDArray) -> NDArray:
 
     The quotient's own rounding is far less than a half for multiples of up to 255.
     """
-    quotients = _exact(rows) / _exact(scale)[:, None]
+    quotients = exact(rows) / exact(scale)[:, None]
     return np.rint(quotients, out=quotients)
 
 
-def on_grid(whole: NDArray, scale: NDArray) -> NDArray:
-    """Whole multiples of each row's scale, rounded once; `whole` is used up."""
-    whole *= _exact(scale)[:, None]
-    return whole.astype(scale.dtype, copy=False)
+def moved(rows: NDArray, scale: NDArray) -> NDArray:
+    """The rows with every value at the nearest multiple of the row's scale."""
+    return nearest(exact(rows), exact(scale)[:, None], rows.dtype).astype(rows.dtype, copy=False)
 
 
-def _rounded(exact: NDArray, dtype: DType) -> NDArray:
+def _rounded(values: NDArray, dtype: DType) -> NDArray:
     """Values rounded to a type that may be narrower, in their own; they are used up.
 
     By their patterns, which is faster than to convert them there and back. What is too large for the narrower type
@@ -249,17 +254,16 @@ def _rounded(exact: NDArray, dtype: DType) -> NDArray:
     [1.0009765625, 5.960464477539063e-08, 0.0]
     """
     if dtype.itemsize > 2:
-        return exact
-    shift = 16 if dtype == BFLOAT16 else 13
-    fixed = None if dtype == BFLOAT16 else (exact + _FIXED) - _FIXED
-    tiny = None if fixed is None else np.abs(exact) < _LEAST_NORMAL
-    bits = exact.view(np.uint32)
+        return values
+    shift, tiny = (16, None) if dtype == BFLOAT16 else (13, np.abs(values) < _LEAST_NORMAL)
+    fixed = values if tiny is None else (values + _FIXED) - _FIXED
+    bits = values.view(np.uint32)
     half = bits >> np.uint32(shift)
     half &= np.uint32(1)
     half += np.uint32((1 << shift - 1) - 1)
     bits += half
     bits &= np.uint32(0xFFFFFFFF << shift & 0xFFFFFFFF)
-    return exact if fixed is None or tiny is None else np.where(tiny, fixed, exact)
+    return values if tiny is None else np.where(tiny, fixed, values)
 
 
 def _wide(values: NDArray) -> NDArray:
@@ -267,7 +271,7 @@ def _wide(values: NDArray) -> NDArray:
     return values.astype(np.float64)
 
 
-def _exact(values: NDArray) -> NDArray:
+def exact(values: NDArray) -> NDArray:
     """Values in the type in which `dequantize` multiplies."""
     if values.dtype == np.float16:  # numpy converts them one by one
         return np.take(_every_half(), values.view(np.uint16), mode="clip")

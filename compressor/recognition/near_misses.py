@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from compressor.arrays import NDArray, is_float
 from compressor.encodings import Palettized, nbytes
 from compressor.patterns import distance, eps, largest
-from compressor.recognition import masks
+from compressor.recognition import clusters, masks
 from compressor.recognition.scan import ENTRIES, Scan, sample
 from compressor.recognition.scan import scan as scan_
 from compressor.recognition.schemes import Candidate, linear_quantize, palettize, sparsify
@@ -121,15 +121,15 @@ def _about_noisy_grids(values: NDArray, best: int) -> Iterator[NearMiss]:
 
 
 def _about_clusters(values: NDArray, best: int) -> Iterator[NearMiss]:
-    found = palettize.clusters(values, _NOISE * largest(sample(values.reshape(-1))))
-    if found is not None and len(found[1]) > _OUTLIERS:
-        tolerance = _rounded_up(found[2] / largest(values))
-        bits = (len(found[1]) - 1).bit_length()
+    found = clusters.find(values, _NOISE * largest(sample(values.reshape(-1))))
+    if found is not None and found.middle.size > _OUTLIERS:
+        tolerance = _rounded_up(found.error / largest(values))
+        bits = (found.middle.size - 1).bit_length()
         text = (
-            f"{len(found[1])} clusters within {tolerance:.0e}; `detect.tolerance: {tolerance:.0e}` would store "
+            f"{found.middle.size} clusters within {tolerance:.0e}; `detect.tolerance: {tolerance:.0e}` would store "
             f"{bits} bits a weight"
         )
-        yield NearMiss(text, TOLERANCE, max(0, best - _palettized(values, len(found[1]))))
+        yield NearMiss(text, TOLERANCE, max(0, best - _palettized(values, found.middle.size)))
 
 
 def _first(*stories: Iterable[NearMiss]) -> Iterator[NearMiss]:

@@ -102,4 +102,22 @@ def test_a_row_within_the_tolerance_is_zeros(largest: float) -> None:
     row = np.array([[largest, -largest / 3, 0.0]], np.float32)
     scale = noisy_grids.near(row, 1.01 * largest)
     assert scale is not None
-    assert not grids.on_grid(grids.multiples(row, scale), scale).any()
+    assert not grids.moved(row, scale).any()
+
+
+@pytest.mark.parametrize("name", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("share", [1.0, 0.2])
+def test_many_noisy_rows_have_scales_near_the_true_ones(name: str, share: float) -> None:
+    random, dtype = np.random.default_rng(7), FLOAT_DTYPES[name]
+    scale = (2.0 ** random.uniform(-6, 2, (200, 1))).astype(dtype).astype(np.float64)
+    codes = random.integers(-7, 8, (200, 300)) * (random.random((200, 300)) < share)
+    codes[:, :2] = (7, 1)
+    rows = (codes * scale + random.uniform(-0.01, 0.01, codes.shape) * scale.min()).astype(dtype)
+    allowed = 0.013 * scale.min() + (0.004 * scale.max() if dtype.itemsize == 2 else 0)
+    for some in (rows, np.asfortranarray(rows), rows[:1]):
+        found = noisy_grids.near(some, allowed)
+        assert found is not None
+        np.testing.assert_allclose(found.astype(np.float64), scale[: len(some), 0], rtol=2e-3)
+        moved = grids.moved(some, found)
+        assert np.abs(moved.astype(np.float64) - some.astype(np.float64)).max() <= allowed
+        assert np.array_equal(np.rint(moved.astype(np.float64) / found.astype(np.float64)[:, None]), codes[: len(some)])

@@ -128,7 +128,7 @@ def _nearest(values: NDArray, cut: Granularity, tolerance: float, rounding: floa
         scale = noisy_grids.near(rows, tolerance, rounding)
         if scale is None:
             return None
-        part.put(moved, grids.on_grid(grids.multiples(rows, scale), scale))
+        part.put(moved, grids.moved(rows, scale))
     return moved
 
 

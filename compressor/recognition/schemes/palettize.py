@@ -17,6 +17,7 @@ from compressor.encodings import Palettized, nbytes
 from compressor.errors import plural
 from compressor.kernels import select, take
 from compressor.patterns import above, eps, sortable, starts, unsortable
+from compressor.recognition import clusters
 from compressor.recognition.granularity import channel_axes
 from compressor.recognition.scan import (
     ENTRIES,
@@ -24,7 +25,6 @@ from compressor.recognition.scan import (
     distinct,
     few_distinct,
     row_tables,
-    sample,
     without_duplicates,
 )
 from compressor.recognition.schemes import Candidate, vectors
@@ -34,9 +34,6 @@ NAME = "palettize"
 
 _TELLING = 3
 """Tables of fewer entries are alike by chance: any two of a positive and a negative value may be."""
-
-_APART = 8
-"""Clusters are this many times as far from each other as they are wide."""
 
 
 def detect(values: NDArray, scan: Scan, best: float) -> Iterator[Candidate]:
@@ -63,28 +60,10 @@ def detect(values: NDArray, scan: Scan, best: float) -> Iterator[Candidate]:
 
 def nearest(values: NDArray, tolerance: float) -> NDArray | None:
     """Every value replaced by the middle of its cluster, or by zero if that lies in it."""
-    if (found := clusters(values, tolerance)) is None:
+    if (found := clusters.find(values, tolerance)) is None:
         return None
-    low, middle, _ = found
-    near = take(middle, np.searchsorted(low, values.reshape(-1).astype(np.float64), side="right") - 1)
+    near = take(found.middle, np.searchsorted(found.low, values.reshape(-1).astype(np.float64), side="right") - 1)
     return near.reshape(values.shape)
-
-
-@np.errstate(over="ignore", invalid="ignore")  # values of any magnitude, signalling NaNs
-def clusters(values: NDArray, tolerance: float) -> tuple[NDArray, NDArray, float] | None:
-    """At most 256 clusters of values, each within `tolerance` of its middle, or of zero if that lies in it.
-
-    The least value of each in float64, the middles, and the greatest distance from them; None if there are none.
-    """
-    # The clusters of a weight are those of any part of it, or fewer: most weights have none.
-    if not any(True for _ in _clusters(sortable(sample(values.reshape(-1))), values.dtype)):
-        return None
-    for low, high in _clusters(sortable(values), values.dtype):
-        middle = np.where((low <= 0) & (high >= 0), 0.0, low / 2 + high / 2).astype(values.dtype)
-        error = float(np.maximum(middle.astype(np.float64) - low, high - middle.astype(np.float64)).max())
-        if error <= tolerance:
-            return low, middle, error
-    return None
 
 
 def factored(values: NDArray, spec: Palettized) -> tuple[int, int, float] | None:
@@ -167,30 +146,6 @@ def _part(shape: Shape, groups: Shape, group: tuple[int, ...]) -> tuple[slice, .
     """The slices of one group of channels."""
     lengths = [dim // count for dim, count in zip(shape, groups, strict=True)]
     return tuple(slice(place * length, (place + 1) * length) for place, length in zip(group, lengths, strict=True))
-
-
-def _clusters(keys: NDArray, dtype: DType) -> Iterator[tuple[NDArray, NDArray]]:
-    """The least and the greatest values, float64, of at most 256 clusters of `sortable` keys; the fewest first.
-
-    Clusters are many times farther apart than any of them is wide: cut at the n widest gaps for some n, of which the
-    next one is much narrower.
-
-    >>> keys = sortable(np.array([5.0, 0.9, 1.0, 5.1, 1.1]))
-    >>> [(low.tolist(), high.tolist()) for low, high in _clusters(keys, np.dtype(np.float64))]
-    [([0.9, 5.0], [1.1, 5.1])]
-    """
-    ordered = unsortable(np.sort(keys), dtype).astype(np.float64)
-    if ordered.size < 2 or not np.isfinite(ordered[[0, -1]]).all():
-        return
-    gaps = np.diff(ordered)
-    widest = np.argpartition(gaps, -min(ENTRIES, gaps.size))[-ENTRIES:]
-    widest = widest[np.argsort(-gaps[widest], kind="stable")]
-    # The widest gap that is not cut lies within a cluster, and so do all that are narrower.
-    for count in np.flatnonzero(gaps[widest[:-1]] >= _APART * gaps[widest[1:]]) + 1:
-        ends = np.sort(widest[:count])
-        low, high = ordered[np.concatenate([[0], ends + 1])], ordered[np.concatenate([ends, [-1]])]
-        if gaps[widest[count - 1]] >= _APART * (high - low).max() > 0:
-            yield low, high
 
 
 def _counts(tables: NDArray, chosen: NDArray) -> NDArray:
