@@ -147,13 +147,14 @@ def _asked(model: Path, detection: Path | None, given: Given) -> _Asked:
     exports = graph.needs_export(model)
     alone = load(CompressAlone, given) if detection is None or exports else None
     own = alone or load(CompressParams, given)
+    chosen = target(own)
     return _Asked(
-        target(own),
+        chosen,
         own.compress.pipeline,
         None if detection is None else read_detection(detection),
         core_settings(alone.detect) if alone else Settings(),
         own.compress.rules,
-        alone.export if alone and exports else None,
+        alone.export if alone and exports and chosen.needs_graph else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from compressor import targets
 from compressor.arrays import NDArray
-from compressor.encodings import spec
+from compressor.encodings import decode, spec
 from compressor.model import Model
 from compressor.targets import Target
 from compressor.targets.coreml import PACKAGE, CoreML
@@ -18,7 +19,9 @@ from compressor.targets.onnxruntime import OnnxRuntime
 from compressor.weight import Weight
 from tests import conformance
 from tests.conformance import Case
+from tests.formats.compressed_tensors import decompressed
 from tests.formats.coreml import models as coreml_models
+from tests.sources.huggingface import folders
 
 # A form in so many: of a target that differs from another one by its version alone, and where decompression is slow.
 SAMPLED = {"onnx-opset18": 3, "onnx-opset21": 3, "onnx-opset25": 3, "iOS16": 3, "iOS17": 7, "iOS18": 4, "iOS26": 6}
@@ -57,10 +60,25 @@ def run_core_ml(target: Target, chunk: Sequence[Case], directory: Path) -> Mappi
     return {name: values[spelled] for name, spelled in zip(made.names, coreml_models.outputs(made), strict=True)}
 
 
+def run_compressed_tensors(_: Target, chunk: Sequence[Case], directory: Path) -> Mapping[str, NDArray]:
+    """The weights of a folder as the library of the format decompresses them."""
+    source = directory / "source"
+    folders.dense(source, {name: decode(encoding) for name, encoding in chunk})
+    weights = [Weight(name, encoding) for name, encoding in chunk]
+    model, target = Model(source, weights, None), targets.get("compressed-tensors")
+    targets.write(target, model, directory)
+    files = [file for file in directory.iterdir() if file.is_file()]
+    assert target.layout(model, dict(chunk)).nbytes == sum(file.stat().st_size for file in files)
+    values = decompressed.weights(directory)
+    shutil.rmtree(source)
+    return values
+
+
 _VERSIONS = ("iOS16", "iOS17", "iOS18", "iOS26")
 RUNNERS = {
     **dict.fromkeys((name for name in targets.names() if name.startswith("onnx")), run_onnx),
     **dict.fromkeys(_VERSIONS, run_core_ml),
+    "compressed-tensors": run_compressed_tensors,
 }
 """One target of a version stands for those that are the same but for their names."""
 
@@ -76,4 +94,7 @@ def summary(name: str) -> str:
 
 @pytest.mark.parametrize("name", RUNNERS)
 def test_lowering_means_what_decode_does(name: str, cases: list[Case], tmp_path: Path) -> None:
-    assert conformance.wrong(targets.get(name), RUNNERS[name], cases[:: SAMPLED.get(name, 1)], tmp_path) == []
+    some = cases[:: SAMPLED.get(name, 1)]
+    if name == "compressed-tensors":  # weights of layers are called so
+        some = [(f"{case}.weight", encoding) for case, encoding in some]
+    assert conformance.wrong(targets.get(name), RUNNERS[name], some, tmp_path) == []

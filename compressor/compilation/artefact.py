@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from compressor import encodings
 from compressor.compilation.describe import TARGET
 from compressor.compilation.plan import Choice, Plan
 from compressor.compilation.planning import Progress, as_it_was, watched
@@ -15,8 +16,10 @@ from compressor.compilation.stream import InexactError, Run, failure, stream
 from compressor.compilation.verify import verify
 from compressor.compilation.write import write
 from compressor.errors import CompressorError
+from compressor.formats.layout import Part
 from compressor.model import Model
 from compressor.targets import Fitted, Target
+from compressor.weight import Weight
 
 
 class FailedError(CompressorError):
@@ -44,12 +47,31 @@ def write_all(
     """
     target, weights = fitted.target, fitted.model.weights
     layout = target.layout(fitted.model, {choice.name: choice.legal for choice in choices}, metadata)
-    layout.begin(directory)
     task = partial(failure, partial(write, target.legalize, directory))
-    written = run(task, weights, choices, (layout.places[weight.name] for weight in weights))
-    if failed := [*filter(None, watched(written, weights, "compress", progress))]:
+    failed: list[InexactError] = []
+    for part, told in zip(layout.parts, _shares(layout.parts, weights, progress), strict=True):
+        part.begin(directory)
+        chosen = [pair for pair in zip(weights, choices, strict=True) if pair[0].name in part.places]
+        own = [weight for weight, _ in chosen]
+        written = run(task, own, [choice for _, choice in chosen], [part.places[weight.name] for weight in own])
+        failed += filter(None, watched(written, own, "compress", told))
+        if not failed:
+            part.check(directory)
+    if failed:
         raise FailedError(failed)
-    layout.check(directory)
+
+
+def _shares(parts: Sequence[Part], weights: Sequence[Weight], progress: Progress | None) -> Iterator[Progress | None]:
+    """What is told of each part: the bytes that are done of all of them."""
+    sizes = {weight.name: encodings.nbytes(weight.encoding) for weight in weights}
+    total, before = sum(sizes.values()), 0
+    for part in parts:
+        yield None if progress is None else partial(_shifted, progress, before, total)
+        before += sum(sizes[name] for name in part.places)
+
+
+def _shifted(progress: Progress, before: int, total: int, phase: str, done: int, _: int) -> None:
+    progress(phase, before + done, total)
 
 
 def verify_all(

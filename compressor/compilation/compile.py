@@ -110,10 +110,11 @@ def compress(
         CompressorError: the model cannot be read, a weight read back differs, the disk is full, or the executor or one
             of its workers has failed.
     """
-    model = _whole(model)
+    asked_for = _target(target)
+    model = _whole(model, asked_for)
     # Every weight is compared with its source before anything is published, so a sample of each is enough to plan by;
     # where it missed a value, which the comparison shows, the weight is looked at as a whole.
-    asked = _request(model, _target(target), pipeline, detection, settings, rules, progress, sampled=True)
+    asked = _request(model, asked_for, pipeline, detection, settings, rules, progress, sampled=True)
     publish.check_directory(Path(out), (model.path, *model.stamps))
     with publish.directory(Path(out)) as directory, unchanged(model.stamps):
         joined = nullcontext() if executor is None else workers.joined(executor, model.stamps, directory)
@@ -135,7 +136,8 @@ def write_baseline(model: Model | Path | str, out: Path | str, *, target: str | 
         UsageError: no such target, or `out` holds what this package has not written.
         CompressorError: the model cannot be read, or the disk is full.
     """
-    model, chosen = _whole(model), _target(target)
+    chosen = _target(target)
+    model = _whole(model, chosen)
     publish.check_directory(Path(out), (model.path, *model.stamps))
     with publish.directory(Path(out)) as directory, unchanged(model.stamps):
         fitted = chosen.fit(model, Request(chosen, UNCOMPRESSED, Settings()))
@@ -201,14 +203,14 @@ def _model(model: Model | Path | str) -> Model:
     return model if isinstance(model, Model) else sources.weights(Path(model))
 
 
-def _whole(model: Model | Path | str) -> Model:
-    """A model with its graph.
+def _whole(model: Model | Path | str, target: Target) -> Model:
+    """A model with its graph, where the target needs it.
 
     Raises:
         CompressorError: the file holds weights alone, which detect, inspect and dry_run need no more of.
     """
     model = _model(model)
-    if model.graph is None:
+    if model.graph is None and target.needs_graph:
         raise CompressorError(f"{model.path}: holds weights without a graph; {_graph_of(model.path)}")
     return model
 

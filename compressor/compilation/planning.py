@@ -111,8 +111,9 @@ def take(model: Model, asked: Request) -> Taken:
     What fitting has made of a weight is another weight, of which no detection tells.
     """
     known = given(model, asked)
-    # Of weights alone it is not known what the target would make of them in a graph.
-    fitted = Fitted(asked.target, model) if model.graph is None else asked.target.fit(model, asked)
+    # Of weights alone it is not known what a target would make of them in a graph.
+    graphless = model.graph is None and asked.target.needs_graph
+    fitted = Fitted(asked.target, model) if graphless else asked.target.fit(model, asked)
     findings = look(fitted.model, asked.settings_of, asked.progress, sampled=asked.sampled, known=known, run=asked.run)
     told = frozenset(weight.name for weight in fitted.model.weights if weight in known)
     by_name = {one.name: one for one in findings}

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from compressor import sources, targets
 from compressor.compilation import locks, renaming
+from compressor.compilation.manifest import Manifest
 from compressor.errors import CompressorError, UsageError
 
 MANIFEST = "manifest.json"
@@ -42,7 +43,12 @@ def check_directory(out: Path, inputs: Collection[Path]) -> None:
     if out.resolve() == Path.cwd():
         raise UsageError(f"{out}: is the current directory, which cannot be replaced. Name another one.")
     ours = {MANIFEST, *sources.exported(), *targets.files()}
-    foreign = sorted(entry.name for entry in out.iterdir() if entry.name + "/" * entry.is_dir() not in ours)
+    listed = _listed(out / MANIFEST)
+    foreign = sorted(
+        entry.name
+        for entry in out.iterdir()
+        if entry.name + "/" * entry.is_dir() not in ours and not _all_in(entry, out, listed)
+    )
     if foreign:
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         raise UsageError(
@@ -58,6 +64,20 @@ def check_directory(out: Path, inputs: Collection[Path]) -> None:
             raise UsageError(
                 f"{out}: holds {same}{also}, which would be replaced by the output. Name another directory."
             )
+
+
+def _listed(manifest: Path) -> frozenset[str]:
+    """The files that a manifest lists, if it is one."""
+    try:
+        return frozenset(file.name for file in Manifest.from_json(manifest.read_text(encoding="utf-8")).files)
+    except (OSError, ValueError, CompressorError):
+        return frozenset()
+
+
+def _all_in(entry: Path, out: Path, listed: Collection[str]) -> bool:
+    """Whether a file, or every file in a folder, is one of those."""
+    files = [file for file in entry.rglob("*") if not file.is_dir()] if entry.is_dir() else [entry]
+    return bool(files) and all(file.relative_to(out).as_posix() in listed for file in files)
 
 
 def check_files(outputs: Iterable[Path | None], sources: Iterable[Path]) -> None:

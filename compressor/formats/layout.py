@@ -6,7 +6,7 @@ The bytes of a file belong to a weight each, or to what is no weight, or are zer
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Protocol
@@ -48,17 +48,53 @@ class Place(Protocol):
         """
 
 
+class Part(Protocol):
+    """Files of an artefact that are written, read back and compared by themselves, after the parts before it."""
+
+    @property
+    def file(self) -> str:
+        """What of the artefact is read to have its weights: the path of its file there; empty for all of it."""
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all files."""
+
+    @property
+    def places(self) -> Mapping[str, Place]:
+        """What writes each of its weights, by name; they pickle."""
+
+    def begin(self, directory: Path) -> None:
+        """Write all but the weights into `directory`.
+
+        Raises:
+            OSError: the files cannot be written.
+        """
+
+    def check(self, directory: Path) -> None:
+        """Compare what is no weight with what `begin` has written.
+
+        Raises:
+            CompressorError: it is something else.
+        """
+
+
 @dataclass(frozen=True, eq=False)
 class FileLayout:
-    """An artefact before its weights are there.
+    """An artefact, or a part of one, before its weights are there.
 
     files: the length of each, by its path in the artefact. rest: all that is no weight.
-    places: of the weights, by name.
+    places: of the weights, by name. file: as that of a `Part`.
     """
 
     files: Mapping[str, int]
     rest: Sequence[Piece]
     places: Mapping[str, Place]
+    file: str = field(default="", kw_only=True)
+
+    @property
+    def parts(self) -> tuple[FileLayout]:
+        """Itself, alone."""
+        return (self,)
 
     @property
     def nbytes(self) -> int:

@@ -1,4 +1,4 @@
-"""The header of a `.safetensors` file: where each tensor lies, without reading one.
+"""The header of a `.safetensors` file: where each tensor lies, without reading one, and before one is written.
 
     bytes 0-7      N, the length of the header, little-endian
     bytes 8-8+N    JSON: name -> {dtype, shape, data_offsets: [begin, end]}, and `__metadata__`: text by text
@@ -20,7 +20,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from compressor.arrays import DType, MappedArray
+from compressor.arrays import DType, MappedArray, Shape
 from compressor.errors import CompressorError
 
 MAX_HEADER = 100_000_000
@@ -55,6 +55,10 @@ DTYPES: Mapping[str, tuple[DType, int]] = {
     )
 }
 """The types of the format, with the bits of an element."""
+
+KINDS: Mapping[DType, str] = {dtype: name for name, (dtype, _) in DTYPES.items()}
+ALIGNMENT = 8
+"""The data begin at a multiple of this, the widest elements first: so each is aligned in a file that is mapped."""
 
 
 def read(path: Path) -> dict[str, MappedArray]:
@@ -114,6 +118,30 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in found if names.count(name) > 1)
         raise ValueError(f"the key {twice[:80]!r} stands there twice")
     return found
+
+
+def laid_out(
+    tensors: Mapping[str, tuple[DType, Shape]], metadata: Mapping[str, str] = {}
+) -> tuple[bytes, Mapping[str, int], int]:
+    """The head of a file of these tensors, where each begins in the file, and the file's size.
+
+    >>> head, places, size = laid_out({"b": (np.dtype(np.int8), (3,)), "a": (np.dtype(np.float32), (2,))})
+    >>> len(head) % 8, places["a"] - len(head), places["b"] - len(head), size - len(head)
+    (0, 0, 8, 11)
+    """
+    described: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
+    begins: dict[str, int] = {}
+    end = 0
+    widths = {name: DTYPES[KINDS[dtype]][1] for name, (dtype, _) in tensors.items()}
+    for name in sorted(tensors, key=lambda name: (-widths[name], name)):
+        dtype, shape = tensors[name]
+        begins[name] = end
+        end += math.prod(shape) * widths[name] // 8
+        described[name] = {"dtype": KINDS[dtype], "shape": list(shape), "data_offsets": [begins[name], end]}
+    text = json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode()
+    head = text + b" " * (-len(text) % ALIGNMENT)
+    head = len(head).to_bytes(8, "little") + head
+    return head, {name: len(head) + begin for name, begin in begins.items()}, len(head) + end
 
 
 def place(path: Path, name: str, entry: Any) -> tuple[str, int, int, tuple[int, ...], DType, int]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from compressor.encodings import Encoding, spec
 from compressor.errors import UsageError, unknown
-from compressor.formats.layout import Place
+from compressor.formats.layout import Part
 from compressor.model import Model
 from compressor.recognition.findings import Settings
 from compressor.registry import Registry
@@ -55,29 +55,15 @@ class Fitted:
 
 
 class Layout(Protocol):
-    """An artefact before its weights are there: each is written by itself, in any order, by any thread or process."""
+    """An artefact before its weights are there: those of a part are written one by one, in any order and process."""
 
     @property
     def nbytes(self) -> int:
         """The bytes of all files."""
 
     @property
-    def places(self) -> Mapping[str, Place]:
-        """What writes each weight, by its name; they pickle."""
-
-    def begin(self, directory: Path) -> None:
-        """Write all but the weights into `directory`.
-
-        Raises:
-            OSError: the files cannot be written.
-        """
-
-    def check(self, directory: Path) -> None:
-        """Compare what is no weight with what `begin` has written.
-
-        Raises:
-            CompressorError: it is something else.
-        """
+    def parts(self) -> Sequence[Part]:
+        """What is written one after the other; each weight lies in one of them."""
 
 
 class Target(Protocol):
@@ -89,6 +75,10 @@ class Target(Protocol):
     @property
     def summary(self) -> str:
         """What it is, in a line."""
+
+    @property
+    def needs_graph(self) -> bool:
+        """Whether its artefacts hold the graph of a model, and not weights alone."""
 
     def fit(self, model: Model, asked: Asked) -> Fitted:
         """The model as the runtime has it: what is fitted is looked at once, planned once, written once.
@@ -114,8 +104,8 @@ class Target(Protocol):
         metadata: what the files say about themselves, by full key; `read` gives those that begin with `compressor.`.
         """
 
-    def read(self, directory: Path) -> Model:
-        """The model that was written to `directory`."""
+    def read(self, path: Path) -> Model:
+        """The model that was written to the directory `path`, or of what lies in the file of a part there."""
 
     def copy(self, model: Model, directory: Path, untrue: str = "") -> bool:
         """Write the files of the source of `model` as they are; False where the target cannot take them so.
@@ -202,9 +192,10 @@ def write(target: Target, model: Model, directory: Path, metadata: Mapping[str, 
         OSError: the files cannot be written.
     """
     layout = target.layout(model, {weight.name: spec(weight.encoding) for weight in model.weights}, metadata)
-    layout.begin(directory)
-    for weight in model.weights:
-        layout.places[weight.name].write(directory, weight.encoding)
+    for part in layout.parts:
+        part.begin(directory)
+        for weight in (one for one in model.weights if one.name in part.places):
+            part.places[weight.name].write(directory, weight.encoding)
 
 
 def names() -> tuple[str, ...]:
@@ -255,6 +246,6 @@ def _families() -> tuple[Family, ...]:
 
 
 if TYPE_CHECKING:  # what is here has what a target of another package must have
-    from compressor.targets import coreml, onnxruntime
+    from compressor.targets import compressed_tensors, coreml, onnxruntime
 
-    _: tuple[Family, ...] = (coreml, onnxruntime)
+    _: tuple[Family, ...] = (compressed_tensors, coreml, onnxruntime)

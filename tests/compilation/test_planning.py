@@ -19,7 +19,7 @@ from compressor.arrays import NDArray
 from compressor.compilation import encode as encoding
 from compressor.compilation import planning
 from compressor.encodings import Dense, Encoding, Palettized
-from compressor.formats.layout import Place
+from compressor.formats.layout import Part, Place
 from compressor.model import Model
 from compressor.recognition.find import find
 from compressor.recognition.findings import Finding, Settings
@@ -88,17 +88,23 @@ class Failing:
     def layout(self, model: Model, specs: Mapping[str, Encoding], metadata: Mapping[str, str] = {}) -> Layout:
         made = self.inner.layout(model, specs, metadata)
         damaged = {name for name, spec in specs.items() if (name, encodings.name(spec)) in self.damaged}
-        places = {name: Damaging(place) if name in damaged else place for name, place in made.places.items()}
-        return Counted(made, places, self.writings)
+        (part,) = made.parts
+        places = {name: Damaging(place) if name in damaged else place for name, place in part.places.items()}
+        return Counted(part, places, self.writings)
 
 
 @dataclass(frozen=True)
 class Counted:
     """A layout that notes when an artefact is begun."""
 
-    inner: Layout
+    inner: Part
     places: Mapping[str, Place]
     writings: list[int]
+    file: str = ""
+
+    @property
+    def parts(self) -> tuple[Counted]:
+        return (self,)
 
     @property
     def nbytes(self) -> int:

@@ -51,7 +51,7 @@ def read(path: Path) -> Model:
     from compressor.sources.huggingface import checkpoint, weights
 
     opened = checkpoint.open_folder(path)
-    return Model(path, weights.read(opened).weights, None, files=opened.files)
+    return Model(path, weights.read(opened).weights, None, checkpoint.metadata(opened), opened.files)
 
 
 def export(

@@ -88,6 +88,14 @@ def open_file(path: Path) -> Checkpoint:
     return _opened(path, path.parent, [path], {})
 
 
+def metadata(opened: Checkpoint) -> dict[str, str]:
+    """What this package wrote about itself into the first file with weights."""
+    shard = next(file for file in opened.files if file.suffix == ".safetensors")
+    said = safetensors.header(shard)[0].get(safetensors.METADATA)
+    found = said.items() if isinstance(said, Mapping) else ()
+    return {key: text for key, text in found if key.startswith("compressor.") and isinstance(text, str)}
+
+
 def _opened(path: Path, folder: Path, shards: list[Path], placed: Mapping[str, str], *index: Path) -> Checkpoint:
     tensors: dict[str, MappedArray] = {}
     for shard in shards:
@@ -101,7 +109,7 @@ def _opened(path: Path, folder: Path, shards: list[Path], placed: Mapping[str, s
             f"{folder / INDEX}: {_some(wrong)} is not in the file that it names ({placed[wrong[0]]}). "
             "Download the whole folder again."
         )
-    config = _json(folder / CONFIG) if (folder / CONFIG).exists() else {}
+    config = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
     quantization, said = _quantization(folder, config)
     own = [folder / CONFIG] if config else []
     return Checkpoint(path, config, quantization, tensors, (*own, *said, *index, *shards))
@@ -118,12 +126,12 @@ def _quantization(folder: Path, config: Mapping[str, Any]) -> tuple[Mapping[str,
                 return found, []
     for name, method in BESIDE.items():
         if (folder / name).exists():
-            return {"quant_method": method, **_json(folder / name)}, [folder / name]
+            return {"quant_method": method, **read_json(folder / name)}, [folder / name]
     return {}, []
 
 
 def _weight_map(index: Path) -> Mapping[str, str]:
-    placed = _json(index).get("weight_map")
+    placed = read_json(index).get("weight_map")
     if not isinstance(placed, dict) or not placed or not all(isinstance(shard, str) for shard in placed.values()):
         raise CompressorError(f"{index}: expected a weight_map of file names by tensor. Save the model again.")
     for shard in set(placed.values()):
@@ -132,7 +140,12 @@ def _weight_map(index: Path) -> Mapping[str, str]:
     return placed
 
 
-def _json(path: Path) -> Mapping[str, Any]:
+def read_json(path: Path) -> Mapping[str, Any]:
+    """The object in a file.
+
+    Raises:
+        CompressorError: it cannot be read, or is something else.
+    """
     try:
         if not path.is_file():
             raise CompressorError(f"{path}: not a regular file, expected JSON.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from compressor.arrays import CODE_DTYPES, MappedArray, is_float
@@ -24,10 +24,13 @@ WORDS = frozenset({"int32", "uint32", "int16", "uint16"})
 
 @dataclass(frozen=True, eq=False)
 class Content:
-    """weights: in the order of the first tensor of each. others: indices, masks and counters, which are no weights."""
+    """weights: in the order of the first tensor of each. others: indices, masks and counters, which are no weights.
+    parts: of each weight of a quantized layer, by its name, the tensors of the layer.
+    """
 
     weights: tuple[Weight, ...]
     others: Mapping[str, MappedArray]
+    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def read(checkpoint: Checkpoint) -> Content:
@@ -47,7 +50,8 @@ def read(checkpoint: Checkpoint) -> Content:
         for weight in layer.weights if layer else plain:
             if weights.setdefault(weight.name, weight) is not weight:
                 raise CompressorError(f"{tensor.path}: {weight.name} is stored as codes and as values. Save it again.")
-    return Content(tuple(weights.values()), others)
+    parts = {weight.name: layer.parts for layer in owners.values() for weight in layer.weights}
+    return Content(tuple(weights.values()), others, parts)
 
 
 def _layers(checkpoint: Checkpoint) -> tuple[Layer, ...]:

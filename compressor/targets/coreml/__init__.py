@@ -52,6 +52,7 @@ class CoreML:
     name: str
     version: int
     options: Options
+    needs_graph: bool = True
 
     @property
     def summary(self) -> str:
@@ -83,10 +84,10 @@ class CoreML:
     def layout(self, model: Model, specs: Mapping[str, Encoding], metadata: Mapping[str, str] = {}) -> FileLayout:
         return layout.layout(PACKAGE, _skeleton(model), specs, self.version, metadata)
 
-    def read(self, directory: Path) -> Model:
+    def read(self, path: Path) -> Model:
         from compressor.sources import coreml as source
 
-        return source.read(directory / PACKAGE)
+        return source.read(path / PACKAGE)
 
     def copy(self, model: Model, directory: Path, untrue: str = "") -> bool:
         if not model.path.is_dir() or untrue:

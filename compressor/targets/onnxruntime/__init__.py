@@ -78,6 +78,7 @@ class OnnxRuntime:
     since: str = ""
     facts: Facts = field(default=UNKNOWN, compare=False)
     apart: bool = False
+    needs_graph: bool = True
 
     @property
     def summary(self) -> str:
@@ -135,10 +136,10 @@ class OnnxRuntime:
         proto = opsets.raised(model.onnx, specs.values(), self.newest(), self.name)
         return layout(proto, model, specs, wanted, metadata, apart=self.apart)
 
-    def read(self, directory: Path) -> Model:
+    def read(self, path: Path) -> Model:
         from compressor.sources import onnx as source
 
-        return source.read(directory / writing.MODEL, as_written=True)
+        return source.read(path / writing.MODEL, as_written=True)
 
     def copy(self, model: Model, directory: Path, untrue: str = "") -> bool:
         copying.copy(model.path, directory, untrue)

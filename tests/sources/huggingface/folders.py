@@ -37,6 +37,19 @@ def saved(path: Path, tensors: Mapping[str, NDArray], pad: int = 0, **metadata: 
     return path
 
 
+def dense(path: Path, *shards: Mapping[str, NDArray], **config: Any) -> Path:
+    """A folder of plain tensors, with an index where there are several shards."""
+    path.mkdir(exist_ok=True)
+    names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
+    for name, tensors in zip(names, shards, strict=True):
+        saved(path / (name if len(shards) > 1 else "model.safetensors"), tensors, format="pt")
+    if len(shards) > 1:
+        placed = {key: name for name, tensors in zip(names, shards, strict=True) for key in tensors}
+        (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+    (path / "config.json").write_text(json.dumps({"model_type": "llama", **config}))
+    return path
+
+
 def quantized(path: Path, tensors: Mapping[str, NDArray], said: Mapping[str, Any]) -> Path:
     """A folder whose settings say how it is quantized."""
     path.mkdir(exist_ok=True)

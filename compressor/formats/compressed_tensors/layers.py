@@ -1,0 +1,204 @@
+"""The tensors of a quantized linear layer.
+
+    pack-quantized   weight_packed int32 [out, ceil(in * bits / 32)], weight_scale, weight_shape int64 [2]
+    int-quantized    weight int8 [out, in], weight_scale
+
+    weight_scale        the weight's dtype: [1] by tensor, [out, 1] by channel, [out, groups], or [blocks, blocks]
+    weight_zero_point   of what is not symmetric: packed along the outputs, int32 [ceil(out * bits / 32), groups], by
+                        channel and group; int8 of the scale's shape elsewhere
+
+Codes are signed; packed ones have 2 ** (bits - 1) added. Every row begins with a word of its own.
+
+Source: the compressors of the compressed-tensors library, which are the reference of the layouts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from compressor import packing
+from compressor.arrays import (
+    CODE_DTYPES,
+    INT8,
+    Array,
+    ArraySpec,
+    DType,
+    MappedArray,
+    NDArray,
+    PackedArray,
+    Shape,
+    bits,
+    to_bytes,
+    widened,
+)
+from compressor.encodings import Dense, Quantized, dtype, shape
+
+INT32, INT64 = np.dtype(np.int32), np.dtype(np.int64)
+PACKED, INTEGERS = "pack-quantized", "int-quantized"
+_PACKED_ZERO_POINTS = ("channel", "group")
+_WORD = 32
+
+Tensors = Mapping[str, tuple[DType, Shape]]
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How a layer is quantized.
+
+    format: `PACKED` or `INTEGERS`. bits: of a code. strategy: what has a scale: tensor, channel, group, block.
+    group: inputs of a group; None for others. block: outputs and inputs of a block; None for others.
+    symmetric: whether all zero points are 0.
+    """
+
+    format: str
+    bits: int
+    strategy: str
+    group: int | None
+    block: tuple[int, int] | None
+    symmetric: bool
+
+
+def scheme(encoding: Quantized) -> Scheme:
+    """That of a matrix whose zero points, if it has any, are those of its codes. Data are not looked at."""
+    (rows, columns), counts = shape(encoding.data), tuple(encoding.scale.shape)
+    width = bits(dtype(encoding.data))
+    # Without padding bytes are no larger, and other loaders have kernels for words alone.
+    stored = INTEGERS if width == 8 and columns % (_WORD // width) else PACKED
+    size = (rows // counts[0], columns // counts[1])
+    if counts == (1, 1):
+        strategy = "tensor"
+    elif counts[0] == rows:
+        strategy = "channel" if counts[1] == 1 else "group"
+    else:
+        strategy = "block"
+    return Scheme(
+        stored,
+        width,
+        strategy,
+        size[1] if strategy == "group" else None,
+        size if strategy == "block" else None,
+        encoding.zero_point is None,
+    )
+
+
+def tensors(prefix: str, encoding: Quantized) -> Tensors:
+    """The tensors of a layer by full name: the dtype and shape of each."""
+    how, (rows, columns), counts = scheme(encoding), shape(encoding.data), tuple(encoding.scale.shape)
+    scale = (1,) if how.strategy == "tensor" else counts
+    made: dict[str, tuple[DType, Shape]] = {}
+    if how.format == INTEGERS:
+        made["weight"] = INT8, (rows, columns)
+    else:
+        made["weight_packed"] = INT32, (rows, _words(columns, how.bits))
+        made["weight_shape"] = INT64, (2,)
+    made["weight_scale"] = encoding.scale.dtype, scale
+    if not how.symmetric and how.format == PACKED and how.strategy in _PACKED_ZERO_POINTS:
+        made["weight_zero_point"] = INT32, (_words(rows, how.bits), scale[1])
+    elif not how.symmetric:
+        made["weight_zero_point"] = INT8, scale
+    return {prefix + name: tensor for name, tensor in made.items()}
+
+
+def values(prefix: str, encoding: Quantized) -> Mapping[str, NDArray]:
+    """The tensors of a layer with their elements, each C-contiguous."""
+    how, scale, whole = scheme(encoding), np.ascontiguousarray(encoding.scale), shape(encoding.data)
+    layout = tensors(prefix, encoding)
+    assert isinstance(encoding.data, Dense)
+    made: dict[str, NDArray] = {}
+    if how.format == INTEGERS:
+        made["weight"] = _integers(encoding.data.values)
+    else:
+        made["weight_packed"] = _packed(encoding.data.values, how.bits)
+        made["weight_shape"] = np.array(whole, INT64)
+    made["weight_scale"] = scale.reshape(layout[f"{prefix}weight_scale"][1])
+    if encoding.zero_point is not None:
+        zero_point = np.asarray(encoding.zero_point)
+        if layout[f"{prefix}weight_zero_point"][0] == INT32:
+            by_group = _unsigned(np.ascontiguousarray(zero_point.T))
+            made["weight_zero_point"] = np.ascontiguousarray(_rows_of_words(by_group, how.bits).T)
+        else:
+            made["weight_zero_point"] = _integers(zero_point).reshape(layout[f"{prefix}weight_zero_point"][1])
+    return {prefix + name: array for name, array in made.items()}
+
+
+def _words(count: int, width: int) -> int:
+    return -(-count * width // _WORD)
+
+
+def _packed(codes: Array, width: int) -> NDArray:
+    """Signed codes in words: int32 `[out, ceil(in * bits / 32)]`."""
+    rows, columns = codes.shape
+    if columns * width % _WORD:
+        return _rows_of_words(_unsigned(np.asarray(codes)), width)
+    # Adding half of the range turns the sign bit over, wherever it lies in a byte.
+    flipped = _bytes(codes) ^ np.uint8(sum(1 << place for place in range(width - 1, 8, width)))
+    return flipped.view(INT32).reshape(rows, columns * width // _WORD)
+
+
+def _bytes(codes: Array) -> NDArray:
+    """Codes as they are stored, packed where they take less than a byte."""
+    if isinstance(codes, PackedArray | MappedArray) and (codes.width or bits(codes.dtype)) == bits(codes.dtype):
+        return codes.raw()
+    return to_bytes(np.asarray(codes))
+
+
+def _rows_of_words(codes: NDArray, width: int) -> NDArray:
+    """Unsigned codes `[rows, n]`, one behind the other, each row in words of its own."""
+    rows, count = codes.shape
+    whole = np.pad(codes, ((0, 0), (0, -count % _WORD)))
+    return packing.pack(whole, width).view(INT32).reshape(rows, -1)[:, : _words(count, width)].copy()
+
+
+def _unsigned(codes: NDArray) -> NDArray:
+    """Signed codes as they are packed: uint8 from 0 on."""
+    width = bits(codes.dtype)
+    return (codes.view(np.uint8) ^ np.uint8(1 << width - 1)) & np.uint8((1 << width) - 1)
+
+
+def _integers(codes: Array) -> NDArray:
+    """Signed codes as they are stored unpacked: int8."""
+    return np.ascontiguousarray(np.asarray(codes).astype(np.int8))
+
+
+def legal(encoding: Quantized) -> Quantized:
+    """The same value as a layer stores it: signed codes, and in words a scale for each row where all have one."""
+    codes, scale, zero_point = encoding.data, widened(encoding.scale), encoding.zero_point
+    assert isinstance(codes, Dense)
+    if (unsigned := dtype(codes)).name.startswith("uint"):
+        zero_point = _signed(_zeros(scale, unsigned) if zero_point is None else zero_point)
+        codes = Dense(_signed(codes.values))
+    made = Quantized(codes, scale, zero_point)
+    if scheme(made).strategy == "tensor" and scheme(made).format == PACKED:
+        # Loaders' kernels know scales by channel and by group.
+        counts = (shape(codes)[0], 1)
+        return Quantized(codes, _repeated(scale, counts), None if zero_point is None else _repeated(zero_point, counts))
+    return made
+
+
+def why_not(encoding: Quantized) -> str:
+    """Why a legal encoding cannot be read by the library of the format; empty where it can."""
+    how, (rows, _) = scheme(encoding), shape(encoding.data)
+    if how.bits == 4 and how.strategy == "group" and not how.symmetric and rows * how.bits <= _WORD:
+        return "zero points of groups in one word, on which compressed-tensors fails"
+    return ""
+
+
+def _signed(codes: Array) -> Array:
+    """Unsigned codes, less half of their range."""
+    to = CODE_DTYPES[codes.dtype.name.removeprefix("u")]
+    if isinstance(codes, ArraySpec):
+        return ArraySpec(codes.shape, to)
+    return (np.asarray(codes).view(np.uint8) ^ np.uint8(1 << bits(to) - 1)).view(to)
+
+
+def _zeros(like: Array, code: DType) -> Array:
+    return ArraySpec(tuple(like.shape), code) if isinstance(like, ArraySpec) else np.zeros(like.shape, code)
+
+
+def _repeated(array: Array, to: Shape) -> Array:
+    if isinstance(array, ArraySpec):
+        return ArraySpec(to, array.dtype)
+    return np.ascontiguousarray(np.broadcast_to(np.asarray(array), to))

@@ -1,0 +1,105 @@
+"""The tensors of a layer: what compressed-tensors' own compressor makes of the same codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from compressed_tensors.compressors import BaseCompressor
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+
+from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, NDArray, PackedArray
+from compressor.encodings import Dense, Quantized, decode
+from compressor.formats.compressed_tensors import layers
+from compressor.packing import pack
+from tests.formats.compressed_tensors.decompressed import array
+
+RANDOM = np.random.default_rng(0)
+SHAPES = ((32, 128), (5, 24), (7, 96), (64, 33))
+
+
+def scales(counts: tuple[int, ...], kind: str) -> NDArray:
+    return (RANDOM.random(counts) + 0.5).astype(np.float32).astype(FLOAT_DTYPES[kind])
+
+
+def quantized(shape: tuple[int, int], code: str, counts: tuple[int, int], kind: str, *, asymmetric: bool) -> Quantized:
+    width = int(code.removeprefix("uint").removeprefix("int"))
+    low = 0 if code.startswith("u") else -(1 << width - 1)
+    codes = RANDOM.integers(low, low + (1 << width), shape).astype(CODE_DTYPES[code])
+    zero_point = RANDOM.integers(low, low + (1 << width), counts).astype(CODE_DTYPES[code])
+    return Quantized(Dense(codes), scales(counts, kind), zero_point if asymmetric else None)
+
+
+def scheme(encoding: Quantized) -> QuantizationScheme:
+    how = layers.scheme(encoding)
+    given = {
+        "num_bits": how.bits,
+        "symmetric": how.symmetric,
+        "strategy": how.strategy,
+        "group_size": how.group,
+        "block_structure": None if how.block is None else list(how.block),
+    }
+    return QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**given), format=how.format)
+
+
+def compressor(encoding: Quantized) -> Any:
+    return BaseCompressor.get_value_from_registry(layers.scheme(encoding).format)
+
+
+def reference(encoding: Quantized) -> dict[str, Any]:
+    """The tensors of their compressor, from the values."""
+    state = {"weight": tensor(decode(encoding)), "weight_scale": tensor(np.asarray(encoding.scale))}
+    if encoding.zero_point is not None:
+        state["weight_zero_point"] = torch.from_numpy(np.asarray(encoding.zero_point).astype(np.int8))
+    if layers.scheme(encoding).strategy == "tensor":
+        state |= {name: one.reshape(1) for name, one in state.items() if name != "weight"}
+    return dict(compressor(encoding).compress(state, scheme(encoding)))
+
+
+def tensor(values: NDArray) -> torch.Tensor:
+    if values.dtype == FLOAT_DTYPES["bfloat16"]:
+        return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(values)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "float32", "float64"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("code", CODE_DTYPES)
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_tensors_are_those_of_their_compressor(code, shape, kind, asymmetric) -> None:
+    rows, columns = shape
+    groups = next((columns // size for size in (32, 8, 3) if columns % size == 0), 1)
+    for counts in ((1, 1), (rows, 1), (rows, groups), (1, columns), (1, groups)):
+        encoding = layers.legal(quantized(shape, code, counts, kind, asymmetric=asymmetric))
+        made, expected = layers.values("m.", encoding), reference(encoding)
+        assert {name.removeprefix("m.") for name in made} == set(expected)
+        planned = layers.tensors("m.", encoding)
+        for name, values in expected.items():
+            got = made[f"m.{name}"]
+            assert (got.dtype, got.shape) == planned[f"m.{name}"]
+            assert got.dtype.name == str(values.dtype).removeprefix("torch.")
+            assert got.shape == tuple(values.shape)
+            if kind == "bfloat16" and name in {"weight", "weight_packed"}:
+                continue  # their quotient is rounded, and its code another one
+            np.testing.assert_array_equal(got, array(values), f"{name} of {counts}")
+        state = {name.removeprefix("m."): tensor(values) for name, values in made.items()}
+        back = compressor(encoding).decompress(state, scheme(encoding))["weight"]
+        np.testing.assert_array_equal(array(back), decode(encoding), f"back of {counts}")
+
+
+def test_codes_that_are_packed_already_are_not_unpacked(monkeypatch) -> None:
+    encoding = quantized((16, 64), "int4", (16, 2), "float32", asymmetric=False)
+    plain = layers.values("", encoding)["weight_packed"]
+    codes = decode(encoding.data)
+    packed = Dense(PackedArray(pack(codes, 4), codes.shape, codes.dtype, 4))
+    monkeypatch.setattr(PackedArray, "__array__", None)
+    np.testing.assert_array_equal(layers.values("", Quantized(packed, encoding.scale))["weight_packed"], plain)
+
+
+def test_bytes_in_rows_that_fill_no_words_take_no_more() -> None:
+    ragged = quantized((5, 33), "int8", (5, 1), "float32", asymmetric=False)
+    assert layers.scheme(ragged).format == "int-quantized"
+    whole = quantized((5, 36), "int8", (5, 1), "float32", asymmetric=False)
+    assert layers.scheme(whole).format == "pack-quantized"
