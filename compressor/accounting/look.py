@@ -31,6 +31,7 @@ class Look:
     target, pipeline, settings: what was asked for; the target as it is fitted to the model.
     plan: what becomes of the weights then.
     nbytes: of the weights as the model stores them.
+    turned: the bytes of constants that hold what a weight does, with its axes in another order, by name.
     """
 
     path: Path
@@ -41,6 +42,7 @@ class Look:
     settings: Settings
     plan: Plan
     nbytes: int
+    turned: Mapping[str, int]
 
 
 def taken(
@@ -63,7 +65,12 @@ def taken(
     fitted = found.fitted
     stored = sum(encodings.nbytes(weight.encoding) for weight in model.weights)
     by_name = {one.name: one for one in fitted.model.weights}
-    return Look(path, by_name, found.findings, fitted.target, pipeline, settings, chosen, stored)
+    return Look(path, by_name, found.findings, fitted.target, pipeline, settings, chosen, stored, _turned(model))
+
+
+def _turned(model: Model) -> dict[str, int]:
+    sizes = {weight.name: encodings.nbytes(weight.encoding) for weight in model.weights}
+    return {name: sizes[copy.weight] for name, copy in model.copies.items() if copy.order}
 
 
 def _read(path: Path) -> Model:

