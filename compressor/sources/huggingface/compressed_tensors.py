@@ -3,11 +3,14 @@
     pack-quantized     weight_packed int32 [out, in * bits / 32], weight_shape, weight_scale, weight_zero_point, ...
     int-quantized      weight int8 [out, in], weight_scale, weight_zero_point      (naive-quantized is the same)
     float-quantized    weight float8 [out, in], weight_scale
+    mxfp8-quantized    the same, weight_scale uint8 [out, in / 32]: exponents of two
+    mxfp4-pack-quantized, mxfp6-pack-quantized      weight_packed uint8 [out, in * bits / 8], weight_scale as there
+    nvfp4-pack-quantized    weight_packed uint8 [out, in / 2], weight_scale float8 [out, in / 16], weight_global_scale
     sparse-bitmask     bitmask uint8 [out, in / 8], compressed [D], shape, row_offsets
     sparse-24-bitmask  bitmask uint8 [out, in / 8], compressed [out, in / 2], shape
 
-Codes are signed; packed ones have 2 ** (bits - 1) added. What a layer is follows from its tensors, and must be what a
-scheme of the settings says for it.
+Integer codes are signed; packed ones have 2 ** (bits - 1) added. What a layer is follows from its tensors, and must be
+what a scheme of the settings says for it.
 
 Source: the compressors of the compressed-tensors library, which are the reference of the layouts.
 """
@@ -20,11 +23,12 @@ from functools import partial
 
 import numpy as np
 
-from compressor.arrays import INT8, Array, MappedArray, NDArray, is_float
+from compressor.arrays import BFLOAT16, INT8, UINT8, Array, MappedArray, NDArray, is_float
 from compressor.encodings import Dense
 from compressor.errors import CompressorError
-from compressor.sources.huggingface import bitmask
+from compressor.sources.huggingface import bitmask, floats
 from compressor.sources.huggingface.checkpoint import Checkpoint
+from compressor.sources.huggingface.floats import E4M3, E8M0, WIDTHS
 from compressor.sources.huggingface.layers import Layer, layers, report_unknown, unsupported
 from compressor.sources.huggingface.layouts import (
     FLOAT8,
@@ -40,7 +44,9 @@ from compressor.sources.huggingface.parts import QuantizedParts, zero_points
 from compressor.sources.huggingface.schemes import LayerScheme, schemes
 from compressor.weight import Weight
 
-INT32 = np.dtype(np.int32)
+INT32, FLOAT32 = np.dtype(np.int32), np.dtype(np.float32)
+POWERS = (UINT8, E8M0)
+"""Types of the exponents of scales."""
 Layout = Callable[[int, int], int]
 """The words that so many codes of so many bits take."""
 LAYOUTS: Sequence[Layout] = (words, aligned_words)
@@ -73,7 +79,8 @@ def read(checkpoint: Checkpoint) -> Iterator[Layer]:
             made = _sparse(prefix, tensors, declared)
             yield Layer(described, (made,)) if made else _unsupported(prefix, tensors, "bit masks over this type")
         elif "weight_packed" in tensors:
-            made = _packed(prefix, tensors, declared)
+            floats = tensors["weight_packed"].dtype == UINT8
+            made = (_packed_floats if floats else _packed)(prefix, tensors, declared)
             yield Layer(described, (made,)) if made else _unsupported(prefix, tensors, "packed weights of this layout")
         elif "weight" in tensors and "weight_scale" in tensors:
             made = _scaled(prefix, tensors, declared)
@@ -109,8 +116,47 @@ def _packed(prefix: str, tensors: Mapping[str, MappedArray], declared: tuple[Lay
         return None
     (width, layout) = fitting[0]
     codes = computed(shape, code_dtype(width, signed=True), partial(_codes, width, shape[1], layout), packed)
-    parts = QuantizedParts(f"{prefix}weight", codes, scale, replace(scheme, bits=width), tensors.get("weight_g_idx"))
+    parts = QuantizedParts(
+        f"{prefix}weight", packed.path, codes, scale, replace(scheme, bits=width), tensors.get("weight_g_idx")
+    )
     return parts.weight(_zero_points(prefix, tensors.get("weight_zero_point"), parts, layout))
+
+
+def _packed_floats(prefix: str, tensors: Mapping[str, MappedArray], declared: tuple[LayerScheme, ...]) -> Weight | None:
+    """Floats of 4 or 6 bits, in blocks of 32 with a power of two each, or of 16 with two scales."""
+    packed, scale, whole = tensors["weight_packed"], tensors.get("weight_scale"), tensors.get("weight_global_scale")
+    if scale is None or len(packed.shape) != 2 or len(scale.shape) != 2 or "weight_zero_point" in tensors:
+        return None
+    of_two = whole is None and scale.dtype in POWERS
+    if not of_two and (whole is None or whole.size != 1 or not is_float(whole.dtype) or scale.dtype != E4M3):
+        return None
+    (rows, row), columns = packed.shape, scale.shape[1] * (32 if of_two else 16)
+    fitting = [kind for kind, width in WIDTHS.items() if scale.shape[0] == rows and columns * width == row * 8]
+    if not fitting:
+        raise CompressorError(
+            f"{packed.path}: {prefix}weight_packed is uint8{list(packed.shape)} with scales {scale.dtype}"
+            f"{list(scale.shape)}: expected codes of 4 or 6 bits, and a scale for {32 if of_two else 16} of them. "
+            "Save or download the folder again."
+        )
+    (kind,), shape = fitting, (rows, columns)
+    scheme = _scheme(prefix, declared, shape, scale, None)
+    if scheme.bits not in {0, WIDTHS[kind]}:
+        raise CompressorError(
+            f"{packed.path}: {prefix}weight_packed holds codes of {WIDTHS[kind]} bits: config_groups says {scheme}."
+        )
+    codes, values = floats.packed(packed, shape, kind), floats.table(kind)
+    if of_two:
+        return Weight(f"{prefix}weight", floats.scaled(codes, values, floats.powers(scale, scale.shape, BFLOAT16)))
+    assert whole is not None, "without one, scales are powers of two"
+    both = computed(tuple(scale.shape), FLOAT32, _divided, scale, whole)
+    return Weight(f"{prefix}weight", floats.scaled(codes, values, both), note=floats.ROUNDED_LAST)
+
+
+def _divided(scale: NDArray, whole: NDArray) -> NDArray:
+    """The scales of blocks, which one scale of all has multiplied."""
+    with np.errstate(divide="ignore", invalid="ignore"):  # by whatever the file has
+        found: NDArray = scale.astype(FLOAT32) / whole.astype(FLOAT32).reshape(())
+    return found
 
 
 def _fitting(row: int, columns: int, bits: int) -> list[tuple[int, Layout]]:
@@ -161,13 +207,14 @@ def _scaled(prefix: str, tensors: Mapping[str, MappedArray], declared: tuple[Lay
         return Weight(f"{prefix}weight", Dense(weight))
     if weight.dtype != INT8 and weight.dtype.name not in FLOAT8:
         return None
-    if not is_float(scale.dtype) or "weight_global_scale" in tensors or not weight.shape:
+    of_two = scale.dtype in POWERS and weight.dtype != INT8
+    if not (of_two or is_float(scale.dtype)) or "weight_global_scale" in tensors or not weight.shape:
         return None
     scheme = _scheme(prefix, declared, tuple(weight.shape), scale, None)
-    parts = QuantizedParts(f"{prefix}weight", weight, scale, scheme, tensors.get("weight_g_idx"))
-    return parts.weight(
-        zero_points(f"{prefix}weight_zero_point", tensors.get("weight_zero_point"), scale, weight.dtype, scheme)
-    )
+    stored = floats.powers(scale, scale.shape, BFLOAT16) if of_two else scale
+    parts = QuantizedParts(f"{prefix}weight", weight.path, weight, stored, scheme, tensors.get("weight_g_idx"))
+    zero_point = tensors.get("weight_zero_point")
+    return parts.weight(zero_points(f"{prefix}weight_zero_point", zero_point, stored, weight.dtype, scheme))
 
 
 def _sparse(prefix: str, tensors: Mapping[str, MappedArray], declared: tuple[LayerScheme, ...]) -> Weight | None:
@@ -184,7 +231,9 @@ def _sparse(prefix: str, tensors: Mapping[str, MappedArray], declared: tuple[Lay
     if not is_float(scale.dtype) or not (found.values.dtype == INT8 or found.values.dtype.name in FLOAT8):
         return None
     scheme = _scheme(prefix, declared, found.shape, scale, None)
-    parts = QuantizedParts(f"{prefix}weight", found.dense(), scale, scheme, tensors.get("weight_g_idx"), found)
+    parts = QuantizedParts(
+        f"{prefix}weight", scale.path, found.dense(), scale, scheme, tensors.get("weight_g_idx"), found
+    )
     stored = tensors.get("weight_zero_point")
     return parts.weight(zero_points(f"{prefix}weight_zero_point", stored, scale, found.values.dtype, scheme))
 

@@ -16,7 +16,7 @@ from compressor.weight import Weight
 
 RANDOM = np.random.default_rng(0)
 TYPES = {"bool": "BOOL", "int8": "I8", "int32": "I32", "int64": "I64", "uint8": "U8", "float8_e4m3fn": "F8_E4M3"}
-TYPES |= {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
+TYPES |= {"float8_e5m2": "F8_E5M2", "float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
 AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
 Layer = tuple[dict[str, NDArray], dict[str, Any], NDArray]

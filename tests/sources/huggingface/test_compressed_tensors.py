@@ -50,13 +50,14 @@ def test_int_quantized_keeps_its_codes(tmp_path: Path, said: dict[str, Any], sha
     assert decode(encoding).dtype == np.dtype(kind)
 
 
-def test_blocks_that_are_cut_off_become_values_with_the_reason(tmp_path: Path) -> None:
+def test_blocks_that_are_cut_off_keep_their_codes(tmp_path: Path) -> None:
     """6 rows in blocks of 4: the counts alone would be taken for blocks of 3."""
     scale = np.array([[1], [2]], np.float16)
     tensors: dict[str, NDArray] = {"l.weight": CODES, "l.weight_scale": scale}
     weight = read(tmp_path, tensors, scheme(strategy="block", block_structure=[4, 40]))
     assert np.array_equal(decode(weight.encoding), CODES * np.array([1, 1, 1, 1, 2, 2])[:, None])
-    assert weight.note == "blocks that do not divide it: not supported as codes, kept as values"
+    assert isinstance(weight.encoding, Quantized)
+    assert weight.encoding.block == (4, 40)
 
 
 @pytest.mark.parametrize("width", [2, 3, 4, 5, 8])
@@ -108,13 +109,6 @@ def test_pack_quantized_in_the_order_of_activations(tmp_path: Path, unset: bool)
     assert np.array_equal(decode(weight.encoding), product(codes, 0, scale[:, group], np.float16))
     assert isinstance(weight.encoding, Quantized if unset else Dense)
     assert ("g_idx" in weight.note) is not unset
-
-
-def test_float8_becomes_values_with_the_reason(tmp_path: Path) -> None:
-    codes, scale = RANDOM.normal(size=(6, 40)).astype(ml_dtypes.float8_e4m3fn), scaled(6, 1, kind=ml_dtypes.bfloat16)
-    weight = read(tmp_path, {"l.weight": codes, "l.weight_scale": scale}, scheme(type="float", strategy="channel"))
-    assert weight.note == "float8_e4m3fn codes: not supported, kept as values"
-    assert np.array_equal(decode(weight.encoding), product(codes, 0, scale, ml_dtypes.bfloat16))
 
 
 @pytest.mark.parametrize("columns", [40, 43])

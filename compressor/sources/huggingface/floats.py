@@ -1,0 +1,50 @@
+"""Codes that are floats: of 4 and 6 bits as a table of all that they can be, of 8 bits as they are; powers of two."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import ml_dtypes
+import numpy as np
+
+from compressor.arrays import STORED_DTYPES, UINT8, Array, DType, MappedArray, NarrowArray, NDArray, Shape
+from compressor.encodings import Palettized, Quantized
+
+E2M1, E2M3 = np.dtype(ml_dtypes.float4_e2m1fn), np.dtype(ml_dtypes.float6_e2m3fn)
+E4M3, E8M0 = STORED_DTYPES["float8_e4m3fn"], STORED_DTYPES["float8_e8m0fnu"]
+WIDTHS = {E2M1: 4, E2M3: 6}
+"""The bits of a code by what it stands for."""
+ROUNDED_LAST = "its library rounds codes times scales to 16 bits last; here they are float32, as they are multiplied"
+"""Of scales that 16 bits do not hold."""
+
+
+def scaled(codes: Array, values: NDArray, scale: Array) -> Quantized:
+    """Codes uint8 into `values` `[K]`, times a scale, by block, of whose dtype the weight is."""
+    rank = len(codes.shape)
+    lut = values.astype(scale.dtype).reshape(*(1,) * rank, len(values), 1)
+    return Quantized(Palettized(codes, lut), scale)
+
+
+def table(kind: DType) -> NDArray:
+    """All values of a type of few bits, by their codes: float32 `[K]`.
+
+    >>> table(E2M1)[:8].tolist()
+    [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
+    """
+    codes = np.arange(1 << WIDTHS[kind], dtype=np.uint8)
+    return codes.view(kind).astype(np.float32)
+
+
+def packed(array: MappedArray, shape: Shape, kind: DType) -> MappedArray:
+    """Codes that lie in bytes one behind the other, the first in the lowest bits: uint8 of that shape."""
+    return replace(array, shape=shape, dtype=UINT8, width=WIDTHS[kind])
+
+
+def powers(exponents: MappedArray, shape: Shape, dtype: DType) -> NarrowArray:
+    """Powers of two by their exponents, counted from -127, of which 255 is no number."""
+    return NarrowArray(replace(exponents, shape=shape, dtype=E8M0), dtype)
+
+
+def is_narrow(dtype: DType) -> bool:
+    """Whether 8-bit floats can be stored as they are."""
+    return dtype in STORED_DTYPES.values() and dtype != E8M0
