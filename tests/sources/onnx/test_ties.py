@@ -124,6 +124,31 @@ def test_a_copy_is_stored_once(
     assert len(onnx.load(tmp_path / "optimized.onnx").graph.node) == len(weights)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "form"),
+    [
+        (KERNEL.reshape(-1)[KERNEL.view(np.uint32) % 200], "palettized8"),
+        (np.where(np.abs(KERNEL) > 1, KERNEL, 0), "sparse"),
+        (KERNEL.astype(np.float16).astype(np.float32), "float16"),
+    ],
+)
+def test_nothing_of_a_copy_runs_whatever_the_form_of_its_weight(kernel: NDArray, form: str, tmp_path: Path) -> None:
+    weights = {
+        "kernel": kernel,
+        "patches": kernel.reshape(32, -1).T,
+        "flat": kernel.reshape(-1),
+        "last": kernel.transpose(2, 3, 1, 0),
+    }
+    manifest = compress(model(tmp_path / "model.onnx", weights), tmp_path / "out")
+    assert [(weight.name, weight.encoding) for weight in manifest.weights] == [("kernel", form)]
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", options, providers=["CPUExecutionProvider"])
+    for values, got in zip(weights.values(), session.run(None, feeds(weights)), strict=True):
+        assert np.array_equal(got, values)
+    assert len(onnx.load(tmp_path / "optimized.onnx").graph.node) == len(weights)
+
+
 def test_who_reads_a_copy_reads_the_weight(tmp_path: Path) -> None:
     (weight,) = read(model(tmp_path / "model.onnx", {"a": VALUES, "b": VALUES.T})).weights
     assert weight.uses == ("MatMul", "Transpose")
