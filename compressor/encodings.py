@@ -14,7 +14,19 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from compressor.arrays import CODE_DTYPES, Array, NDArray, bits, is_float, spec_of, stored_type
+from compressor.arrays import (
+    CODE_DTYPES,
+    UINT8,
+    Array,
+    ArraySpec,
+    MappedArray,
+    NarrowArray,
+    NDArray,
+    bits,
+    is_float,
+    spec_of,
+    stored_type,
+)
 from compressor.errors import DamageError
 from compressor.kernels import dequantize, expand, facing, look_up, scatter
 from compressor.nodes import PLACES, Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, Whole, dtype, shape
@@ -40,9 +52,11 @@ __all__ = [
     "map_arrays",
     "name",
     "nbytes",
+    "plain",
     "shape",
     "spec",
     "stored",
+    "tabled",
 ]
 
 E = TypeVar("E", Dense, Quantized, Palettized, Sparse, Concatenated, Encoding)
@@ -139,6 +153,27 @@ def codes_of(encoding: Encoding) -> Quantized | None:
     return inner if isinstance(inner, Quantized) and not is_float(dtype(inner.data)) else None
 
 
+def plain(scale: Array | Palettized) -> Array:
+    """A scale as an array, or as the spec of one."""
+    if not isinstance(scale, Palettized):
+        return scale
+    return ArraySpec(scale.shape, scale.dtype) if isinstance(scale.indices, ArraySpec) else np.asarray(scale)
+
+
+def tabled(values: NarrowArray | ArraySpec, rank: int) -> Palettized:
+    """Floats that are stored in 8 bits as codes into the table of all values that such bits have.
+
+    rank: of the weight, or of the one whose non-zeros they are.
+    """
+    narrow, to = stored_type(values), (*(1,) * rank, 256, 1)
+    if isinstance(values, ArraySpec):
+        return Palettized(ArraySpec(values.shape, UINT8), ArraySpec(to, values.dtype))
+    stored_ = values.values
+    codes = replace(stored_, dtype=UINT8) if isinstance(stored_, MappedArray) else np.asarray(stored_).view(UINT8)
+    with np.errstate(invalid="ignore"):  # some of them are NaN
+        return Palettized(codes, np.arange(256, dtype=np.uint8).view(narrow).astype(values.dtype).reshape(to))
+
+
 def is_places(mask: Array) -> bool:
     """Whether a mask is the places of the values."""
     return bool(mask.dtype == PLACES)
@@ -188,7 +223,7 @@ def _fields(node: Whole) -> Iterator[tuple[str, Array | Encoding, int]]:
             yield "values", values, bits(stored_type(values))
         case Quantized(data, scale, zero_point):
             yield "data", data, 0
-            yield "scale", scale, bits(stored_type(scale))
+            yield "scale", scale, 0 if isinstance(scale, Palettized) else bits(stored_type(scale))
             if zero_point is not None:
                 yield "zero_point", zero_point, bits(zero_point.dtype)
         case Palettized(indices, lut):

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compressor.arrays import CODE_DTYPES, Array, DType, Shape, is_float
+from compressor.arrays import CODE_DTYPES, Array, DType, NDArray, Shape, is_float
+from compressor.kernels import look_up
 
 PLACES = np.dtype(np.int32)
 """The type of places in a weight."""
@@ -53,6 +54,26 @@ class Palettized:
     lut: Array
     vector_axis: int | None = None
 
+    @property
+    def shape(self) -> Shape:
+        """Of the value."""
+        return shape(self)
+
+    @property
+    def dtype(self) -> DType:
+        """Of the value."""
+        return self.lut.dtype
+
+    @property
+    def size(self) -> int:
+        """How many values there are."""
+        return math.prod(self.shape)
+
+    def __array__(self, dtype: DType | None = None, copy: bool | None = None) -> NDArray:  # noqa: FBT001 - numpy's
+        """The value of a table without non-zeros' places: what stands where an array of few distinct values may."""
+        values = look_up(self.indices, np.asarray(self.lut), self.vector_axis)
+        return values.astype(values.dtype if dtype is None else dtype, copy=bool(copy))
+
     def __post_init__(self) -> None:
         groups, (entries, vector) = self.lut.shape[:-2], self.lut.shape[-2:]
         if self.indices.dtype != np.uint8 or not 1 <= entries <= 256:
@@ -68,7 +89,8 @@ class Quantized:
 
     data: an encoding of integer codes (`CODE_DTYPES`), or of floats no wider than the scale: a table of them (NF4, a
         palette with a scale for each channel), or values that are stored in fewer bits (FP8).
-    scale: float, the weight's rank; one for each block.
+    scale: float, the weight's rank; one for each block. Those of few distinct values may be palettized, as the scales
+        of 8 bits are that have a scale of their own (NVFP4).
     zero_point: the codes' dtype, the scale's shape; None for 0, as always for floats.
     block: the lengths of a block along each axis, where the last one of an axis is shorter than the others; None where
         each dimension of the scale divides the weight's, which gives the block.
@@ -78,7 +100,7 @@ class Quantized:
     """
 
     data: Dense | Palettized
-    scale: Array
+    scale: Array | Palettized
     zero_point: Array | None = None
     block: Shape | None = None
 

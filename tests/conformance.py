@@ -143,6 +143,10 @@ def scaled_floats(rng: np.random.Generator) -> Iterator[Case]:
             for entries in (5, 16):
                 table = palette(rng, to, of, entries)
                 yield f"scaled table of {entries} {label}", Quantized(table, scale, None, block)
+            few = palette(rng, counts, of, 3)
+            scales = replace(few, lut=np.abs(few.lut) + of.type(0.5))
+            if math.prod(counts) > 1:
+                yield f"scaled table, scales in a table {label}", Quantized(table, scales, None, block)
             stored = STORED_DTYPES["float8_e4m3fn"]
             narrow = NarrowArray(floats(rng, to, F32).astype(stored), of)
             exponents = NarrowArray(np.exp2(rng.integers(-3, 3, counts)).astype(STORED_DTYPES["float8_e8m0fnu"]), F32)
@@ -217,8 +221,14 @@ def under(rng: np.random.Generator, name: str, mask: tuple[NDArray, Shape]) -> I
         form = replace(quantized(rng, data, F32, counts, zero_point=False), block=block)
         yield f"sparse {name} int8 scale {counts} block {block}", Sparse(bits, form, to)
     few = Palettized(rng.integers(0, 6, count).astype(np.uint8), floats(rng, (*(1,) * len(to), 6, 1), F32))
-    scale = np.abs(floats(rng, (to[0], *(1,) * (len(to) - 1)), F32))
+    by_row = (to[0], *(1,) * (len(to) - 1))
+    scale = np.abs(floats(rng, by_row, F32))
     yield f"sparse {name} scaled table", Sparse(bits, Quantized(few, scale), to)
+    if to[0] > 1:
+        yield (
+            f"sparse {name} scaled table, scales in a table",
+            Sparse(bits, Quantized(few, palette(rng, by_row, F32, 3)), to),
+        )
     lut = codes(rng, (*(1,) * len(to), 6, 1), CODE_DTYPES["int8"])
     inner = Palettized(rng.integers(0, 6, count).astype(np.uint8), lut)
     form = quantized(rng, inner, F32, (to[0], *(1,) * (len(to) - 1)), zero_point=True)
@@ -301,13 +311,17 @@ def wrong(target: Target, run: Run, cases: Sequence[Case], directory: Path) -> l
 
 
 def _chunks(target: Target, cases: Sequence[Case]) -> Iterator[list[Case]]:
-    legal, refused = [], []
+    legal, refused, others = [], [], []
     for name, encoding in cases:
         try:
             legal.append((name, target.legalize(encoding)))
         except Illegal as refusal:
             refused.append((name, refusal.reason))
+            if refusal.instead is not None:
+                legal.append((name, refusal.instead))
+                others.append((encoding, refusal.instead))
     assert all(reason for _, reason in refused)
+    assert all(same(decode(instead), decode(encoding)) for encoding, instead in others)
     return (legal[start : start + AT_ONCE] for start in range(0, len(legal), AT_ONCE))
 
 

@@ -148,7 +148,9 @@ def wholes(draw: st.DrawFn) -> Whole:
         return vector(draw, shape, dtype, generator)
     code = draw(code_dtypes)
     scales, block = draw(short_blocks(shape) if draw(st.booleans()) else counts(shape).map(lambda one: (one, None)))
-    scale = generator.uniform(-2, 2, scales).astype(dtype)
+    scale: Any = generator.uniform(-2, 2, scales).astype(dtype)
+    if draw(st.booleans()):
+        scale = palettized(draw, scales, dtype, scales, generator, finite)
     if draw(st.booleans()):  # floats of few bits, or in a table
         if inner == "linear":
             stored = draw(st.sampled_from([*STORED_DTYPES.values()]))

@@ -57,6 +57,10 @@ def test_the_bytes_counted_are_the_bytes_stored(encoding: Encoding) -> None:
                 return len(to_bytes(np.asarray(narrow.values)))
             case Dense(values):
                 return len(to_bytes(np.asarray(values)))
+            case Quantized(data, Palettized() as scales, zero_point):
+                return (
+                    stored(data) + stored(scales) + (0 if zero_point is None else len(to_bytes(np.asarray(zero_point))))
+                )
             case Quantized(data, scale, zero_point):
                 parameters = [each for each in (scale, zero_point) if each is not None]
                 return stored(data) + sum(len(to_bytes(np.asarray(each))) for each in parameters)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from compressor.arrays import UINT8, Array, DType, MappedArray, NarrowArray, NDArray, Shape, bits, is_float
-from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, dtype, shape
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, dtype, plain, shape
 from compressor.formats.coreml import values
 from compressor.formats.coreml.programs import CONSTEXPR, Producer, Scope
 from compressor.formats.coreml.types import BY_NUMBER, Type
@@ -181,7 +181,7 @@ class Tree:
         if counts[-2:] != (1, 1):
             raise UnliftableError("the entries of its table have scales of their own")
         point = None if table.zero_point is None else _shaped(table.zero_point, counts[:-2])
-        return Quantized(data, _shaped(table.scale, counts[:-2]), point)
+        return Quantized(data, _shaped(plain(table.scale), counts[:-2]), point)
 
     def scaled(self, operation: Any, key: str) -> Quantized:
         """Codes, or what a table of codes gives, on a grid."""

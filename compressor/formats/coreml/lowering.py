@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from compressor.arrays import Array, DType, Shape, as_stored, stored_type
-from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, dtype, index_bits, shape
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, dtype, index_bits, plain, shape
 from compressor.formats.coreml import values
 from compressor.formats.coreml.blob import Store, packed_bytes, whole
 from compressor.formats.coreml.importing import messages
@@ -96,7 +96,7 @@ class _Lowered:
 
     def affine(self, encoding: Quantized, name: str) -> None:
         assert isinstance(encoding.data, Dense)
-        codes, scale, zero_point = encoding.data.values, encoding.scale, encoding.zero_point
+        codes, scale, zero_point = encoding.data.values, plain(encoding.scale), encoding.zero_point
         if zero_point is None:  # it is no option there
             zero_point = np.zeros(1, codes.dtype)
         axis = next((axis for axis, count in enumerate(scale.shape) if count > 1), 0)
@@ -207,7 +207,7 @@ class _Lowered:
         return output[0]
 
     def _scale(self, encoding: Quantized, dims: Shape | None = None) -> dict[str, Any]:
-        found = {"scale": self._value(encoding.scale, dims)}
+        found = {"scale": self._value(plain(encoding.scale), dims)}
         if encoding.zero_point is not None:
             found["offset"] = self._value(encoding.zero_point, dims)
         return found

@@ -128,23 +128,28 @@ class _Calls:
             data = Dense(reshaped(data.values, to))
         repeated = self.values.producer(node.input[1])
         if repeated is not None and repeated.op_type.startswith("repeated"):
-            scale, counts = self.constant(repeated.input[0]), _ints(repeated, "blocks_grid")[::2]
+            scale, counts = self.scale(repeated.input[0]), _ints(repeated, "blocks_grid")[::2]
             lengths = _ints(repeated, "blocks_spread")[1::2]
             block: Shape | None = tuple(
                 dim if n == 1 else size for dim, n, size in zip(to, counts, lengths, strict=True)
             )
         else:
-            scale = self.constant(node.input[1])
+            scale = self.scale(node.input[1])
             counts, block = self.counts(node, tuple(scale.shape), to), self.short_block(node, to)
         zero_point = self.codes(node.input[2]) if node.op_type.endswith("zero_point") else None
         zero_point = None if zero_point is None else reshaped(zero_point, counts)
-        found = Quantized(data, reshaped(scale, counts), zero_point, block)
+        scale = scale if isinstance(scale, Palettized) else reshaped(scale, counts)
+        found = Quantized(data, scale, zero_point, block)
         return signed(found) if "_from_int8" in node.op_type else found
+
+    def scale(self, name: str) -> Array | Palettized:
+        node = self.values.producer(name)
+        return self.palettized(node) if node is not None and node.domain == DOMAIN else self.constant(name)
 
     def short_block(self, node: onnx.NodeProto, whole: Shape) -> Shape | None:
         """The lengths of a block whose last one is shorter, as a node says them; None where all are of one length."""
         group = self.values.producer(node.input[-1])
-        lengths, counts = dict[int, int](), self.counts(node, tuple(self.constant(node.input[1]).shape), whole)
+        lengths, counts = dict[int, int](), self.counts(node, tuple(self.scale(node.input[1]).shape), whole)
         if group is not None and group.op_type.endswith("short"):  # of the places of non-zeros
             for number, axis in enumerate(axis for axis, count in enumerate(counts) if count > 1):
                 lengths[axis] = _ints(group, f"block{number}")[0]

@@ -19,7 +19,17 @@ from typing import cast
 
 import numpy as np
 
-from compressor.arrays import Array, ArraySpec, NarrowArray, Shape, as_stored, is_float, stored_type
+from compressor.arrays import (
+    STORED_DTYPES,
+    Array,
+    ArraySpec,
+    NarrowArray,
+    Shape,
+    as_stored,
+    is_float,
+    stored_type,
+    widened,
+)
 from compressor.encodings import (
     Concatenated,
     Dense,
@@ -34,6 +44,7 @@ from compressor.encodings import (
     is_encoded,
     is_places,
     shape,
+    tabled,
 )
 from compressor.formats.onnx import n_bits, quantized
 from compressor.formats.onnx.body import INT32
@@ -124,7 +135,8 @@ def needs_opset(encoding: Encoding, form: Form = "folded") -> int:
 
 
 def aligned(encoding: Encoding) -> Encoding:
-    """The encoding with indices of 4 and 8 bits instead of 3, 5, 6 and 7, tables filled up with zeros: of any opset.
+    """The encoding for any opset: indices of 4 and 8 bits instead of 3, 5, 6 and 7, tables filled up with zeros, and a
+    table instead of floats of 8 bits.
 
     On specs and on data alike.
     """
@@ -133,8 +145,13 @@ def aligned(encoding: Encoding) -> Encoding:
             return replace(encoding, parts=tuple(cast("Whole", aligned(part)) for part in parts))
         case Sparse(_, values):
             return replace(encoding, values=cast("Dense | Quantized | Palettized", aligned(values)))
-        case Quantized(data):
-            return replace(encoding, data=cast("Dense | Palettized", aligned(data)))
+        case Quantized(Dense(values), scale) if stored_type(values) in STORED_DTYPES.values():
+            data = tabled(cast("NarrowArray | ArraySpec", values), len(scale.shape))
+            return cast("Quantized", aligned(replace(encoding, data=data)))
+        case Quantized(data, scale):
+            if not isinstance(scale, Palettized) and stored_type(scale) in STORED_DTYPES.values():
+                scale = widened(scale)
+            return replace(encoding, data=cast("Dense | Palettized", aligned(data)), scale=scale)
         case Palettized(_, lut) if index_bits(lut) in _STRADDLING:
             *groups, had, vector = lut.shape
             entries = (1 << 3 if index_bits(lut) < 4 else 1 << 7) + 1  # the fewest that make the indices so wide

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compressor.arrays import UINT8, Array, ArraySpec, ComputedArray, DType, NDArray, Shape, bits
-from compressor.encodings import Dense, Encoding, Quantized, codes_of, dtype, shape
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, codes_of, dtype, plain, shape
 from compressor.formats.onnx.graphs import MICROSOFT, walk
 from compressor.formats.onnx.lowered import Lowered
 from compressor.formats.onnx.unsigned import unsigned
@@ -29,7 +29,7 @@ def fits(encoding: Encoding) -> bool:
     """Whether the node can hold a weight `[K, N]`: stored codes without a sign, or with one and no zero point."""
     if not isinstance(encoding, Quantized) or not isinstance(encoding.data, Dense) or len(shape(encoding)) != 2:
         return False
-    if encoding.block or not codes_of(encoding):
+    if encoding.block or isinstance(encoding.scale, Palettized) or not codes_of(encoding):
         return False
     by_column = encoding.scale.shape[1] == shape(encoding)[1]
     return by_column and (encoding.zero_point is None) == encoding.data.values.dtype.name.startswith("int")
@@ -43,7 +43,7 @@ def store(made: Lowered, encoding: Quantized, name: str) -> None:
     assert isinstance(codes.data, Dense)
     width = bits(codes.data.values.dtype)
     made.store(name, _turned(codes.data.values), (columns, blocks, rows // blocks * width // 8), width)
-    made.store(f"{made.prefix}.s", _turned(encoding.scale), (columns, blocks))
+    made.store(f"{made.prefix}.s", _turned(plain(encoding.scale)), (columns, blocks))
     if zero_point is not None:
         step = 8 // width
         made.store(f"{made.prefix}.z", _turned(zero_point, step), (columns, -(-blocks // step)), width)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from compressor.arrays import BFLOAT16, INT8, UINT8, DType, Shape, bits, is_float
-from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, codes_of, dtype, shape
+from compressor.arrays import BFLOAT16, INT8, UINT8, Array, DType, Shape, bits, is_float
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, codes_of, dtype, plain, shape
 from compressor.formats.onnx.codes import group_of_places, spread, store_codes
 from compressor.formats.onnx.lowered import Lowered, NonZeros
 from compressor.formats.onnx.palettes import palettized
@@ -38,7 +38,7 @@ def folded(made: Lowered, encoding: Quantized, name: str, at: NonZeros | None = 
         by_block = spread("", counts, whole)
         kind, attributes, blocks = "_blocks", {"grid": by_block["_grid"], "shape": whole}, by_block["_spread"]
     dims = (1,) if at and single else None
-    inputs = [_store_data(made, encoding.data, ".codes", at, blocks), made.store(f"{made.prefix}.scale", scale, dims)]
+    inputs = [_store_data(made, encoding.data, ".codes", at, blocks), _store_scale(made, scale, dims)]
     if zero_point is not None:
         inputs.append(store_codes(made, f"{made.prefix}.zero_point", zero_point, dims))
     if at and not single:
@@ -58,7 +58,7 @@ def _by_short_blocks(made: Lowered, encoding: Quantized, name: str) -> str:
     repeated = "repeated_bfloat16" if scale.dtype == BFLOAT16 else "repeated"
     inputs = [
         _store_data(made, encoding.data, ".codes", None),
-        made.call(repeated, [made.store(f"{made.prefix}.scale", scale)], f"{made.prefix}.scales", **attributes),
+        made.call(repeated, [_store_scale(made, scale)], f"{made.prefix}.scales", **attributes),
     ]
     if zero_point is not None:
         stored = _as_bytes(made, store_codes(made, f"{made.prefix}.zero_point", zero_point), zero_point.dtype)
@@ -104,12 +104,12 @@ def _parameters(made: Lowered, encoding: Quantized, by: Granularity, *, direct: 
     counts = tuple(encoding.scale.shape)
     dims: Shape = {"tensor": (), "axis": (max(counts, default=1),), "blocks": counts}[by]
     scale, zero_point = (f"{made.prefix}.{name}" for name in (("s", "z") if direct else ("scale", "zero_point")))
-    stored = [made.store(scale, encoding.scale, dims)]
+    stored = [made.store(scale, plain(encoding.scale), dims)]
     if encoding.zero_point is not None:
         zero = store_codes(made, zero_point, encoding.zero_point, dims)
         stored.append(zero if direct or by == "blocks" else _as_bytes(made, zero, encoding.zero_point.dtype))
     elif direct and by != "blocks":
-        stored.append(made.store(zero_point, zeros(encoding.scale, dtype(encoding.data)), dims))
+        stored.append(made.store(zero_point, zeros(plain(encoding.scale), dtype(encoding.data)), dims))
     return stored
 
 
@@ -133,6 +133,17 @@ def _scattered(made: Lowered, encoding: Quantized, codes: str, parameters: list[
         to = spread("fill", tuple(encoding.scale.shape), at.shape)
         fill = made.call(f"spread_{wide.name}", parameters[1:], f"{made.prefix}.fill", **to)
     return made.call("sparse_to_dense", [at.places, codes, fill], f"{made.prefix}.scattered", shape=at.shape)
+
+
+def _store_scale(made: Lowered, scale: Array | Palettized, dims: Shape | None = None) -> str:
+    """The scale of a weight, in the shape `dims` if given."""
+    name = f"{made.prefix}.scale"
+    if not isinstance(scale, Palettized):
+        return made.store(name, scale, dims)
+    table = Lowered(name, made.opset)
+    palettized(table, scale, name)
+    made.include(table)
+    return name
 
 
 def _store_data(
@@ -163,7 +174,7 @@ def _wide(codes: DType) -> DType:
 def granularity(encoding: Quantized, whole: Shape = ()) -> Granularity | None:
     """How `DequantizeLinear` spells the scale; None if it cannot. whole: the weight's shape, for that of non-zeros."""
     counts, whole = tuple(encoding.scale.shape), whole or shape(encoding)
-    if encoding.scale.dtype.name not in {"float32", "float16"}:
+    if isinstance(encoding.scale, Palettized) or encoding.scale.dtype.name not in {"float32", "float16"}:
         return None
     if math.prod(counts) == 1:
         return "tensor"

@@ -28,7 +28,7 @@ from compressor.arrays import (
     NDArray,
     bits,
 )
-from compressor.encodings import Dense, Palettized, Quantized, dtype
+from compressor.encodings import Dense, Palettized, Quantized, dtype, plain
 
 _OTHERS: Mapping[DType, DType] = {INT8: UINT8, INT4: UINT4, INT2: UINT2, UINT8: INT8, UINT4: INT4, UINT2: INT2}
 """The type of as many bits that has a sign where a type has none, and has none where it has one."""
@@ -39,7 +39,7 @@ def unsigned(encoding: Quantized) -> Quantized:
     zero_point: Array
     if encoding.zero_point is not None:
         zero_point = _moved(encoding.zero_point)
-    elif isinstance(encoding.scale, ArraySpec):
+    elif isinstance(plain(encoding.scale), ArraySpec):
         zero_point = ArraySpec(encoding.scale.shape, _OTHERS[dtype(encoding.data)])
     else:
         to = _OTHERS[dtype(encoding.data)]

@@ -21,7 +21,17 @@ from typing import cast
 
 import numpy as np
 
-from compressor.arrays import Array, ArraySpec, Shape, is_float, spec_of, stored_type, widened
+from compressor.arrays import (
+    STORED_DTYPES,
+    Array,
+    ArraySpec,
+    NarrowArray,
+    Shape,
+    is_float,
+    spec_of,
+    stored_type,
+    widened,
+)
 from compressor.encodings import (
     Concatenated,
     Dense,
@@ -35,8 +45,10 @@ from compressor.encodings import (
     is_encoded,
     is_places,
     nbytes,
+    plain,
     shape,
     spec,
+    tabled,
 )
 from compressor.formats.coreml.opsets import IOS18, IOS26
 from compressor.formats.coreml.types import WEIGHT_DTYPES
@@ -72,9 +84,12 @@ def _with_wide_tables(encoding: Whole) -> Whole:
         case Palettized(_, lut):
             return replace(encoding, lut=widened(lut))
         case Quantized(Palettized() as data, scale):
-            return replace(encoding, data=cast("Palettized", _with_wide_tables(data)), scale=widened(scale))
+            return replace(encoding, data=cast("Palettized", _with_wide_tables(data)), scale=widened(plain(scale)))
+        case Quantized(Dense(values), scale) if stored_type(values) in STORED_DTYPES.values():
+            table = tabled(cast("NarrowArray | ArraySpec", values), len(scale.shape))
+            return replace(encoding, data=table, scale=widened(plain(scale)))
         case Quantized(_, scale):
-            return replace(encoding, scale=widened(scale))
+            return replace(encoding, scale=widened(plain(scale)))
         case Sparse(_, Palettized() | Quantized() as values):
             return replace(encoding, values=cast("Inner", _with_wide_tables(values)))
         case _:

@@ -37,7 +37,7 @@ from compressor.arrays import (
     bits,
     is_float,
 )
-from compressor.encodings import Dense, Palettized, Quantized, decode, dtype, index_bits, shape
+from compressor.encodings import Dense, Palettized, Quantized, decode, dtype, index_bits, plain, shape
 from compressor.formats.coreml.opsets import IOS18, IOS26
 from compressor.kernels import dequantize, expand
 
@@ -85,7 +85,7 @@ def even(encoding: Quantized, whole: Shape) -> Quantized:
             parameter = parameter.take(np.arange(counts[axis]) * step // block[axis], axis)
         return parameter
 
-    scale, zero_point = _computed(repeated, counts, encoding.scale), encoding.zero_point
+    scale, zero_point = _computed(repeated, counts, plain(encoding.scale)), encoding.zero_point
     zero_point = None if zero_point is None else _computed(repeated, counts, zero_point)
     return replace(encoding, scale=scale, zero_point=zero_point, block=None)
 
@@ -136,7 +136,7 @@ def _as_float_tables(encoding: Quantized, version: int, groups: Shape) -> Palett
         data, zero_point = _padded(cast("Palettized", encoding.data), version), None
     else:
         data, zero_point = _eight_bits(encoding, version)
-    return replace(data, lut=_dequantized_table(data.lut, encoding.scale, zero_point, groups))
+    return replace(data, lut=_dequantized_table(data.lut, plain(encoding.scale), zero_point, groups))
 
 
 def _as_codes(encoding: Quantized, version: int) -> Quantized:
@@ -190,10 +190,10 @@ def _by_channel(encoding: Quantized) -> tuple[Array, Array | None]:
     whole = shape(encoding)
     axes = [axis for axis, count in enumerate(encoding.scale.shape) if count > 1]
     if len(axes) != 1 or len(whole) != len(encoding.scale.shape):
-        return encoding.scale, encoding.zero_point
+        return plain(encoding.scale), encoding.zero_point
     to = tuple(whole[axis] if axis in axes else 1 for axis in range(len(whole)))
     zero_point = encoding.zero_point
-    return repeated(encoding.scale, to), None if zero_point is None else repeated(zero_point, to)
+    return repeated(plain(encoding.scale), to), None if zero_point is None else repeated(zero_point, to)
 
 
 def _as_palette(encoding: Quantized) -> Palettized:
@@ -211,7 +211,9 @@ def _as_palette(encoding: Quantized) -> Palettized:
         )
     # ml_dtypes keeps a code in the low bits of a byte, so the bytes 0, 1, 2, ... are the codes of these patterns.
     every = np.arange(1 << width, dtype=np.uint8).view(codes.dtype).reshape(-1, 1)
-    return Palettized(indices, _dequantized_table(every, encoding.scale, encoding.zero_point, encoding.scale.shape))
+    return Palettized(
+        indices, _dequantized_table(every, plain(encoding.scale), encoding.zero_point, encoding.scale.shape)
+    )
 
 
 def _dequantized_table(codes: Array, scale: Array, zero_point: Array | None, groups: Shape) -> Array:

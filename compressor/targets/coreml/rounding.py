@@ -14,7 +14,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from compressor.arrays import ComputedArray, DType, NDArray, Shape
-from compressor.encodings import Dense, Encoding, Quantized, Sparse, codes_of, decode, dtype, full_mask, shape
+from compressor.encodings import Dense, Encoding, Quantized, Sparse, codes_of, decode, dtype, full_mask, plain, shape
 from compressor.kernels import expand
 from compressor.patterns import patterns
 from compressor.targets.coreml.rewriting import even
@@ -118,7 +118,7 @@ def as_codes(encoding: Encoding) -> Quantized | None:
         codes = _later(encoding.shape, dtype(inner.data), partial(_filled, encoding, inner))
     elif not isinstance(codes, Dense):
         codes = _later(shape(codes), dtype(codes), partial(decode, codes))
-    return even(replace(inner, data=codes), shape(encoding))
+    return even(replace(inner, data=codes, scale=plain(inner.scale)), shape(encoding))
 
 
 def _later(dims: Shape, kind: DType, compute: Callable[[], NDArray]) -> Dense:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compressor.arrays import Array, is_float, stored_type
+from compressor.arrays import Array, is_float
 from compressor.encodings import Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, codes_of, dtype, spec
 from compressor.errors import CompressorError
 from compressor.formats.layout import FileLayout
@@ -94,9 +94,9 @@ class OnnxRuntime:
     def legalize(self, encoding: Encoding) -> Encoding:
         newest = self.newest()
         for array in _typed(encoding):
-            since = dtypes.SINCE.get(stored_type(array).name, 0)
+            since = dtypes.SINCE.get(array.dtype.name, 0)
             if since > newest:
-                raise Illegal(f"{stored_type(array)} needs opset {since}, {self.name} has {newest}")
+                raise Illegal(f"{array.dtype} needs opset {since}, {self.name} has {newest}")
         if reason := decoding.why_not(encoding):
             raise Illegal(reason)
         if self._as_floats(encoding):
@@ -178,7 +178,7 @@ def _typed(encoding: Encoding) -> Iterator[Array]:
         case Palettized(_, lut):
             yield lut
         case Quantized(data, scale):
-            yield scale
+            yield from _typed(scale) if isinstance(scale, Palettized) else (scale,)
             yield from _typed(data) if is_float(dtype(data)) else ()
         case Sparse(_, values):
             yield from _typed(values)
