@@ -102,6 +102,12 @@ class Granularity:
         """How many blocks there are along each axis: the shape of the scales."""
         return tuple(-(-dim // length) for dim, length in zip(self.shape, self.lengths, strict=True))
 
+    @property
+    def block(self) -> Shape | None:
+        """The lengths, where they do not follow from the shapes of the weight and of the scales."""
+        short = any(dim % length for dim, length in zip(self.shape, self.lengths, strict=True))
+        return self.lengths if short else None
+
     def parts(self) -> Iterator[Part]:
         """All blocks, some at a time, a short last one apart from the others."""
         for region in itertools.product(*(self._regions(axis) for axis in range(len(self.shape)))):
@@ -187,7 +193,7 @@ def _chain(shape: Shape, channels: Collection[int], blocked: int, single: Collec
         axes = f"ax{'i' if len(channels) == 1 else 'e'}s {' and '.join(map(str, channels))}"
         made.append(Granularity(shape, _lengths(shape, dict.fromkeys(channels, 1)), f"per channel along {axes}"))
     for length in BLOCK_LENGTHS:
-        if shape[blocked] % length == 0 and shape[blocked] > length:
+        if shape[blocked] > length:
             lengths = _lengths(shape, dict.fromkeys(single, 1) | {blocked: length})
             made.append(Granularity(shape, lengths, f"per block of {length} along axis {blocked}"))
     return made

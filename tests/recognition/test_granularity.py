@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compressor.arrays import Shape, bits
-from compressor.encodings import Dense, Quantized, decode, dtype
+from compressor.compilation.encode import encode
+from compressor.encodings import Dense, Quantized, decode, dtype, spec
 from compressor.recognition.find import find
 from compressor.recognition.findings import Settings
 from compressor.recognition.granularity import Granularity, chains, per_tensor
@@ -91,11 +92,11 @@ def blocks(axis: int, *lengths: int) -> list[str]:
         (
             (4, 32, 48),
             [
-                [CHANNELS, *blocks(2, 16)],
+                [CHANNELS, *blocks(2, 32, 16)],
                 [ROWS],
                 blocks(1, 16),
                 ["per channel along axes 0 and 2", *blocks(1, 16)],
-                ["per channel along axes 0 and 1", *blocks(2, 16)],
+                ["per channel along axes 0 and 1", *blocks(2, 32, 16)],
             ],
         ),
     ],
@@ -115,20 +116,29 @@ def test_granularities_go_from_coarse_to_fine(shape: Shape, names: list[list[str
         pytest.param((3, 64, 48), (3, 2, 48), id="experts, along K"),
         pytest.param((3, 64, 48), (3, 1, 48), id="experts, channels of their own"),
         pytest.param((3, 48, 64), (3, 48, 2), id="experts, along N"),
+        pytest.param((100, 48), (4, 48), id="a short last block of 4"),
+        pytest.param((48, 161), (48, 6), id="a last block of one value"),
+        pytest.param((16, 80, 3, 3), (16, 3, 1, 1), id="a short last block of kernels"),
     ],
 )
 @pytest.mark.parametrize("zero_point", [False, True])
 def test_a_grid_in_blocks_is_found_along_any_axis(shape: Shape, counts: Shape, *, zero_point: bool) -> None:
     random = np.random.default_rng(0)
+    lengths = tuple(32 if 1 < count < dim else -(-dim // count) for dim, count in zip(shape, counts, strict=True))
+    block = Granularity(shape, lengths).block
+    assert Granularity(shape, lengths).counts == counts
     low, high = (0, 16) if zero_point else (-7, 8)
     codes = random.integers(low, high, shape).astype(np.uint8 if zero_point else np.int8)
     scale = random.uniform(0.01, 0.1, counts).astype(np.float32)
     point = random.integers(1, 15, counts).astype(np.uint8) if zero_point else None
-    source = Quantized(Dense(codes), scale, point)
+    source = Quantized(Dense(codes), scale, point, block)
     finding = find(Weight("w", Dense(decode(source))), Settings(min_elements=1))
     (grid,) = (one for one in finding.candidates if isinstance(one.spec, Quantized) and not one.loss.max_error)
     assert isinstance(grid.spec, Quantized)
-    assert (grid.spec.scale.shape, bits(dtype(grid.spec.data))) == (counts, 4)
+    assert (grid.spec.scale.shape, grid.spec.block, bits(dtype(grid.spec.data))) == (counts, block, 4)
+    again = encode(Weight("w", Dense(decode(source))), grid)
+    assert spec(again) == grid.spec
+    assert np.array_equal(decode(again), decode(source))
 
 
 def test_all_of_a_weight_is_one_row() -> None:

@@ -61,7 +61,8 @@ def nearest(values: NDArray, tolerance: float, rounding: float = 0.0) -> NDArray
 def encode(values: NDArray, spec: Quantized, where: NDArray | None) -> Quantized:
     """The multiples of each block's scale, as codes of the spec's dtype; a zero point makes the least one 0."""
     counts, dtype = spec.scale.shape, encodings.dtype(spec.data)
-    cut = Granularity(values.shape, tuple(dim // count for dim, count in zip(values.shape, counts, strict=True)))
+    lengths = spec.block or tuple(dim // count for dim, count in zip(values.shape, counts, strict=True))
+    cut = Granularity(values.shape, lengths)
     # 2- and 4-bit codes take a byte each in memory, and numpy converts bytes faster than ml_dtypes does.
     codes = np.empty(values.shape, np.int8 if dtype.name.startswith("int") else np.uint8)
     scale, least = np.empty(counts, values.dtype), np.zeros(counts, np.int16)
@@ -77,21 +78,22 @@ def encode(values: NDArray, spec: Quantized, where: NDArray | None) -> Quantized
             multiples -= grid.low[:, None]
         part.put(codes, multiples)
     chosen = (codes if where is None else select(codes, where)).astype(dtype, copy=False)
-    return Quantized(Dense(chosen), scale, None if spec.zero_point is None else (-least).astype(dtype))
+    zero_point = None if spec.zero_point is None else (-least).astype(dtype)
+    return Quantized(Dense(chosen), scale, zero_point, spec.block)
 
 
 def centred(encoding: Quantized) -> NDArray:
     """The codes less their zero points, int16: a code is zero where its value is, whatever the scale makes of it."""
     codes = encodings.decode(encoding.data).astype(np.int16)
     if encoding.zero_point is not None:
-        codes -= expand(np.asarray(encoding.zero_point), codes.shape).astype(np.int16)
+        codes -= expand(np.asarray(encoding.zero_point), codes.shape, encoding.block).astype(np.int16)
     return codes
 
 
 def _candidate(values: NDArray, cut: Granularity, found: Sequence[Grid]) -> Candidate:
     code, symmetric = _code_dtype(found)
     zero_point = None if symmetric else ArraySpec(cut.counts, code)
-    spec = Quantized(Dense(ArraySpec(values.shape, code)), ArraySpec(cut.counts, values.dtype), zero_point)
+    spec = Quantized(Dense(ArraySpec(values.shape, code)), ArraySpec(cut.counts, values.dtype), zero_point, cut.block)
     return Candidate((NAME,), spec, f"{code} grid {cut.name}")
 
 
