@@ -128,9 +128,9 @@ def needs_opset(encoding: Encoding, form: Form = "folded") -> int:
     oldest = max(13, *(SINCE.get(stored_type(one).name, 0) for one in arrays(encoding) if is_float(one.dtype)))
     palette = _palette(encoding)
     if palette is not None and index_bits(palette.lut) in _STRADDLING:
-        oldest = _BITWISE_SINCE
+        oldest = max(oldest, _BITWISE_SINCE)
     if form in BY_NODE and isinstance(encoding, Quantized) and quantized.granularity(encoding) == "blocks":
-        oldest = BLOCKED_SINCE
+        oldest = max(oldest, BLOCKED_SINCE)
     return oldest
 
 

@@ -75,7 +75,7 @@ def export(
         stored = stored_names(model)
         tidy(program, stored)
         _keep_dtypes(program.model.graph, model, stored, owners, content.weights)
-        exported.write(program.model, model, inputs, _declared(owners), stored, directory)
+        exported.write(program.model, model, inputs, _declared(owners, opset), stored, directory)
     reached("graph")
 
 
@@ -142,16 +142,22 @@ def _check(checkpoint: Checkpoint, content: Content, opset: int) -> None:
                 "%s: config_groups.%s quantizes activations: they are exported in float.", checkpoint.path, name
             )
     encoded = [weight for weight in content.weights if not isinstance(weight.encoding, Dense)]
-    needed = max((decoding.needs_opset(weight.encoding) for weight in encoded), default=opset)
+    opsets = [decoding.needs_opset(_in_opset(weight.encoding, opset)) for weight in encoded]
+    needed = max(opsets, default=opset)
     if needed > opset:
-        first = next(weight for weight in encoded if decoding.needs_opset(weight.encoding) == needed)
+        first = encoded[opsets.index(needed)]
         raise UsageError(
             f"export.opset is {opset}, but {first.name} is {encodings.name(first.encoding)}, which keeps its codes "
             f"from opset {needed} on. Set export.opset: {needed} in params.yaml (or -S export.opset={needed})."
         )
 
 
-def _declared(owners: Owners) -> Declared:
+def _in_opset(encoding: Encoding, opset: int) -> Encoding:
+    """The encoding, or what says the same in an opset that has fewer types."""
+    return encoding if decoding.needs_opset(encoding) <= opset else decoding.aligned(encoding)
+
+
+def _declared(owners: Owners, opset: int) -> Declared:
     """What the graph stores in a form of its own, and what there is to say of others."""
     encoded: dict[str, Encoding] = {}
     notes: dict[str, str] = {}
@@ -163,7 +169,7 @@ def _declared(owners: Owners) -> Declared:
         if reason := decoding.why_not(weight.encoding):
             notes[name] = f"{encodings.name(weight.encoding)}, kept as values: {reason}"
         else:
-            encoded[name] = weight.encoding
+            encoded[name] = _in_opset(weight.encoding, opset)
     return Declared(encoded, notes)
 
 

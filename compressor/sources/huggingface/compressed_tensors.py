@@ -24,7 +24,7 @@ from functools import partial
 import numpy as np
 
 from compressor.arrays import BFLOAT16, INT8, UINT8, Array, MappedArray, NDArray, is_float
-from compressor.encodings import Dense
+from compressor.encodings import Dense, Palettized
 from compressor.errors import CompressorError
 from compressor.sources.huggingface import bitmask, floats
 from compressor.sources.huggingface.checkpoint import Checkpoint
@@ -148,15 +148,14 @@ def _packed_floats(prefix: str, tensors: Mapping[str, MappedArray], declared: tu
     if of_two:
         return Weight(f"{prefix}weight", floats.scaled(codes, values, floats.powers(scale, scale.shape, BFLOAT16)))
     assert whole is not None, "without one, scales are powers of two"
-    both = computed(tuple(scale.shape), FLOAT32, _divided, scale, whole)
-    return Weight(f"{prefix}weight", floats.scaled(codes, values, both), note=floats.ROUNDED_LAST)
+    return Weight(f"{prefix}weight", floats.scaled(codes, values, _divided(scale, whole)), note=floats.ROUNDED_LAST)
 
 
-def _divided(scale: NDArray, whole: NDArray) -> NDArray:
-    """The scales of blocks, which one scale of all has multiplied."""
-    with np.errstate(divide="ignore", invalid="ignore"):  # by whatever the file has
-        found: NDArray = scale.astype(FLOAT32) / whole.astype(FLOAT32).reshape(())
-    return found
+def _divided(scale: MappedArray, whole: MappedArray) -> Palettized:
+    """The scales of blocks, which one scale of all has multiplied: a table of all quotients."""
+    with np.errstate(divide="ignore", invalid="ignore"):  # by whatever the file has, and of some that are no numbers
+        quotients = floats.table(E4M3) / np.asarray(whole).astype(FLOAT32).reshape(())
+    return Palettized(replace(scale, dtype=UINT8), quotients.reshape(1, 1, -1, 1))
 
 
 def _fitting(row: int, columns: int, bits: int) -> list[tuple[int, Layout]]:

@@ -55,18 +55,21 @@ FORMATS: dict[str, tuple[dict[str, Any], str, float]] = {
         "scaled(palettized6)",
         6.25,
     ),
-    "nvfp4-pack-quantized": ({"num_bits": 4, "strategy": "tensor_group", "group_size": 16}, "scaled(palettized4)", 6),
+    "nvfp4-pack-quantized": ({"num_bits": 4, "strategy": "tensor_group", "group_size": 16}, "scaled(palettized4)", 4.5),
 }
 """By format: what the library is asked for, how it is told here, and the bits of a weight."""
+
+
+SHAPE = (256, 512)
 
 
 def compressed(form: str, asked: dict[str, Any], dtype: torch.dtype) -> tuple[Tensors, torch.Tensor]:
     """The tensors of a layer as compressed-tensors writes them, and the values that it makes of them again."""
     library = BaseCompressor.get_value_from_registry(form)
     own = QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(type="float", symmetric=True, **asked))
-    weight = torch.from_numpy(RANDOM.normal(size=(48, 128))).to(dtype)
-    size = asked.get("group_size", 128)
-    scale = weight.reshape(48, -1, size).abs().amax(-1) / 6
+    weight = torch.from_numpy(RANDOM.normal(size=SHAPE)).to(dtype)
+    size = asked.get("group_size", SHAPE[1])
+    scale = weight.reshape(SHAPE[0], -1, size).abs().amax(-1) / 6
     state = {"weight": weight, "weight_scale": scale.to(dtype)}
     if form == "nvfp4-pack-quantized":
         whole = torch.tensor([448 * 6 / float(weight.abs().max())])
@@ -89,7 +92,7 @@ def test_compressed_tensors(form: str, dtype: torch.dtype, tmp_path: Path) -> No
     assert isinstance(encoding, Quantized)
     assert name(encoding) == told
     if form != "float-quantized":  # its scales are as wide as the model's dtype
-        assert nbytes(encoding) * 8 / (48 * 128) == pytest.approx(bits, abs=0.2)
+        assert nbytes(encoding) * 8 / np.prod(SHAPE) == pytest.approx(bits, abs=0.2)
     values = decode(encoding)
     if form == "nvfp4-pack-quantized":  # two scales, whose quotient is float32
         assert values.dtype == np.float32
