@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from . import api, commands, files, settings
+from . import api, commands, files, formats, settings
 
 PAGES: Mapping[str, Callable[[], str]] = {
     "api.md": api.page,
     "commands.md": commands.page,
     "files.md": files.page,
+    "formats.md": formats.page,
     "params.md": settings.page,
 }
 """What gives the text of each page."""

@@ -149,6 +149,22 @@ def test_specs_have_the_members_of_the_page(written: Mapping[str, Any]) -> None:
     assert found == told
 
 
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [
+        ("palette, 3 bits", "3"),
+        ("int4 in groups of 32, float16 scales (GGUF Q4_0)", "4.5"),
+        ("MXFP4 (blocks of 32)", "4.25"),
+        ("NVFP4 (blocks of 16, two scales)", "4.5"),
+        ("NF4 (blocks of 64)", "4.5"),
+        ("pruned palette, 50 %, 4 bits", "3"),
+    ],
+)
+def test_formats_take_the_bits_that_their_authors_say(name: str, bits: str) -> None:
+    (row,) = (line for line in PAGES["formats.md"]().splitlines() if line.startswith(f"| {name} |"))
+    assert row.split(" | ")[2] == bits
+
+
 def test_metrics_have_the_keys_of_the_page() -> None:
     quality = Quality("accuracy", {"a": 0.5, "b": 0.7}, {"a": 0.5, "b": 0.7}, 1.0, "onnxruntime")
     arguments = {"size": Size(1, 1, 1), "baseline": Size(2, 2, 2), "source_nbytes": 2, "quality": quality, "limits": {}}

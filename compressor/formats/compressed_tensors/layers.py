@@ -34,7 +34,7 @@ from compressor.arrays import (
     to_bytes,
     widened,
 )
-from compressor.encodings import Dense, Quantized, dtype, shape
+from compressor.encodings import Dense, Quantized, dtype, plain, shape
 
 INT32, INT64 = np.dtype(np.int32), np.dtype(np.int64)
 PACKED, INTEGERS = "pack-quantized", "int-quantized"
@@ -165,7 +165,7 @@ def _integers(codes: Array) -> NDArray:
 
 def legal(encoding: Quantized) -> Quantized:
     """The same value as a layer stores it: signed codes, and in words a scale for each row where all have one."""
-    codes, scale, zero_point = encoding.data, widened(encoding.scale), encoding.zero_point
+    codes, scale, zero_point = encoding.data, widened(plain(encoding.scale)), encoding.zero_point
     assert isinstance(codes, Dense)
     if (unsigned := dtype(codes)).name.startswith("uint"):
         zero_point = _signed(_zeros(scale, unsigned) if zero_point is None else zero_point)

@@ -20,6 +20,7 @@ from typing import cast
 import numpy as np
 
 from compressor.arrays import (
+    BFLOAT16,
     STORED_DTYPES,
     Array,
     ArraySpec,
@@ -28,7 +29,6 @@ from compressor.arrays import (
     as_stored,
     is_float,
     stored_type,
-    widened,
 )
 from compressor.encodings import (
     Concatenated,
@@ -150,7 +150,7 @@ def aligned(encoding: Encoding) -> Encoding:
             return cast("Quantized", aligned(replace(encoding, data=data)))
         case Quantized(data, scale):
             if not isinstance(scale, Palettized) and stored_type(scale) in STORED_DTYPES.values():
-                scale = widened(scale)
+                scale = _in_16_bits(scale)
             return replace(encoding, data=cast("Dense | Palettized", aligned(data)), scale=scale)
         case Palettized(_, lut) if index_bits(lut) in _STRADDLING:
             *groups, had, vector = lut.shape
@@ -163,6 +163,13 @@ def aligned(encoding: Encoding) -> Encoding:
             return replace(encoding, lut=filled if stored.dtype == lut.dtype else NarrowArray(filled, lut.dtype))
         case _:
             return encoding
+
+
+def _in_16_bits(scale: Array) -> Array:
+    """Scales that are stored in 8 bits, stored in the type of 16 bits that has all of their values."""
+    if isinstance(scale, ArraySpec):
+        return replace(scale, stored=BFLOAT16)
+    return NarrowArray(np.asarray(as_stored(scale)).astype(BFLOAT16), scale.dtype)
 
 
 def _palette(encoding: Encoding) -> Palettized | None:
