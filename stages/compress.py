@@ -36,6 +36,9 @@ PipelineName = Annotated[
 ]
 Found = Annotated[Path | None, typer.Option(metavar="FILE", help="What compressor detect found.", show_default=False)]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan with every refusal; write nothing.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on where a run into OUT_DIR was ended; keep what is done if this one is.")
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also print what was refused, and why.")]
 
 
@@ -50,6 +53,7 @@ def compress(
     settings: Overrides = None,
     *,
     dry_run: DryRun = False,
+    resume: Resume = False,
     verbose: Verbose = False,
     strict: Strict = False,
     as_json: AsJson = False,
@@ -82,7 +86,7 @@ def compress(
         display.show_json(plan_document(planned)) if as_json else display.show(display.plan(planned))
         return
     targets.check_installed(asked.target.name)
-    made = asked.made(model, out)
+    made = asked.made(model, out, resume=resume)
     if plots is not None:
         files.write_rows(plots, display.bytes_rows(made.weights), display.BYTES_COLUMNS)
     shown = made.to_json() if as_json else display.manifest(made, refusals=verbose, threshold=asked.threshold)
@@ -124,14 +128,14 @@ class _Asked:
         with graph.exported(model, graph.for_weights(model, self.export)) as path, progress.shown() as shown:
             return compressor.dry_run(path, **self._arguments(), progress=shown)
 
-    def made(self, model: Path, out: Path) -> Manifest:
+    def made(self, model: Path, out: Path, *, resume: bool = False) -> Manifest:
         """What was written to `out`."""
         import compressor
 
         from . import graph, progress
 
         with graph.exported(model, self.export) as path, progress.shown() as shown:
-            return compressor.compress(path, out, **self._arguments(), progress=shown)
+            return compressor.compress(path, out, **self._arguments(), progress=shown, resume=resume)
 
     def _arguments(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("target", "pipeline", "detection", "settings", "rules")}

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from compressor import encodings
+from compressor import encodings, specs
+from compressor.compilation import describe
 from compressor.compilation.describe import TARGET
+from compressor.compilation.journal import Journal, key
+from compressor.compilation.manifest import FileFacts
 from compressor.compilation.plan import Choice, Plan
 from compressor.compilation.planning import Progress, as_it_was, watched
 from compressor.compilation.stream import InexactError, Run, failure, stream
@@ -19,7 +24,6 @@ from compressor.errors import CompressorError
 from compressor.formats.layout import Part
 from compressor.model import Model
 from compressor.targets import Fitted, Target
-from compressor.weight import Weight
 
 
 class FailedError(CompressorError):
@@ -30,43 +34,103 @@ class FailedError(CompressorError):
         self.failures = failures
 
 
-def write_all(
-    fitted: Fitted,
-    choices: Sequence[Choice],
-    directory: Path,
-    progress: Progress | None,
-    metadata: Mapping[str, str],
-    run: Run = stream,
-) -> None:
-    """Encodes the weights, and writes each at its place.
+@dataclass(frozen=True)
+class Work:
+    """What is done with the weights of a model.
 
-    run: what maps this over the weights.
+    fitted, choices: the model as the target has it, and what its weights become.
+    directory: where the artefact is written.
+    run: what maps a function over weights.
+    progress: what is told.
+    """
+
+    fitted: Fitted
+    choices: Sequence[Choice]
+    directory: Path
+    progress: Progress | None
+    run: Run = stream
+
+    def write(self, part: Part) -> list[InexactError]:
+        """Encodes the weights of a part, and writes each at its place; those that are not what was planned."""
+        part.begin(self.directory)
+        places = [part.places[weight.name] for weight in self.fitted.model.weights]
+        task = partial(failure, partial(write, self.fitted.target.legalize, self.directory))
+        failed = self._each("compress", task, self.choices, places)
+        if not failed:
+            part.check(self.directory)
+        return failed
+
+    def verify(self, file: str = "") -> list[InexactError]:
+        """Reads the weights back from the artefact, or a file of it, and compares each with its source.
+
+        Raises:
+            CompressorError: one is missing.
+        """
+        read = {one.name: one.encoding for one in self.fitted.target.read(self.directory / file).weights}
+        names = [weight.name for weight in self.fitted.model.weights]
+        if missing := [name for name in names if name not in read]:
+            raise CompressorError(f"{len(missing)} weights are missing from the artefact, the first is {missing[0]}")
+        losses = (choice.form.loss for choice in self.choices)
+        return self._each("verify", partial(failure, verify), (read[name] for name in names), losses)
+
+    def _each(self, phase: str, task: Callable[..., InexactError | None], *others: Iterable[Any]) -> list[InexactError]:
+        weights = self.fitted.model.weights
+        return [*filter(None, watched(self.run(task, weights, *others), weights, phase, self.progress))]
+
+    def of(self, part: Part, progress: Progress | None) -> Work:
+        """The same for the weights of a part."""
+        pairs = [
+            (weight, choice)
+            for weight, choice in zip(self.fitted.model.weights, self.choices, strict=True)
+            if weight.name in part.places
+        ]
+        model = replace(self.fitted.model, weights=[weight for weight, _ in pairs])
+        chosen = [choice for _, choice in pairs]
+        return replace(self, fitted=replace(self.fitted, model=model), choices=chosen, progress=progress)
+
+
+def write_all(work: Work, metadata: Mapping[str, str], kept: Journal | None = None) -> Mapping[str, FileFacts]:
+    """Writes the parts one by one. One with a file of its own is read back, compared and kept before the next.
+
+    Returns the facts of the files that are kept; the others are in the directory.
 
     Raises:
-        FailedError: some are not what they were planned to be.
+        FailedError: some weights are not what they were planned to be, or not read back as they were.
     """
-    target, weights = fitted.target, fitted.model.weights
-    layout = target.layout(fitted.model, {choice.name: choice.legal for choice in choices}, metadata)
-    task = partial(failure, partial(write, target.legalize, directory))
+    layout = work.fitted.target.layout(work.fitted.model, {one.name: one.legal for one in work.choices}, metadata)
     failed: list[InexactError] = []
-    for part, told in zip(layout.parts, _shares(layout.parts, weights, progress), strict=True):
-        part.begin(directory)
-        chosen = [pair for pair in zip(weights, choices, strict=True) if pair[0].name in part.places]
-        own = [weight for weight, _ in chosen]
-        written = run(task, own, [choice for _, choice in chosen], [part.places[weight.name] for weight in own])
-        failed += filter(None, watched(written, own, "compress", told))
-        if not failed:
-            part.check(directory)
+    done: dict[str, FileFacts] = {}
+    for part, told in zip(layout.parts, _shares(layout.parts, work), strict=True):
+        some = work.of(part, told)
+        if not part.file or kept is None:
+            failed += some.write(part)
+            continue
+        content = _key(some, metadata)
+        if not kept.has(part.file, content):
+            wrong = some.write(part) or some.verify(part.file)
+            failed += wrong
+            if wrong:
+                continue
+            (facts,) = describe.files([work.directory / part.file], work.directory)
+            kept.keep(part.file, content, facts, work.directory)
+        done[part.file] = kept.parts[part.file][1]
     if failed:
         raise FailedError(failed)
+    return done
 
 
-def _shares(parts: Sequence[Part], weights: Sequence[Weight], progress: Progress | None) -> Iterator[Progress | None]:
+def _key(work: Work, metadata: Mapping[str, str]) -> str:
+    """What tells a part from others of the same state: the form of each weight."""
+    forms = [(one.name, specs.to_json(one.legal), vars(one.form.loss)) for one in work.choices]
+    return key([forms, dict(metadata)])
+
+
+def _shares(parts: Sequence[Part], work: Work) -> Iterator[Progress | None]:
     """What is told of each part: the bytes that are done of all of them."""
-    sizes = {weight.name: encodings.nbytes(weight.encoding) for weight in weights}
+    sizes = {weight.name: encodings.nbytes(weight.encoding) for weight in work.fitted.model.weights}
     total, before = sum(sizes.values()), 0
     for part in parts:
-        yield None if progress is None else partial(_shifted, progress, before, total)
+        yield None if work.progress is None else partial(_shifted, work.progress, before, total)
         before += sum(sizes[name] for name in part.places)
 
 
@@ -74,33 +138,12 @@ def _shifted(progress: Progress, before: int, total: int, phase: str, done: int,
     progress(phase, before + done, total)
 
 
-def verify_all(
-    fitted: Fitted, choices: Sequence[Choice], directory: Path, progress: Progress | None, run: Run = stream
-) -> None:
-    """Reads every weight back from the files and compares it with its source.
+def put_source(model: Model, target: Target, chosen: Plan, directory: Path, beside: int = 0) -> Plan | None:
+    """Puts the source's files in the place of an artefact that is larger; the plan that they are.
 
-    run: what maps this over the weights.
-
-    Raises:
-        FailedError: some are not as they were.
+    beside: the bytes of what lies elsewhere yet.
     """
-    weights = fitted.model.weights
-    read = {weight.name: weight.encoding for weight in fitted.target.read(directory).weights}
-    if missing := [weight.name for weight in weights if weight.name not in read]:
-        raise CompressorError(f"{len(missing)} weights are missing from the artefact, the first one is {missing[0]}")
-    compared = run(
-        partial(failure, verify),
-        weights,
-        (read[weight.name] for weight in weights),
-        (choice.form.loss for choice in choices),
-    )
-    if failed := [*filter(None, watched(compared, weights, "verify", progress))]:
-        raise FailedError(failed)
-
-
-def put_source(model: Model, target: Target, chosen: Plan, directory: Path) -> Plan | None:
-    """Puts the source's files in the place of an artefact that is larger; the plan that they are."""
-    source, made = _nbytes(model.files), _nbytes(contents(directory))
+    source, made = _nbytes(model.files), _nbytes(contents(directory)) + beside
     if made <= source:
         return None
     untrue = TARGET if model.metadata.get(TARGET, target.name) != target.name else ""

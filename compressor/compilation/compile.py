@@ -8,17 +8,19 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from compressor import sources, targets
-from compressor.compilation import describe, publish, workers
+from compressor.compilation import describe, journal, publish, workers
 from compressor.compilation import rules as rules_
-from compressor.compilation.artefact import FailedError, contents, opened, put_source, verify_all, write_all
+from compressor.compilation.artefact import FailedError, Work, contents, opened, put_source, write_all
 from compressor.compilation.manifest import Manifest
 from compressor.compilation.pipelines import UNCOMPRESSED
 from compressor.compilation.pipelines import get as get_pipeline
 from compressor.compilation.plan import Plan
 from compressor.compilation.planning import Progress, Request, Taken, look, mended, planned, take
 from compressor.compilation.stream import stream
+from compressor.compilation.versions import versions
 from compressor.errors import CompressorError
 from compressor.model import Model, unchanged
 from compressor.recognition.findings import Detection, Settings
@@ -87,6 +89,7 @@ def compress(
     rules: Mapping[str, rules_.Asked] = MappingProxyType({}),
     progress: Progress | None = None,
     executor: Executor | None = None,
+    resume: bool = False,
 ) -> Manifest:
     """Writes the artefact and its manifest to the directory `out`, verified before it appears there.
 
@@ -103,6 +106,9 @@ def compress(
     executor: what looks at, writes and compares the weights, in the place of threads: processes, or Dask's workers on
         many machines (`Client.get_executor()`), that have these versions and see the files of the model and the folder
         of `out` at the same paths. The artefact is the same, whatever it is. It is not shut down.
+    resume: whether to go on where a run into `out` was ended: large weights that it looked at, and shards that it
+        wrote, are not done again, if the source and all that is asked are the same. Where this run ends with an error,
+        the next one can go on.
 
     Raises:
         UsageError: no such target or pipeline; a rule is not understood, or matches no weight; `out` holds what this
@@ -116,11 +122,14 @@ def compress(
     # where it missed a value, which the comparison shows, the weight is looked at as a whole.
     asked = _request(model, asked_for, pipeline, detection, settings, rules, progress, sampled=True)
     publish.check_directory(Path(out), (model.path, *model.stamps))
-    with publish.directory(Path(out)) as directory, unchanged(model.stamps):
+    with publish.directory(Path(out), resume=resume) as directory, unchanged(model.stamps):
         joined = nullcontext() if executor is None else workers.joined(executor, model.stamps, directory)
         with joined as others:
-            asked = replace(asked, run=None if others is None else others.stream)
-            return _settled(take(model, asked), asked, directory)
+            kept = journal.begun(directory, _state(model, asked))
+            asked = replace(asked, run=None if others is None else others.stream, kept=kept)
+            made = _settled(take(model, asked), asked, directory)
+        kept.close()
+        return made
 
 
 def write_baseline(model: Model | Path | str, out: Path | str, *, target: str | Target = targets.DEFAULT) -> Model:
@@ -142,8 +151,10 @@ def write_baseline(model: Model | Path | str, out: Path | str, *, target: str | 
     with publish.directory(Path(out)) as directory, unchanged(model.stamps):
         fitted = chosen.fit(model, Request(chosen, UNCOMPRESSED, Settings()))
         choices = [describe.as_dense(weight) for weight in fitted.model.weights]
-        write_all(fitted, choices, directory, None, describe.written())
-        verify_all(fitted, choices, directory, None)
+        work = Work(fitted, choices, directory, None)
+        write_all(work, describe.written())
+        if failed := work.verify():
+            raise FailedError(failed)
     return fitted.model
 
 
@@ -161,6 +172,19 @@ def _request(
     settings = detection.settings if detection else settings
     chosen = rules_.resolved(rules, [weight.name for weight in model.weights])
     return Request(target, get_pipeline(pipeline, settings.threshold), settings, progress, detection, sampled, chosen)
+
+
+def _state(model: Model, asked: Request) -> dict[str, Any]:
+    """All that decides what is written of a model, as JSON."""
+    return {
+        "versions": versions(),
+        "target": [asked.target.name, repr(getattr(asked.target, "options", ""))],
+        "pipeline": [asked.pipeline.name, asked.pipeline.threshold],
+        "settings": vars(asked.settings),
+        "rules": repr(asked.rules),
+        "detection": "" if asked.detection is None else asked.detection.to_json(),
+        "source": {str(path): list(stamp) for path, stamp in model.stamps.items()},
+    }
 
 
 def _settled(taken: Taken, asked: Request, directory: Path) -> Manifest:
@@ -183,14 +207,20 @@ def _written(fitted: Fitted, chosen: Plan, asked: Request, directory: Path) -> M
     Raises:
         FailedError: some weights cannot be stored so, or are not read back as they were.
     """
-    target, model, run = fitted.target, fitted.model, asked.run or stream
+    target, model, kept = fitted.target, fitted.model, asked.kept
+    work = Work(fitted, chosen.choices, directory, asked.progress, asked.run or stream)
     with ThreadPoolExecutor(1) as executor:
-        write_all(fitted, chosen.choices, directory, asked.progress, describe.said(chosen), run)
-        chosen = put_source(model, target, chosen, directory) or chosen
+        done = write_all(work, describe.said(chosen), kept)
+        source = put_source(model, target, chosen, directory, sum(facts.nbytes for facts in done.values()))
+        chosen, done = (chosen, done) if source is None else (source, {})
         files = executor.submit(describe.files, sorted(contents(directory)), directory)
-        verify_all(fitted, chosen.choices, directory, asked.progress, run)
+        # What was kept has been compared already.
+        if not done and (failed := replace(work, choices=chosen.choices).verify()):
+            raise FailedError(failed)
+        if kept is not None:
+            kept.release(done, directory)
         notes = (*chosen.notes, *opened(model, target, directory))
-        made = describe.manifest(fitted, chosen, files.result(), notes)
+        made = describe.manifest(fitted, chosen, (*files.result(), *done.values()), notes)
         (directory / publish.MANIFEST).write_text(made.to_json(), encoding="utf-8", newline="\n")
     return made
 

@@ -71,7 +71,7 @@ def manifest(fitted: Fitted, chosen: Plan, files: tuple[FileFacts, ...], notes: 
         target=chosen.target,
         pipeline=chosen.pipeline,
         versions=versions(),
-        files=files,
+        files=tuple(sorted(files, key=lambda file: file.name.split("/"))),
         nbytes=nbytes,
         dense_nbytes=dense,
         source_nbytes=sum(file.stat().st_size for file in fitted.model.files),

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from compressor import encodings
 from compressor.compilation.encode import stored
+from compressor.compilation.journal import Journal
 from compressor.compilation.pipelines import PassPipeline
 from compressor.compilation.plan import Choice, Plan, Rejected, choose, plan
 from compressor.compilation.rules import NONE, Rules
@@ -37,6 +38,7 @@ class Request:
     sampled: whether a sample of each weight tells what it is, as a hypothesis: for whoever compares every value later.
     rules: what holds for some weights instead.
     run: what maps functions over weights; None for threads.
+    kept: what a run before has found out, where this one notes it too; None where it does not.
     """
 
     target: Target
@@ -47,6 +49,7 @@ class Request:
     sampled: bool = False
     rules: Rules = NONE
     run: Run | None = None
+    kept: Journal | None = None
 
     def settings_of(self, weight: Weight) -> Settings:
         """Those of a look at a weight."""
@@ -114,9 +117,14 @@ def take(model: Model, asked: Request) -> Taken:
     # Of weights alone it is not known what a target would make of them in a graph.
     graphless = model.graph is None and asked.target.needs_graph
     fitted = Fitted(asked.target, model) if graphless else asked.target.fit(model, asked)
-    findings = look(fitted.model, asked.settings_of, asked.progress, sampled=asked.sampled, known=known, run=asked.run)
     told = frozenset(weight.name for weight in fitted.model.weights if weight in known)
-    by_name = {one.name: one for one in findings}
+    noted = {} if asked.kept is None else dict(asked.kept.findings)
+    known |= {one: noted[one.name] for one in fitted.model.weights if one.name in noted and one not in known}
+    by_name: dict[str, Finding] = {}
+    for one in look(fitted.model, asked.settings_of, asked.progress, sampled=asked.sampled, known=known, run=asked.run):
+        by_name[one.name] = one
+        if asked.kept is not None:
+            asked.kept.look(one, asked.settings)
     return Taken(fitted, by_name, frozenset(by_name) if asked.sampled else told, told)
 
 

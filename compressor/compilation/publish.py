@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from compressor import sources, targets
-from compressor.compilation import locks, renaming
+from compressor.compilation import journal, locks, renaming
 from compressor.compilation.manifest import Manifest
 from compressor.errors import CompressorError, UsageError
 
@@ -115,8 +115,10 @@ def check_writable(output: Path) -> None:
 
 
 @contextmanager
-def directory(path: Path) -> Iterator[Path]:
+def directory(path: Path, *, resume: bool = False) -> Iterator[Path]:
     """A new directory beside `path` that takes its place when the block ends; an error removes it.
+
+    resume: what a run before has kept (`journal`) is in it, and where an error ends the block, what is kept stays.
 
     An existing directory is replaced as a whole, in one step where the file system can. A link stays, and where it
     leads to is replaced. What can stand in the way of the end is found out at the beginning.
@@ -130,16 +132,20 @@ def directory(path: Path) -> Iterator[Path]:
     if place.exists() and not place.is_dir():
         raise CompressorError(f"{path}: is a file, expected a directory to write; remove it or name another")
     with _reported(path, " Nothing was changed."), _parent(place), locks.held(_lock(place), path) as alone:
+        left = _kept(place) if alone and resume else None
         if alone:
-            _sweep(place)
-        temporary = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{place.name}-", dir=place.parent))
+            _sweep(place, left)
+        temporary = left or Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{place.name}-", dir=place.parent))
+        done = False
         try:
             _check_replaceable(path, place, temporary)
             yield temporary
             temporary.chmod(0o777 & ~_umask())
             renaming.replace(temporary, place)
+            done = True
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            if done or not resume or not (temporary / journal.NAME).is_dir():
+                shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -233,14 +239,33 @@ def _check_replaceable(path: Path, place: Path, temporary: Path) -> None:
         ) from error
 
 
-def _sweep(path: Path) -> None:
+def _kept(path: Path) -> Path | None:
+    """The directory that a run before has left with what it had done, emptied of all else."""
+    left = [other for other in _left(path) if (other / journal.NAME).is_dir()]
+    if not left:
+        return None
+    newest = max(left, key=lambda other: (other / journal.NAME).stat().st_mtime_ns)
+    for entry in newest.iterdir():
+        if entry.name != journal.NAME:
+            _remove(entry)
+    return newest
+
+
+def _left(path: Path) -> list[Path]:
+    """What runs before have left beside `path`."""
+    ours = re.compile(re.escape(f"{_PREFIX}{path.name}-") + "[a-z0-9_]{8}(-old)?")
+    return sorted(other for other in path.parent.iterdir() if ours.fullmatch(other.name))
+
+
+def _sweep(path: Path, but: Path | None = None) -> None:
     """What a killed run left: a directory that had stepped aside goes back, half-written ones are removed.
 
     Only what was made for this very path: `out-int8` may be written at this moment while `out` is. Nobody lives in
     what is found, since whoever writes `path` holds its lock.
     """
-    ours = re.compile(re.escape(f"{_PREFIX}{path.name}-") + "[a-z0-9_]{8}(-old)?")
-    for left in sorted(other for other in path.parent.iterdir() if ours.fullmatch(other.name)):
+    for left in _left(path):
+        if left == but:
+            continue
         if left.name.endswith("-old") and not path.exists():
             left.rename(path)
         else:

@@ -1,0 +1,146 @@
+"""What a run has done: kept beside what it writes, so that one that was killed need not begin anew.
+
+    .kept/journal.jsonl    the state that all below is of; then a line for each weight that was looked at, and each part
+    .kept/...              the files of these parts, verified
+
+A line is written once what it tells is on disk. One that is cut short is the last one, and ends what is known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compressor.compilation.manifest import FileFacts
+from compressor.errors import CompressorError
+from compressor.recognition.findings import Detection, Finding, Settings
+
+NAME = ".kept"
+_JOURNAL = "journal.jsonl"
+_WORTH_A_LINE = 1 << 20
+"""Bytes of a weight from which on a look at it is not repeated."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Journal:
+    """The journal of a run.
+
+    folder: where its files lie. findings: by weight. parts: by the path of their file, the key of what it holds and
+    its facts.
+    """
+
+    folder: Path
+    findings: dict[str, Finding]
+    parts: dict[str, tuple[str, FileFacts]]
+
+    def look(self, finding: Finding, settings: Settings) -> None:
+        """Note what a weight is."""
+        if finding.nbytes >= _WORTH_A_LINE and finding.name not in self.findings:
+            self._add({"finding": Detection(settings, (finding,)).to_json()})
+        self.findings[finding.name] = finding
+
+    def has(self, file: str, key: str) -> bool:
+        """Whether a part is there, with just what is to be in it."""
+        return file in self.parts and self.parts[file][0] == key
+
+    def keep(self, file: str, key: str, facts: FileFacts, directory: Path) -> None:
+        """Take the verified file of a part out of `directory`, and note that it is there."""
+        place = self.folder / file
+        place.parent.mkdir(parents=True, exist_ok=True)
+        (directory / file).replace(place)
+        self._add({"file": file, "key": key, "nbytes": facts.nbytes, "sha256": facts.sha256})
+        self.parts[file] = key, facts
+
+    def release(self, files: Iterable[str], directory: Path) -> None:
+        """Put the files of parts into `directory`."""
+        for file in files:
+            (directory / file).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / file).replace(directory / file)
+
+    def close(self) -> None:
+        """Remove all of it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _add(self, line: Mapping[str, Any]) -> None:
+        with (self.folder / _JOURNAL).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def begun(directory: Path, state: Mapping[str, Any]) -> Journal:
+    """The journal of a run that writes into `directory`: what one before has left there, if it was in the same state.
+
+    state: all that decides what is written, as JSON.
+    """
+    folder, digest = directory / NAME, _digest(json.dumps(state, sort_keys=True).encode())
+    lines = list(_lines(folder / _JOURNAL))
+    if not lines or lines[0].get("state") != digest:
+        if lines:
+            _log.warning("What an earlier run has done is of another source, request or version: all is done again.")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        made = Journal(folder, {}, {})
+        made._add({"state": digest})  # noqa: SLF001 - its own first line
+        return made
+    _cut(folder / _JOURNAL, lines)
+    return Journal(folder, dict(_findings(lines)), dict(_parts(folder, lines)))
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        return
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        try:
+            found = json.loads(line)
+        except ValueError:
+            return
+        if not isinstance(found, dict):
+            return
+        yield found
+
+
+def _cut(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Leave the lines that are whole."""
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+
+
+def _findings(lines: list[dict[str, Any]]) -> Iterator[tuple[str, Finding]]:
+    for line in lines:
+        if "finding" in line:
+            try:
+                (finding,) = Detection.from_json(line["finding"]).findings
+            except (CompressorError, ValueError):
+                return
+            yield finding.name, finding
+
+
+def _parts(folder: Path, lines: list[dict[str, Any]]) -> Iterator[tuple[str, tuple[str, FileFacts]]]:
+    """The parts whose files are still what was noted."""
+    for line in lines:
+        if "file" not in line:
+            continue
+        path = folder / line["file"]
+        if path.is_file() and path.stat().st_size == line["nbytes"]:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found == line["sha256"]:
+                yield line["file"], (line["key"], FileFacts(line["file"], line["nbytes"], found))
+
+
+def key(content: Any) -> str:
+    """What tells the content of a part from any other: of all that decides it, as JSON."""
+    return _digest(json.dumps(content, sort_keys=True).encode())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
