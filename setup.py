@@ -12,9 +12,9 @@ FOLDER = Path("compressor/native")
 LOOPS = Extension(
     "compressor.native.loops",
     sources=[path.as_posix() for path in sorted(FOLDER.glob("*.c"))],
-    depends=[(FOLDER / "loops.h").as_posix()],
+    depends=[path.as_posix() for path in sorted(FOLDER.glob("*.h"))],
     # Contracted products are rounded once where numpy rounds twice.
-    extra_compile_args=[] if os.name == "nt" else ["-O3", "-ffp-contract=off"],
+    extra_compile_args=[] if os.name == "nt" else ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"],
     py_limited_api=True,
     optional=True,
 )

@@ -22,9 +22,17 @@ def patterns(values: NDArray) -> NDArray:
 
 
 @native.loop
-def same(flat: NDArray, other: NDArray) -> bool:
-    """Whether two arrays of patterns are equal."""
-    return bool((flat == other).all())
+def compared(flat: NDArray, others: NDArray, magnitude: int, edge: int) -> tuple[int, int, int]:
+    """How many patterns differ from others; of these, where the other one is zero, how many are near zero, and zero.
+
+    magnitude: the bits that are not the sign. edge: the greatest magnitude that is near zero.
+    """
+    unequal = flat != others
+    if not unequal.any():
+        return 0, 0, 0
+    lost, absolute = unequal & (others == 0), flat & flat.dtype.type(magnitude)
+    near, zeros = lost & (absolute <= edge), lost & (absolute == 0)
+    return int(np.count_nonzero(unequal)), int(np.count_nonzero(near)), int(np.count_nonzero(zeros))
 
 
 def merged(values: NDArray) -> NDArray:

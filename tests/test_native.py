@@ -17,18 +17,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compressor import native
-from compressor.arrays import NDArray
-from compressor.kernels import look_up_into, scatter_into, select_into
+from compressor.arrays import DType, NDArray, mantissa_bits, widen_into
+from compressor.kernels import dequantize_into, look_up_into, scatter_into, select_into
 from compressor.packing import pack_into, packed_nbytes, unpack_into
-from compressor.patterns import same, unique
+from compressor.patterns import compared, unique
+from compressor.recognition.rows import codes_into, extremes_into, fits_into
 from compressor.recognition.scan import near_zero
+from compressor.recognition.schemes.narrow import narrow_into
 from compressor.recognition.tables import known, places_into
 from tests import strategies
 
 LOOPS: dict[str, Callable[..., Any]] = {
     each.__name__: each
     for each in (
-        known, look_up_into, near_zero, pack_into, places_into, same, scatter_into, select_into, unpack_into,
+        codes_into, compared, dequantize_into, extremes_into, fits_into, known, look_up_into, narrow_into, near_zero,
+        pack_into, places_into, scatter_into, select_into, unpack_into, widen_into,
     )
 }  # fmt: skip
 
@@ -41,7 +44,7 @@ unsigned = st.sampled_from([np.dtype(name) for name in ("u1", "u2", "u4", "u8")]
 
 def unaligned(values: NDArray) -> NDArray:
     """The same values at an address that is no multiple of anything."""
-    moved = np.empty(values.nbytes + 1, np.uint8)[1:].view(values.dtype)
+    moved = np.empty(values.nbytes + 1, np.uint8)[1:].view(values.dtype).reshape(values.shape)
     moved[...] = values
     return moved
 
@@ -169,16 +172,107 @@ def test_counting_what_is_near_zero(size: int, dtype: np.dtype[Any], data: st.Da
 @given(sizes, unsigned, st.data())
 def test_comparing(size: int, dtype: np.dtype[Any], data: st.DataObject) -> None:
     generator = strategies.random(data.draw)
-    patterns = filled(generator, size, dtype)
+    patterns, every = filled(generator, size, dtype), (1 << 8 * dtype.itemsize) - 1
+    patterns[generator.random(size) < 0.2] = every - (every >> 1)  # -0.0
+    assert compared(patterns, patterns.copy(), every, 0) == inspect.unwrap(compared)(patterns, patterns, every, 0)
     other = patterns.copy()
-    assert same(patterns, other) is inspect.unwrap(same)(patterns, other) is True
-    if size:
-        other[generator.integers(0, size)] ^= dtype.type(1)
-        assert same(patterns, other) is inspect.unwrap(same)(patterns, other) is False
+    other[generator.random(size) < data.draw(st.sampled_from([0.01, 0.3]))] = 0
+    other[generator.random(size) < 0.1] ^= dtype.type(1)
+    for magnitude in (every, every >> 1):
+        assert agree("compared", patterns, other, magnitude, data.draw(st.integers(0, magnitude)))
+
+
+lengths, counts = st.integers(1, 70), st.integers(1, 40)
+
+
+def on_grids(generator: np.random.Generator, rows: int, size: int, dtype: DType) -> tuple[NDArray, NDArray]:
+    """Rows that are whole multiples of their scale, some but for a value, and the scales: of any magnitude."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        scale = (generator.random((rows, 1)) * 2.0 ** generator.integers(-30, 8, (rows, 1))).astype(dtype)
+        wide = np.float64 if dtype == np.float64 else np.float32
+        values = (generator.integers(-128, 256, (rows, size)).astype(wide) * scale.astype(wide)).astype(dtype)
+        unsigned = values.view(f"u{dtype.itemsize}")
+        unsigned ^= (generator.random(values.shape) < 0.01).astype(unsigned.dtype)
+    return unsigned, scale.view(unsigned.dtype).reshape(-1)
+
+
+@compiled
+@given(strategies.float_dtypes, counts, lengths, st.booleans(), st.data())
+def test_rows_on_grids(dtype: DType, rows: int, size: int, beside: bool, data: st.DataObject) -> None:  # noqa: FBT001
+    generator = strategies.random(data.draw)
+    patterns, scale = on_grids(generator, rows, size, dtype)
+    patterns = np.ascontiguousarray(patterns.T) if beside else patterns
+    low, fit = generator.integers(-128, 1, rows).astype(np.int16), np.zeros(rows, np.bool_)
+    with np.errstate(all="ignore"):  # a scale that was too small for its type
+        assert agree("fits_into", patterns, scale, fit, mantissa_bits(dtype), beside)
+    fits_into(patterns, scale, fit, mantissa_bits(dtype), beside)
+    fit &= scale != 0
+    fitting = patterns[:, fit] if beside else patterns[fit]
+    found = np.zeros(fitting.shape, np.uint8)
+    assert agree("codes_into", np.ascontiguousarray(fitting), scale[fit], low[fit], found, mantissa_bits(dtype), beside)
+
+
+@compiled
+@given(strategies.float_dtypes, counts, lengths, st.booleans(), st.data())
+def test_rows_of_any_bits(dtype: DType, rows: int, size: int, beside: bool, data: st.DataObject) -> None:  # noqa: FBT001
+    generator, unsigned = strategies.random(data.draw), np.dtype(f"u{dtype.itemsize}")
+    shape = (size, rows) if beside else (rows, size)
+    patterns = filled(generator, rows * size, unsigned).reshape(shape)
+    patterns[generator.random(shape) < 0.3] = 0
+    assert agree("extremes_into", patterns, *(np.zeros(rows, unsigned) for _ in range(3)), beside)
+    with np.errstate(all="ignore"):
+        fit, mantissa = np.zeros(rows, np.bool_), mantissa_bits(dtype)
+        assert agree("fits_into", patterns, filled(generator, rows, unsigned), fit, mantissa, beside)
+
+
+@compiled
+@given(strategies.float_dtypes, counts, lengths, st.sampled_from([2, 4, 8]), st.booleans(), st.data())
+def test_dequantizing(dtype: DType, rows: int, size: int, width: int, signed: bool, data: st.DataObject) -> None:  # noqa: FBT001
+    generator, unsigned = strategies.random(data.draw), np.dtype(f"u{dtype.itemsize}")
+    scale = filled(generator, rows, unsigned)
+    infinite = np.array([np.inf]).astype(dtype).view(unsigned)[0]
+    scale[(scale & (infinite | infinite - 1)) >= infinite] = 1  # the least subnormal
+    codes, zero_point = filled(generator, rows * size, np.dtype("u1")), filled(generator, rows, np.dtype("u1"))
+    values, sign = np.zeros(rows * size, unsigned), 1 << width - 1 if signed else 0
+    assert agree("dequantize_into", codes, scale, zero_point, values, mantissa_bits(dtype), width, sign)
+
+
+@compiled
+@given(sizes, st.sampled_from([np.dtype(np.float32), np.dtype(np.float64)]), strategies.float_dtypes, st.data())
+def test_narrowing(size: int, dtype: DType, narrower: DType, data: st.DataObject) -> None:
+    if narrower.itemsize >= dtype.itemsize:
+        return
+    generator, mantissa = strategies.random(data.draw), mantissa_bits(narrower)
+    small = filled(generator, size, narrower)
+    if data.draw(st.booleans()):
+        with np.errstate(invalid="ignore"):
+            small[np.isnan(small)] = 0
+    with np.errstate(invalid="ignore"):
+        nan = bool(np.isnan(small).any())
+        values = small.astype(dtype).view(f"u{dtype.itemsize}")
+    room = np.zeros(size, f"u{narrower.itemsize}")
+    ours, defined = answers("narrow_into", values, room, mantissa)
+    assert ours[0] is defined[0] is not nan
+    assert ours == defined or not ours[0]
+    for bit in range(8 * dtype.itemsize):  # any other value is none of the type
+        if size:
+            other = values[:1] ^ values.dtype.type(1 << bit)
+            ours, defined = answers("narrow_into", other, room[:1], mantissa)
+            assert ours == defined or ours[0] is defined[0] is False
+
+
+@compiled
+def test_every_half_is_widened():
+    halves = np.arange(1 << 16, dtype=np.uint16)
+    wide = np.empty(halves.size, np.uint32)
+    assert agree("widen_into", halves, wide)
+    widen_into(halves, wide)
+    numbers = ~np.isnan(halves.view(np.float16))
+    assert np.array_equal(wide[numbers], halves.view(np.float16)[numbers].astype(np.float32).view(np.uint32))
 
 
 BYTES, WORDS = np.zeros(16, np.uint8), np.zeros(16, np.uint32)
-MASK = np.zeros(16, np.bool_)
+SHORT, MASK = np.zeros(16, np.int16), np.zeros(16, np.bool_)
 KEYS = np.arange(16, dtype=np.uint32)
 
 
@@ -215,8 +309,35 @@ KEYS = np.arange(16, dtype=np.uint32)
         ("scatter_into", (WORDS[:15], ~MASK, WORDS), "as many values as the mask has set"),
         ("scatter_into", (WORDS[:0], MASK[:15], WORDS), "a mask of the weight's length"),
         ("scatter_into", (BYTES[:0], MASK, WORDS), "room for the values' type"),
-        ("same", (BYTES, BYTES[:15]), "arrays of one length"),
-        ("same", (BYTES, np.zeros(1, np.complex128)), "elements of 1, 2, 4 or 8 bytes, got 16"),
+        ("compared", (BYTES, BYTES[:15], 0, 0), "arrays of one length"),
+        ("compared", (BYTES, WORDS, 0, 0), "arrays of one type"),
+        ("compared", (BYTES, np.zeros(1, np.complex128), 0, 0), "elements of 1, 2, 4 or 8 bytes, got 16"),
+        ("extremes_into", (WORDS, WORDS[:3], WORDS[:3], WORDS[:3], 0), "rows of one length"),
+        ("extremes_into", (WORDS, WORDS[:0], WORDS[:0], WORDS[:0], 0), "rows of one length"),
+        ("extremes_into", (WORDS, WORDS[:4], WORDS[:4], WORDS[:3], 0), "a pattern a row"),
+        ("extremes_into", (WORDS, WORDS[:4], BYTES[:4], WORDS[:4], 0), "a pattern a row"),
+        ("fits_into", (WORDS, WORDS[:4], BYTES[:4], 52, 0), "patterns of floats"),
+        ("fits_into", (WORDS, WORDS[:4], BYTES[:4], 24, 0), "patterns of floats"),
+        ("fits_into", (WORDS, BYTES[:4], BYTES[:4], 23, 0), "scales of the values' type"),
+        ("fits_into", (WORDS, WORDS[:4], BYTES[:3], 23, 0), "a byte a row"),
+        ("fits_into", (WORDS, WORDS[:5], BYTES[:5], 23, 0), "rows of one length"),
+        ("codes_into", (WORDS, WORDS[:4], BYTES[:4], BYTES, 23, 0), "a least code of 16 bits a row"),
+        ("codes_into", (WORDS, WORDS[:4], SHORT[:3], BYTES, 23, 0), "a least code of 16 bits a row"),
+        ("codes_into", (WORDS, WORDS[:4], SHORT[:4], BYTES[:15], 23, 0), "a byte a value"),
+        ("codes_into", (WORDS, WORDS[:5], SHORT[:5], BYTES, 23, 0), "rows of one length"),
+        ("codes_into", (SHORT, WORDS[:4], SHORT[:4], BYTES, 10, 0), "scales of the values' type"),
+        ("dequantize_into", (BYTES, WORDS[:4], BYTES[:4], WORDS[:15], 23, 8, 0), "a byte a value"),
+        ("dequantize_into", (BYTES, WORDS[:4], BYTES[:3], WORDS, 23, 8, 0), "a zero point a row"),
+        ("dequantize_into", (BYTES, WORDS[:5], BYTES[:5], WORDS, 23, 8, 0), "rows of one length"),
+        ("dequantize_into", (BYTES, WORDS[:4], BYTES[:4], WORDS, 23, 9, 0), "codes of 1 to 8 bits"),
+        ("dequantize_into", (BYTES, WORDS[:4], BYTES[:4], WORDS, 23, 8, 256), "codes of 1 to 8 bits"),
+        ("dequantize_into", (BYTES, SHORT[:4], BYTES[:4], WORDS, 23, 8, 0), "scales of the values' type"),
+        ("narrow_into", (WORDS, SHORT[:15], 10), "arrays of one length"),
+        ("narrow_into", (WORDS, SHORT, 23), "patterns of floats"),
+        ("narrow_into", (WORDS, WORDS, 23), "a narrower type"),
+        ("narrow_into", (SHORT, SHORT, 10), "float32 or float64"),
+        ("widen_into", (SHORT, WORDS[:15]), "arrays of one length"),
+        ("widen_into", (BYTES, WORDS), "float16 to float32"),
     ],
 )
 def test_lengths_that_do_not_fit_are_refused(name: str, arguments: tuple[Any, ...], said: str) -> None:
@@ -228,9 +349,9 @@ def test_lengths_that_do_not_fit_are_refused(name: str, arguments: tuple[Any, ..
 @pytest.mark.parametrize(
     ("name", "arguments", "error"),
     [
-        ("same", (BYTES,), TypeError),
-        ("same", (BYTES, 3), TypeError),
-        ("same", (BYTES[::2], BYTES[::2]), ValueError),  # not contiguous
+        ("compared", (BYTES,), TypeError),
+        ("compared", (BYTES, 3, 0, 0), TypeError),
+        ("compared", (BYTES[::2], BYTES[::2], 0, 0), ValueError),  # not contiguous
         ("near_zero", (BYTES, 1.5, 0), TypeError),
         ("near_zero", (BYTES, -1, 0), OverflowError),
         ("near_zero", (BYTES, 2**64, 0), OverflowError),
@@ -246,9 +367,9 @@ def test_other_arguments_are_refused(name: str, arguments: tuple[Any, ...], erro
 def test_buffers_are_given_back_whatever_happens():
     """An array that is held cannot be made longer."""
     held = bytearray(16)
-    for arguments in ((held, BYTES), (held, BYTES[:15]), (held, 3)):
-        with suppress(TypeError, ValueError):
-            same(*arguments)
+    for arguments in ((held, BYTES, 0, 0), (held, BYTES[:15], 0, 0), (held, 3, 0, 0), (held, BYTES, 0, -1)):
+        with suppress(TypeError, ValueError, OverflowError):
+            compared(*arguments)
         held.append(0)
         del held[-1]
 

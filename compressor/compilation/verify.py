@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from compressor.arrays import Array, in_blocks
+from compressor.arrays import Array, NDArray, in_blocks
 from compressor.compilation.stream import InexactError
 from compressor.encodings import Dense, Encoding, decode, dtype, name, shape
 from compressor.errors import DamageError
-from compressor.patterns import above, patterns, same
+from compressor.patterns import above, bound, compared, magnitude_bits, patterns
 from compressor.recognition.schemes import Loss
 from compressor.weight import Weight
 
@@ -52,15 +52,18 @@ def differences(
     unless `signed`.
     """
     different = changed = 0
+    magnitude, edge = int(magnitude_bits(source.dtype)), int(bound(threshold, source.dtype))
     for values, others in zip(in_blocks(source), in_blocks(stored), strict=True):
-        if not same(patterns(values), patterns(others)):
-            unequal = patterns(values) != patterns(others)
-            zero = patterns(others) == 0
-            forgiven = unequal & zero & ~above(values, threshold)
-            if max_error:
-                apart = values.astype(np.float64) - others.astype(np.float64)
-                forgiven |= unequal & (np.abs(apart) <= max_error)
-            lost_sign = forgiven & zero & ~above(values, 0.0)
-            changed += int(np.count_nonzero(forgiven & ~lost_sign))
-            different += int(np.count_nonzero(unequal & ~forgiven)) + signed * int(np.count_nonzero(lost_sign))
+        unequal, forgiven, lost_sign = compared(patterns(values), patterns(others), magnitude, edge)
+        if unequal and max_error:
+            forgiven = _forgiven(values, others, threshold, max_error)
+        changed += forgiven - lost_sign
+        different += unequal - forgiven + signed * lost_sign
     return different, changed
+
+
+def _forgiven(values: NDArray, others: NDArray, threshold: float, max_error: float) -> int:
+    """How many values differ, and became zero from up to `threshold` or moved by up to `max_error`."""
+    apart = np.abs(values.astype(np.float64) - others.astype(np.float64))
+    became_zero = (patterns(others) == 0) & ~above(values, threshold)
+    return int(np.count_nonzero((patterns(values) != patterns(others)) & (became_zero | (apart <= max_error))))

@@ -22,6 +22,14 @@ typedef uint16_t ANYWHERE u16;
 typedef uint32_t ANYWHERE u32;
 typedef uint64_t ANYWHERE u64;
 
+/* A loop that gains from wider vectors than every processor of the platform has: it is compiled for both, and which one
+runs is found out when this is loaded. What it computes is the same. */
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+#define VECTORS __attribute__((target_clones("avx2", "default")))
+#else
+#define VECTORS
+#endif
+
 /* A loop for each width of patterns, and the call of the one that a buffer needs:
 `CALL(kept =, select, 4, (arguments))` is `kept = select_u32(arguments)`. */
 #define FOR_PATTERNS(loop) loop(u8) loop(u16) loop(u32) loop(u64)
@@ -76,6 +84,12 @@ FUNCTION(known);
 FUNCTION(select_into);
 FUNCTION(scatter_into);
 FUNCTION(near_zero);
-FUNCTION(same);
+FUNCTION(compared);
+FUNCTION(extremes_into);
+FUNCTION(fits_into);
+FUNCTION(codes_into);
+FUNCTION(dequantize_into);
+FUNCTION(narrow_into);
+FUNCTION(widen_into);
 
 #endif

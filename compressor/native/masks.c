@@ -1,4 +1,4 @@
-/* Masks and zeros: values selected and scattered, magnitudes counted, and whether two arrays are the same. */
+/* Masks and zeros: values selected and scattered, magnitudes counted, and how two arrays differ. */
 
 #include "loops.h"
 
@@ -40,7 +40,7 @@ FOR_PATTERNS(MASKS)
 #define BATCH 120 /* so many are counted in the patterns' own type: the compiler keeps it in vectors */
 
 #define NEAR_ZERO(T) \
-    static void near_zero_##T(const T *patterns, Py_ssize_t count, T magnitude, T edge, Py_ssize_t *zeros, Py_ssize_t *near) { \
+    VECTORS static void near_zero_##T(const T *patterns, Py_ssize_t count, T magnitude, T edge, Py_ssize_t *zeros, Py_ssize_t *near) { \
         for (Py_ssize_t start = 0; start < count; start += BATCH) { \
             Py_ssize_t some = count - start < BATCH ? count - start : BATCH; \
             T no_more = 0, none = 0; \
@@ -54,6 +54,26 @@ FOR_PATTERNS(MASKS)
         } \
     }
 FOR_PATTERNS(NEAR_ZERO)
+
+/* How many patterns differ; of these, where the other one is zero, how many are near zero and how many are zero but for
+the sign. */
+#define COMPARED(T) \
+    VECTORS static void compared_##T(const T *patterns, const T *others, Py_ssize_t count, T magnitude, T edge, Py_ssize_t *counts) { \
+        for (Py_ssize_t start = 0; start < count; start += BATCH) { \
+            Py_ssize_t some = count - start < BATCH ? count - start : BATCH; \
+            T unlike = 0, near = 0, zeros = 0; \
+            for (Py_ssize_t i = start; i < start + some; i++) { \
+                T absolute = patterns[i] & magnitude, differs = patterns[i] != others[i], lost = others[i] == 0; \
+                unlike += differs; \
+                near += differs & lost & (absolute <= edge); \
+                zeros += differs & lost & (absolute == 0); \
+            } \
+            counts[0] += unlike; \
+            counts[1] += near; \
+            counts[2] += zeros; \
+        } \
+    }
+FOR_PATTERNS(COMPARED)
 
 FUNCTION(select_into) {
     Buffers buffers;
@@ -102,15 +122,18 @@ FUNCTION(near_zero) {
     return Py_BuildValue("nn", zeros, near);
 }
 
-FUNCTION(same) {
+FUNCTION(compared) {
     Buffers buffers;
-    int equal;
-    if (acquire(&buffers, given, all, 2, 2, NULL, 0) < 0
-        || refused(&buffers, buffers.view[0].len == buffers.view[1].len, "arrays of one length"))
+    uint64_t numbers[2]; /* as those of `near_zero` */
+    Py_ssize_t counts[3] = {0};
+    if (acquire(&buffers, given, all, 2, 2, numbers, 2) < 0
+        || refused(&buffers, width_of(&buffers, 0) == width_of(&buffers, 1), "arrays of one type")
+        || refused(&buffers, length(&buffers, 0) == length(&buffers, 1), "arrays of one length"))
         return NULL;
     Py_BEGIN_ALLOW_THREADS
-    equal = memcmp(data(&buffers, 0), data(&buffers, 1), buffers.view[0].len) == 0;
+    CALL(, compared, width_of(&buffers, 0),
+         (data(&buffers, 0), data(&buffers, 1), length(&buffers, 0), numbers[0], numbers[1], counts))
     Py_END_ALLOW_THREADS
     release(&buffers);
-    return PyBool_FromLong(equal);
+    return Py_BuildValue("nnn", counts[0], counts[1], counts[2]);
 }

@@ -61,7 +61,13 @@ static PyMethodDef methods[] = {
     LISTED(select_into),
     LISTED(scatter_into),
     LISTED(near_zero),
-    LISTED(same),
+    LISTED(compared),
+    LISTED(extremes_into),
+    LISTED(fits_into),
+    LISTED(codes_into),
+    LISTED(dequantize_into),
+    LISTED(narrow_into),
+    LISTED(widen_into),
     {NULL, NULL, 0, NULL},
 };
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from compressor.arrays import NDArray
 from compressor.patterns import eps, greatest
-from compressor.recognition.grids import SPAN, exact, extremes, in_blocks, nearest
+from compressor.recognition.grids import SPAN
+from compressor.recognition.rows import exact, extremes, in_blocks, nearest
 
 _FEW = 256
 """So many values of a row, all over it, tell of which multiples of a scale the largest one may be ..."""

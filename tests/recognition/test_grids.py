@@ -8,6 +8,7 @@ import pytest
 from compressor.arrays import FLOAT_DTYPES, NDArray
 from compressor.kernels import dequantize
 from compressor.recognition import grids, noisy_grids
+from compressor.recognition.rows import multiples
 
 
 @pytest.mark.parametrize("name", FLOAT_DTYPES)
@@ -46,9 +47,7 @@ def test_many_rows_have_the_grids_that_each_has_alone(name: str) -> None:
             together.high[at],
         )
     assert all(np.array_equal(getattr(sides, field), getattr(together, field)) for field in ("scale", "low", "high"))
-    assert np.array_equal(
-        dequantize(grids.multiples(rows, together.scale).astype(np.int16), together.scale[:, None]), rows
-    )
+    assert np.array_equal(dequantize(multiples(rows, together.scale).astype(np.int16), together.scale[:, None]), rows)
 
 
 @pytest.mark.parametrize("name", FLOAT_DTYPES)

@@ -18,6 +18,7 @@ from compressor.kernels import expand, select
 from compressor.recognition import granularity, grids, noisy_grids
 from compressor.recognition.granularity import Granularity
 from compressor.recognition.grids import Grid
+from compressor.recognition.rows import codes as multiples_of
 from compressor.recognition.scan import Scan
 from compressor.recognition.schemes import Candidate
 
@@ -72,11 +73,9 @@ def encode(values: NDArray, spec: Quantized, where: NDArray | None) -> Quantized
         if grid is None:
             raise ValueError(f"values on a grid of {list(counts)} scales for {list(values.shape)}")
         scale[part.blocks] = grid.scale.reshape(part.counts)
-        multiples = grids.multiples(rows, grid.scale)
-        if spec.zero_point is not None:
-            least[part.blocks] = grid.low.reshape(part.counts)
-            multiples -= grid.low[:, None]
-        part.put(codes, multiples)
+        low = grid.low if spec.zero_point is not None else np.zeros_like(grid.low)
+        least[part.blocks] = low.reshape(part.counts)
+        part.put(codes.view(np.uint8), multiples_of(rows, grid.scale, low))
     chosen = (codes if where is None else select(codes, where)).astype(dtype, copy=False)
     zero_point = None if spec.zero_point is None else (-least).astype(dtype)
     return Quantized(Dense(chosen), scale, zero_point, spec.block)

@@ -10,8 +10,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from compressor.arrays import FLOAT_DTYPES, ArraySpec, DType, NarrowArray, NDArray, bits, is_float
-from compressor.blocks import blocks
+from compressor import native
+from compressor.arrays import (
+    FLOAT_DTYPES,
+    ArraySpec,
+    DType,
+    NarrowArray,
+    NDArray,
+    bits,
+    is_float,
+    mantissa_bits,
+    of_mantissa,
+)
+from compressor.blocks import BLOCK, blocks
 from compressor.encodings import Dense, Palettized
 from compressor.kernels import select
 from compressor.patterns import patterns
@@ -69,9 +80,8 @@ def narrowed(values: NDArray, stored: DType | None) -> NDArray | NarrowArray:
     """
     if stored is None:
         return values
-    with np.errstate(over="ignore", invalid="ignore"):
-        small = values.astype(stored)
-    if not _same(values.reshape(-1), small.reshape(-1)):
+    small = np.empty(values.shape, stored)
+    if not narrow_into(patterns(values), patterns(small), mantissa_bits(stored)):
         raise ValueError(f"every value is one of {stored.name}, got others")
     return NarrowArray(small, values.dtype)
 
@@ -84,16 +94,27 @@ def with_narrow_tables(candidate: Candidate, stored: DType) -> Candidate:
     return replace(candidate, spec=replace(spec, lut=ArraySpec(tuple(spec.lut.shape), spec.lut.dtype, stored)))
 
 
-@np.errstate(over="ignore", invalid="ignore")  # what overflows is none of the type, and neither is a NaN
 def _holds(stored: DType, flat: NDArray) -> bool:
     """Whether each value of `[size]` is one of the type."""
-    return all(_same(flat[part], flat[part].astype(stored)) for part in blocks(flat.size))
+    small, mantissa = np.empty(min(flat.size, BLOCK), f"u{stored.itemsize}"), mantissa_bits(stored)
+    return all(
+        narrow_into(patterns(flat[part]), small[: part.stop - part.start], mantissa) for part in blocks(flat.size)
+    )
 
 
-def _same(flat: NDArray, small: NDArray) -> bool:
-    """Whether values of a narrower type are those of `flat`; a NaN is not: processors widen its payload in two ways."""
+@native.loop
+def narrow_into(flat: NDArray, small: NDArray, mantissa: int) -> bool:
+    """Write float32 or float64 values as those of a narrower type; whether each of them is one.
+
+    A NaN is not: processors widen its payload in two ways. Where not all values are, it says nothing of what it wrote.
+    """
+    dtype = np.dtype(f"f{flat.dtype.itemsize}")
     for part in blocks(flat.size):
-        values = flat[part]
-        if not np.array_equal(patterns(small[part].astype(values.dtype)), patterns(values)) or np.isnan(values).any():
+        values = flat[part].view(dtype)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is none of the type, and neither is a NaN
+            narrower = values.astype(of_mantissa(mantissa))
+            wide = narrower.astype(dtype)
+        if not np.array_equal(patterns(wide), flat[part]) or np.isnan(values).any():
             return False
+        small[part] = patterns(narrower)
     return True
