@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from compressor.arrays import Array, ArraySpec, ComputedArray, MappedArray, NarrowArray, NDArray, PackedArray, Shape
-from compressor.encodings import Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, is_places, plain, shape
+from compressor.encodings import Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, is_places, shape
 
 Values = Dense | Quantized | Palettized
 
@@ -55,7 +55,7 @@ def _values(node: Values, whole: Shape, to: Shape, *, leaf: bool) -> Values:
             assert not isinstance(made, Quantized)
             point = None if zero_point is None else _by_block(zero_point, whole, to)
             short = None if block is None else _short(block, tuple(scale.shape), whole, to)
-            return Quantized(made, _by_block(plain(scale), whole, to), point, short)
+            return Quantized(made, _scale(scale, whole, to), point, short)
         case Palettized(indices, lut, axis):
             entries = tuple(lut.shape[-2:])
             lut = _viewed(lut, (*_counts(tuple(lut.shape[:-2]), whole, to), *entries))
@@ -63,6 +63,14 @@ def _values(node: Values, whole: Shape, to: Shape, *, leaf: bool) -> Values:
                 axis = _same_axis(axis, whole, to)
             of = tuple(dim // entries[1] if place == axis else dim for place, dim in enumerate(to))
             return Palettized(_viewed(indices, of) if leaf else indices, lut, axis)
+
+
+def _scale(scale: Array | Palettized, whole: Shape, to: Shape) -> Array | Palettized:
+    if not isinstance(scale, Palettized):
+        return _by_block(scale, whole, to)
+    made = _values(scale, tuple(scale.shape), _counts(tuple(scale.shape), whole, to), leaf=True)
+    assert isinstance(made, Palettized)
+    return made
 
 
 def _by_block(parameter: Array, whole: Shape, to: Shape) -> Array:

@@ -194,11 +194,17 @@ class Tree:
             data = self.with_table(found.operation, indices)
         else:
             data = Dense(self.array(operation, key))
-        if isinstance(data, Quantized) or is_float(dtype(data)):
-            raise UnliftableError("its floats are scaled")
+        if isinstance(data, Quantized):
+            raise UnliftableError("it is scaled twice")
+        scale, codes = self.array(operation, "scale"), dtype(data)
         offset = np.asarray(self.array(operation, "offset")) if self.has(operation, "offset") else None
-        point = None if offset is None else self.codes_of(offset, dtype(data))
-        return Quantized(data, self.array(operation, "scale"), point)
+        if not is_float(codes):
+            return Quantized(data, scale, None if offset is None else self.codes_of(offset, codes))
+        if offset is not None and offset.astype(np.float64).any():
+            raise UnliftableError("its floats are shifted")
+        if codes.itemsize > scale.dtype.itemsize:
+            raise UnliftableError(f"its floats, {codes}, are rounded to {scale.dtype} before they are scaled")
+        return Quantized(data, scale)
 
     def codes_of(self, zero_point: NDArray, codes: DType) -> NDArray:
         """A zero point in the codes' type."""

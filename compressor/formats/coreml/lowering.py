@@ -9,10 +9,10 @@ another's output:
     Quantized(Palettized)     iOS 18: blockwise_shift_scale of the table -> lut_to_dense
                                     iOS 26: lut_to_dense -> blockwise_shift_scale
 
-iOS 18 does not run the order of iOS 26.
+iOS 18 does not run the order of iOS 26. Tables are of codes or of floats.
 
 Dequantizing rounds once, as `encodings.decode` does: differences of codes are exact in every float type that a scale
-can have, and their products with a scale are rounded to its type.
+can have, floats under a scale are no wider than it is, and products with a scale are rounded to its type.
 
 Source: Core ML Tools' docstrings of `constexpr_*`; its pass `canonicalize_quantized_lut_pattern` for the orders.
 """

@@ -6,7 +6,8 @@
 | quantized | 8 bits; by tensor or along one axis | 4 bits too; by block |
 | float16 for float32 | a whole constant | the same |
 | sparse | of floats | also of palettized or quantized non-zeros |
-| quantized tables | no | iOS 18: scales that tables share; iOS 26: any |
+| scales over tables, of codes or of floats | no | iOS 18: scales that tables share; iOS 26: any |
+| scales over floats | no | yes, of one that is wider than they are too |
 
 Masks have a bit for each element, tables 2^bits entries.
 
@@ -27,6 +28,7 @@ from compressor.arrays import (
     ArraySpec,
     NarrowArray,
     Shape,
+    as_stored,
     is_float,
     spec_of,
     stored_type,
@@ -83,17 +85,22 @@ def _with_wide_tables(encoding: Whole) -> Whole:
     match encoding:
         case Palettized(_, lut):
             return replace(encoding, lut=widened(lut))
-        case Quantized(Palettized() as data, scale):
-            return replace(encoding, data=cast("Palettized", _with_wide_tables(data)), scale=widened(plain(scale)))
+        case Quantized(Palettized(_, lut) as data, scale):
+            return replace(encoding, data=replace(data, lut=_scaled_floats(lut)), scale=widened(plain(scale)))
         case Quantized(Dense(values), scale) if stored_type(values) in STORED_DTYPES.values():
             table = tabled(cast("NarrowArray | ArraySpec", values), len(scale.shape))
             return replace(encoding, data=table, scale=widened(plain(scale)))
-        case Quantized(_, scale):
-            return replace(encoding, scale=widened(plain(scale)))
+        case Quantized(Dense(values), scale):
+            return replace(encoding, data=Dense(_scaled_floats(values)), scale=widened(plain(scale)))
         case Sparse(_, Palettized() | Quantized() as values):
             return replace(encoding, values=cast("Inner", _with_wide_tables(values)))
         case _:
             return encoding
+
+
+def _scaled_floats(array: Array) -> Array:
+    """Floats under a scale in the type that they are stored in, where Core ML has it: that may be another one."""
+    return as_stored(array) if stored_type(array) in WEIGHT_DTYPES else widened(array)
 
 
 def _evenly(encoding: Whole) -> Whole:
@@ -156,18 +163,20 @@ def _sparse_refusal(encoding: Sparse, version: int) -> str:
 
 def _inner_refusal(encoding: Inner, version: int) -> str:
     match encoding:
-        case Quantized(data) if is_float(dtype(data)):
-            return "Core ML has scales over integers, and tables"
+        case Quantized(data) if is_float(dtype(data)) and dtype(data) not in WEIGHT_DTYPES:
+            return f"Core ML scales float16 and float32, not {dtype(data)}"
         case Palettized(_, lut, axis) if version < IOS18:
             if math.prod(lut.shape[:-2]) > 1:
                 return "tables by group of channels need iOS18"
             return "vector palettes need iOS18" if axis is not None else ""
         case Quantized(Palettized() as data, scale) if version < IOS26:
             if version < IOS18:
-                return "quantized tables need iOS18"
+                return "scales over tables need iOS18"
             tables = zip(data.lut.shape[:-2], scale.shape, strict=True)
             return "" if all(groups % scales == 0 for groups, scales in tables) else "scales within a table need iOS26"
         case Quantized(Dense(codes), scale) if version < IOS18:
+            if is_float(codes.dtype):
+                return "scales over floats need iOS18"
             along = [axis for axis, count in enumerate(scale.shape) if count > 1]
             if len(along) > 1 or any(scale.shape[axis] != codes.shape[axis] for axis in along):
                 return "scales by block need iOS18"

@@ -5,7 +5,7 @@
 | values | as they are |
 | a palette | its table filled up to an index width that there is |
 | codes | in a type that there is; few ones as indices into a table too |
-| quantized tables | one for each scale before iOS 26; tables of floats; codes without tables |
+| scaled tables | one for each scale before iOS 26; tables of products; their entries without tables |
 
 Each way takes specs and data alike.
 """
@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -61,10 +61,10 @@ def rewritings(encoding: Inner, whole: Shape, version: int, *, masked: bool) -> 
             return [lambda dense: dense]
         case Palettized():
             return [partial(_padded, version=version)]
-        case Quantized(data) if is_float(dtype(data)):
-            return _of_scaled_floats(encoding, whole, version, masked=masked)
         case Quantized(Palettized()):
-            return _of_quantized_tables(encoding, whole, version, masked=masked)
+            return _of_scaled_tables(encoding, whole, version, masked=masked)
+        case Quantized(data) if is_float(dtype(data)):
+            return [lambda scaled: scaled]
         case Quantized():
             few = dtype(encoding.data) in (_WIDENED if version < IOS18 else _WIDENED_SINCE_IOS18)
             return [partial(_widened, version=version), *([_as_palette] if few else [])]
@@ -90,21 +90,8 @@ def even(encoding: Quantized, whole: Shape) -> Quantized:
     return replace(encoding, scale=scale, zero_point=zero_point, block=None)
 
 
-def _of_scaled_floats(encoding: Quantized, whole: Shape, version: int, *, masked: bool) -> list[Way]:
-    """The ways of tables of floats that are scaled: a table for each of the groups."""
-    data = encoding.data
-    if not isinstance(data, Palettized):
-        return [lambda scaled: scaled]
-    tables = data.lut.shape[:-2]
-    groups = tuple(math.lcm(*counts) for counts in zip(encoding.scale.shape, tables, strict=True))
-    to = whole if masked else tuple(data.indices.shape)
-    if any(dim % count for dim, count in zip(to, groups, strict=True)):
-        return [lambda scaled: scaled]
-    return [partial(_as_float_tables, version=version, groups=groups)]
-
-
-def _of_quantized_tables(encoding: Quantized, whole: Shape, version: int, *, masked: bool) -> list[Way]:
-    """The ways of tables of codes.
+def _of_scaled_tables(encoding: Quantized, whole: Shape, version: int, *, masked: bool) -> list[Way]:
+    """The ways of tables of codes, or of floats, that have scales.
 
     groups: the blocks that tables and scales cut the weight into together; each can have a table of its own where they
     divide it: two tables along an axis, three scales, six groups.
@@ -124,32 +111,32 @@ def _of_quantized_tables(encoding: Quantized, whole: Shape, version: int, *, mas
 
 
 def _with_tables(encoding: Quantized, version: int, groups: Shape) -> Quantized:
-    """A table of codes of 8 bits for each of the groups."""
-    data, zero_point = _eight_bits(encoding, version)
+    """A table of floats, or of codes of 8 bits, for each of the groups."""
+    data, zero_point = _full_tables(encoding, version)
     lut = repeated(data.lut, (*groups, *data.lut.shape[-2:]))
     return Quantized(replace(data, lut=lut), encoding.scale, zero_point)
 
 
 def _as_float_tables(encoding: Quantized, version: int, groups: Shape) -> Palettized:
-    """A table of what the codes stand for, for each of the groups."""
-    if is_float(dtype(encoding.data)):
-        data, zero_point = _padded(cast("Palettized", encoding.data), version), None
-    else:
-        data, zero_point = _eight_bits(encoding, version)
+    """A table of what the entries stand for, for each of the groups."""
+    data, zero_point = _full_tables(encoding, version)
     return replace(data, lut=_dequantized_table(data.lut, plain(encoding.scale), zero_point, groups))
 
 
 def _as_codes(encoding: Quantized, version: int) -> Quantized:
-    """The codes themselves in the place of indices."""
-    data, zero_point = _eight_bits(encoding, version)
+    """The entries themselves in the place of indices."""
+    data, zero_point = _full_tables(encoding, version)
     codes = _computed(lambda *_: decode(data), shape(data), data.indices, data.lut, of=data.lut.dtype)
-    return _widened(Quantized(Dense(codes), encoding.scale, zero_point), version)
+    made = Quantized(Dense(codes), encoding.scale, zero_point)
+    return made if is_float(codes.dtype) else _widened(made, version)
 
 
-def _eight_bits(encoding: Quantized, version: int) -> tuple[Palettized, Array | None]:
-    """Tables of codes and zero points in 8 bits, the tables filled up."""
+def _full_tables(encoding: Quantized, version: int) -> tuple[Palettized, Array | None]:
+    """Tables filled up, codes in them and zero points in 8 bits."""
     data, zero_point = encoding.data, encoding.zero_point
     assert isinstance(data, Palettized)
+    if is_float(dtype(data)):
+        return _padded(data, version), None
     wide = INT8 if dtype(data).name.startswith("int") else UINT8
     data = _padded(replace(data, lut=_cast(data.lut, wide)), version)
     return data, None if zero_point is None else _cast(zero_point, wide)

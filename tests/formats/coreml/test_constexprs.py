@@ -82,6 +82,15 @@ def set_output(kind: str) -> Callable[[Any], None]:
 NARROW = Dense(NarrowArray(np.arange(12, dtype=F16).reshape(3, 4), np.dtype(np.float32)))
 
 
+FLOATS = Quantized(Dense(np.ones((4, 4), F16)), np.full((4, 1), 2, F16))
+
+
+def shifted(operation: Any) -> None:
+    """A zero point of ones."""
+    held = operation.inputs["offset"].arguments.add().value
+    held.CopyFrom(operation.inputs["scale"].arguments[0].value)
+
+
 @pytest.mark.parametrize(
     ("version", "encoding", "change", "reason"),
     [
@@ -90,6 +99,7 @@ NARROW = Dense(NarrowArray(np.arange(12, dtype=F16).reshape(3, 4), np.dtype(np.f
         (9, SPARSE, set_type("constexpr_new"), "it is computed by constexpr_new"),
         (9, SPARSE, computed("mask"), "its mask is no constant"),
         (9, NARROW, set_output("float16"), "it is cast from float16 to float16"),
+        (10, FLOATS, shifted, "its floats are shifted"),
     ],
 )
 def test_what_no_encoding_describes(

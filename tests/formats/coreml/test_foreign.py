@@ -129,11 +129,22 @@ def theirs(path: Path) -> dict[str, Any]:
 
 
 @MODELS
-def test_palettes_that_are_scaled_by_channel_stay_as_they_are(dense: dict[str, Any], tmp_path: Path) -> None:
-    made = compressed(dense["iOS18"], ("palettize", {"nbits": 4, "enable_per_channel_scale": True}))
+@pytest.mark.parametrize(
+    ("target", "bits", "form"), [("iOS18", 6.125, "palettized4"), ("iOS26", 4.156, "scaled(palettized4)")]
+)
+def test_palettes_that_are_scaled_by_channel(
+    dense: dict[str, Any], target: str, bits: float, form: str, tmp_path: Path
+) -> None:
+    """Core ML Tools scales a table for each channel at iOS 18, and what it looks up at iOS 26."""
+    made = compressed(dense[target], ("palettize", {"nbits": 4, "enable_per_channel_scale": True}))
     made.save(str(tmp_path / "m.mlpackage"))
     lifted = read(tmp_path / "m.mlpackage")
-    assert list(lifted.opaque.values()) == ["its floats are scaled"]
-    assert not lifted.opaque.keys() & lifted.sites.keys()
-    (note,) = compressor.inspect(tmp_path / "m.mlpackage").notes
-    assert note.endswith(": stays stored as it is: its floats are scaled")
+    assert lifted.opaque == {}
+    (weight,) = (weight for weight in lifted.weights if "weight" in weight.name)
+    assert name(weight.encoding) == "scaled(palettized4)"
+    assert nbytes(weight.encoding) * 8 / (128 * 64) == pytest.approx(bits, abs=0.01)
+    assert same(decode(weight.encoding), theirs(tmp_path / "m.mlpackage")[weight.name])
+    manifest = compressor.compress(tmp_path / "m.mlpackage", tmp_path / "out", target=target)
+    (facts,) = (one for one in manifest.weights if one.name == weight.name)
+    assert facts.encoding == form
+    assert facts.nbytes <= nbytes(weight.encoding)

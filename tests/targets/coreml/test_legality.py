@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 
-from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec, Shape
+from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, STORED_DTYPES, ArraySpec, NarrowArray, Shape
 from compressor.encodings import (
+    Concatenated,
     Dense,
     Encoding,
     Palettized,
@@ -60,6 +62,26 @@ def sparse(values: Any = None, mask: Shape = SHAPE) -> Sparse:
 
     return Sparse(bits, leaf(inner), SHAPE)
 
+
+def scaled(
+    counts: Shape = (1, 1), groups: Shape = (1, 1), lut: Any = F16, of: Any = F16, axis: int | None = None
+) -> Quantized:
+    return Quantized(table(16, groups, axis, lut), np.abs(RNG.standard_normal(counts)).astype(of))
+
+
+def stored_narrow() -> Quantized:
+    """Two tables of float32 that are values of float16."""
+    found = table(16, (2, 1))
+    return Quantized(replace(found, lut=NarrowArray(found.lut, F32)), np.ones((2, 1), F32))
+
+
+def float8(counts: Shape) -> Quantized:
+    values = RNG.standard_normal(SHAPE).astype(np.float32).astype(STORED_DTYPES["float8_e4m3fn"])
+    return Quantized(Dense(NarrowArray(values, F16)), np.ones(counts, F16))
+
+
+NO_SCALES, NO_FLOATS = "scales over tables need iOS18", "scales over floats need iOS18"
+NO_NON_ZEROS = "compressed non-zeros need iOS18"
 
 LEGAL: list[tuple[str, Encoding, tuple[str, ...]]] = [
     ("dense", Dense(np.zeros(SHAPE, F16)), ("dense", "dense", "dense")),
@@ -122,7 +144,35 @@ LEGAL: list[tuple[str, Encoding, tuple[str, ...]]] = [
     ("quantized tables", tables((4, 1), (4, 1), entries=64), ("int8", *["int8(palettized6)"] * 2)),
     ("a scale for two tables", tables((2, 1), (4, 1)), ("int8", *["int8(palettized4)"] * 2)),
     ("scales that share a table", tables((24, 1), (1, 1)), ("int8", "int8(palettized4)", "int8(palettized4)")),
-    ("scales within a row", tables((24, 64), (1, 1)), ("quantized tables need iOS18", "int8", "int8(palettized4)")),
+    ("scales within a row", tables((24, 64), (1, 1)), ("scales over tables need iOS18", "int8", "int8(palettized4)")),
+    ("a scale over a table", scaled(), ("palettized4", "palettized4", "palettized4")),
+    ("a scale a channel", scaled((24, 1)), (NO_SCALES, "palettized4", "scaled(palettized4)")),
+    ("a scale a channel, two tables", scaled((24, 1), (2, 1)), (NO_SCALES, "palettized4", "scaled(palettized4)")),
+    ("a scale a block", scaled((24, 16)), (NO_SCALES, "scaled(dense)", "scaled(palettized4)")),
+    ("a scale a value", scaled(SHAPE, of=F32), (NO_SCALES, "scaled(dense)", "scaled(palettized4)")),
+    ("a scale for two tables", scaled((2, 1), (4, 1)), (NO_SCALES, "palettized4", "palettized4")),
+    ("vectors", scaled((1, 16), (1, 1), axis=0), (NO_SCALES, "palettized4", "scaled(palettized4)")),
+    ("narrow tables", scaled((2, 1), (2, 1), F16, F32), (NO_SCALES, *["scaled(palettized4)"] * 2)),
+    ("tables of narrow values", stored_narrow(), (NO_SCALES, "scaled(palettized4)", "scaled(palettized4)")),
+    (
+        "bfloat16 tables",
+        scaled((24, 1), (1, 1), BF16, F16),
+        ("Core ML scales float16 and float32, not bfloat16", *["palettized4"] * 2),
+    ),
+    ("values", Quantized(Dense(np.ones(SHAPE, F16)), np.ones((24, 1), F32)), (NO_FLOATS, *["scaled(dense)"] * 2)),
+    ("sparse, scaled", sparse(scaled((24, 1))), (NO_NON_ZEROS, "sparse(palettized4)", "sparse(scaled(palettized4))")),
+    ("bytes", float8((24, 1)), (NO_SCALES, "scaled(dense)", "scaled(palettized8)")),
+    ("bytes and one scale", float8((1, 1)), ("palettized8", "palettized8", "palettized8")),
+    (
+        "short blocks of codes",
+        Quantized(grid("int4").data, np.ones((24, 2), F16), None, (1, 48)),
+        ("scales by block need iOS18", "int4", "int4"),
+    ),
+    (
+        "parts",
+        Concatenated((Dense(np.ones(SHAPE, F16)), table()), 0),
+        ("Core ML has no constant that is made of several",) * 3,
+    ),
     ("bfloat16", Dense(np.zeros(SHAPE, BF16)), ("Core ML has weights in float16 and float32, not in bfloat16",) * 3),
     (
         "float64 grid",
