@@ -20,7 +20,7 @@ from compressor.recognition.granularity import Granularity
 from compressor.recognition.grids import Grid
 from compressor.recognition.rows import codes as multiples_of
 from compressor.recognition.scan import Scan
-from compressor.recognition.schemes import Candidate
+from compressor.recognition.schemes import Candidate, scales
 
 NAME = "linear_quantize"
 
@@ -78,7 +78,7 @@ def encode(values: NDArray, spec: Quantized, where: NDArray | None) -> Quantized
         part.put(codes.view(np.uint8), multiples_of(rows, grid.scale, low))
     chosen = (codes if where is None else select(codes, where)).astype(dtype, copy=False)
     zero_point = None if spec.zero_point is None else (-least).astype(dtype)
-    return Quantized(Dense(chosen), scale, zero_point, spec.block)
+    return Quantized(Dense(chosen), scales.encode(scale, spec.scale), zero_point, spec.block)
 
 
 def centred(encoding: Quantized) -> NDArray:
@@ -92,7 +92,8 @@ def centred(encoding: Quantized) -> NDArray:
 def _candidate(values: NDArray, cut: Granularity, found: Sequence[Grid]) -> Candidate:
     code, symmetric = _code_dtype(found)
     zero_point = None if symmetric else ArraySpec(cut.counts, code)
-    spec = Quantized(Dense(ArraySpec(values.shape, code)), ArraySpec(cut.counts, values.dtype), zero_point, cut.block)
+    scale = scales.spec(np.concatenate([grid.scale for grid in found]), cut.counts)
+    spec = Quantized(Dense(ArraySpec(values.shape, code)), scale, zero_point, cut.block)
     return Candidate((NAME,), spec, f"{code} grid {cut.name}")
 
 

@@ -1,0 +1,48 @@
+"""Scales as few bytes: a table where few of them are distinct, or a type of 16 bits that has all of them.
+
+Scales of blocks are often those of a checkpoint in half precision, or powers of two; with a block of 16 or 32 values
+each, they are a fifth of what a weight of 4 bits takes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from compressor.arrays import UINT8, Array, ArraySpec, NDArray, Shape, stored_type
+from compressor.encodings import Palettized, index_bits
+from compressor.packing import packed_nbytes
+from compressor.patterns import patterns
+from compressor.recognition.scan import ENTRIES
+from compressor.recognition.schemes.narrow import narrowed, narrowest
+
+_LEAST_SAVED = 256
+"""The bytes that another form must save: about what decoding it takes in a graph."""
+
+
+def spec(scales: NDArray, counts: Shape) -> ArraySpec | Palettized:
+    """The smallest form of scales, of which there are `counts` along each axis."""
+    flat = scales.reshape(-1)
+    forms: list[tuple[int, ArraySpec | Palettized]] = [(flat.nbytes, ArraySpec(counts, flat.dtype))]
+    if (stored := narrowest(flat)) is not None:
+        forms.append((flat.size * stored.itemsize, ArraySpec(counts, flat.dtype, stored)))
+    entries = np.unique(patterns(flat)).size
+    if entries <= ENTRIES:
+        lut = ArraySpec((*(1,) * len(counts), entries, 1), flat.dtype)
+        table = Palettized(ArraySpec(counts, UINT8), lut)
+        forms.append((packed_nbytes(flat.size, index_bits(lut)) + lut.nbytes, table))
+    best = min(forms, key=lambda form: form[0])
+    return best[1] if forms[0][0] - best[0] >= _LEAST_SAVED else forms[0][1]
+
+
+def encode(scales: NDArray, form: Array | Palettized) -> Array | Palettized:
+    """The scales as `spec` says.
+
+    Raises:
+        ValueError: they are not what it says.
+    """
+    if not isinstance(form, Palettized):
+        return narrowed(scales, None if stored_type(form) == form.dtype else stored_type(form))
+    entries, indices = np.unique(patterns(scales), return_inverse=True)
+    if entries.size != form.lut.shape[-2]:
+        raise ValueError(f"{form.lut.shape[-2]} distinct scales, got {entries.size}")
+    return Palettized(indices.reshape(scales.shape).astype(UINT8), entries.view(scales.dtype).reshape(form.lut.shape))
