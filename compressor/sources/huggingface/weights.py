@@ -9,13 +9,25 @@ from typing import Any
 from compressor.arrays import CODE_DTYPES, MappedArray, is_float
 from compressor.encodings import Dense
 from compressor.errors import CompressorError, unknown
-from compressor.sources.huggingface import awq, compressed_tensors, gptq
+from compressor.sources.huggingface import awq, bitsandbytes, compressed_tensors, fp8, gptq, mxfp4
 from compressor.sources.huggingface.checkpoint import CONFIG, Checkpoint
 from compressor.sources.huggingface.layers import Layer
 from compressor.sources.huggingface.layouts import FLOAT8, as_bytes, float8_values
 from compressor.weight import Weight
 
-METHODS = {"awq": awq.read, "compressed-tensors": compressed_tensors.read, "gptq": gptq.read}
+
+def _bitsandbytes(checkpoint: Checkpoint) -> Iterator[Layer]:
+    return bitsandbytes.read(checkpoint.path, checkpoint.tensors)
+
+
+METHODS = {
+    "awq": awq.read,
+    "bitsandbytes": _bitsandbytes,
+    "compressed-tensors": compressed_tensors.read,
+    "fp8": fp8.read,
+    "gptq": gptq.read,
+    "mxfp4": mxfp4.read,
+}
 """Quantization methods by the name that config.json has for them."""
 
 WORDS = frozenset({"int32", "uint32", "int16", "uint16"})
@@ -56,8 +68,8 @@ def read(checkpoint: Checkpoint) -> Content:
 
 def _layers(checkpoint: Checkpoint) -> tuple[Layer, ...]:
     said = checkpoint.quantization
-    if not said:
-        return ()
+    if not said:  # bitsandbytes' names say it, where config.json is not beside them
+        return tuple(_bitsandbytes(checkpoint))
     method = str(said.get("quant_method") or _implied(said))
     if method not in METHODS:
         error = unknown("quant_method", method, METHODS)

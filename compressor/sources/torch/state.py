@@ -18,6 +18,7 @@ from compressor.arrays import BFLOAT16, FLOAT_DTYPES, ComputedArray, DType, NDAr
 from compressor.encodings import Dense
 from compressor.errors import CompressorError
 from compressor.model import Model
+from compressor.sources.huggingface import bitsandbytes
 from compressor.sources.torch.archive import entries, is_script
 from compressor.sources.torch.load import ALLOW, read_pickle
 from compressor.sources.torch.sets import state_dict
@@ -27,7 +28,8 @@ from compressor.weight import Weight
 def read(path: Path) -> Model:
     """The weights of a state dict, or of a pickled module, by the names that they have there.
 
-    Quantized tensors are values: their codes are the business of the graph that is exported.
+    Quantized tensors are values: their codes are the business of the graph that is exported. Those of bitsandbytes are
+    told by their names.
 
     Raises:
         CompressorError: the file cannot be read, would run code, or holds a program.
@@ -43,14 +45,22 @@ def read(path: Path) -> Model:
             raise CompressorError(f"{error} Then name the graph that `compressor export` writes.") from error
         raise
     state = content.state_dict() if isinstance(content, Module) else state_dict(path, content)
-    return Model(path, tuple(_weights(state)), None)
+    return Model(path, tuple(_weights(path, state)), None)
 
 
-def _weights(state: Mapping[str, object]) -> Iterator[Weight]:
-    for name, tensor in state.items():
-        if isinstance(tensor, Tensor) and not tensor.is_meta and not tensor.is_complex():
-            # What lies in a file that is mapped is read when it is asked for, tensor by tensor.
-            yield Weight(name, Dense(ComputedArray(tuple(tensor.shape), _dtype(tensor), partial(_values, tensor))))
+def _weights(path: Path, state: Mapping[str, object]) -> Iterator[Weight]:
+    arrays = {
+        # What lies in a file that is mapped is read when it is asked for, tensor by tensor.
+        name: ComputedArray(tuple(tensor.shape), _dtype(tensor), partial(_values, tensor))
+        for name, tensor in state.items()
+        if isinstance(tensor, Tensor) and not tensor.is_meta and not tensor.is_complex()
+    }
+    layers = {part: layer for layer in bitsandbytes.read(path, arrays) for part in layer.parts}
+    for name, array in arrays.items():
+        if name not in layers:
+            yield Weight(name, Dense(array))
+        elif layers[name].parts[0] == name:
+            yield from layers[name].weights
 
 
 def _dtype(tensor: Tensor) -> DType:

@@ -170,3 +170,65 @@ def test_parts_that_do_not_fit(changes: Tensors, says: str | None, tmp_path: Pat
     else:
         kept = sources.read(quantized(tmp_path, tensors, said)).weights
         assert all(weight.pinned.startswith("packed weights of this layout (") for weight in kept)
+
+
+MX = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
+FP8 = {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic", "fmt": "e4m3"}
+
+
+def test_experts_of_transformers_in_mxfp4(tmp_path: Path) -> None:
+    mxfp4 = pytest.importorskip("transformers.integrations.mxfp4")
+    blocks = RANDOM.integers(0, 256, (3, 10, 4, 16)).astype(np.uint8)
+    scales = np.resize(np.arange(255), (3, 10, 4)).astype(np.uint8)
+    expected = mxfp4.convert_moe_packed_tensors(torch.from_numpy(blocks), torch.from_numpy(scales))
+    tensors = {"l.experts.up_blocks": blocks, "l.experts.up_scales": scales, "l.experts.up_bias": scaled(3, 10)}
+    weights = {each.name: each.encoding for each in sources.read(quantized(tmp_path, tensors, MX)).weights}
+    assert weights.keys() == {"l.experts.up", "l.experts.up_bias"}
+    assert same(decode(weights["l.experts.up"]), numpy(expected.contiguous()))
+    assert name(weights["l.experts.up"]) == "scaled(palettized4)"
+    assert nbytes(weights["l.experts.up"]) == 3 * 10 * 4 * 17 + 32
+
+
+@pytest.mark.parametrize("shape", [(256, 384), (200, 300), (2, 128, 256)])
+@pytest.mark.parametrize("kind", [np.float32, BFLOAT16, np.uint8])
+def test_blocks_of_8_bit_floats(shape: tuple[int, ...], kind: Any, tmp_path: Path) -> None:
+    grid = (*shape[:-2], *(-(-dim // 128) for dim in shape[-2:]))
+    powers = RANDOM.integers(100, 140, grid).astype(np.uint8)
+    scale = powers if kind == np.uint8 else scaled(*grid, kind=kind)
+    codes = RANDOM.normal(size=shape).astype(E4M3)
+    tensors = {"l.weight": codes, "l.weight_scale_inv": scale, "l.input_scale": np.ones(1, np.float32)}
+    encoding = read(tmp_path, tensors, FP8).encoding
+    wide = (np.exp2(powers.astype(np.float32) - 127) if kind == np.uint8 else scale).repeat(128, -2).repeat(128, -1)
+    dtype = BFLOAT16 if kind == np.uint8 else kind
+    expected = product(codes.astype(np.float32), 0, wide[..., : shape[-2], : shape[-1]], dtype)
+    assert same(decode(encoding), expected)
+    assert name(encoding) == "scaled(float8_e4m3fn)"
+
+
+def test_blocks_of_8_bit_floats_are_those_of_transformers(tmp_path: Path) -> None:
+    fp8 = pytest.importorskip("transformers.integrations.finegrained_fp8")
+    codes, scale = RANDOM.normal(size=(256, 384)).astype(E4M3), scaled(2, 3, kind=np.float32)
+    stored = torch.from_numpy(codes.view(np.uint8)).view(torch.float8_e4m3fn)
+    expected = fp8.Fp8Dequantize(None)._dequantize_one(stored, torch.from_numpy(scale))
+    found = read(tmp_path, {"l.weight": codes, "l.weight_scale_inv": scale}, FP8)
+    assert same(decode(found.encoding), expected.numpy())
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said", "says"),
+    [
+        ({"up_blocks": np.zeros((3, 10, 4, 15), np.uint8)}, MX, r"up_blocks is uint8\[3, 10, 4, 15\], expected uint8"),
+        (
+            {"up_scales": np.zeros((3, 10, 5), np.uint8)},
+            MX,
+            r"up_scales is uint8\[3, 10, 5\], expected uint8 or float8",
+        ),
+        ({"l.weight_scale_inv": np.ones((3, 3), np.float32)}, FP8, r"with a scale \[3, 3\]: expected one"),
+        ({}, FP8 | {"weight_block_size": "x"}, "weight_block_size is x, expected sizes"),
+    ],
+)
+def test_blocks_and_scales_that_do_not_fit(tensors: Tensors, said: dict[str, Any], says: str, tmp_path: Path) -> None:
+    own: Tensors = {"up_blocks": np.zeros((3, 10, 4, 16), np.uint8), "up_scales": np.zeros((3, 10, 4), np.uint8)}
+    own |= {"l.weight": np.zeros((256, 256), E4M3), "l.weight_scale_inv": np.ones((2, 2), np.float32)}
+    with pytest.raises(CompressorError, match=says):
+        sources.read(quantized(tmp_path, own | tensors, said))

@@ -250,7 +250,7 @@ CONFIGS: dict[str, tuple[str, str]] = {
     "a number": ('{"quantization_config": 3}', "quantization_config is a int, expected an object"),
     "unknown": (
         '{"quantization_config": {"quant_method": "gptg"}}',
-        "unknown quant_method 'gptg'. Did you mean 'gptq'. Choices: awq, compressed-tensors, gptq",
+        "unknown quant_method 'gptg'. Did you mean 'gptq'. Choices: awq, bitsandbytes, compressed-tensors, fp8, gptq",
     ),
     "no name": ('{"quantization_config": {"bits": 4}}', "unknown quant_method ''"),
     "no text": ('{"quantization_config": {"quant_method": ["gptq"]}}', "unknown quant_method"),
