@@ -128,11 +128,21 @@ def _of_part(values: NDArray, settings: Settings, *, sampled: bool) -> list[Cand
 def described_by(values: NDArray, facts: Scan) -> list[Candidate]:
     """The ways to store all values of a weight exactly, each scheme's own; tables as narrow as the values are."""
     described: list[Candidate] = []
-    least = min(values.nbytes, values.size / 8 + (values.size - facts.zeros) * values.dtype.itemsize)
+    best = min(values.nbytes, values.size / 8 + (values.size - facts.zeros) * values.dtype.itemsize)
     for scheme in describing():
-        described += scheme.detect(values, facts, min([least, *(encodings.nbytes(one.spec) for one in described)]))
+        found = [*scheme.detect(values, facts, best)]
+        best = min([best, *(_least_nbytes(one.spec, facts) for one in found)])
+        described += found
     stored = next((stored_type(one.spec.values) for one in described if isinstance(one.spec, Dense)), None)
     return described if stored is None else [narrow.with_narrow_tables(one, stored) for one in described]
+
+
+def _least_nbytes(spec: Encoding, facts: Scan) -> float:
+    """The bytes of a form of all values, or of the same under a mask: whichever is fewer."""
+    whole = encodings.nbytes(spec)
+    if not isinstance(spec, Quantized) or not isinstance(spec.data, Dense):
+        return whole
+    return min(whole, facts.size / 8 + whole - encodings.nbytes(spec.data) * facts.zeros / facts.size)
 
 
 def _near_candidates(values: NDArray, tolerance: float) -> Iterator[Candidate]:

@@ -49,8 +49,9 @@ _EQUAL = (2, 3, 4)
 _SAVED = 1 / 16
 """The share of the bytes that parts must save."""
 
-_WORTH, _LEAST = 1 / 4, 1 << 13
-"""Parts are looked for where the best form takes more than this share of the values' bytes, and so many values."""
+_WORTH, _BITS, _LEAST = 1 / 4, 5, 1 << 13
+"""Parts are looked for where the best form takes more than this share of the values' bytes and more than so many bits a
+value, in weights of so many values."""
 
 
 def detect(values: NDArray, best: float, describe: Describe) -> Iterator[Candidate]:
@@ -59,7 +60,7 @@ def detect(values: NDArray, best: float, describe: Describe) -> Iterator[Candida
     best: the bytes of the smallest form of the whole.
     """
     found: tuple[dict[int, Candidate], int] | None = None
-    if best <= values.nbytes * _WORTH or values.size < _LEAST or values.ndim < 2:
+    if best <= max(values.nbytes * _WORTH, values.size * _BITS / 8) or values.size < _LEAST or values.ndim < 2:
         return
     best *= 1 - _SAVED
     for axis in range(values.ndim):

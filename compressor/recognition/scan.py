@@ -13,8 +13,8 @@ import numpy as np
 
 from compressor import native
 from compressor.arrays import DType, NDArray
-from compressor.blocks import blocks, row_blocks
-from compressor.patterns import bound, magnitude_bits, patterns, sign_bit, starts, unique
+from compressor.blocks import blocks
+from compressor.patterns import bound, magnitude_bits, patterns, sign_bit, unique
 from compressor.recognition.tables import Table
 
 ENTRIES = 256
@@ -93,35 +93,6 @@ def few_distinct(values: NDArray) -> NDArray | None:
         return None if table is None else table.entries
     keys = _distinct_patterns(patterns(values), values.dtype)
     return None if keys.size > COUNTED else keys.view(values.dtype)
-
-
-def row_tables(rows: NDArray) -> NDArray | None:
-    """The distinct patterns of every row of `rows`, whose further axes count as one; None if one has over `ENTRIES`.
-
-    Unsigned `[len(rows), L]`, ascending, shorter ones filled up with their last; 0.0 stands for -0.0 too.
-    """
-    tables = []
-    for part in row_blocks(len(rows), rows.size):
-        some = np.ascontiguousarray(rows[part]).reshape(part.stop - part.start, -1)
-        table = without_duplicates(np.sort(some.view(f"<u{rows.dtype.itemsize}"), axis=1))
-        zeros = table & magnitude_bits(rows.dtype) == 0
-        if np.count_nonzero(table[zeros]):  # -0.0
-            table[zeros] = 0
-            table = without_duplicates(np.sort(table, axis=1))
-        if table.shape[1] > ENTRIES:
-            return None
-        tables.append(table)
-    longest = max(table.shape[1] for table in tables)
-    return np.concatenate([table[:, np.minimum(np.arange(longest), table.shape[1] - 1)] for table in tables])
-
-
-def without_duplicates(ordered: NDArray) -> NDArray:
-    """Each row of patterns in ascending order, each once, filled up with the last one to the longest row."""
-    new = starts(ordered)
-    counts = np.count_nonzero(new, axis=1)
-    first = np.cumsum(counts) - counts
-    places = first[:, None] + np.minimum(np.arange(counts.max()), counts[:, None] - 1)
-    return np.asarray(np.compress(new.reshape(-1), ordered.reshape(-1))[places])
 
 
 def _count_near_zero(values: NDArray, edge: Any) -> tuple[int, int]:

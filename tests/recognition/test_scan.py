@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from compressor.arrays import FLOAT_DTYPES, DType, NDArray
 from compressor.blocks import BLOCK
 from compressor.patterns import above, patterns
-from compressor.recognition.scan import COUNTED, distinct, few_distinct, row_tables, scan
+from compressor.recognition.scan import COUNTED, distinct, few_distinct, scan
 from tests import strategies
 from tests.strategies import as_rounded, merged, special, wide
 
@@ -181,14 +181,3 @@ def test_a_sample_is_a_hypothesis() -> None:
     assert exact is not None
     assert sampled is not None
     assert (exact.entries.size, sampled.entries.size) == (17, 16)
-
-
-@given(strategies.weights())
-def test_the_table_of_every_row_has_its_distinct_values(values: NDArray) -> None:
-    tables = row_tables(values)
-    expected = [np.unique(merged(row)) for row in values]
-    if max(map(len, expected)) > 256:
-        assert tables is None
-    else:
-        assert tables is not None
-        assert [np.unique(table).tolist() for table in tables] == [keys.tolist() for keys in expected]

@@ -19,18 +19,20 @@ from compressor.kernels import select, take
 from compressor.patterns import above, eps, sortable, starts, unsortable
 from compressor.recognition import clusters
 from compressor.recognition.granularity import channel_axes
+from compressor.recognition.row_tables import row_tables, without_duplicates
 from compressor.recognition.scan import (
     ENTRIES,
     Scan,
     distinct,
     few_distinct,
-    row_tables,
-    without_duplicates,
 )
 from compressor.recognition.schemes import Candidate, vectors
 from compressor.recognition.tables import Table
 
 NAME = "palettize"
+
+_FEW_CHANNELS = 16
+"""So many channels tell whether their tables may be one times a factor."""
 
 _TELLING = 3
 """Tables of fewer entries are alike by chance: any two of a positive and a negative value may be."""
@@ -75,10 +77,18 @@ def factored(values: NDArray, spec: Palettized) -> tuple[int, int, float] | None
     axes = [axis for axis, count in enumerate(groups) if count > 1]
     if len(axes) != 1 or spec.vector_axis is not None or not is_float(values.dtype):
         return None
-    tables = row_tables(np.moveaxis(values, axes[0], 0))
+    channels = np.moveaxis(values, axes[0], 0)
+    if _factored(channels[:_FEW_CHANNELS]) is None or (found := _factored(channels)) is None:
+        return None
+    return (axes[0], *found)
+
+
+def _factored(channels: NDArray) -> tuple[int, float] | None:
+    """The entries of the one table, and the greatest relative error of what it is times a factor for each channel."""
+    tables = row_tables(channels)
     if tables is None or tables.shape[1] < _TELLING:
         return None
-    whole = tables[_counts(tables, np.ones(tables.shape, np.bool_)) == tables.shape[1]].view(values.dtype)
+    whole = tables[_counts(tables, np.ones(tables.shape, np.bool_)) == tables.shape[1]].view(channels.dtype)
     with np.errstate(invalid="ignore"):  # a signalling NaN
         exact = np.sort(whole.astype(np.float64), axis=1)
     largest = np.abs(exact).max(axis=1, keepdims=True)
@@ -88,7 +98,7 @@ def factored(values: NDArray, spec: Palettized) -> tuple[int, int, float] | None
     # A negative factor turns a table around.
     apart = [np.abs(turned - shapes[0]).max(axis=1) for turned in (shapes, -shapes[:, ::-1])]
     error = float(np.minimum(*apart).max())
-    return (axes[0], tables.shape[1], error) if error <= 4 * eps(values.dtype) else None
+    return (tables.shape[1], error) if error <= 4 * eps(channels.dtype) else None
 
 
 def encode(values: NDArray, spec: Palettized, where: NDArray | None) -> Palettized:
@@ -124,8 +134,7 @@ def without_zero(values: NDArray, candidate: Palettized, threshold: float, scan:
         assert scan.table is not None  # a palette for the whole weight was found in it
         return int(np.count_nonzero(above(scan.table.entries, threshold)))
     (axis,) = (place for place, count in enumerate(groups) if count > 1)
-    tables = row_tables(np.moveaxis(values, axis, 0).reshape(groups[axis], -1))
-    assert tables is not None
+    tables = next(some for some in _by_group(row_tables(np.moveaxis(values, axis, 0))) if len(some) == groups[axis])
     return int(_counts(tables, above(tables.view(values.dtype), threshold)).max())
 
 
