@@ -39,6 +39,14 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan with eve
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on where a run into OUT_DIR was ended; keep what is done if this one is.")
 ]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="local|tcp://HOST:PORT",
+        help="Have Dask's workers do it: here, or those of a scheduler.",
+        show_default=False,
+    ),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also print what was refused, and why.")]
 
 
@@ -51,6 +59,7 @@ def compress(
     plots: Plots = None,
     params: ParamsFile = None,
     settings: Overrides = None,
+    scheduler: Scheduler = None,
     *,
     dry_run: DryRun = False,
     resume: Resume = False,
@@ -68,15 +77,18 @@ def compress(
         compressor compress model.onnx out --dry-run    # the plan, every refusal
         compressor compress model.onnx out --target iOS17
         compressor compress finetuned.pt out -S export.factory=src.model:create
+        compressor compress exported out --scheduler tcp://head:8786  # by many
     """
     from compressor import targets
     from compressor.errors import UsageError
 
-    from . import display, files, toolchain
+    from . import cluster, display, files, toolchain
     from .params import Given
 
-    if dry_run and plots is not None:
-        raise UsageError("--dry-run writes nothing: leave --plots out.")
+    for option, given in (("--plots", plots), ("--scheduler", scheduler)):
+        if dry_run and given is not None:
+            raise UsageError(f"--dry-run writes nothing: leave {option} out.")
+    cluster.check(scheduler)
     toolchain.check("compress", params, strict=strict)
     files.check_rows(plots)
     asked = _asked(model, detection, Given(params, settings or (), {"target": target, "compress.pipeline": pipeline}))
@@ -86,7 +98,7 @@ def compress(
         display.show_json(plan_document(planned)) if as_json else display.show(display.plan(planned))
         return
     targets.check_installed(asked.target.name)
-    made = asked.made(model, out, resume=resume)
+    made = asked.made(model, out, scheduler, resume=resume)
     if plots is not None:
         files.write_rows(plots, display.bytes_rows(made.weights), display.BYTES_COLUMNS)
     shown = made.to_json() if as_json else display.manifest(made, refusals=verbose, threshold=asked.threshold)
@@ -128,14 +140,18 @@ class _Asked:
         with graph.exported(model, graph.for_weights(model, self.export)) as path, progress.shown() as shown:
             return compressor.dry_run(path, **self._arguments(), progress=shown)
 
-    def made(self, model: Path, out: Path, *, resume: bool = False) -> Manifest:
-        """What was written to `out`."""
+    def made(self, model: Path, out: Path, scheduler: str | None, *, resume: bool = False) -> Manifest:
+        """What was written to `out`, by the workers of a scheduler if one is given."""
         import compressor
 
-        from . import graph, progress
+        from . import cluster, graph, progress
 
-        with graph.exported(model, self.export) as path, progress.shown() as shown:
-            return compressor.compress(path, out, **self._arguments(), progress=shown, resume=resume)
+        with (
+            cluster.executor(scheduler) as executor,
+            graph.exported(model, self.export) as path,
+            progress.shown() as shown,
+        ):
+            return compressor.compress(path, out, **self._arguments(), progress=shown, executor=executor, resume=resume)
 
     def _arguments(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("target", "pipeline", "detection", "settings", "rules")}

@@ -8,13 +8,14 @@ import json
 import os
 import pickle
 import socket
+import traceback
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from compressor.compilation.versions import identity
-from compressor.errors import CompressorError
+from compressor.errors import CompressorError, line
 
 HELLO = "hello.json"
 """What a worker reads first, in the folder that it shares: a token, versions, the files of the source."""
@@ -83,11 +84,23 @@ def work(room: str, token: str, seal: str, number: int, task: bytes) -> bytes:
     _check(room, token)
     try:
         return sealed(seal, _function(room, token, number)(pickle.loads(task)))  # noqa: S301 - the driver's own
-    except OSError as error:
+    except CompressorError:
+        raise
+    except Exception as error:  # noqa: BLE001 - as what pickles for sure
+        failed = _told(error)
+    raise failed
+
+
+def _told(error: Exception) -> Exception:
+    """An error of the system, or a defect with its traceback, as one that names the worker."""
+    if isinstance(error, MemoryError):
+        return CompressorError(f"out of memory on {_who()}. Nothing was published.")
+    if isinstance(error, OSError):
         what = f"{error.filename or 'the system'}: {error.strerror or error}"
-        raise CompressorError(f"{what}, on {_who()}. Nothing was published.") from error
-    except MemoryError as error:
-        raise CompressorError(f"out of memory on {_who()}. Nothing was published.") from error
+        return CompressorError(f"{what}, on {_who()}. Nothing was published.")
+    defect = RuntimeError(f"{type(error).__name__}: {line(error)}, on {_who()}")
+    defect.add_note("".join(traceback.format_exception(error)))
+    return defect
 
 
 @functools.lru_cache(maxsize=4)
@@ -122,4 +135,4 @@ def _check(room: str, token: str) -> None:
 
 
 def _who() -> str:
-    return f"the worker on {socket.gethostname()}, process {os.getpid()},"
+    return f"the worker on {socket.gethostname()}, process {os.getpid()}"

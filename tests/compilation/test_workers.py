@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import pytest
 
 import compressor
 from compressor.compilation import workers
+from compressor.compilation import write as writing
 from compressor.compilation.stream import InexactError
 from compressor.compilation.tasks import different, sealed
 from compressor.compilation.workers import Workers, joined
@@ -177,6 +179,24 @@ def test_an_executor_that_was_shut_down(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 
+def dies(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def dying() -> None:
+    """What a process is told at its start: to die when it writes."""
+    writing.write = dies  # type: ignore[assignment]
+
+
+def test_a_process_that_is_killed_in_the_middle(tmp_path: Path) -> None:
+    with (
+        ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), dying) as pool,
+        pytest.raises(CompressorError, match=r"a worker of the executor has died.*Nothing was published"),
+    ):
+        compressor.compress(chain(tmp_path / "m.onnx"), tmp_path / "out", executor=pool)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
 def test_what_another_process_has() -> None:
     ours = {"python": "3.11", "compressor": "1", "numpy": "2.3", "code": "a"}
     assert different(ours, ours) == ""
@@ -199,8 +219,9 @@ def test_an_error_in_a_worker_comes_out_here(tmp_path: Path) -> None:
             list(others.stream(partial(missing, "w3"), weights(5)))
         with pytest.raises(CompressorError, match=r"No such file or directory, on the worker on .*, process \d+"):
             list(others.map(os.listdir, ["/no such folder"]))
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(RuntimeError, match=r"ZeroDivisionError: division by zero, on the worker on") as raised:
             list(others.map(divided, [0]))
+        assert "in divided" in raised.value.__notes__[0]
 
 
 def missing(name: str, weight: Weight) -> None:
