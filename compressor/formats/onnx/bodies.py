@@ -230,15 +230,11 @@ def reshaped(body: Body) -> None:
     body.reshape(body.input("codes"), "shape")
 
 
-def repeated(body: Body, *, cast: bool) -> None:
-    """A parameter by block for every element, the last block of an axis cut to what the axis has: `shape`.
-
-    cast: to float32, in the place of bfloat16, which ONNX Runtime's `Expand` does not have.
-    """
-    parameter = body.input("parameter")
-    whole = body.spread(body.cast(parameter, FLOAT_DTYPES["float32"]) if cast else parameter, "blocks")
-    shape = body.ints("shape")
-    body.node("Slice", whole, body.node("Sub", shape, shape), shape)
+def by_block(body: Body) -> None:
+    """A parameter by block, for each of `length` elements along `axis`: that of the block which it lies in."""
+    parameter, length = body.input("parameter"), body.node("Squeeze", body.ints("length"))
+    places = body.node("Range", body.integer(0), length, body.integer(1))
+    body.node("Gather", parameter, body.node("Div", places, body.ints("block")), axis=Caller("axis", 2))
 
 
 def concatenated(body: Body, parts: int) -> None:

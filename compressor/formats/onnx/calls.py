@@ -65,8 +65,7 @@ class _Calls:
 
     def weight(self, node: onnx.NodeProto) -> Encoding:
         if node.op_type.startswith("concatenated"):
-            axis = next(found.i for found in node.attribute if found.name == "axis")
-            return Concatenated(tuple(self.part(name) for name in node.input), axis)
+            return Concatenated(tuple(self.part(name) for name in node.input), _axis(node))
         return self.whole(node)
 
     def part(self, name: str) -> Whole:
@@ -126,16 +125,8 @@ class _Calls:
         to = whole or _ints(node, "shape") or shape(data)
         if isinstance(data, Dense) and whole is None:
             data = Dense(reshaped(data.values, to))
-        repeated = self.values.producer(node.input[1])
-        if repeated is not None and repeated.op_type.startswith("repeated"):
-            scale, counts = self.scale(repeated.input[0]), _ints(repeated, "blocks_grid")[::2]
-            lengths = _ints(repeated, "blocks_spread")[1::2]
-            block: Shape | None = tuple(
-                dim if n == 1 else size for dim, n, size in zip(to, counts, lengths, strict=True)
-            )
-        else:
-            scale = self.scale(node.input[1])
-            counts, block = self.counts(node, tuple(scale.shape), to), self.short_block(node, to)
+        scale = self.scale(node.input[1])
+        counts, block = self.counts(node, tuple(scale.shape), to), self.short_block(node, to)
         zero_point = self.codes(node.input[2]) if node.op_type.endswith("zero_point") else None
         zero_point = None if zero_point is None else reshaped(zero_point, counts)
         scale = scale if isinstance(scale, Palettized) else reshaped(scale, counts)
@@ -144,6 +135,8 @@ class _Calls:
 
     def scale(self, name: str) -> Array | Palettized:
         node = self.values.producer(name)
+        if node is not None and node.op_type == "by_block":
+            return self.scale(node.input[0])
         return self.palettized(node) if node is not None and node.domain == DOMAIN else self.constant(name)
 
     def short_block(self, node: onnx.NodeProto, whole: Shape) -> Shape | None:
@@ -155,7 +148,11 @@ class _Calls:
                 lengths[axis] = _ints(group, f"block{number}")[0]
         for found in node.attribute:
             if found.name == "block_size":
-                lengths[next(one.i for one in node.attribute if one.name == "axis")] = found.i
+                lengths[_axis(node)] = found.i
+        repeated = self.values.producer(node.input[1])
+        while repeated is not None and repeated.op_type == "by_block":
+            lengths[_axis(repeated)] = _ints(repeated, "block")[0]
+            repeated = self.values.producer(repeated.input[0])
         block = tuple(
             lengths.get(axis, dim // count) for axis, (dim, count) in enumerate(zip(whole, counts, strict=True))
         )
@@ -174,7 +171,7 @@ class _Calls:
     def codes(self, name: str, width: int = 0) -> Array:
         """Stored codes as they are meant: through `unpack` and `widen`, and as uint8 of `width` bits for indices."""
         node = self.values.producer(name)
-        if node is not None and node.op_type.startswith(("widen", "repeated")):
+        if node is not None and node.op_type.startswith(("widen", "by_block")):
             return self.codes(node.input[0])
         if node is not None and node.domain == DOMAIN:
             node = self.call(name, "unpack")
@@ -213,6 +210,10 @@ def narrow(values: Values, name: str) -> NarrowArray | None:
     if not is_float(array.dtype) and array.dtype not in STORED_DTYPES.values():
         return None
     return NarrowArray(array, to)
+
+
+def _axis(node: onnx.NodeProto) -> int:
+    return next(int(found.i) for found in node.attribute if found.name == "axis")
 
 
 def _ints(node: onnx.NodeProto, name: str) -> Shape:

@@ -93,8 +93,7 @@ def _scattering() -> Iterator[Named]:
 
 def _dequantizing() -> Iterator[Named]:
     yield "reshaped", bodies.reshaped
-    for name in ("repeated", "repeated_bfloat16"):
-        yield name, partial(bodies.repeated, cast=name != "repeated")
+    yield "by_block", bodies.by_block
     for dtype in (INT8, UINT8):
         yield f"widen_{dtype.name}", partial(bodies.widen, dtype=dtype)
     for axis, name in ((False, ""), (True, "_axis")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from compressor.arrays import BFLOAT16, INT8, UINT8, Array, DType, Shape, bits, is_float
+from compressor.arrays import INT8, UINT8, Array, DType, Shape, bits, is_float
 from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, codes_of, dtype, plain, shape
 from compressor.formats.onnx.codes import group_of_places, spread, store_codes
 from compressor.formats.onnx.lowered import Lowered, NonZeros
@@ -49,22 +49,26 @@ def folded(made: Lowered, encoding: Quantized, name: str, at: NonZeros | None = 
 
 
 def _by_short_blocks(made: Lowered, encoding: Quantized, name: str) -> str:
-    """The values, by parameters that are repeated to the weight's shape first: no axis runs through a short block."""
-    assert encoding.block is not None
-    counts, scale, zero_point = tuple(encoding.scale.shape), encoding.scale, encoding.zero_point
-    to = tuple(count * size if count > 1 else 1 for count, size in zip(counts, encoding.block, strict=True))
-    ends = tuple(1 if count == 1 else dim for count, dim in zip(counts, shape(encoding), strict=True))
-    attributes = {**spread("blocks", counts, to), "shape": ends}
-    repeated = "repeated_bfloat16" if scale.dtype == BFLOAT16 else "repeated"
-    inputs = [
-        _store_data(made, encoding.data, ".codes", None),
-        made.call(repeated, [_store_scale(made, scale)], f"{made.prefix}.scales", **attributes),
-    ]
+    """The values, by parameters that are repeated along their axes first: no axis runs through a short block."""
+    scale, zero_point, suffix = encoding.scale, encoding.zero_point, ""
+    inputs = [_store_data(made, encoding.data, ".codes", None), _store_scale(made, scale)]
     if zero_point is not None:
-        stored = _as_bytes(made, store_codes(made, f"{made.prefix}.zero_point", zero_point), zero_point.dtype)
-        inputs.append(made.call("repeated", [stored], f"{made.prefix}.zero_points", **attributes))
-    suffix = "" if zero_point is None else "_zero_point"
+        suffix = "_zero_point"
+        stored = store_codes(made, f"{made.prefix}.zero_point", zero_point)
+        inputs.append(_as_bytes(made, stored, zero_point.dtype))
+    for place, parameter in enumerate(inputs[1:], 1):
+        inputs[place] = _repeated(made, parameter, encoding)
     return made.call(f"dequantize_{scale.dtype.name}{suffix}", inputs, name)
+
+
+def _repeated(made: Lowered, parameter: str, encoding: Quantized) -> str:
+    """A parameter by block with an element for each of the axes that it has several blocks along."""
+    assert encoding.block is not None
+    for axis, (count, size, dim) in enumerate(zip(encoding.scale.shape, encoding.block, shape(encoding), strict=True)):
+        if 1 < count < dim:
+            attributes = {"axis": axis, "block": [size], "length": [dim]}
+            parameter = made.call("by_block", [parameter], f"{parameter}.{axis}", **attributes)
+    return parameter
 
 
 def dequantize_linear(made: Lowered, encoding: Quantized, name: str, form: Form, at: NonZeros | None = None) -> str:

@@ -15,7 +15,7 @@ from compressor.patterns import patterns
 from compressor.recognition.scan import ENTRIES
 from compressor.recognition.schemes.narrow import narrowed, narrowest
 
-_LEAST_SAVED = 256
+_LEAST_SAVED = 1 << 10
 """The bytes that another form must save: about what decoding it takes in a graph."""
 
 

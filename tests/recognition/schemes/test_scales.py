@@ -14,9 +14,9 @@ from compressor.recognition.schemes import linear_quantize, scales
 from compressor.weight import Weight
 
 RNG = np.random.default_rng(0)
-FEW = np.exp2(RNG.integers(-6, 0, (64, 16))).astype(np.float32)
-HALF = RNG.uniform(0.01, 1, (64, 16)).astype(np.float16).astype(np.float32)
-ANY = RNG.uniform(0.01, 1, (64, 16)).astype(np.float32)
+FEW = np.exp2(RNG.integers(-6, 0, (64, 32))).astype(np.float32)
+HALF = RNG.uniform(0.01, 1, (64, 32)).astype(np.float16).astype(np.float32)
+ANY = RNG.uniform(0.01, 1, (64, 32)).astype(np.float32)
 
 
 @pytest.mark.parametrize(("values", "bits"), [(FEW, 3), (HALF, 16), (ANY, 32)], ids=["few", "half", "any"])
@@ -33,8 +33,8 @@ def test_scales_take_the_fewest_bits(values: NDArray, bits: int) -> None:
 
 
 def test_a_few_scales_stay_as_they_are() -> None:
-    assert scales.spec(FEW[:2], (2, 16)).dtype == np.float32
-    assert not isinstance(scales.spec(FEW[:2], (2, 16)), Palettized)
+    assert scales.spec(FEW[:2], (2, 32)).dtype == np.float32
+    assert not isinstance(scales.spec(FEW[:2], (2, 32)), Palettized)
 
 
 @pytest.mark.parametrize(("values", "form"), [(ANY, FEW), (ANY, HALF)], ids=["a table", "16 bits"])
@@ -45,10 +45,10 @@ def test_other_scales_than_those_of_the_form_are_refused(values: NDArray, form: 
 
 @pytest.mark.parametrize("scale", [FEW, HALF, ANY], ids=["few", "half", "any"])
 def test_a_grid_in_groups_has_such_scales(scale: NDArray) -> None:
-    codes = RNG.integers(-7, 8, (64, 16, 32)).astype(np.float32)
+    codes = RNG.integers(-7, 8, (64, 32, 32)).astype(np.float32)
     codes[..., 0] = 7
     codes[..., 1] = 1
-    values = (codes * scale[..., None]).reshape(64, 512)
+    values = (codes * scale[..., None]).reshape(64, 1024)
     (grid,) = (
         one for one in find(Weight("w", Dense(values)), Settings()).candidates if isinstance(one.spec, Quantized)
     )
