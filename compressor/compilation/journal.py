@@ -45,7 +45,7 @@ class Journal:
     def look(self, finding: Finding, settings: Settings) -> None:
         """Note what a weight is."""
         if finding.nbytes >= _WORTH_A_LINE and finding.name not in self.findings:
-            self._add({"finding": Detection(settings, (finding,)).to_json()})
+            self._add({"finding": Detection(settings, (finding,)).to_json()}, durably=False)
         self.findings[finding.name] = finding
 
     def has(self, file: str, key: str) -> bool:
@@ -70,11 +70,13 @@ class Journal:
         """Remove all of it."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _add(self, line: Mapping[str, Any]) -> None:
+    def _add(self, line: Mapping[str, Any], *, durably: bool = True) -> None:
+        """Note what is done: so that it outlives this process, or a machine that stops, too."""
         with (self.folder / _JOURNAL).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+            if durably:
+                file.flush()
+                os.fsync(file.fileno())
 
 
 def begun(directory: Path, state: Mapping[str, Any]) -> Journal:
