@@ -1,6 +1,7 @@
 # `make demo` runs the bundled example, `make record` renews its results that are committed, `make test` runs all checks,
-# `make test-all` the sets whole that it samples, `make test-sanitize` those of the loops in C under sanitizers, `make bench` the benchmarks, `make docs` writes the site to build/site,
-# `make reference` those of its pages that come from code. Needed: Python >= 3.11, git, make.
+# `make test-all` the sets whole that it samples, `make test-sanitize` those of the loops in C under sanitizers, `make bench`
+# the benchmarks, `make docs` writes the site to build/site, `make wheel` what is installed to dist, `make reference` the
+# pages that come from code. Needed: Python >= 3.11, git, make; a C compiler is used where there is one.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 SANITIZE := -g -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
-.PHONY: demo record test test-sanitize test-all bench docs reference lock clean
+.PHONY: demo record test test-sanitize test-all bench wheel docs reference lock clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/examples
@@ -49,6 +50,15 @@ test-all: $(VENV)/dev
 bench: $(VENV)/dev
 	python -m tests.benchmarks
 
+# dist/: the sources; a wheel of this platform with the loops in C, which serves Python from 3.11 on; and one without them.
+wheel: $(VENV)/dev
+	rm -rf dist
+	python -c "from setuptools import build_meta; build_meta.build_sdist('dist')"
+	python -m pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir dist dist/*.tar.gz
+	python -m zipfile --list dist/*-abi3-*.whl | grep --quiet loops
+	COMPRESSOR_PURE=1 python -m pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir dist dist/*.tar.gz
+	@ls dist
+
 docs: $(VENV)/docs
 	sphinx-build --quiet --fresh-env --write-all --fail-on-warning --keep-going --doctree-dir build/doctrees docs build/site
 	@echo build/site/index.html
@@ -71,4 +81,4 @@ lock:
 	mv build/constraints.txt constraints.txt
 
 clean:
-	rm -rf $(VENV) build .hypothesis .mypy_cache .pytest_cache .ruff_cache dvc_plots
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache dvc_plots
