@@ -41,7 +41,9 @@ def read(path: Path) -> tuple[Encoding, NDArray]:
     (found,) = (one for one in compressor.inspect(path).weights if one.name == "w")
     assert found.encoding == name(weight.encoding)
     form = "dense" if stem.startswith("dense") else stem.partition("-by-")[0]
-    assert found.encoding.replace("(", "-").rstrip(")") == form.removesuffix("-vectors").removesuffix("-blocks")
+    assert found.encoding.replace("(", "-").replace(", ", "-").rstrip(")") == form.removesuffix(
+        "-vectors"
+    ).removesuffix("-blocks")
     onnx.checker.check_model(path)
     return weight.encoding, expected.view(values.dtype)
 

@@ -15,8 +15,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from compressor import targets
-from compressor.arrays import CODE_DTYPES, NarrowArray
-from compressor.encodings import Dense, Encoding, Palettized, Sparse, decode
+from compressor.arrays import CODE_DTYPES, STORED_DTYPES, NarrowArray
+from compressor.encodings import Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, decode
 from compressor.formats.onnx.writing import MODEL
 from compressor.model import Model
 from compressor.weight import Weight
@@ -69,7 +69,28 @@ def forms() -> Mapping[str, Encoding]:
     for name, of in (("float16", F16), ("bfloat16", BF16)):
         found[f"{name}-by-cast"] = Dense(NarrowArray(floats(rng, SHAPE, of), F32))
         found[f"sparse-{name}-by-cast"] = Sparse(mask, Dense(NarrowArray(floats(rng, count, of), F32)), SHAPE)
-    return found
+    return found | of_floats(np.random.default_rng(2026))
+
+
+def of_floats(rng: np.random.Generator) -> Mapping[str, Encoding]:
+    """Scales over floats, short last blocks, scales in a table, and parts of several kinds."""
+    by_row, by_block = np.abs(floats(rng, (12, 1), F32)), np.abs(floats(rng, (12, 4), F32))
+    e4m3, e8m0 = STORED_DTYPES["float8_e4m3fn"], STORED_DTYPES["float8_e8m0fnu"]
+    exponents = NarrowArray(np.exp2(rng.integers(-3, 3, (12, 4))).astype(e8m0), F32)
+    in_8_bits = Dense(NarrowArray(floats(rng, SHAPE, F32).astype(e4m3), F32))
+    int4 = Dense(codes(rng, SHAPE, CODE_DTYPES["int4"]))
+    mask = rng.random(SHAPE) < 0.3
+    sparse = Sparse(mask, Dense(floats(rng, (int(mask.sum()),), F32)), SHAPE)
+    table = palette(rng, SHAPE, F32, 16)
+    return {
+        "scaled-palettized4": Quantized(table, by_row),
+        "scaled-palettized4-by-block": Quantized(table, by_block),
+        "scaled-palettized4-by-table": Quantized(table, palette(rng, (12, 4), F32, 3)),
+        "scaled-float8_e4m3fn": Quantized(in_8_bits, by_row),
+        "scaled-float8_e4m3fn-by-powers-of-two": Quantized(in_8_bits, exponents),
+        "int4-by-short-block": Quantized(int4, np.abs(floats(rng, (12, 3), F32)), None, (1, 6)),
+        "concatenated-sparse-palettized4-int4": Concatenated((sparse, table, Quantized(int4, by_row)), 0),
+    }
 
 
 def products(opset: int) -> Mapping[str, Model]:
