@@ -134,6 +134,11 @@ def needs_opset(encoding: Encoding, form: Form = "folded") -> int:
     return oldest
 
 
+def in_opset(encoding: Encoding, opset: int) -> Encoding:
+    """The encoding, or what says the same in an opset that has fewer types and operators."""
+    return encoding if needs_opset(encoding) <= opset else aligned(encoding)
+
+
 def aligned(encoding: Encoding) -> Encoding:
     """The encoding for any opset: indices of 4 and 8 bits instead of 3, 5, 6 and 7, tables filled up with zeros, and a
     table instead of floats of 8 bits.

@@ -75,7 +75,7 @@ def export(
         stored = stored_names(model)
         tidy(program, stored)
         _keep_dtypes(program.model.graph, model, stored, owners, content.weights)
-        exported.write(program.model, model, inputs, _declared(owners, opset), stored, directory)
+        exported.write(program.model, model, inputs, _declared(owners), stored, directory)
     reached("graph")
 
 
@@ -142,7 +142,7 @@ def _check(checkpoint: Checkpoint, content: Content, opset: int) -> None:
                 "%s: config_groups.%s quantizes activations: they are exported in float.", checkpoint.path, name
             )
     encoded = [weight for weight in content.weights if not isinstance(weight.encoding, Dense)]
-    opsets = [decoding.needs_opset(_in_opset(weight.encoding, opset)) for weight in encoded]
+    opsets = [decoding.needs_opset(decoding.in_opset(weight.encoding, opset)) for weight in encoded]
     needed = max(opsets, default=opset)
     if needed > opset:
         first = encoded[opsets.index(needed)]
@@ -152,12 +152,7 @@ def _check(checkpoint: Checkpoint, content: Content, opset: int) -> None:
         )
 
 
-def _in_opset(encoding: Encoding, opset: int) -> Encoding:
-    """The encoding, or what says the same in an opset that has fewer types."""
-    return encoding if decoding.needs_opset(encoding) <= opset else decoding.aligned(encoding)
-
-
-def _declared(owners: Owners, opset: int) -> Declared:
+def _declared(owners: Owners) -> Declared:
     """What the graph stores in a form of its own, and what there is to say of others."""
     encoded: dict[str, Encoding] = {}
     notes: dict[str, str] = {}
@@ -169,7 +164,7 @@ def _declared(owners: Owners, opset: int) -> Declared:
         if reason := decoding.why_not(weight.encoding):
             notes[name] = f"{encodings.name(weight.encoding)}, kept as values: {reason}"
         else:
-            encoded[name] = _in_opset(weight.encoding, opset)
+            encoded[name] = weight.encoding
     return Declared(encoded, notes)
 
 

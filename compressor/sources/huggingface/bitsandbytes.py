@@ -75,9 +75,9 @@ def _four_bits(path: Path, base: str, state: str, tensors: Tensors) -> Layer:
     packed = _part(path, base, tensors, (-(-count // 2), 1), UINT8)
     values = np.asarray(_part(path, f"{base}.quant_map", tensors, (_ENTRIES,), FLOAT32))
     scale, parts = _scales(path, base, said, -(-count // said.block), tensors)
-    codes = computed(said.shape, UINT8, partial(_codes, count, said.shape), packed)
+    codes = computed(said.shape, UINT8, partial(floats.high_first, said.shape), packed)
     names = (base, f"{base}.quant_map", state, *parts)
-    found = _blocks(said.shape, said.block)
+    found = floats.flat_blocks(said.shape, said.block)
     if found is None:
         made = computed(said.shape, said.dtype, partial(_values, said, values), codes, scale)
         note = "blocks that begin in the middle of a row: not supported as codes, kept as values"
@@ -86,32 +86,6 @@ def _four_bits(path: Path, base: str, state: str, tensors: Tensors) -> Layer:
     by_block = computed(grid, FLOAT32, partial(np.reshape, shape=grid), scale)
     encoding = floats.scaled(codes, values, by_block, block)
     return Layer(names, (Weight(base, encoding, note="" if said.dtype == FLOAT32 else floats.ROUNDED_LAST),))
-
-
-def _blocks(shape: Shape, block: int) -> tuple[Shape, Shape | None] | None:
-    """The shape of the scales of blocks of the flat weight, and their lengths where the last is shorter.
-
-    None where no grid has these blocks.
-
-    >>> _blocks((6, 128), 64), _blocks((6, 32), 64), _blocks((7, 32), 64), _blocks((100,), 64), _blocks((6, 48), 64)
-    (((6, 2), None), ((3, 1), None), ((4, 1), (2, 32)), ((2,), (64,)), None)
-    """
-    *before, columns = shape or (1,)
-    if columns % block == 0:
-        return (*before, columns // block), None
-    if len(shape) == 1:
-        return (-(-columns // block),), (block,)
-    if len(shape) != 2 or block % columns:
-        return None
-    rows = block // columns
-    return (-(-shape[0] // rows), 1), (rows, columns) if shape[0] % rows else None
-
-
-def _codes(count: int, shape: Shape, packed: NDArray) -> NDArray:
-    """Codes in order, one a byte."""
-    flat: NDArray = packed.reshape(-1)
-    pairs = np.stack([flat >> np.uint8(4), flat & np.uint8(15)], 1)
-    return pairs.reshape(-1)[:count].reshape(shape)
 
 
 def _values(said: _State, table: NDArray, codes: NDArray, scale: NDArray) -> NDArray:

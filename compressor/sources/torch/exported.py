@@ -60,7 +60,8 @@ def _write_graph(model: ir.Model, encodings: Mapping[str, Encoding], notes: Mapp
     proto = ir.to_proto(model)
     opset = assembly.opset(proto)
     held = {part.name for part in parts} if proto.graph.node else set()
-    fitting = {name: one for name, one in encodings.items() if name in held and _fits(one, opset)}
+    said = {name: decoding.in_opset(one, opset) for name, one in encodings.items() if name in held}
+    fitting = {name: one for name, one in said.items() if _fits(one, opset)}
     taken = sorted({*assembly.names(proto.graph), *held})
     forms = _forms(proto.graph, fitting, opset)
     lowered = [

@@ -2,7 +2,7 @@
 
 torchao itself is imported only where a file holds such tensors; their fields are those of its classes.
 
-Source: torchao 0.18, quantization/quantize_/workflows: `Int8Tensor`, `IntxUnpackedToInt8Tensor`.
+Source: torchao 0.18, quantization/quantize_/workflows: `Int8Tensor`, `IntxUnpackedToInt8Tensor`; `floats` has others.
 """
 
 # ruff: noqa: TID253 - imported where a torch model is exported, and nowhere else
@@ -26,14 +26,19 @@ from torch.nn import Module, Parameter
 from compressor.arrays import CODE_DTYPES, NDArray
 from compressor.encodings import Dense, Quantized, decode
 from compressor.errors import CompressorError
+from compressor.sources.torch.declared import floats
 from compressor.sources.torch.declared.claims import Claim, numbers
 from compressor.sources.torch.declared.recover import ContradictionError, by_block
 
 PACKAGE = "torchao."
 _WORKFLOWS = f"{PACKAGE}quantization.quantize_.workflows"
 SAFE = {
-    f"{PACKAGE}quantization": "Int8Tensor IntxUnpackedToInt8Tensor MappingType",
+    f"{PACKAGE}quantization": "Float8Tensor Int8Tensor IntxUnpackedToInt8Tensor MappingType",
     f"{PACKAGE}quantization.granularity": "PerAxis PerGroup PerRow PerTensor PerToken",
+    f"{PACKAGE}quantization.quantize_.common.kernel_preference": "KernelPreference",
+    f"{_WORKFLOWS}.nf4.nf4_tensor": "NF4Tensor SubclassTensorArgs",
+    f"{PACKAGE}prototype.mx_formats.mx_tensor": "MXTensor",
+    f"{PACKAGE}prototype.mx_formats.nvfp4_tensor": "NVFP4Tensor",
     f"{_WORKFLOWS}.int8.int8_tensor": "QuantizeTensorToInt8Kwargs",
     f"{_WORKFLOWS}.intx.intx_unpacked_to_int8_tensor": "IntxUnpackedToInt8TensorActivationQuantization",
 }
@@ -101,23 +106,27 @@ def _values(weight: str, tensor: Any) -> Tensor:
             "Save the model before such scales are added, or fold them into the layer before."
         )
     try:
-        values: Tensor = tensor.dequantize()
+        values: Tensor = tensor.get_original_weight() if kind == "NF4Tensor" else tensor.dequantize()
     except Exception as error:  # each class has its own kernels
         raise CompressorError(
             f"weight {weight}: a torchao {kind}, whose values torchao cannot give here ({type(error).__name__}). "
-            f"Quantize with a configuration that makes one of {', '.join(CODED)}, or save the float weights."
+            f"Quantize with a configuration that makes one of {', '.join((*CODED, *floats.READ))}, or save the float "
+            "weights."
         ) from error
     return values.detach().clone()
 
 
 def _claim(weight: str, tensor: Any, values: NDArray) -> Claim:
     kind = type(tensor).__name__
-    if kind not in CODED:
+    if kind not in (*CODED, *floats.READ):
         return Claim(weight, note=f"torchao's {kind} has no codes and scales that are kept: kept as values")
     active = getattr(tensor, "act_quant_kwargs", None) or getattr(tensor, "activation_quantization", None)
     note = "torchao quantizes its input while it runs: kept in float" if active else ""
     try:
-        return Claim(weight, _encoding(tensor, values), note)
+        found = floats.READ[kind](tensor, values) if kind in floats.READ else _encoding(tensor, values)
+        if (decode(found) != values).any():
+            raise ContradictionError("its codes and scales do not give the values that torchao computes")
+        return Claim(weight, found, note)
     except ContradictionError as error:
         return Claim(weight, None, "; ".join(filter(None, (f"torchao's {kind} is kept as values: {error}", note))))
 
@@ -137,7 +146,4 @@ def _encoding(tensor: Any, values: NDArray) -> Quantized:
     if any((part.astype(np.int8).astype(dtype).astype(np.int8) != part).any() for part in parts):
         raise ContradictionError(f"its codes or zero points do not fit {target}")
     offset = zero.astype(np.int8).astype(dtype) if zero is not None and zero.any() else None
-    found = Quantized(Dense(codes.astype(dtype)), own, offset)
-    if (decode(found) != values).any():
-        raise ContradictionError("its codes and scales do not give the values that torchao computes")
-    return found
+    return Quantized(Dense(codes.astype(dtype)), own, offset)
