@@ -154,7 +154,7 @@ class _Calls:
             lengths[_axis(repeated)] = _ints(repeated, "block")[0]
             repeated = self.values.producer(repeated.input[0])
         block = tuple(
-            lengths.get(axis, dim // count) for axis, (dim, count) in enumerate(zip(whole, counts, strict=True))
+            lengths.get(axis, dim // max(count, 1)) for axis, (dim, count) in enumerate(zip(whole, counts, strict=True))
         )
         short = any(size * count != dim for size, count, dim in zip(block, counts, whole, strict=True))
         return block if short else None
@@ -213,7 +213,10 @@ def narrow(values: Values, name: str) -> NarrowArray | None:
 
 
 def _axis(node: onnx.NodeProto) -> int:
-    return next(int(found.i) for found in node.attribute if found.name == "axis")
+    axis = next((int(found.i) for found in node.attribute if found.name == "axis"), None)
+    if axis is None:
+        raise ValueError(f"{node.op_type} has no axis")
+    return axis
 
 
 def _ints(node: onnx.NodeProto, name: str) -> Shape:
