@@ -133,8 +133,15 @@ def planned(taken: Taken, asked: Request) -> Plan:
     weights = (weight for weight in taken.fitted.model.weights if asked.rules.of(weight) is not None)
     ruled = {weight.name: asked.rules.pipeline(weight, asked.pipeline) for weight in weights}
     shapes = {weight.name: weight.shapes for weight in taken.fitted.model.weights}
-    made = plan(taken.findings.values(), taken.fitted.target, asked.pipeline, taken.failed, ruled, shapes)
-    return replace(made, notes=taken.fitted.model.notes)
+    failed, target = dict(taken.failed), taken.fitted.target
+    while True:
+        made = plan(taken.findings.values(), target, asked.pipeline, failed, ruled, shapes)
+        misfits = target.misfits({choice.name: choice.legal for choice in made.choices})
+        if not misfits:
+            return replace(made, notes=taken.fitted.model.notes)
+        for choice in made.choices:  # each time, some weight has a form less
+            if choice.name in misfits:
+                failed[choice.name] = {**failed.get(choice.name, {}), choice.form.spec: misfits[choice.name]}
 
 
 def _again(taken: Taken, failures: Mapping[str, InexactError], asked: Request) -> dict[str, Finding]:

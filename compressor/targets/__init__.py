@@ -91,6 +91,12 @@ class Target(Protocol):
     def legalize(self, encoding: Encoding) -> Encoding:
         """The encoding as the target holds it, of the same value; on specs and on data alike. Raises `Illegal`."""
 
+    def misfits(self, forms: Mapping[str, Encoding]) -> Mapping[str, str]:
+        """The weights that cannot have these forms beside those of the others, by name, with the reason.
+
+        forms: specs of all weights, by name.
+        """
+
     def overhead(self, name: str, encoding: Encoding) -> Mapping[str, int]:
         """The bytes that a form of the weight `name` adds to an artefact beside those that it takes itself.
 

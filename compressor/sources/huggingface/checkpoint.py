@@ -10,6 +10,7 @@ Source: the documentation of transformers (big models, quantization).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,8 @@ BESIDE = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 """Files that say it where config.json does not, as AutoGPTQ and AutoAWQ wrote at first."""
 MAX_JSON = 64 << 20
 SHOWN = 5
+MAX_SHARDS = 10_000
+_NUMBERED = re.compile(r"(?P<name>.*-)\d{5}-of-(?P<count>\d{5})\.safetensors")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +74,7 @@ def open_folder(path: Path) -> Checkpoint:
         shards = [path / WEIGHTS] if (path / WEIGHTS).exists() else sorted(path.glob("*.safetensors"))
         if not shards:
             raise CompressorError(f"{path}: no *.safetensors file{_instead(path)}.")
+        _check_whole(path, shards)
         return _opened(path, path, shards, {})
     placed = _weight_map(index)
     shards = [path / name for name in sorted(set(placed.values()))]
@@ -128,6 +132,21 @@ def _quantization(folder: Path, config: Mapping[str, Any]) -> tuple[Mapping[str,
         if (folder / name).exists():
             return {"quant_method": method, **read_json(folder / name)}, [folder / name]
     return {}, []
+
+
+def _check_whole(path: Path, shards: Iterable[Path]) -> None:
+    """Refuse shards that are numbered, and of which one is missing."""
+    names = {shard.name for shard in shards}
+    for name in sorted(names):
+        if not (numbered := _NUMBERED.fullmatch(name)):
+            continue
+        for number in range(1, min(int(numbered["count"]), MAX_SHARDS) + 1):
+            other = f"{numbered['name']}{number:05}-of-{numbered['count']}.safetensors"
+            if other not in names:
+                raise CompressorError(
+                    f"{path}: {name} is one of {int(numbered['count'])} shards, and {other} is not in the folder. "
+                    "Download the whole folder."
+                )
 
 
 def _weight_map(index: Path) -> Mapping[str, str]:

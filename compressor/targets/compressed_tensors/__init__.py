@@ -84,6 +84,17 @@ class CompressedTensors:
                 return _legal(encoding)
         return encoding
 
+    def misfits(self, forms: Mapping[str, Encoding]) -> Mapping[str, str]:
+        experts = {name: form for name, form in forms.items() if fit.is_expert(name, shape(form))}
+        coded = {name: layers.scheme(form) for name, form in experts.items() if isinstance(form, Quantized)}
+        schemes = set(coded.values())
+        if len(schemes) == 1 and len(coded) == len(experts) and next(iter(schemes)).symmetric:
+            return {}
+        told = "others stay dense" if len(coded) < len(experts) else f"they have {len(schemes)} schemes"
+        told = "they have zero points" if len(schemes) == 1 and len(coded) == len(experts) else told
+        reason = f"loaders take all experts in one scheme without zero points, and {told}"
+        return dict.fromkeys(coded, reason)
+
     def overhead(self, name: str, encoding: Encoding) -> Mapping[str, int]:
         if not isinstance(encoding, Quantized):
             return {}

@@ -19,6 +19,7 @@ from compressor.weight import Weight
 
 WEIGHT = ".weight"
 _EMBEDDING = re.compile(r"embed|^wte$|^wpe$|^shared$|^relative_attention_bias$", re.IGNORECASE)
+_EXPERT = re.compile(r"\.experts\.\d+\.")
 _ROUTER = re.compile(r"(^|\.)(gate|router|shared_expert_gate)(\.(classifier|layer|weight))?$")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output|decoder)$")
 _TIED = "a head that is tied to the embedding, which stays dense"
@@ -40,6 +41,11 @@ def fitted(weights: tuple[Weight, ...], checkpoint: Checkpoint) -> tuple[Weight,
 def is_layer(name: str, shape: Shape) -> bool:
     """Whether a weight may be one of a linear layer."""
     return name.endswith(WEIGHT) and len(shape) == 2 and not _is_embedding(name)
+
+
+def is_expert(name: str, shape: Shape) -> bool:
+    """Whether a weight is one of many that a router chooses from."""
+    return is_layer(name, shape) and _EXPERT.search(name) is not None
 
 
 def _is_embedding(name: str) -> bool:

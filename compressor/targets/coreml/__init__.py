@@ -77,6 +77,9 @@ class CoreML:
             raise Illegal(reason)
         return legality.legalize(encoding, self.version)
 
+    def misfits(self, forms: Mapping[str, Encoding]) -> Mapping[str, str]:  # noqa: ARG002 - each is decoded by itself
+        return {}
+
     def overhead(self, name: str, encoding: Encoding) -> Mapping[str, int]:
         dense = Dense(ArraySpec(shape(encoding), dtype(encoding)))
         return {name: self._beside(name, spec(encoding)) - self._beside(name, dense)}

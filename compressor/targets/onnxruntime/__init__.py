@@ -109,6 +109,9 @@ class OnnxRuntime:
             raise Illegal(reason, instead if decoding.needs_opset(instead) < oldest else None)
         return encoding
 
+    def misfits(self, forms: Mapping[str, Encoding]) -> Mapping[str, str]:  # noqa: ARG002 - each is decoded by itself
+        return {}
+
     def overhead(self, name: str, encoding: Encoding) -> Mapping[str, int]:
         opset = max(self.facts.opset, decoding.needs_opset(encoding))
         form = computing.held(self.facts.wanted.get(name, "folded"), encoding, opset)

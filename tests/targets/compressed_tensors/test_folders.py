@@ -18,6 +18,7 @@ from tests.targets.compressed_tensors import checkpoints
 from tests.targets.compressed_tensors.checkpoints import Grid
 
 TARGET = "compressed-tensors"
+RANDOM = np.random.default_rng(0)
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -90,6 +91,21 @@ def test_experts(part: str, count: int, tmp_path: Path) -> None:
     assert torch.equal(checkpoints.logits(loaded), checkpoints.logits(model))
 
 
+def test_experts_that_differ_stay_dense_together(tmp_path: Path) -> None:
+    tensors = {f"model.layers.{n // 2}.mlp.experts.{n % 2}.up_proj.weight": grid(64, 64) for n in range(4)}
+    tensors["model.layers.1.self_attn.q_proj.weight"] = grid(64, 64)
+    two = {**tensors, "model.layers.1.mlp.experts.1.up_proj.weight": grid(64, 64, bits=8)}
+    some = {**tensors, "model.layers.1.mlp.experts.1.up_proj.weight": RANDOM.random((64, 64)).astype(np.float32)}
+    for number, (given, why) in enumerate([(two, "they have 2 schemes"), (some, "others stay dense")]):
+        made = compressed(folders.dense(tmp_path / f"{number}", given), tmp_path / f"out{number}")
+        assert [name for name, form in stored(made).items() if form != "dense"] == [
+            "model.layers.1.self_attn.q_proj.weight"
+        ]
+        refused = dict(next(one for one in made.weights if "experts.0" in one.name).rejected)
+        assert refused["int4"] == f"loaders take all experts in one scheme without zero points, and {why}"
+        check_same(tmp_path / f"{number}", tmp_path / f"out{number}")
+
+
 @pytest.mark.filterwarnings("ignore:You passed `quantization_config`")
 def test_zero_points(tmp_path: Path) -> None:
     model = checkpoints.saved(tmp_path / "source", "llama", lambda _: Grid(4, 32, asymmetric=True))
@@ -139,11 +155,8 @@ def test_what_is_compressed_once_stays_as_it_is(tmp_path: Path) -> None:
     assert {file.sha256 for file in twice.files} == {file.sha256 for file in once.files}
 
 
-RANDOM = np.random.default_rng(0)
-
-
-def grid(rows: int, columns: int) -> Any:
-    codes = RANDOM.integers(-8, 8, (rows, columns))
+def grid(rows: int, columns: int, bits: int = 4) -> Any:
+    codes = RANDOM.integers(-(1 << bits - 1), 1 << bits - 1, (rows, columns))
     return (codes * RANDOM.uniform(0.5, 1, (rows, 1)).astype(np.float32)).astype(np.float32)
 
 
