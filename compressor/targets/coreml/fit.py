@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from compressor.arrays import DType, NDArray, Shape
-from compressor.encodings import Dense, Encoding, Sparse, nbytes, shape
+from compressor.arrays import ComputedArray, DType, NDArray, Shape
+from compressor.encodings import Dense, Encoding, Sparse, dtype, nbytes, shape
+from compressor.formats.coreml.opsets import IOS18
 from compressor.formats.coreml.skeleton import Skeleton, rename
 from compressor.formats.coreml.values import Held
 from compressor.formats.onnx.dtypes import DTYPES
@@ -28,7 +29,7 @@ from compressor.targets.coreml import batch_norm, conversion
 from compressor.targets.coreml.frontends import Translated, translated
 from compressor.targets.coreml.moves import InTurn
 from compressor.targets.coreml.request import Request
-from compressor.targets.coreml.rounding import as_codes, rounded
+from compressor.targets.coreml.rounding import Traced, as_codes, as_table, rounded
 from compressor.targets.coreml.sharing import share, stored_again
 from compressor.targets.coreml.slots import Slot
 from compressor.weight import Copy, Weight
@@ -66,7 +67,7 @@ def fit(model: Model, request: Request, asked: Asked) -> Prepared:
         recovered(weight, asked.settings_of(weight), to) if linear_quantize.NAME in asked.schemes(weight) else weight
         for weight in model.weights
     ]
-    model = replace(model, weights=weights)
+    model = replace(model, weights=[_as_held(weight, request.version) for weight in weights])
     sources = {weight.name: weight.encoding for weight in model.weights}
     found = translated(model, request)
     why_not = partial(_why_not_fold, sources, to, asked)
@@ -76,6 +77,14 @@ def fit(model: Model, request: Request, asked: Asked) -> Prepared:
     wide = frozenset(place for place, slot in enumerate(slots) if to == np.float16 and _is_too_large(slot))
     skeleton = _skeleton(*conversion.convert(found.program, slots, wide, request), slots)
     return _prepared(skeleton, found, model, request, _other_precisions(skeleton, {slots[at].name for at in wide}, to))
+
+
+def _as_held(weight: Weight, version: int) -> Weight:
+    """A weight as its values where a version has no scales over its table: their products are then rounded once."""
+    encoding = weight.encoding
+    if version >= IOS18 or as_table(encoding) is None:
+        return weight
+    return replace(weight, encoding=Dense(ComputedArray(shape(encoding), dtype(encoding), Traced(encoding, None))))
 
 
 def _skeleton(proto: Any, constants: Held, slots: Sequence[Slot]) -> Skeleton:

@@ -1,7 +1,8 @@
 """What a weight is at the precision of a program: its floats rounded once, its codes kept.
 
 The values of a dense weight are rounded; a quantized weight keeps its codes, and its scales are rounded: a value is
-then `(code - zero_point) * float16(scale)`, rounded to float16.
+then `(code - zero_point) * float16(scale)`, rounded to float16. So does one of floats in a table that scales multiply,
+and of floats of 8 bits: `float16(table[index]) * float16(scale)`, rounded to float16.
 """
 
 from __future__ import annotations
@@ -13,8 +14,21 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from compressor.arrays import ComputedArray, DType, NDArray, Shape
-from compressor.encodings import Dense, Encoding, Quantized, Sparse, codes_of, decode, dtype, full_mask, plain, shape
+from compressor.arrays import UINT8, ComputedArray, DType, NarrowArray, NDArray, Shape
+from compressor.encodings import (
+    Dense,
+    Encoding,
+    Palettized,
+    Quantized,
+    Sparse,
+    codes_of,
+    decode,
+    dtype,
+    full_mask,
+    plain,
+    shape,
+    tabled,
+)
 from compressor.kernels import expand
 from compressor.patterns import patterns
 from compressor.targets.coreml.rewriting import even
@@ -39,6 +53,11 @@ def rounded(
         if made is not None:
             return made, "" if factor is None and made.scale.dtype == codes.scale.dtype else f"scales rounded to {to}"
         reason = f"its scales are too small for {to}"
+    elif source is not None and (tables := as_table(source)) is not None:
+        turned = _of_table(moved_table(tables, move, values.shape), factor, to)
+        if turned is not None:
+            return turned, "" if dtype(tables) == to and factor is None else f"table and scales rounded to {to}"
+        reason = f"its table or its scales are beyond {to}"
 
     known = None if source is None else Traced(source, move)
     return Dense(ComputedArray(values.shape, to, Rounded(values, to, factor, known))), reason
@@ -121,6 +140,38 @@ def as_codes(encoding: Encoding) -> Quantized | None:
     return even(replace(inner, data=codes, scale=plain(inner.scale)), shape(encoding))
 
 
+def as_table(encoding: Encoding) -> Quantized | None:
+    """A weight of floats in one table times scales, those of 8 bits as the codes that they are; None for any other."""
+    if not isinstance(encoding, Quantized) or codes_of(encoding) is not None:
+        return None
+    data, scale = encoding.data, plain(encoding.scale)
+    if isinstance(data, Dense) and isinstance(data.values, NarrowArray) and data.values.values.dtype.itemsize == 1:
+        data = tabled(data.values, len(scale.shape))
+    if not isinstance(data, Palettized) or data.vector_axis is not None or data.lut.size != data.lut.shape[-2]:
+        return None
+    return even(replace(encoding, data=data, scale=scale), shape(encoding))
+
+
+def moved_table(encoding: Quantized, move: Move | None, to: Shape) -> Quantized:
+    """The indices as `move` takes them, to the shape `to`, each with the scale that it had."""
+    data = encoding.data
+    assert isinstance(data, Palettized)
+    if move is None:
+        return encoding
+    scale = by_block(move(expand(np.asarray(encoding.scale), shape(encoding))))
+    indices = ComputedArray(to, UINT8, Traced(Dense(data.indices), move))
+    lut = np.asarray(data.lut).reshape((*(1,) * len(to), -1, 1))
+    return Quantized(Palettized(indices, lut), scale)
+
+
+def _of_table(encoding: Quantized, factor: NDArray | None, to: DType) -> Quantized | None:
+    """The table rounded, and the scales multiplied and rounded; None where one is beyond the type's precision."""
+    data = encoding.data
+    assert isinstance(data, Palettized)
+    lut = _rounded_closely(np.asarray(data.lut).astype(np.float64), to)
+    return None if lut is None else _scaled(encoding, factor, to, replace(data, lut=lut))
+
+
 def _later(dims: Shape, kind: DType, compute: Callable[[], NDArray]) -> Dense:
     return Dense(ComputedArray(dims, kind, compute))
 
@@ -166,15 +217,27 @@ def by_block(whole: NDArray) -> NDArray:
     return np.ascontiguousarray(whole)
 
 
-def _scaled(encoding: Quantized, factor: NDArray | None, to: DType) -> Quantized | None:
-    """The scales multiplied and rounded; None where one is too small to keep its precision, or too large."""
+def _scaled(
+    encoding: Quantized, factor: NDArray | None, to: DType, data: Dense | Palettized | None = None
+) -> Quantized | None:
+    """The scales multiplied and rounded; None where one is too small to keep its precision, or too large.
+
+    data: what they multiply then; None for what they multiply now.
+    """
     exact, zero_point = np.asarray(encoding.scale).astype(np.float64), encoding.zero_point
     if factor is not None:
         counts = tuple(math.lcm(*pair) for pair in zip(exact.shape, factor.shape, strict=True))
         exact = expand(exact, counts) * factor
         zero_point = None if zero_point is None else expand(np.asarray(zero_point), counts)
-    with np.errstate(over="ignore"):
-        scale = exact.astype(to)
-    if not (np.abs(scale.astype(np.float64) - exact) <= np.abs(exact) * np.finfo(to).eps / 2).all():
+    scale = _rounded_closely(exact, to)
+    if scale is None or not np.isfinite(scale).all():
         return None
-    return Quantized(encoding.data, scale, zero_point)
+    return Quantized(encoding.data if data is None else data, scale, zero_point)
+
+
+def _rounded_closely(exact: NDArray, to: DType) -> NDArray | None:
+    """Numbers rounded; None where a finite one is too small to keep its precision, or too large."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        made = exact.astype(to)
+        close = np.abs(made.astype(np.float64) - exact) <= np.abs(exact) * np.finfo(to).eps / 2
+    return made if (close | ~np.isfinite(exact)).all() else None

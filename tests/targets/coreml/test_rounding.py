@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
+import pickle
 
-from compressor.arrays import ComputedArray
-from compressor.encodings import Dense, Quantized, Sparse, decode
+import numpy as np
+import pytest
+
+from compressor.arrays import STORED_DTYPES, ComputedArray, NarrowArray
+from compressor.encodings import Dense, Palettized, Quantized, Sparse, decode, name
 from compressor.targets.coreml.rounding import as_codes, moved, rounded
 
 CODES = np.array([[1, -2, 3], [4, 0, -6]], np.int8)
@@ -37,3 +40,58 @@ def test_values_are_multiplied_before_they_are_rounded() -> None:
     found, reason = rounded(values, None, np.dtype(np.float16), None, factor)
     assert reason == ""
     np.testing.assert_array_equal(decode(found), [[1.001953125, 3.001953125], [np.inf, np.float16(2e-7)]])
+
+
+F16, F32 = np.dtype(np.float16), np.dtype(np.float32)
+INDICES = np.array([[0, 1, 2, 3], [3, 2, 1, 0]], np.uint8)
+TABLE = np.array([-1.0, -0.1, 0.3, 1.5], np.float32).reshape(1, 1, 4, 1)
+SCALES = np.array([[0.3, 7.0], [100.0, 0.01]], np.float32)
+SCALED = Quantized(Palettized(INDICES, TABLE), SCALES)
+BYTES = NarrowArray(np.array([[1.75, -448, 0.5, 2.0]]).astype(STORED_DTYPES["float8_e4m3fn"]), F32)
+
+
+def test_a_table_and_its_scales_are_rounded_and_the_product_once_more() -> None:
+    found, told = rounded(decode(SCALED), SCALED, F16, None)
+    assert (name(found), told) == ("scaled(palettized2)", "table and scales rounded to float16")
+    products = TABLE.reshape(-1).astype(F16)[INDICES].astype(F32) * SCALES.astype(F16).astype(F32).repeat(2, 1)
+    assert np.array_equal(decode(found), products.astype(F16))
+    found, told = rounded(decode(SCALED), SCALED, F32, None)
+    assert told == ""
+    assert np.array_equal(decode(found), decode(SCALED))
+
+
+def test_a_table_stays_one_in_another_order_of_the_axes() -> None:
+    """Its indices move, also where a scale stands for a block; a batch norm multiplies the scales."""
+    factor = np.array([[1.0], [2.0], [3.0], [4.0]])
+    found, _ = rounded(decode(SCALED).T, SCALED, F32, np.transpose, factor)
+    found = pickle.loads(pickle.dumps(found))  # noqa: S301 - our own
+    assert isinstance(found, Quantized)
+    assert isinstance(found.data, Palettized)
+    assert isinstance(found.data.indices, ComputedArray)
+    assert (found.data.lut.shape, found.scale.shape) == ((1, 1, 4, 1), (4, 2))
+    np.testing.assert_allclose(decode(found), decode(SCALED).T * factor.astype(F32), 1e-6)
+
+
+@pytest.mark.parametrize("block", [None, (1, 3)])
+def test_floats_of_8_bits_keep_their_bits(block: tuple[int, int] | None) -> None:
+    source = Quantized(Dense(BYTES), np.array([[0.3, 2.0]], np.float32), None, block)
+    found, _ = rounded(decode(source), source, F16, None)
+    assert name(found) == "scaled(palettized8)"
+    assert isinstance(found, Quantized)
+    scales = np.array([0.3, 0.3, 2.0, 2.0] if block is None else [0.3, 0.3, 0.3, 2.0], F16)
+    assert np.array_equal(decode(found), [np.array([1.75, -448, 0.5, 2.0], F16) * scales])
+
+
+@pytest.mark.parametrize(
+    ("table", "scale"),
+    [(TABLE, SCALES * np.float32(1e-7)), (TABLE * 1e6, SCALES), (TABLE, SCALES * np.float32(np.inf))],
+)
+def test_tables_and_scales_beyond_a_type_are_values(table: np.ndarray, scale: np.ndarray) -> None:
+    source = Quantized(Palettized(INDICES, table.astype(F32)), scale)
+    found, told = rounded(decode(source), source, F16, None)
+    assert (name(found), told) == ("dense", "its table or its scales are beyond float16")
+
+
+def test_other_tables_are_found_in_the_rounded_values() -> None:
+    two = Quantized(Palettized(INDICES, TABLE.repeat(2, 0)), SCALES)
+    assert rounded(decode(two), two, F16, None)[1] == ""

@@ -1,0 +1,96 @@
+"""Sources of floats in a table that scales multiply: NF4, MXFP4, FP8, a scale for each channel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import compressor
+from compressor import sources, targets
+from compressor.arrays import STORED_DTYPES, NarrowArray, NDArray
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, decode
+from compressor.model import Model
+from compressor.weight import Weight
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning")
+
+RNG = np.random.default_rng(0)
+SHAPE, F32 = (256, 192), np.dtype(np.float32)
+NF4 = np.array(
+    """-1 -0.6961928 -0.52507305 -0.3949175 -0.28444138 -0.18477343 -0.091050036 0
+    0.0795803 0.1609302 0.2461123 0.33791524 0.44070983 0.562617 0.72295684 1""".split(),
+    F32,
+)
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], F32)
+
+
+def table(values: NDArray) -> Palettized:
+    return Palettized(RNG.integers(0, 16, SHAPE).astype(np.uint8), values.reshape(1, 1, 16, 1))
+
+
+def scales(*counts: int) -> NDArray:
+    return RNG.uniform(0.01, 0.1, counts).astype(F32)
+
+
+FORMS: Mapping[str, Encoding] = {
+    "NF4": Quantized(table(NF4), scales(4, 192)),
+    "a scale a channel": Quantized(table(NF4), scales(1, 192)),
+    "MXFP4": Quantized(table(E2M1), np.exp2(RNG.integers(-8, -3, (8, 192))).astype(F32)),
+    "FP8": Quantized(
+        Dense(NarrowArray(RNG.standard_normal(SHAPE).astype(F32).astype(STORED_DTYPES["float8_e4m3fn"]), F32)),
+        scales(1, 192),
+    ),
+}
+
+
+def source(encoding: Encoding, folder: Path) -> Path:
+    """An ONNX artefact that multiplies by the weight."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    given, made = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, size))
+        for name, size in zip("xy", SHAPE, strict=True)
+    )
+    stub = onnx.TensorProto(name="w", dims=SHAPE, data_type=TensorProto.FLOAT)
+    graph = helper.make_graph(nodes, "scaled", [given], [made], [stub])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    targets.write(targets.get("onnxruntime"), Model(folder / "m.onnx", [Weight("w", encoding)], proto), folder)
+    return folder / "model.onnx"
+
+
+@pytest.mark.parametrize(
+    ("form", "target", "stored", "bits"),
+    [
+        ("NF4", "iOS16", "dense", 16),
+        ("NF4", "iOS18", "palettized4", 8),
+        ("NF4", "iOS26", "scaled(palettized4)", 4.26),
+        ("a scale a channel", "iOS18", "palettized4", 5),
+        ("a scale a channel", "iOS26", "scaled(palettized4)", 4.07),
+        ("MXFP4", "iOS16", "palettized6", 6.02),
+        ("MXFP4", "iOS26", "scaled(palettized4)", 4.51),
+        ("FP8", "iOS16", "dense", 16),
+        ("FP8", "iOS26", "scaled(palettized8)", 8.15),
+    ],
+)
+def test_what_a_target_holds_of_it(form: str, target: str, stored: str, bits: float, tmp_path: Path) -> None:
+    manifest = compressor.compress(source(FORMS[form], tmp_path), tmp_path / "out", target=target)
+    (facts,) = manifest.weights
+    assert facts.encoding == stored
+    assert facts.nbytes * 8 / np.prod(SHAPE) == pytest.approx(bits, abs=0.01)
+    weight = next(one for one in sources.read(tmp_path / "out/model.mlpackage").weights if one.name == "w")
+    expected, got = decode(FORMS[form]).T, decode(weight.encoding).astype(F32)
+    roundings = 1 if target == "iOS16" else 0 if form == "MXFP4" else 3  # of the table, the scale and the product
+    assert (np.abs(got - expected) <= roundings * np.abs(expected) * F32.type(2**-11 + 2**-20)).all()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_at_float32_it_is_exact(form: str, tmp_path: Path) -> None:
+    target = targets.get("iOS26", {"precision": "float32"})
+    manifest = compressor.compress(source(FORMS[form], tmp_path), tmp_path / "out", target=target)
+    assert manifest.weights[0].encoding.startswith("scaled(palettized")
+    weight = next(one for one in sources.read(tmp_path / "out/model.mlpackage").weights if one.name == "w")
+    assert np.array_equal(decode(weight.encoding), decode(FORMS[form]).T)
