@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +27,9 @@ from compressor.errors import CompressorError
 from compressor.formats.layout import Part
 from compressor.model import Model
 from compressor.targets import Fitted, Target
+
+_DIGESTS = 4
+"""Files whose digests are computed at a time."""
 
 
 class FailedError(CompressorError):
@@ -99,24 +105,50 @@ def write_all(work: Work, metadata: Mapping[str, str], kept: Journal | None = No
     """
     layout = work.fitted.target.layout(work.fitted.model, {one.name: one.legal for one in work.choices}, metadata)
     failed: list[InexactError] = []
-    done: dict[str, FileFacts] = {}
-    for part, told in zip(layout.parts, _shares(layout.parts, work), strict=True):
-        some = work.of(part, told)
-        if not part.file or kept is None:
-            failed += some.write(part)
-            continue
-        content = _key(some, metadata)
-        if not kept.has(part.file, content):
-            wrong = some.write(part) or some.verify(part.file)
-            failed += wrong
-            if wrong:
+    files: list[str] = []
+    with _keeping(kept, work.directory) as keep:
+        for part, told in zip(layout.parts, _shares(layout.parts, work), strict=True):
+            some = work.of(part, told)
+            if not part.file or kept is None:
+                failed += some.write(part)
                 continue
-            (facts,) = describe.files([work.directory / part.file], work.directory)
-            kept.keep(part.file, content, facts, work.directory)
-        done[part.file] = kept.parts[part.file][1]
+            content = _key(some, metadata)
+            files.append(part.file)
+            if not kept.has(part.file, content):
+                wrong = some.write(part) or some.verify(part.file)
+                failed += wrong
+                if not wrong:
+                    keep(part.file, content)
     if failed:
         raise FailedError(failed)
-    return done
+    return {} if kept is None else {file: kept.parts[file][1] for file in files}
+
+
+@contextmanager
+def _keeping(kept: Journal | None, directory: Path) -> Iterator[Callable[[str, str], None]]:
+    """A function that keeps a verified file, with the key of what it holds, once its digest is known.
+
+    That is computed while the next ones are written, by a few threads: workers do not wait for it. All are kept when
+    the block ends, however it does.
+    """
+    pending: deque[tuple[str, str, Future[tuple[FileFacts, ...]]]] = deque()
+
+    def settle(*, all_of_them: bool) -> None:
+        while pending and kept is not None and (all_of_them or pending[0][2].done()):
+            file, content, found = pending.popleft()
+            (facts,) = found.result()
+            kept.keep(file, content, facts, directory)
+
+    with ThreadPoolExecutor(_DIGESTS) as pool:
+
+        def keep(file: str, content: str) -> None:
+            pending.append((file, content, pool.submit(describe.files, [directory / file], directory)))
+            settle(all_of_them=False)
+
+        try:
+            yield keep
+        finally:
+            settle(all_of_them=True)
 
 
 def _key(work: Work, metadata: Mapping[str, str]) -> str:

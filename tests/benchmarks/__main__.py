@@ -1,6 +1,6 @@
 """`make bench`: size, speed and memory as ratios within one run, against `cp`, the dense model and the peer.
 
-    python -m tests.benchmarks [onnxruntime] [coreml-sizes] [coreml-time]
+    python -m tests.benchmarks [onnxruntime] [coreml-sizes] [coreml-time] [cluster]
         [--blocks 12] [--large 60] [--times 3] [--no-peer] [--json FILE]
 
 Nothing here is a test: machines differ, and a limit that is missed is printed as such.
@@ -83,7 +83,18 @@ def _coreml_time(folder: Path, arguments: argparse.Namespace) -> Iterator[Figure
     yield from coreml_time.figures(folder, arguments.times)
 
 
-SECTIONS = {"onnxruntime": _onnxruntime, "coreml-sizes": _coreml_sizes, "coreml-time": _coreml_time}
+def _cluster(folder: Path, _: argparse.Namespace) -> Iterator[Figure]:
+    from tests.benchmarks import cluster
+
+    yield from cluster.figures(folder)
+
+
+SECTIONS = {
+    "onnxruntime": _onnxruntime,
+    "coreml-sizes": _coreml_sizes,
+    "coreml-time": _coreml_time,
+    "cluster": _cluster,
+}
 
 
 def _startup(times: int) -> Iterator[Figure]:

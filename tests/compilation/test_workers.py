@@ -25,6 +25,7 @@ from compressor.compilation.workers import Workers, joined
 from compressor.encodings import Dense
 from compressor.errors import CompressorError
 from compressor.weight import Weight
+from tests.benchmarks.cluster import checkpoint
 from tests.faults.commands import chain, snapshot, working_directory
 from tests.sources.onnx.test_folding import CASES, Case, built
 from tests.test_determinism import check_mixed, mixed
@@ -141,6 +142,21 @@ def test_what_a_runtime_folds_is_folded_by_workers(tmp_path: Path, case: Case) -
     compressor.compress(model, tmp_path / "there", executor=executor)
     assert snapshot(tmp_path / "there") == snapshot(tmp_path / "here")
     assert executor.started == 4  # hello, look, write, verify
+
+
+def test_a_folder_of_shards_is_the_same(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "model", shards=3, side=256)
+    compressor.compress(tmp_path / "model", tmp_path / "here", target="compressed-tensors")
+    expected = snapshot(tmp_path / "here")
+    assert sum(name.endswith(".safetensors") for name in expected) == 3
+    executor = Inline()
+    compressor.compress(tmp_path / "model", tmp_path / "out", target="compressed-tensors", executor=executor)
+    assert snapshot(tmp_path / "out") == expected
+    assert executor.started == 1 + 1 + 2 * 3  # hello, a look, and each shard is written and compared
+    for count in (1, 2, 3):
+        with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
+            compressor.compress(tmp_path / "model", tmp_path / "out", target="compressed-tensors", executor=pool)
+        assert snapshot(tmp_path / "out") == expected
 
 
 def test_a_form_that_a_sample_has_missed_is_mended_as_without_workers(tmp_path: Path) -> None:
