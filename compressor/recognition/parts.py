@@ -3,7 +3,7 @@
 A few values of a few rows along an axis say of what kind each is: with zeros, of few distinct values, of a narrower
 float type, or none of these. Where neighbours differ, the place is searched, and each part is looked at like a weight
 of its own; neighbours that are no larger as one are one. Parts of equal length are tried where all rows have few
-distinct values and the whole has no table of them.
+distinct values, and so has the first part, and the whole has no table of them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from compressor import encodings
 from compressor.arrays import NDArray
 from compressor.encodings import Concatenated, Whole
 from compressor.patterns import magnitude_bits, starts
+from compressor.recognition.scan import distinct
 from compressor.recognition.schemes import Candidate
-from compressor.recognition.schemes.narrow import narrowest
+from compressor.recognition.schemes.narrow import narrower
 
 Describe = Callable[[NDArray], Sequence[Candidate]]
 """The ways to store the values of a part exactly, as they are among them."""
@@ -116,7 +117,10 @@ def _cuts(values: NDArray, axis: int) -> Iterator[list[int]]:
     if 0 < differ.size < most:
         yield [_edge(values, axis, places[at], places[at + 1], kinds[at]) for at in differ]
     elif not differ.size and kinds[0, _DISTINCT]:
-        yield from ([rows // parts * end for end in range(1, parts)] for parts in _EQUAL if rows % parts == 0)
+        for parts in (parts for parts in _EQUAL if rows % parts == 0):
+            length = rows // parts
+            if distinct(values[(slice(None),) * axis + (slice(length),)], sampled=True) is not None:
+                yield [length * end for end in range(1, parts)]
 
 
 def _places(length: int, most: int) -> NDArray:
@@ -149,6 +153,5 @@ def _kinds(values: NDArray, axis: int, places: NDArray) -> NDArray:
     patterns = np.sort(few.view(f"<u{few.dtype.itemsize}"), axis=1)
     zeros = np.count_nonzero(patterns & magnitude_bits(few.dtype) == 0, axis=1)
     others = np.count_nonzero(starts(patterns), axis=1) - (zeros > 0)
-    narrow = [narrowest(row) is not None for row in few]
     share = others / np.maximum(1, few.shape[1] - zeros)
-    return np.stack([zeros > few.shape[1] * _ZEROS, (share <= _SOME) * 1 + (share <= _FEW), narrow], axis=1)
+    return np.stack([zeros > few.shape[1] * _ZEROS, (share <= _SOME) * 1 + (share <= _FEW), narrower(few)], axis=1)

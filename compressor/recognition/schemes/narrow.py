@@ -5,6 +5,7 @@ Such values are stored in that type and widened when the model is loaded, which 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -32,7 +33,7 @@ from compressor.recognition.schemes import Candidate
 NAME = "narrow"
 
 _TYPES = tuple(FLOAT_DTYPES[name] for name in ("float16", "bfloat16", "float32"))
-"""The first one that holds all values wins; of two of one size that is the one that more operators know."""
+"""Of two of one size the first is the one that more operators know."""
 
 _LEAST_SAVED = 128
 """The bytes that narrower tables must save: about what widening them takes in a graph."""
@@ -64,12 +65,31 @@ def encode(values: NDArray, spec: Dense, where: NDArray | None) -> Dense:
 
 def narrowest(values: NDArray) -> DType | None:
     """The narrowest float type that has all values bit for bit; None if that is their own, or one is NaN."""
-    if not is_float(values.dtype):
-        return None
     flat = values.reshape(-1)
     few = sample(flat)
-    narrower = (each for each in _TYPES if bits(each) < bits(values.dtype))
-    return next((each for each in narrower if _holds(each, few) and _holds(each, flat)), None)
+    if not narrower(few[None, :])[0]:
+        return None
+    return next((each for each in _narrower_than(values.dtype) if _holds(each, flat)), None)
+
+
+def narrower(rows: NDArray) -> NDArray:
+    """Whether all values of a row are of a narrower float type: bool `[rows]`."""
+    types = _narrower_than(rows.dtype)
+    if not types:
+        return np.zeros(len(rows), np.bool_)
+    # The lowest bits of the mantissa, which no narrower type has, rule most rows out.
+    beyond = (1 << mantissa_bits(rows.dtype) - max(map(mantissa_bits, types))) - 1
+    unsigned = np.ascontiguousarray(rows).view(f"<u{rows.dtype.itemsize}")
+    held = np.asarray(np.bitwise_or.reduce(unsigned, axis=1) & unsigned.dtype.type(beyond) == 0)
+    for row in np.flatnonzero(held):
+        held[row] = any(_holds(each, rows[row]) for each in types)
+    return held
+
+
+@functools.cache
+def _narrower_than(dtype: DType) -> tuple[DType, ...]:
+    """The narrower float types; the first one that holds all values wins."""
+    return tuple(each for each in _TYPES if is_float(dtype) and bits(each) < bits(dtype))
 
 
 def narrowed(values: NDArray, stored: DType | None) -> NDArray | NarrowArray:
