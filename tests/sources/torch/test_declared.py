@@ -90,24 +90,25 @@ def test_palettes_of_core_ml_tools(networks, apple, tmp_path: Path):
         "columns": "palettized2",
         "vectors": "palettized4",
         "inputs": "palettized3",
-        "scaled": "palettized2",
+        "scaled": "scaled(palettized2)",
         "signed": "palettized1",
         "unsigned": "palettized4",
-        "both": "palettized2",
+        "both": "scaled(palettized2)",
     }
     for layer, axis in {"conv": 0, "rows": None, "columns": None, "vectors": 0, "inputs": 1, "unsigned": None}.items():
         found = exported[layer]
         assert isinstance(found, Palettized)
         assert found.vector_axis == axis
         np.testing.assert_array_equal(found.lut, declared(state, layer, "lut"), strict=True)
-    tables = declared(state, "scaled", "lut") * declared(state, "scaled", "palettization_scale")[..., None, None]
-    np.testing.assert_array_equal(exported["scaled"].lut, tables, strict=True)
+    for layer in ("scaled", "both"):
+        scale = declared(state, layer, "palettization_scale")
+        np.testing.assert_array_equal(exported[layer].data.lut, declared(state, layer, "lut"), strict=True)
+        np.testing.assert_array_equal(np.asarray(exported[layer].scale), scale, strict=True)
     # Core ML Tools multiplies codes and scales in float64.
     wide = "the scale of its table of codes does not fit float32: kept as values"
     assert exported.notes == {
         "signed": wide,
         "unsigned": wide,
-        "both": "its table of codes is multiplied by a scale for each channel: kept as values",
     }
     assert exported.stored["plain"] == "palettized4"
     exported.check_results(model, torch.rand(5, 16, 4, 4))
@@ -203,7 +204,7 @@ LAYERWISE = {
 LAYERWISE_STORED = {
     "blocks": "int4",
     "three": "int4",
-    "normal": "palettized4",
+    "normal": "scaled(palettized4)",
     "sparse": "sparse(int8)",
     "two_of_four": "int4",
 }

@@ -109,11 +109,13 @@ def _palettized(values: NDArray, given: Mapping[str, NDArray], *, quantized: boo
         raise ContradictionError("a table of vectors that a scale multiplies")
     tables = lut.astype(values.dtype)
     axis = integer("vector_axis", given["vector_axis"]) if "vector_axis" in given else None
-    found = palette(values, tables if factor is None else scaled(tables, factor, values.shape), axis)
+    if factor is not None:  # a table of codes is one of values, too
+        own = by_block("scale", factor, values.shape).astype(values.dtype)
+        places = palette(values, scaled(tables, own, values.shape), axis)
+        return Quantized(replace(places, lut=tables), own), ""
+    found = palette(values, tables, axis)
     if quantized:
         codes = _quantized_table(lut, tables, given)
-        if factor is not None:
-            return found, "its table of codes is multiplied by a scale for each channel: kept as values"
         if codes is None:
             return found, f"the scale of its table of codes does not fit {tables.dtype}: kept as values"
         return _over(found, codes), ""

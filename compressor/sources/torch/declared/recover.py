@@ -145,12 +145,11 @@ def by_block(what: str, parameter: NDArray, whole: Shape) -> NDArray:
 
 
 def scaled(tables: NDArray, scale: NDArray, whole: Shape) -> NDArray:
-    """`[*groups, K, V]` tables, each times the scales of its block: a table for each block of either.
+    """`[*groups, K, V]` tables, each times the scales `[*blocks]` of its block: a table for each block of either.
 
     Raises:
         ContradictionError: their blocks do not lie inside each other, or the tables are larger than the weight.
     """
-    scale = by_block("scale", scale, whole)
     groups, entry = tables.shape[:-2], tables.shape[-2:]
     by_block("table", np.broadcast_to(np.uint8(0), groups), whole)
     counts = tuple(max(pair) for pair in zip(groups, scale.shape, strict=True))
@@ -158,5 +157,5 @@ def scaled(tables: NDArray, scale: NDArray, whole: Shape) -> NDArray:
         raise ContradictionError(f"tables {list(groups)} and scales {list(scale.shape)} whose blocks overlap")
     if math.prod(counts) * math.prod(entry) > max(math.prod(whole), MOST_ENTRIES):
         raise ContradictionError("its tables for every scale are larger than the weight")
-    products: NDArray = expand(tables, (*counts, *entry)) * expand(scale, counts)[..., None, None].astype(tables.dtype)
+    products: NDArray = expand(tables, (*counts, *entry)) * expand(scale, counts)[..., None, None]
     return products
