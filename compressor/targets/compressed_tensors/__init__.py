@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from compressor.arrays import ArraySpec, is_float, stored_type
+from compressor.arrays import is_float, stored_type
 from compressor.encodings import (
     Concatenated,
     Dense,
@@ -21,9 +21,9 @@ from compressor.encodings import (
     Palettized,
     Quantized,
     Sparse,
-    decode,
     dtype,
     nbytes,
+    plain,
     shape,
 )
 from compressor.errors import CompressorError
@@ -140,11 +140,11 @@ def _legal(encoding: Quantized) -> Quantized:
         raise Illegal("the format has no groups that end short")
     if is_float(dtype(data)):
         raise Illegal("the format has no such floats under a scale")
-    if isinstance(data, Palettized):
-        codes = ArraySpec(shape(data), dtype(data)) if isinstance(data.indices, ArraySpec) else decode(data)
-        instead = replace(encoding, data=Dense(codes))
-        raise Illegal("the format has no tables", layers.legal(instead))
-    legal = layers.legal(encoding)
+    tables = isinstance(data, Palettized)
+    codes = Dense(plain(data)) if isinstance(data, Palettized) else data
+    legal = layers.legal(replace(encoding, data=codes))
     if reason := layers.why_not(legal):
         raise Illegal(reason)
+    if tables:
+        raise Illegal("the format has no tables", legal)
     return legal
