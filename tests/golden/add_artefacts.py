@@ -69,6 +69,10 @@ def forms() -> Mapping[str, Encoding]:
     for name, of in (("float16", F16), ("bfloat16", BF16)):
         found[f"{name}-by-cast"] = Dense(NarrowArray(floats(rng, SHAPE, of), F32))
         found[f"sparse-{name}-by-cast"] = Sparse(mask, Dense(NarrowArray(floats(rng, count, of), F32)), SHAPE)
+    for name in ("sparse", "sparse-blocks"):  # each mask had a table of the bits of its own before
+        found[f"{name}-by-bits"] = found[name]
+    # A table for all was repeated as tables of groups are before.
+    found["palettized2-along"] = palette(rng, (12, 80), F32, 4)
     return found | of_floats(np.random.default_rng(2026))
 
 

@@ -89,13 +89,21 @@ def zeros(body: Body, dtype: DType) -> None:
         body.cast(zeros, dtype)
 
 
-def places(body: Body, *, blocks: bool) -> None:
+def bits(body: Body) -> None:
+    """The bits of each byte, low bits first: bool `[256, 8]`, which all masks share."""
+    _byte_table(body, 1, BOOL)
+
+
+def places(body: Body, *, blocks: bool, shared: bool) -> None:
     """Where a mask is set: int32 `[D]`, in row-major order.
 
     mask: uint8 `[bytes]`, one bit an element or a block, low bits first. counter: int32, as long as any weight.
+    `shared`: the bits of each byte are one value; artefacts of before compute them for every mask. ONNX Runtime takes
+    a time that grows with the square of the constants that a model has.
     """
     mask, counter = body.input("mask"), body.input("counter")
-    bits = body.node("Gather", _byte_table(body, 1, BOOL), body.cast(mask, INT32))
+    table = body.input("bits") if shared else _byte_table(body, 1, BOOL)
+    bits = body.node("Gather", table, body.cast(mask, INT32))
     flat = body.flat(bits)
     if blocks:
         flat = body.flat(body.spread(body.first(flat, "mask_grid"), "mask"))
@@ -117,6 +125,12 @@ def lut_to_dense(body: Body) -> None:
     tables = body.reshape(body.input("lut"), "tables")
     rows = body.spread(body.node("Transpose", tables, perm=Caller("perm", 7)), "rows")
     body.node("GatherElements", rows, codes, axis=Caller("axis", 2))
+
+
+def lut_to_dense_along(body: Body) -> None:
+    """`lut[codes]`: one table for all, which goes along `axis`. codes: integer. lut: `[1, ..., K, 1]`."""
+    codes, table = body.cast(body.input("codes"), INT32), body.reshape(body.input("lut"), "table")
+    body.node("GatherElements", body.node("Expand", table, body.ints("rows")), codes, axis=Caller("axis", 2))
 
 
 def lut_to_dense_by_row(body: Body) -> None:

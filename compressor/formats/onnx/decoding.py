@@ -51,7 +51,7 @@ from compressor.formats.onnx.body import INT32
 from compressor.formats.onnx.codes import spread
 from compressor.formats.onnx.dtypes import SINCE
 from compressor.formats.onnx.functions import MOST_GROUPED_AXES, MOST_PARTS
-from compressor.formats.onnx.lowered import COUNTER, Lowered, NonZeros
+from compressor.formats.onnx.lowered import BITS, COUNTER, Lowered, NonZeros
 from compressor.formats.onnx.palettes import palettized
 from compressor.formats.onnx.quantized import BLOCKED_SINCE, BY_NODE, Form
 from compressor.packing import packed_nbytes
@@ -224,5 +224,7 @@ def _places(made: Lowered, mask: Array, whole: Shape, count: int) -> str:
     made.counter = max(made.counter, -(-math.prod(whole) // 8) * 8)
     made.declare(name, INT32, count)
     if tuple(mask.shape) == whole:
-        return made.call("places", [packed, COUNTER], name)
-    return made.call("places_of_blocks", [packed, COUNTER], name, **spread("mask", tuple(mask.shape), whole))
+        return made.call("places_by_bits", [packed, COUNTER, BITS], name)
+    return made.call(
+        "places_of_blocks_by_bits", [packed, COUNTER, BITS], name, **spread("mask", tuple(mask.shape), whole)
+    )

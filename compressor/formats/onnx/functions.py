@@ -71,6 +71,7 @@ def _unpacking() -> Iterator[Named]:
 def _looking_up() -> Iterator[Named]:
     yield "lut_at", bodies.lut_at
     yield "lut_to_dense", bodies.lut_to_dense
+    yield "lut_to_dense_along", bodies.lut_to_dense_along
     yield "lut_to_dense_by_row", bodies.lut_to_dense_by_row
     for groups, middle in ((False, ""), (True, "_groups")):
         for vectors, suffix in ((False, ""), (True, "_vectors")):
@@ -82,8 +83,10 @@ def _looking_up() -> Iterator[Named]:
 
 def _scattering() -> Iterator[Named]:
     yield "counter", bodies.counter
-    yield "places", partial(bodies.places, blocks=False)
-    yield "places_of_blocks", partial(bodies.places, blocks=True)
+    yield "bits", bodies.bits
+    for shared, suffix in ((False, ""), (True, "_by_bits")):
+        yield f"places{suffix}", partial(bodies.places, blocks=False, shared=shared)
+        yield f"places_of_blocks{suffix}", partial(bodies.places, blocks=True, shared=shared)
     yield "sparse_to_dense", bodies.sparse_to_dense
     for dtype in (*FLOAT_DTYPES.values(), INT8, UINT8):
         yield f"zeros_{dtype.name}", partial(bodies.zeros, dtype=dtype)

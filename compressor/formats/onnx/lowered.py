@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 COUNTER = "compressor.counter"
 """The value that all sparse weights share: 0, 1, 2, ..."""
 
+BITS = "compressor.bits"
+"""The bits of each byte, which all masks share."""
+
 
 @dataclass(frozen=True, eq=False)
 class Part:
@@ -159,12 +162,13 @@ class Lowered:
 
 
 def shared(lowered: Sequence[Lowered]) -> Lowered:
-    """What weights have in common: zeros, and one counter that is as long as the longest sparse weight."""
+    """What weights have in common: zeros, bits, and one counter that is as long as the longest sparse weight."""
     made = Lowered()
     counter = max((one.counter for one in lowered), default=0)
     if counter:
         made.call("counter", [], COUNTER, size=[counter])
         made.declare(COUNTER, INT32, counter)
+        made.call("bits", [], BITS)
     for name, size in sorted({zeros for one in lowered for zeros in one.zeros}):
         made.call(f"zeros_{name}", [], f"compressor.zeros.{name}.{size}", size=[size])
     return made

@@ -31,6 +31,10 @@ def palettized(made: Lowered, encoding: Palettized, name: str, at: NonZeros | No
             assert at is not None
             inputs.append(group_of_places(made, f"{place}.group", at, groups))
             return made.call(function, inputs, name, entries=[entries], groups=groups)
+        case "lut_to_dense_along":
+            assert axis is not None
+            table, along = ([entries if place == axis else dim for place, dim in enumerate(to)] for to in (groups, of))
+            return made.call(function, inputs, name, table=table, rows=along, axis=axis)
         case "lut_to_dense":
             assert axis is not None
             return made.call(function, inputs, name, **_table_by_axis(of, groups, entries, axis))
@@ -49,7 +53,7 @@ def _function(groups: Shape, lut: Array, axis: int | None, at: NonZeros | None) 
     if at is not None and math.prod(groups) > 1:
         return "lut_at"
     if axis is not None:
-        return "lut_to_dense"
+        return "lut_to_dense_along" if math.prod(groups) == 1 else "lut_to_dense"
     by_row = at is None and lut.shape[-1] == 1 and math.prod(groups[1:]) == 1
     return "lut_to_dense_by_row" if by_row else "gather_lut"
 

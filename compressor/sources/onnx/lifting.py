@@ -88,6 +88,7 @@ def plain(index: Index, refused: Mapping[str, str]) -> Iterator[tuple[str, str]]
 
 def _own(index: Index) -> Iterator[Lift]:
     """The weights of an artefact of this project: values that its functions compute and other operators read."""
+    order = {name: place for place, name in enumerate(index.tensors)}
     for number, node in enumerate(index.nodes):
         if node.domain == DOMAIN and len(node.output) == 1:
             value = node.output[0]
@@ -96,7 +97,7 @@ def _own(index: Index) -> Iterator[Lift]:
             if encoding is not None:
                 nodes = _reached(index, number)
                 parts = {name for n in nodes for name in index.nodes[n].input if name in index.tensors}
-                first = next(name for name in index.tensors if name in parts)
+                first = min(parts, key=order.__getitem__)
                 yield Lift(value, first, encoding, nodes, value, node.op_type.startswith("dequantize_linear"))
 
 
