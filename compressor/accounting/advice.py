@@ -44,7 +44,12 @@ def advice(account: Account, look: Look | None) -> tuple[Advice, ...]:
     """What would make the files smaller, what saves most first. look: at the weights, where they can be looked at."""
     found = [*_of_bytes(account)]
     if look is not None:
-        found += [*_of_compression(look), *_of_turned(look), *_of_rounding(account, look), *_of_near_misses(look)]
+        found += [
+            *_of_compression(look),
+            *_of_turned(account, look),
+            *_of_rounding(account, look),
+            *_of_near_misses(look),
+        ]
         found += [*_of_targets(look), *_of_opsets(look), *_of_pipelines(look), *_of_rules(look)]
     return tuple(sorted((one for one in found if one.saves > 0), key=lambda one: -one.saves))
 
@@ -64,9 +69,11 @@ def _of_compression(look: Look) -> Iterator[Advice]:
     yield _about(saved, f"{plural(len(saved), 'weight')} can be stored {told}", _compress(look))
 
 
-def _of_turned(look: Look) -> Iterator[Advice]:
+def _of_turned(account: Account, look: Look) -> Iterator[Advice]:
     """Copies that no comparison of bytes shows."""
-    yield _about(look.turned, "constants are stored twice, once with their axes in another order", _compress(look))
+    shown = {one.name for one in account.portions if one.what is What.COPIES}
+    turned = {name: nbytes for name, nbytes in look.turned.items() if name not in shown}
+    yield _about(turned, "constants are stored twice, once with their axes in another order", _compress(look))
 
 
 def _of_rounding(account: Account, look: Look) -> Iterator[Advice]:

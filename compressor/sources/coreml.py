@@ -9,6 +9,7 @@ from compressor.errors import CompressorError, located
 from compressor.formats.coreml import package, skeleton
 from compressor.formats.coreml.constants import lift
 from compressor.model import Model
+from compressor.weight import Weight
 
 SUFFIXES: tuple[str, ...] = (".mlpackage",)
 
@@ -50,11 +51,18 @@ def read(path: Path) -> Model:
         raise located(path, error) from error
     said = {key: text for key, text in found.model.description.metadata.userDefined.items() if _is_ours(key)}
     names = _names(said.pop(skeleton.NAMES, "[]"), path)
-    weights = tuple(replace(weight, name=names.get(weight.name, weight.name)) for weight in lifted.weights)
+    weights = tuple(
+        replace(weight, name=names.get(weight.name, weight.name), note=_shapes(weight)) for weight in lifted.weights
+    )
     sites = [lifted.sites[weight.name] for weight in lifted.weights]
     bones = skeleton.of_package(found, [weight.name for weight in weights], sites)
     notes = tuple(f"{name}: stays stored as it is: {reason}" for name, reason in lifted.opaque.items())
     return Model(path, weights, bones, said, found.files, notes=notes)
+
+
+def _shapes(weight: Weight) -> str:
+    """Under which other shapes operators read a weight."""
+    return f"read as {' and '.join(str([*dims]) for dims in weight.shapes)} too" if weight.shapes else ""
 
 
 def _is_ours(key: str) -> bool:

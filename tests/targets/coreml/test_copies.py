@@ -121,6 +121,7 @@ def test_layers_that_were_made_of_each_other_have_one_blob(
     again = compressor.compress(tmp_path / "out" / "model.mlpackage", tmp_path / "again", target="iOS26")
     assert again.weights_nbytes == sum(weight.nbytes for weight in again.weights)
     assert len(again.weights) == len(compressor.inspect(tmp_path / "out").weights)
+    assert sum("read as [64, 48] too" in one.evidence for one in again.weights) == 1
     assert weight_file(tmp_path / "again").stat().st_size <= weight_file(tmp_path / "out").stat().st_size + 256
     assert np.array_equal(computed(tmp_path / "again", arrays), computed(tmp_path / "out", arrays))
 
