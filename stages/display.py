@@ -102,7 +102,10 @@ def detection(found: Detection, planned: Plan) -> RenderableType:
 
 def _finding(finding: Finding) -> Row:
     declared = [candidate.evidence for candidate in finding.candidates if not candidate.schemes]
-    what = [*declared, *filter(None, (finding.structure, finding.palette, finding.grid, finding.precision))]
+    what = [
+        *declared,
+        *filter(None, (finding.structure, finding.palette, finding.grid, finding.precision, finding.parts)),
+    ]
     cells = (
         finding.name,
         _shape([finding]),

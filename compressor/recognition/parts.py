@@ -16,7 +16,7 @@ import numpy as np
 
 from compressor import encodings
 from compressor.arrays import NDArray
-from compressor.encodings import Concatenated, Whole
+from compressor.encodings import Concatenated, Whole, shape
 from compressor.patterns import magnitude_bits, starts
 from compressor.recognition.scan import distinct
 from compressor.recognition.schemes import Candidate
@@ -99,7 +99,10 @@ def _smallest(values: NDArray, axis: int, ends: Sequence[int], describe: Describ
 def _candidate(parts: Mapping[int, Candidate], axis: int) -> Candidate:
     """The form of parts by the places where they begin."""
     spec = Concatenated(tuple(cast("Whole", one.spec) for one in parts.values()), axis)
-    told = "; ".join(f"from {start} on {one.evidence or 'dense values'}" for start, one in parts.items())
+    ends = (*parts, shape(spec)[axis])[1:]
+    told = "; ".join(
+        f"{start}:{end} {one.evidence or 'dense'}" for (start, one), end in zip(parts.items(), ends, strict=True)
+    )
     schemes = dict.fromkeys(scheme for one in parts.values() for scheme in one.schemes)
     evidence = f"{len(parts)} parts along axis {axis}: {told}"
     return Candidate(tuple(schemes), spec, evidence, parts=tuple(parts.values()))
