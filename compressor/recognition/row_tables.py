@@ -26,6 +26,9 @@ _MULTIPLIER = 0x9E3779B1
 
 _HALF = np.uint64(32)
 
+_HASHED = {2, 4}
+"""The bytes of a pattern that is looked up by its hash; of those of one byte there are no more than entries."""
+
 _RARE = 1 / 4
 """Where more of the values than this are not found, sorting all is faster."""
 
@@ -42,7 +45,7 @@ def row_tables(rows: NDArray) -> NDArray | None:
     for some in _contiguous(rows):
         keys = some.view(f"<u{rows.dtype.itemsize}")
         table = _merged(
-            _by_hash(keys) if keys.shape[1] > 2 * _FEW and keys.itemsize <= 4 else _sorted(keys), rows.dtype
+            _by_hash(keys) if keys.shape[1] > 2 * _FEW and keys.itemsize in _HASHED else _sorted(keys), rows.dtype
         )
         if table.shape[1] > ENTRIES:
             return None

@@ -43,3 +43,14 @@ def test_long_rows_have_their_rare_values_too(count: int, dtype: str, *, turned:
         assert found is not None
         assert [np.unique(table).tolist() for table in found] == [keys.tolist() for keys in expected]
         assert all((np.diff(table.astype(np.int64)) >= 0).all() for table in found)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
+def test_codes_have_tables_too(dtype: str) -> None:
+    """What is looked at for the codes of a quantized source."""
+    codes = np.random.default_rng(0).integers(-100, 101, (30, 2000)).astype(dtype)
+    found = row_tables(codes)
+    assert found is not None
+    assert [np.unique(table).tolist() for table in found] == [
+        np.unique(row).tolist() for row in codes.view(f"u{codes.itemsize}")
+    ]
