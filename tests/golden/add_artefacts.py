@@ -72,7 +72,7 @@ def forms() -> Mapping[str, Encoding]:
     for name in ("sparse", "sparse-blocks"):  # each mask had a table of the bits of its own before
         found[f"{name}-by-bits"] = found[name]
     # A table for all was repeated as tables of groups are before.
-    found["palettized2-along"] = palette(rng, (12, 80), F32, 4)
+    found["palettized2-by-axis"] = palette(rng, (12, 80), F32, 4)
     return found | of_floats(np.random.default_rng(2026))
 
 
