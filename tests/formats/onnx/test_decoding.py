@@ -120,3 +120,8 @@ def test_codes_that_straddle_bytes_need_bitwise_operators(entries: int, opset: i
 )
 def test_scales_that_dequantize_linear_has(scale: tuple[int, int], opset: int, *, linear: bool) -> None:
     assert is_linear(quantized("int8", (6, 8), scale), opset) is linear
+
+
+def test_a_table_of_codes_needs_no_type_of_floats() -> None:
+    table = Palettized(ArraySpec((5, 5), U8), ArraySpec((1, 1, 16, 1), np.dtype(np.int8)))
+    assert needs_opset(table) == needs_opset(palettized((5, 5), 16))
