@@ -172,7 +172,7 @@ def dequantize_into(
     dtype, mask = of_mantissa(mantissa), (1 << width) - 1
     whole, moved = ((((each & mask) ^ sign).astype(np.int16) - sign) for each in (codes, zero_point))
     rows = _dequantized(whole.reshape(scale.size, -1) - moved[:, None], scale.view(dtype)[:, None], None)
-    values[...] = _unsigned(rows)
+    values.reshape(-1)[...] = _unsigned(rows)
 
 
 def _dequantized(codes: NDArray, scale: NDArray, zero_point: NDArray | None) -> NDArray:

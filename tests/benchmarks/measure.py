@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -34,9 +35,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Run:
-    """One process: wall seconds, and the peak of its anonymous resident memory in bytes."""
+    """One process: seconds by the clock and of the processors, and the peak of its anonymous memory in bytes."""
 
     seconds: float
+    cpu: float
     anonymous: int
 
 
@@ -46,7 +48,7 @@ def process(command: Sequence[str | Path]) -> Run:
     Raises:
         RuntimeError: it failed; the message holds what it printed.
     """
-    started = time.perf_counter()
+    started, spent = time.perf_counter(), _children()
     running = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     status, peak = Path(f"/proc/{running.pid}/status"), 0
     while running.poll() is None:
@@ -56,7 +58,13 @@ def process(command: Sequence[str | Path]) -> Run:
     output = running.stdout.read() if running.stdout else b""
     if running.returncode:
         raise RuntimeError(f"{command}: exit {running.returncode}: {output.decode()}")
-    return Run(seconds, peak)
+    return Run(seconds, _children() - spent, peak)
+
+
+def _children() -> float:
+    """The processor seconds of all processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @dataclass(frozen=True)
