@@ -1,6 +1,6 @@
 """`make bench`: size, speed and memory as ratios within one run, against `cp`, the dense model and the peer.
 
-    python -m tests.benchmarks [onnxruntime] [kernels] [detection] [coreml-sizes] [coreml-time] [cluster]
+    python -m tests.benchmarks [onnxruntime] [kernels] [detection] [coreml-sizes] [coreml-time] [cluster] [checkpoint]
         [--blocks 12] [--large 60] [--times 3] [--no-peer] [--json FILE]
 
 Nothing here is a test: machines differ, and a limit that is missed is printed as such.
@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}; all of them if none is named")
     parser.add_argument("--blocks", type=int, default=12, help="blocks of 7.1 M weights (12: 85 M)")
     parser.add_argument("--large", type=int, default=60, help="blocks of the large model (60: 425 M); 0 for none")
+    parser.add_argument("--shards", type=int, default=16, help="of the checkpoint, 67 MB each (7 B weights: 210)")
     parser.add_argument("--times", type=int, default=5, help="measurements, of which the median counts")
     parser.add_argument("--no-peer", action="store_true", help="leave Core ML Tools out")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
@@ -104,6 +105,12 @@ def _cluster(folder: Path, _: argparse.Namespace) -> Iterator[Figure]:
     yield from cluster.figures(folder)
 
 
+def _checkpoint(folder: Path, arguments: argparse.Namespace) -> Iterator[Figure]:
+    from tests.benchmarks import checkpoint
+
+    yield from checkpoint.figures(folder, arguments.shards)
+
+
 SECTIONS = {
     "onnxruntime": _onnxruntime,
     "kernels": _kernels,
@@ -111,6 +118,7 @@ SECTIONS = {
     "coreml-sizes": _coreml_sizes,
     "coreml-time": _coreml_time,
     "cluster": _cluster,
+    "checkpoint": _checkpoint,
 }
 
 

@@ -23,7 +23,7 @@ from functools import partial
 
 import numpy as np
 
-from compressor.arrays import BFLOAT16, INT8, UINT8, Array, MappedArray, NDArray, is_float
+from compressor.arrays import BFLOAT16, INT8, UINT8, Array, MappedArray, NDArray, bits, is_float
 from compressor.encodings import Dense, Palettized
 from compressor.errors import CompressorError
 from compressor.sources.huggingface import bitmask, floats
@@ -181,8 +181,12 @@ def _fitting(row: int, columns: int, bits: int) -> list[tuple[int, Layout]]:
 def _codes(width: int, count: int, layout: Layout, packed: NDArray) -> NDArray:
     """Rows of words as signed codes `[rows, count]`."""
     rows = unpack_rows if layout is words else unpack_aligned_rows
-    stored = rows(packed, width, count)
-    return (stored.astype(np.int16) - (1 << (width - 1))).astype(np.int8).astype(code_dtype(width, signed=True))
+    code = code_dtype(width, signed=True)
+    # Bytes wrap around, and an element of less than one has its upper bits clear.
+    signed = rows(packed, width, count) - np.uint8(1 << width - 1)
+    if bits(code) < 8:
+        signed &= np.uint8((1 << bits(code)) - 1)
+    return signed.view(code)
 
 
 def _zero_points(prefix: str, stored: MappedArray | None, parts: QuantizedParts, layout: Layout) -> Array | None:
