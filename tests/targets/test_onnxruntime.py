@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,10 +163,14 @@ def test_integer_kernels_run_where_activations_are_quantized(
 
 
 @pytest.mark.parametrize("zero_point", [False, True])
-@pytest.mark.parametrize("code", ["int4", "uint4"])
-def test_four_bits_by_blocks_become_mat_mul_n_bits(code: str, zero_point: bool, tmp_path: Path) -> None:  # noqa: FBT001
-    model = one("MatMul", quantized(code, (128, 32), (4, 32), zero_point=zero_point), data=(3, 128))
-    data = RNG.standard_normal((3, 128)).astype(np.float32)
+@pytest.mark.parametrize("code", ["int2", "uint2", "int4", "uint4", "int8", "uint8"])
+@pytest.mark.parametrize(("rows", "block"), [(128, None), (100, (32, 1))])
+def test_codes_by_blocks_become_mat_mul_n_bits(
+    code: str, tmp_path: Path, *, zero_point: bool, rows: int, block: Shape | None
+) -> None:
+    encoding = replace(quantized(code, (rows, 32), (4, 32), zero_point=zero_point), block=block)
+    model = one("MatMul", encoding, 25 if code.endswith("2") else 21, data=(3, rows))
+    data = RNG.standard_normal((3, rows)).astype(np.float32)
     found, expected = run(write(model, tmp_path), data, tmp_path / "optimized.onnx"), run(dense(model), data)
     assert operators(tmp_path / "optimized.onnx") == {"MatMulNBits": 1}
     # The kernel quantizes activations to 8 bits by blocks (session.qdq_matmulnbits_accuracy_level, 4 by default).

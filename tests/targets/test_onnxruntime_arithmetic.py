@@ -142,20 +142,21 @@ def test_floats_that_lie_on_a_grid_stay_floats(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("level", [0, 1, 4])
 @pytest.mark.parametrize(("symmetric", "bias"), [(True, False), (False, True)])
+@pytest.mark.parametrize(("columns", "block"), [(240, 16), (100, 32), (20, 32)])
 def test_mat_mul_n_bits_computes_what_it_does_in_the_source(
-    bits: int, level: int, tmp_path: Path, *, symmetric: bool, bias: bool
+    bits: int, level: int, tmp_path: Path, *, symmetric: bool, bias: bool, columns: int, block: int
 ) -> None:
     """At level 4, activations of 8 bits move results by half a percent."""
     rng = np.random.default_rng(0)
-    columns, rows, blocks = 240, 33, 15
+    rows, blocks = 33, -(-columns // block)
     stored = constants(
-        w=rng.integers(0, 256, (rows, blocks, 2 * bits), np.uint8),
+        w=rng.integers(0, 256, (rows, blocks, block * bits // 8), np.uint8),
         s=np.abs(rng.standard_normal((rows, blocks))).astype(np.float32),
         z=rng.integers(0, 256, (rows, -(-blocks * bits // 8)), np.uint8),
         b=rng.standard_normal(rows).astype(np.float32),
     )
     inputs = ["x", "w", "s", "" if symmetric else "z", *(["", "b"] if bias else [])]
-    attributes = {"K": columns, "N": rows, "bits": bits, "block_size": 16, "accuracy_level": level}
+    attributes = {"K": columns, "N": rows, "bits": bits, "block_size": block, "accuracy_level": level}
     node = helper.make_node("MatMulNBits", inputs, ["y"], domain="com.microsoft", **attributes)
     used = [one for one in stored if one.name in inputs]
     shapes = [value("x", [7, columns])], [value("y", [7, rows])]

@@ -25,24 +25,38 @@ if TYPE_CHECKING:
     import onnx
 
 
+FEWEST_IN_BLOCK = 16
+"""Blocks are of a power of two from here on, the last one of a column filled up."""
+
+
 def fits(encoding: Encoding) -> bool:
     """Whether the node can hold a weight `[K, N]`: stored codes without a sign, or with one and no zero point."""
     if not isinstance(encoding, Quantized) or not isinstance(encoding.data, Dense) or len(shape(encoding)) != 2:
         return False
-    if encoding.block or isinstance(encoding.scale, Palettized) or not codes_of(encoding):
+    if isinstance(encoding.scale, Palettized) or not codes_of(encoding):
         return False
-    by_column = encoding.scale.shape[1] == shape(encoding)[1]
-    return by_column and (encoding.zero_point is None) == encoding.data.values.dtype.name.startswith("int")
+    by_column, block = encoding.scale.shape[1] == shape(encoding)[1], block_size(encoding)
+    if not by_column or block < FEWEST_IN_BLOCK or block & (block - 1):
+        return False
+    return (encoding.zero_point is None) == encoding.data.values.dtype.name.startswith("int")
+
+
+def block_size(encoding: Quantized) -> int:
+    """The codes of a column that have one scale: the fewest that a node can have where that is the whole column."""
+    (rows, _), blocks = shape(encoding), encoding.scale.shape[0]
+    if blocks == 1:
+        return max(FEWEST_IN_BLOCK, 1 << (rows - 1).bit_length())
+    return encoding.block[0] if encoding.block else rows // blocks
 
 
 def store(made: Lowered, encoding: Quantized, name: str) -> None:
     """The inputs of the node: codes `[N, blocks, bytes]`, scales `[N, blocks]` and zero points `[N, bytes]`, if any."""
-    (rows, columns), blocks = shape(encoding), encoding.scale.shape[0]
+    (_, columns), blocks, block = shape(encoding), encoding.scale.shape[0], block_size(encoding)
     zero_point = encoding.zero_point
     codes = encoding if zero_point is not None else unsigned(encoding)
     assert isinstance(codes.data, Dense)
     width = bits(codes.data.values.dtype)
-    made.store(name, _turned(codes.data.values), (columns, blocks, rows // blocks * width // 8), width)
+    made.store(name, _turned(codes.data.values, block), (columns, blocks, block * width // 8), width)
     made.store(f"{made.prefix}.s", _turned(plain(encoding.scale)), (columns, blocks))
     if zero_point is not None:
         step = 8 // width
@@ -99,7 +113,7 @@ def _node(
     inputs = [*product.input, f"{prefix}.s", zero_point, "", "" if add is None else add.input[1]]
     while not inputs[-1]:
         inputs.pop()
-    (rows, columns), blocks = shape(encoding), encoding.scale.shape[0]
+    rows, columns = shape(encoding)
     return onnx.helper.make_node(
         "MatMulNBits",
         inputs,
@@ -109,6 +123,6 @@ def _node(
         K=rows,
         N=columns,
         bits=bits(dtype(encoding.data)),
-        block_size=rows // blocks,
+        block_size=block_size(encoding),
         accuracy_level=level or None,  # no attribute
     )

@@ -7,11 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressor.arrays import UINT2, UINT4, UINT8, Array, DType, MappedArray, NDArray, from_bytes, to_bytes
+from compressor.arrays import (
+    UINT2,
+    UINT4,
+    UINT8,
+    Array,
+    ComputedArray,
+    DType,
+    MappedArray,
+    NDArray,
+    from_bytes,
+    to_bytes,
+)
 from compressor.encodings import Dense, Quantized
 from compressor.errors import CompressorError
 from compressor.formats.onnx.dtypes import DTYPES
@@ -63,8 +75,8 @@ def reads_parameters(operator: str) -> bool:
 def mat_mul_nbits(index: Index, node: onnx.NodeProto) -> Quantized | None:
     """The weight `[K, N]` of a `MatMulNBits` node, in blocks along K; None if `B` is no constant.
 
-    B: uint8 `[N, K / block_size, block_size * bits / 8]`: row-major codes `[N, K]`, packed.
-    scales: float `[N, K / block_size]`. zero_points: absent for `2 ** (bits - 1)`, packed in rows, or floats.
+    B: uint8 `[N, blocks, block_size * bits / 8]`: row-major codes `[N, K]`, packed, the last block filled up.
+    scales: float `[N, blocks]`. zero_points: absent for `2 ** (bits - 1)`, packed in rows, or floats.
     Codes under zero points that are absent get a sign and lose `2 ** (bits - 1)`: the same values without any.
 
     Raises:
@@ -81,19 +93,22 @@ def mat_mul_nbits(index: Index, node: onnx.NodeProto) -> Quantized | None:
         raise UnliftableError(leaf, f"MatMulNBits with codes of {width} bits in {packed.dtype}")
     if operand(node, _G_IDX) or integer(node, "weight_prepacked", 0):
         raise UnliftableError(leaf, "MatMulNBits with codes in an order of its own (g_idx or prepacked)")
-    if rows < 1 or block < 1 or columns < 1 or columns % block:
-        raise UnliftableError(leaf, f"MatMulNBits with K = {columns}, which is no multiple of its block of {block}")
-    if (size := -(-columns * width // 8) * rows) != packed.nbytes:
+    if rows < 1 or block < 1 or columns < 1 or block * width % 8:
+        raise UnliftableError(leaf, f"MatMulNBits with N = {rows}, K = {columns} and blocks of {block}")
+    blocks = -(-columns // block)
+    if (size := rows * blocks * (block * width // 8)) != packed.nbytes:
         raise CompressorError(
             f"tensor {leaf!r}: expected {size} bytes for N = {rows} and K = {columns}, got {packed.nbytes}."
         )
     scale = index.constant(operand(node, _SCALES))
-    zero_point = _zero_point(index, node, (rows, columns // block), _NBITS_CODES[width])
+    zero_point = _zero_point(index, node, (rows, blocks), _NBITS_CODES[width])
     if scale is None:
         raise UnliftableError(leaf, "the scales of MatMulNBits are no constant")
-    codes = _transposed(leaf, packed, (rows, columns), _NBITS_CODES[width])
-    scale = _transposed(operand(node, _SCALES), scale, (rows, columns // block), scale.dtype)
-    found = Quantized(Dense(codes), scale, zero_point)
+    codes = _transposed(leaf, packed, (rows, blocks * block), _NBITS_CODES[width])
+    if columns % block:
+        codes = ComputedArray((columns, rows), codes.dtype, partial(_first, codes, columns))
+    scale = _transposed(operand(node, _SCALES), scale, (rows, blocks), scale.dtype)
+    found = Quantized(Dense(codes), scale, zero_point, (block, 1) if columns % block else None)
     return found if operand(node, _ZERO_POINTS) else signed(found)
 
 
@@ -150,6 +165,11 @@ def _transposed(name: str, array: Array, stored: tuple[int, int], dtype: DType) 
         return np.ascontiguousarray(from_bytes(raw, stored, dtype).T)
     except ValueError as error:
         raise CompressorError(f"tensor {name!r}: expected {dtype}{list(stored)}, got {raw.size} bytes.") from error
+
+
+def _first(matrix: Array, rows: int) -> NDArray:
+    """The first rows of a matrix."""
+    return np.ascontiguousarray(np.asarray(matrix)[:rows])
 
 
 def _check_size(name: str, values: NDArray, size: int) -> None:

@@ -21,9 +21,6 @@ QUANTIZERS = {"QuantizeLinear", "DynamicQuantizeLinear"}
 PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "Transpose"}
 """Operators that lead to an integer kernel whose products can saturate."""
 
-FEWEST_IN_BLOCK = 16
-"""`MatMulNBits` takes blocks of a power of two from here on. Source: ONNX Runtime, ContribOperators.md."""
-
 
 def wanted(model: Model) -> dict[str, Form]:
     """By weight, the form in which ONNX Runtime computes what it does for the source, where that is not `folded`.
@@ -79,5 +76,5 @@ def _by_column(one: Encoding) -> bool:
     # ONNX Runtime 1.31 multiplies something else where rows of 2-bit codes do not fill bytes.
     if bits(dtype(quantized.data)) == 2 and columns % 4:
         return False
-    in_blocks = counts[0] == 1 or (block >= FEWEST_IN_BLOCK and block & (block - 1) == 0)
+    in_blocks = counts[0] == 1 or (block >= n_bits.FEWEST_IN_BLOCK and block & (block - 1) == 0)
     return counts[1] == columns and in_blocks

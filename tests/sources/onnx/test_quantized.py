@@ -358,11 +358,18 @@ def test_mat_mul_nbits(tmp_path: Path, *, bits: int, symmetric: bool, bias: bool
         np.testing.assert_array_equal(seen, decode(encoding)[:4])
 
 
-def test_mat_mul_nbits_that_stays(tmp_path: Path) -> None:
-    path = nbits(tmp_path / "m.onnx", 40)
-    found = check_same(path, {"x": floats(4, 40)})
-    assert found["w"].pinned == "MatMulNBits with K = 40, which is no multiple of its block of 16"
-    assert list(found) == ["w"]
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("columns", "block"), [(40, 16), (100, 32), (130, 128), (20, 32)])
+def test_a_short_last_block_of_mat_mul_nbits(
+    tmp_path: Path, *, bits: int, symmetric: bool, columns: int, block: int
+) -> None:
+    path = nbits(tmp_path / "m.onnx", columns, bits=bits, block=block, symmetric=symmetric)
+    encoding = check_same(path, {"x": floats(4, columns)}, exact=False)["w"].encoding
+    assert isinstance(encoding, Quantized)
+    assert encoding.scale.shape == (-(-columns // block), 24)
+    seen = run(path, {"x": np.eye(columns, dtype=np.float32)[-4:]})[0]
+    np.testing.assert_array_equal(seen, decode(encoding)[-4:])
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
