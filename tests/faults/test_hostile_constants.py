@@ -36,7 +36,7 @@ CONSTANTS: dict[str, tuple[list[onnx.NodeProto], str]] = {
     "70 axes": ([constant(TensorProto.STRING, [1] * 70, string_data=[b"s"])], "odd (tensor '': impossible dimensions"),
     "too few bytes": (
         [constant(TensorProto.FLOAT8E4M3FN, [4], raw_data=b"12")],
-        "odd (tensor '': not what it declares",
+        "odd (tensor '' float8_e4m3fn[4]: expected 4 bytes of data, got 2 bytes",
     ),
     "no such type": ([constant(99, [4], raw_data=b"1234")], "odd (tensor '': not what it declares: 99)"),
     "no value": ([helper.make_node("Constant", [], ["c"])], "Constant: number 0 (ValueError: not enough values"),
