@@ -42,9 +42,14 @@ class Registry:
 
     def packages(self) -> frozenset[str]:
         """The other packages that add some, by the names under which they are installed."""
-        from importlib.metadata import entry_points
+        return _packages(self)
 
-        return frozenset(entry.dist.name for entry in entry_points(group=self.group) if entry.dist is not None)
+
+@cache
+def _packages(registry: Registry) -> frozenset[str]:
+    from importlib.metadata import entry_points
+
+    return frozenset(entry.dist.name for entry in entry_points(group=registry.group) if entry.dist is not None)
 
 
 @cache

@@ -45,7 +45,7 @@ class Journal:
     def look(self, finding: Finding, settings: Settings) -> None:
         """Note what a weight is."""
         if finding.nbytes >= _WORTH_A_LINE and finding.name not in self.findings:
-            self._add({"finding": Detection(settings, (finding,)).to_json()}, durably=False)
+            self._add({"finding": Detection(settings, (finding,)).to_json(None)}, durably=False)
         self.findings[finding.name] = finding
 
     def has(self, file: str, key: str) -> bool:

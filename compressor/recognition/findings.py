@@ -123,15 +123,15 @@ class Detection:
             for finding in self.findings
         )
 
-    def to_json(self) -> str:
-        """The text of `detection.json`."""
+    def to_json(self, indent: int | None = 2) -> str:
+        """The text of `detection.json`; without an indent in one line, which json writes four times as fast."""
         findings = [
             {**_without_savings(finding), "candidates": [_candidate_to_json(one) for one in finding.candidates]}
             for finding in self.findings
         ]
         # DVC shows the numbers of a metrics file that lie in no list: how much of the model can be stored smaller.
         document = {"compressible": self.compressible, "settings": [vars(self.settings)], "findings": findings}
-        return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(document, indent=indent, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Detection:
