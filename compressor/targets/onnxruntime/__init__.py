@@ -92,19 +92,18 @@ class OnnxRuntime:
         return Fitted(replace(self, facts=_facts(model, model.onnx)), model)
 
     def legalize(self, encoding: Encoding) -> Encoding:
-        newest = self.newest()
         for array in _typed(encoding):
             since = dtypes.SINCE.get(array.dtype.name, 0)
-            if since > newest:
-                raise Illegal(f"{array.dtype} needs opset {since}, {self.name} has {newest}")
+            if not self._has(since):
+                raise Illegal(f"{array.dtype} needs opset {since}, {self.name} has {self.newest()}")
         if reason := decoding.why_not(encoding):
             raise Illegal(reason)
         if self._as_floats(encoding):
             raise Illegal("ONNX Runtime would quantize its floats anew, beside activations that are quantized")
         oldest, instead = decoding.needs_opset(encoding), decoding.aligned(encoding)
         reason = self.facts.unreachable(oldest)
-        if oldest > newest:
-            reason = f"decoding needs opset {oldest}, {self.name} has {newest}"
+        if not self._has(oldest):
+            reason = f"decoding needs opset {oldest}, {self.name} has {self.newest()}"
         if reason:
             raise Illegal(reason, instead if decoding.needs_opset(instead) < oldest else None)
         return encoding
@@ -128,6 +127,10 @@ class OnnxRuntime:
         if "linear" not in self.facts.wanted.values() or codes_of(encoding) is None:
             return False
         return not is_linear(encoding, self.facts.opset)
+
+    def _has(self, opset: int) -> bool:
+        """Whether a model for this target may have that opset; ONNX Runtime is asked only of late ones."""
+        return opset <= (self.opset or opsets.OF_ALL) or opset <= self.newest()
 
     def newest(self) -> int:
         """The newest opset that a model for this target may have."""

@@ -14,6 +14,9 @@ from compressor.formats.onnx import assembly, decoding
 if TYPE_CHECKING:
     import onnx
 
+OF_ALL = 21
+"""The newest opset that every version of onnxruntime has which this package works with."""
+
 
 @functools.cache
 def installed() -> int:
