@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 SETTING = "export.factory"
 ALLOW = "set export.allow_pickle: true in params.yaml (or -S export.allow_pickle=true)"
 SHOWN = 8
+PREPARED = (".fake_palett_enabled", ".fake_quant_enabled", ".qparams_calculator.scale")
+"""How buffers are called in which coreai-opt keeps what its weights are computed of."""
 
 
 def load(
@@ -196,7 +198,7 @@ def fill(model: Module, state: Mapping[str, object], source: Path, builder: str)
     ]
     if any(problems):
         text = "; ".join(problem for problem in problems if problem)
-        raise CompressorError(f"{source} does not fit the model of {builder}: {text}.")
+        raise CompressorError(f"{source} does not fit the model of {builder}: {text}.{_unfinished(unexpected)}")
     try:
         # Quantized modules read their entries by version, which a dict comprehension over a state dict has lost.
         state._metadata = versions  # type: ignore[attr-defined]  # noqa: SLF001 - there is no public way
@@ -204,6 +206,13 @@ def fill(model: Module, state: Mapping[str, object], source: Path, builder: str)
         model.load_state_dict(state, strict=False)
     except Exception as error:  # modules run their own loading code
         raise CompressorError(f"{source} does not fit the model of {builder}: {_line(error)}.") from error
+
+
+def _unfinished(names: Iterable[str]) -> str:
+    """What to do about weights that a training still computes."""
+    if any(name.endswith(PREPARED) for name in names):
+        return " coreai-opt still computes its weights: save what its `finalize(backend=ExportBackend.CoreML)` returns."
+    return ""
 
 
 def _missing(expected: Mapping[str, object], state: Mapping[str, object]) -> list[str]:

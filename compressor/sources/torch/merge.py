@@ -98,9 +98,9 @@ def _part(key: str) -> str:
 
 def _merge(parts: Mapping[str, object]) -> Tensor | None:
     """The weight, None where the parts are of no kind that is known."""
-    tensors = {part: value for part, value in parts.items() if isinstance(value, Tensor)}
+    tensors = {part: value for part, value in parts.items() if isinstance(value, Tensor) and not _counts(part)}
     names = {part.rpartition(".")[2].lstrip("_") for part in tensors}
-    if len(tensors) != len(parts):
+    if len(tensors) != sum(not _counts(part) for part in parts):
         return None
     if names in ({"g", "v"}, {"original0", "original1"}):
         magnitude, direction = (tensors[part] for part in sorted(tensors))
@@ -117,6 +117,11 @@ def _merge(parts: Mapping[str, object]) -> Tensor | None:
     for mask in masks:
         original = original * mask.to(original.dtype)
     return original
+
+
+def _counts(part: str) -> bool:
+    """Whether it is the counter of a schedule, as coreai-opt keeps one beside a mask."""
+    return part.endswith(".step_count")
 
 
 def _is_mask(values: Tensor) -> bool:

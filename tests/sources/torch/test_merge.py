@@ -42,6 +42,18 @@ def masked(model: nn.Module) -> None:
     parametrize.register_parametrization(model[0], "weight", Masked((torch.rand(8, 6) > 0.5).float()))
 
 
+class Scheduled(Masked):
+    """As coreai-opt prunes: a mask, and the counter of its schedule."""
+
+    def __init__(self, mask: torch.Tensor) -> None:
+        super().__init__(mask)
+        self.register_buffer("step_count", torch.tensor(3))
+
+
+def scheduled(model: nn.Module) -> None:
+    parametrize.register_parametrization(model[0], "weight", Scheduled((torch.rand(8, 6) > 0.5).float()))
+
+
 def trained(module: nn.Module, *shape: int) -> None:
     """In training mode, since a spectral norm updates its vectors there."""
     module.train()
@@ -53,6 +65,7 @@ def trained(module: nn.Module, *shape: int) -> None:
 PARTS: dict[str, Callable[[nn.Module], object]] = {
     "prune": pruned,
     "masks": masked,
+    "scheduled masks": scheduled,
     "weight norm": lambda m: (parametrizations.weight_norm(m[0]), parametrizations.weight_norm(m[2], dim=1)),
     "weight norm of all": lambda m: parametrizations.weight_norm(m[0], dim=None),
     "old weight norm": lambda m: (weight_norm(m[0]), weight_norm(m[3], dim=1)),
@@ -99,6 +112,14 @@ def test_parts_that_nobody_knows_are_listed(tmp_path: Path):
     state["0.parametrizations.weight.original"] = state.pop("0.weight")
     state["0.parametrizations.weight.0.base"] = torch.randn(3)
     with pytest.raises(CompressorError, match=r"missing from the file: 0\.weight; unknown to the model: 0\.parametri"):
+        fill(network(), state, tmp_path / "a.pt", "it")
+
+
+def test_weights_that_a_training_still_computes(tmp_path: Path):
+    state = network().state_dict()
+    state["0.parametrizations.weight.original"] = state.pop("0.weight")
+    state["0.parametrizations.weight.0.fake_quant_enabled"] = torch.ones(1)
+    with pytest.raises(CompressorError, match=r"coreai-opt still computes its weights: save what its `finalize\("):
         fill(network(), state, tmp_path / "a.pt", "it")
 
 
