@@ -13,6 +13,7 @@ from compressor.compilation.pipelines import PassPipeline
 from compressor.encodings import Dense, Encoding, codes_of, name, nbytes
 from compressor.recognition.findings import Finding
 from compressor.recognition.schemes import Candidate
+from compressor.recognition.schemes.linear_quantize import in_fewer_bits
 from compressor.reshaping import with_shape
 from compressor.targets import Illegal, Target
 
@@ -173,11 +174,13 @@ def _options(
     shapes: Sequence[Shape] = (),
 ) -> _Options:
     dense = as_values(finding)
+    fewer = map(in_fewer_bits, finding.candidates) if target.packs_codes else ()
     legal: list[_Form] = []
     rejected: list[Rejected] = []
     # The first of the smallest wins, so a form must be smaller than dense to be chosen.
     for candidate in sorted(
-        (*finding.candidates, dense), key=lambda form: (form.loss.max_error, len(form.schemes), form is dense)
+        (*finding.candidates, *filter(None, fewer), dense),
+        key=lambda form: (form.loss.max_error, len(form.schemes), form is dense),
     ):
         reason = refused.get(candidate.spec, "")
         if not pipeline.schemes.issuperset(candidate.schemes):

@@ -15,7 +15,7 @@ Source: the compressors of the compressed-tensors library, which are the referen
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,12 +34,13 @@ from compressor.arrays import (
     to_bytes,
     widened,
 )
-from compressor.encodings import Dense, Quantized, dtype, plain, shape
+from compressor.encodings import Dense, Palettized, Quantized, dtype, index_bits, plain, shape
 
 INT32, INT64 = np.dtype(np.int32), np.dtype(np.int64)
 PACKED, INTEGERS = "pack-quantized", "int-quantized"
 _PACKED_ZERO_POINTS = ("channel", "group")
 _WORD = 32
+_COUNTED = (3, 5, 6, 7)
 
 Tensors = Mapping[str, tuple[DType, Shape]]
 
@@ -64,7 +65,7 @@ class Scheme:
 def scheme(encoding: Quantized) -> Scheme:
     """That of a matrix whose zero points, if it has any, are those of its codes. Data are not looked at."""
     (rows, columns), counts = shape(encoding.data), tuple(encoding.scale.shape)
-    width = bits(dtype(encoding.data))
+    width = index_bits(encoding.data.lut) if isinstance(encoding.data, Palettized) else bits(dtype(encoding.data))
     # Without padding bytes are no larger, and other loaders have kernels for words alone.
     stored = INTEGERS if width == 8 and columns % (_WORD // width) else PACKED
     size = (rows // counts[0], columns // counts[1])
@@ -106,18 +107,20 @@ def values(prefix: str, encoding: Quantized) -> Mapping[str, NDArray]:
     """The tensors of a layer with their elements, each C-contiguous."""
     how, scale, whole = scheme(encoding), np.ascontiguousarray(encoding.scale), shape(encoding.data)
     layout = tensors(prefix, encoding)
-    assert isinstance(encoding.data, Dense)
     made: dict[str, NDArray] = {}
-    if how.format == INTEGERS:
+    if isinstance(encoding.data, Palettized):
+        made["weight_packed"] = _counts(encoding.data.indices, how.bits)
+    elif how.format == INTEGERS:
         made["weight"] = _integers(encoding.data.values)
     else:
         made["weight_packed"] = _packed(encoding.data.values, how.bits)
+    if how.format == PACKED:
         made["weight_shape"] = np.array(whole, INT64)
     made["weight_scale"] = scale.reshape(layout[f"{prefix}weight_scale"][1])
     if encoding.zero_point is not None:
         zero_point = np.asarray(encoding.zero_point)
         if layout[f"{prefix}weight_zero_point"][0] == INT32:
-            by_group = _unsigned(np.ascontiguousarray(zero_point.T))
+            by_group = _unsigned(np.ascontiguousarray(zero_point.T), how.bits)
             made["weight_zero_point"] = np.ascontiguousarray(_rows_of_words(by_group, how.bits).T)
         else:
             made["weight_zero_point"] = _integers(zero_point).reshape(layout[f"{prefix}weight_zero_point"][1])
@@ -132,10 +135,20 @@ def _packed(codes: Array, width: int) -> NDArray:
     """Signed codes in words: int32 `[out, ceil(in * bits / 32)]`."""
     rows, columns = codes.shape
     if columns * width % _WORD:
-        return _rows_of_words(_unsigned(np.asarray(codes)), width)
+        return _rows_of_words(_unsigned(np.asarray(codes), width), width)
     # Adding half of the range turns the sign bit over, wherever it lies in a byte.
     flipped = _bytes(codes) ^ np.uint8(sum(1 << place for place in range(width - 1, 8, width)))
     return flipped.view(INT32).reshape(rows, columns * width // _WORD)
+
+
+def _counts(places: Array, width: int) -> NDArray:
+    """Codes from 0 on in words: int32 `[out, ceil(in * bits / 32)]`."""
+    rows, columns = places.shape
+    if columns * width % _WORD:
+        return _rows_of_words(np.asarray(places), width)
+    packed = isinstance(places, PackedArray) and places.width == width
+    raw = places.raw() if isinstance(places, PackedArray) and packed else packing.pack(np.asarray(places), width)
+    return raw.view(INT32).reshape(rows, columns * width // _WORD)
 
 
 def _bytes(codes: Array) -> NDArray:
@@ -152,10 +165,9 @@ def _rows_of_words(codes: NDArray, width: int) -> NDArray:
     return packing.pack(whole, width).view(INT32).reshape(rows, -1)[:, : _words(count, width)].copy()
 
 
-def _unsigned(codes: NDArray) -> NDArray:
-    """Signed codes as they are packed: uint8 from 0 on."""
-    width = bits(codes.dtype)
-    return (codes.view(np.uint8) ^ np.uint8(1 << width - 1)) & np.uint8((1 << width) - 1)
+def _unsigned(codes: NDArray, width: int) -> NDArray:
+    """Signed codes as they are packed: uint8 from 0 on. Bytes wrap around."""
+    return (codes.view(np.uint8) + np.uint8(1 << width - 1)) & np.uint8((1 << width) - 1)
 
 
 def _integers(codes: Array) -> NDArray:
@@ -163,13 +175,30 @@ def _integers(codes: Array) -> NDArray:
     return np.ascontiguousarray(np.asarray(codes).astype(np.int8))
 
 
+def is_count(data: Palettized) -> bool:
+    """Whether a table is that of all codes of 3, 5, 6 or 7 bits, the least one first: it says how many bits they take.
+
+    Rows of so few that no reader sees whether codes lie across words are none.
+    """
+    lut, width, columns = data.lut, index_bits(data.lut), shape(data)[-1]
+    row, aligned = _words(columns, width), -(-columns // (_WORD // width))
+    if lut.shape != (1, 1, 1 << width, 1) or width not in _COUNTED or (row == aligned and row > 1):
+        return False
+    least = 0 if lut.dtype.name.startswith("uint") else -(1 << width - 1)
+    every = np.arange(least, least + (1 << width))
+    return isinstance(lut, ArraySpec) or np.array_equal(np.asarray(lut).reshape(-1).astype(np.int16), every)
+
+
 def legal(encoding: Quantized) -> Quantized:
     """The same value as a layer stores it: signed codes, and in words a scale for each row where all have one."""
     codes, scale, zero_point = encoding.data, widened(plain(encoding.scale)), encoding.zero_point
-    assert isinstance(codes, Dense)
     if (unsigned := dtype(codes)).name.startswith("uint"):
-        zero_point = _signed(_zeros(scale, unsigned) if zero_point is None else zero_point)
-        codes = Dense(_signed(codes.values))
+        width = index_bits(codes.lut) if isinstance(codes, Palettized) else bits(unsigned)
+        zero_point = _signed(_zeros(scale, unsigned) if zero_point is None else zero_point, width)
+        if isinstance(codes, Palettized):
+            codes = replace(codes, lut=_signed(codes.lut, width))
+        else:
+            codes = Dense(_signed(codes.values, width))
     made = Quantized(codes, scale, zero_point)
     if scheme(made).strategy == "tensor" and scheme(made).format == PACKED:
         # Loaders' kernels know scales by channel and by group.
@@ -186,12 +215,15 @@ def why_not(encoding: Quantized) -> str:
     return ""
 
 
-def _signed(codes: Array) -> Array:
-    """Unsigned codes, less half of their range."""
+def _signed(codes: Array, width: int) -> Array:
+    """Unsigned codes of so many bits, less half of their range. Bytes wrap around."""
     to = CODE_DTYPES[codes.dtype.name.removeprefix("u")]
     if isinstance(codes, ArraySpec):
         return ArraySpec(codes.shape, to)
-    return (np.asarray(codes).view(np.uint8) ^ np.uint8(1 << bits(to) - 1)).view(to)
+    signed = np.asarray(codes).view(np.uint8) - np.uint8(1 << width - 1)
+    if bits(to) < 8:  # the upper bits of an element of less than a byte are clear
+        signed &= np.uint8((1 << bits(to)) - 1)
+    return signed.view(to)
 
 
 def _zeros(like: Array, code: DType) -> Array:

@@ -50,6 +50,7 @@ class Candidate:
     loss: how it differs from the source.
     structure: of the zeros of a sparse form: `unstructured`, `2:4 along axis 1`, ...
     parts: of a concatenation, the forms of its parts; they say by which schemes each is encoded.
+    width: the bits that codes need, where their type has more; 0 for those of its own.
     """
 
     schemes: tuple[str, ...]
@@ -58,6 +59,7 @@ class Candidate:
     loss: Loss = EXACT
     structure: str = ""
     parts: tuple[Candidate, ...] = ()
+    width: int = 0
 
 
 class Scheme(Protocol[S]):

@@ -8,12 +8,13 @@ merely look regular are never taken for one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from compressor import encodings
-from compressor.arrays import CODE_DTYPES, ArraySpec, DType, NDArray, is_float
-from compressor.encodings import Dense, Quantized
+from compressor.arrays import CODE_DTYPES, ArraySpec, DType, NDArray, bits, is_float
+from compressor.encodings import Dense, Palettized, Quantized
 from compressor.kernels import expand, select
 from compressor.recognition import granularity, grids, noisy_grids
 from compressor.recognition.granularity import Granularity
@@ -65,7 +66,8 @@ def encode(values: NDArray, spec: Quantized, where: NDArray | None) -> Quantized
     lengths = spec.block or tuple(dim // count for dim, count in zip(values.shape, counts, strict=True))
     cut = Granularity(values.shape, lengths)
     # 2- and 4-bit codes take a byte each in memory, and numpy converts bytes faster than ml_dtypes does.
-    codes = np.empty(values.shape, np.int8 if dtype.name.startswith("int") else np.uint8)
+    signed = dtype.name.startswith("int")
+    codes = np.empty(values.shape, np.int8 if signed else np.uint8)
     scale, least = np.empty(counts, values.dtype), np.zeros(counts, np.int16)
     for part in cut.parts():
         rows = part.rows(values)
@@ -76,9 +78,40 @@ def encode(values: NDArray, spec: Quantized, where: NDArray | None) -> Quantized
         low = grid.low if spec.zero_point is not None else np.zeros_like(grid.low)
         least[part.blocks] = low.reshape(part.counts)
         part.put(codes.view(np.uint8), multiples_of(rows, grid.scale, low))
-    chosen = (codes if where is None else select(codes, where)).astype(dtype, copy=False)
+    chosen = codes if where is None else select(codes, where)
+    if isinstance(spec.data, Palettized):
+        data: Dense | Palettized = _counted(chosen, spec.data)
+    else:
+        data = Dense(chosen.astype(dtype, copy=False))
     zero_point = None if spec.zero_point is None else (-least).astype(dtype)
-    return Quantized(Dense(chosen), scales.encode(scale, spec.scale), zero_point, spec.block)
+    return Quantized(data, scales.encode(scale, spec.scale), zero_point, spec.block)
+
+
+def in_fewer_bits(candidate: Candidate) -> Candidate | None:
+    """The same codes as places in the table of all that so few bits have; None where their type has no more.
+
+    For targets that store codes of any number of bits: `Palettized` is how an encoding says how many.
+    """
+    spec = candidate.spec
+    if not candidate.width or not isinstance(spec, Quantized):
+        return None
+    code, shape = encodings.dtype(spec.data), encodings.shape(spec.data)
+    table = ArraySpec((*(1,) * len(shape), 1 << candidate.width, 1), code)
+    counted = Palettized(ArraySpec(shape, np.dtype(np.uint8)), table)
+    return replace(
+        candidate, spec=replace(spec, data=counted), evidence=f"{candidate.evidence}, {candidate.width} bits"
+    )
+
+
+def _counted(codes: NDArray, spec: Palettized) -> Palettized:
+    """Codes as places in the table of all that take so many bits, the least one first."""
+    count = spec.lut.shape[-2]
+    least = 0 if spec.lut.dtype.name.startswith("uint") else -(count // 2)
+    places = (codes - np.array(least, codes.dtype)).view(np.uint8)
+    if places.size and int(places.max()) >= count:
+        raise ValueError(f"codes of {encodings.index_bits(spec.lut)} bits")
+    table = np.arange(least, least + count).astype(spec.lut.dtype).reshape(spec.lut.shape)
+    return Palettized(places, table)
 
 
 def centred(encoding: Quantized) -> NDArray:
@@ -90,23 +123,24 @@ def centred(encoding: Quantized) -> NDArray:
 
 
 def _candidate(values: NDArray, cut: Granularity, found: Sequence[Grid]) -> Candidate:
-    code, symmetric = _code_dtype(found)
+    code, symmetric, width = _code_dtype(found)
     zero_point = None if symmetric else ArraySpec(cut.counts, code)
     scale = scales.spec(np.concatenate([grid.scale for grid in found]), cut.counts)
     spec = Quantized(Dense(ArraySpec(values.shape, code)), scale, zero_point, cut.block)
-    return Candidate((NAME,), spec, f"{code} grid {cut.name}")
+    return Candidate((NAME,), spec, f"{code} grid {cut.name}", width=width if width < bits(code) else 0)
 
 
-def _code_dtype(found: Sequence[Grid]) -> tuple[DType, bool]:
-    """The narrowest code type that holds the multiples, and whether its zero point is 0."""
+def _code_dtype(found: Sequence[Grid]) -> tuple[DType, bool, int]:
+    """The narrowest code type that holds the multiples, whether its zero point is 0, and the bits that are needed."""
     low = min(int(grid.low.min(initial=0)) for grid in found)
     high = max(int(grid.high.max(initial=0)) for grid in found)
     span = max(int((grid.high - grid.low).max(initial=0)) for grid in found)
+    symmetric = max(1, high.bit_length() + 1, (-low - 1).bit_length() + 1 if low < 0 else 1)
     for width in (2, 4, 8):
-        if -(1 << width - 1) <= low and high < 1 << width - 1:
-            return CODE_DTYPES[f"int{width}"], True
+        if symmetric <= width:
+            return CODE_DTYPES[f"int{width}"], True, symmetric
         if span < 1 << width:
-            return CODE_DTYPES[f"uint{width}"], bool(low >= 0)
+            return CODE_DTYPES[f"uint{width}"], bool(low >= 0), max(1, span.bit_length())
     raise AssertionError(f"a span of {span} passed the limit of {grids.SPAN}")
 
 

@@ -52,6 +52,7 @@ class CompressedTensors:
     name: str = NAME
     summary: str = "folders of Hugging Face for vLLM, SGLang and transformers"
     needs_graph: bool = False
+    packs_codes: bool = True
 
     def fit(self, model: Model, asked: Asked) -> Fitted:  # noqa: ARG002 - it asks nothing
         if model.graph is not None or not checkpoint.is_folder(model.path):
@@ -140,8 +141,8 @@ def _legal(encoding: Quantized) -> Quantized:
         raise Illegal("the format has no groups that end short")
     if is_float(dtype(data)):
         raise Illegal("the format has no such floats under a scale")
-    tables = isinstance(data, Palettized)
-    codes = Dense(plain(data)) if isinstance(data, Palettized) else data
+    tables = isinstance(data, Palettized) and not layers.is_count(data)
+    codes = Dense(plain(data)) if isinstance(data, Palettized) and tables else data
     legal = layers.legal(replace(encoding, data=codes))
     if reason := layers.why_not(legal):
         raise Illegal(reason)

@@ -53,6 +53,7 @@ class CoreML:
     version: int
     options: Options
     needs_graph: bool = True
+    packs_codes: bool = False
 
     @property
     def summary(self) -> str:

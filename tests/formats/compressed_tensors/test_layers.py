@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,24 @@ from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 
 from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, NDArray, PackedArray
-from compressor.encodings import Dense, Quantized, decode
+from compressor.encodings import Dense, Palettized, Quantized, decode, map_arrays
 from compressor.formats.compressed_tensors import layers
 from compressor.packing import pack
 from tests.formats.compressed_tensors.decompressed import array
 
 RANDOM = np.random.default_rng(0)
 SHAPES = ((32, 128), (5, 24), (7, 96), (64, 33))
+
+
+def counted(shape: tuple[int, int], width: int, counts: tuple[int, int], *, asymmetric: bool) -> Quantized:
+    """Codes of fewer bits than their type has, as places in the table of all of them."""
+    kind = "int4" if width < 4 else "int8"
+    code = CODE_DTYPES[f"u{kind}" if asymmetric else kind]
+    least = 0 if asymmetric else -(1 << width - 1)
+    table = np.arange(least, least + (1 << width)).astype(code).reshape(1, 1, -1, 1)
+    data = Palettized(RANDOM.integers(0, 1 << width, shape).astype(np.uint8), table)
+    zero_point = RANDOM.integers(0, 1 << width, counts).astype(code) if asymmetric else None
+    return Quantized(data, scales(counts, "float32"), zero_point)
 
 
 def scales(counts: tuple[int, ...], kind: str) -> NDArray:
@@ -87,6 +99,40 @@ def test_tensors_are_those_of_their_compressor(code, shape, kind, asymmetric) ->
         state = {name.removeprefix("m."): tensor(values) for name, values in made.items()}
         back = compressor(encoding).decompress(state, scheme(encoding))["weight"]
         np.testing.assert_array_equal(array(back), decode(encoding), f"back of {counts}")
+
+
+@pytest.mark.parametrize("width", [3, 5, 6, 7])
+@pytest.mark.parametrize("shape", [(32, 128), (5, 161), (40, 161)])
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_codes_of_any_number_of_bits(width: int, shape: tuple[int, int], asymmetric) -> None:
+    for counts in ((1, 1), (shape[0], 1), (shape[0], 4 if shape[1] == 128 else 7)):
+        encoding = counted(shape, width, counts, asymmetric=asymmetric)
+        assert isinstance(encoding.data, Palettized)
+        assert layers.is_count(encoding.data)
+        made = layers.legal(encoding)
+        np.testing.assert_array_equal(decode(made), decode(encoding))
+        assert layers.scheme(made).bits == width
+        expected = reference(made)
+        packed = map_arrays(lambda a, w: PackedArray(pack(a, w), a.shape, a.dtype, w) if w < 8 else a, made)
+        for stored in (made, packed):
+            got = {name.removeprefix("m."): array for name, array in layers.values("m.", stored).items()}
+            assert {name: (one.dtype, one.shape) for name, one in got.items()} == {
+                name.removeprefix("m."): one for name, one in layers.tensors("m.", made).items()
+            }
+            for name, values in expected.items():
+                np.testing.assert_array_equal(got[name], array(values), f"{name} of {counts}")
+        state = {name: tensor(values) for name, values in got.items()}
+        back = compressor(made).decompress(state, scheme(made))["weight"]
+        np.testing.assert_array_equal(array(back), decode(encoding))
+
+
+def test_a_table_that_is_no_count_is_none() -> None:
+    data = counted((32, 128), 5, (32, 1), asymmetric=False).data
+    assert isinstance(data, Palettized)
+    assert not layers.is_count(replace(data, lut=np.asarray(data.lut)[:, :, ::-1]))
+    assert not layers.is_count(replace(data, lut=np.asarray(data.lut)[:, :, :-1]))
+    four = Palettized(np.zeros((32, 24), np.uint8), np.arange(-16, 16).astype(np.int8).reshape(1, 1, 32, 1))
+    assert not layers.is_count(four)  # 4 words either way: nobody sees whether codes lie across them
 
 
 def test_codes_that_are_packed_already_are_not_unpacked(monkeypatch) -> None:
