@@ -140,9 +140,14 @@ def described_by(values: NDArray, facts: Scan) -> list[Candidate]:
 def _least_nbytes(spec: Encoding, facts: Scan) -> float:
     """The bytes of a form of all values, or of the same under a mask: whichever is fewer."""
     whole = encodings.nbytes(spec)
-    if not isinstance(spec, Quantized) or not isinstance(spec.data, Dense):
-        return whole
-    return min(whole, facts.size / 8 + whole - encodings.nbytes(spec.data) * facts.zeros / facts.size)
+    match spec:
+        case Palettized(_, lut, None):
+            width = max(1, (lut.shape[-2] - (facts.zeros > 0) - 1).bit_length())
+            return min(whole, facts.size / 8 + (facts.size - facts.zeros) * width / 8 + lut.nbytes)
+        case Quantized(Dense(codes)):
+            return min(whole, facts.size / 8 + whole - codes.nbytes * facts.zeros / facts.size)
+        case _:
+            return whole
 
 
 def _near_candidates(values: NDArray, tolerance: float) -> Iterator[Candidate]:

@@ -54,6 +54,13 @@ def near(rows: NDArray, tolerance: float, rounding: float = 0.0, slack: float = 
     left = np.flatnonzero(largest > allowed)
     few = rows[left, :: max(1, rows.shape[1] // _FEW)]
     telling = _telling(np.abs(_wide(few)), allowed[left])
+    rough = allowed[left] + eps(rows.dtype) * largest[left]
+    if left.size == 1:
+        for guess in _possible(few, telling, largest[left], rough, _SLACK * slack * allowed[left]):
+            scale[left], fits = _fit(rows[left], guess[None], slack * allowed[left])
+            if fits.all():
+                return scale
+        return None
     multiple = np.zeros(left.size, np.intp)
     while left.size:
         rough = allowed[left] + eps(rows.dtype) * largest[left]
@@ -69,6 +76,14 @@ def near(rows: NDArray, tolerance: float, rounding: float = 0.0, slack: float = 
         kept = np.delete(np.arange(left.size), some[fits])
         left, few, telling, multiple = left[kept], few[kept], telling[:, kept], multiple[kept]
     return scale
+
+
+def _possible(few: NDArray, telling: NDArray, largest: NDArray, rough: NDArray, allowed: NDArray) -> NDArray:
+    """The scales of a single row, all at once, by which a part of it has multiples: the largest first."""
+    row = np.zeros(1, np.intp)
+    guess = largest / _passed(telling, largest, rough, row, row, 1, SPAN + 1)[0]
+    together = np.broadcast_to(few, (guess.size, few.shape[1]))
+    return guess[_fit(together, guess, np.broadcast_to(allowed, guess.shape))[1]]
 
 
 def _telling(magnitudes: NDArray, allowed: NDArray) -> NDArray:
