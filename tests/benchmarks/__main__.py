@@ -1,6 +1,7 @@
 """`make bench`: size, speed and memory as ratios within one run, against `cp`, the dense model and the peer.
 
-    python -m tests.benchmarks [onnxruntime] [kernels] [detection] [coreml-sizes] [coreml-time] [cluster] [checkpoint]
+    python -m tests.benchmarks [onnxruntime] [load] [kernels] [detection] [coreml-sizes] [coreml-time] [cluster]
+        [checkpoint]
         [--blocks 12] [--large 60] [--times 3] [--no-peer] [--json FILE]
 
 Nothing here is a test: machines differ, and a limit that is missed is printed as such.
@@ -22,7 +23,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import measure, models
+from tests.benchmarks import loading, measure, models
 from tests.benchmarks.measure import Figure
 
 COMPRESSOR = Path(sys.executable).with_name("compressor")
@@ -66,7 +67,7 @@ def _onnxruntime(folder: Path, arguments: argparse.Namespace) -> Iterator[Figure
                 source, artefact, kind, blocks, dense_limit if kind == "dense" else limit, arguments.times
             )
             if blocks == arguments.blocks:
-                yield from _runtime(source, artefact, kind, arguments.times)
+                yield from loading.figures(source, artefact, kind, arguments.times)
             if not (blocks == arguments.blocks and kind in ("palettized", "pruned")):
                 _remove(source)
             _remove(artefact)
@@ -85,6 +86,22 @@ def _detection(folder: Path, arguments: argparse.Namespace) -> Iterator[Figure]:
     from tests.benchmarks import detection
 
     yield from detection.figures(folder, arguments.blocks, arguments.times)
+
+
+def _loading(folder: Path, arguments: argparse.Namespace) -> Iterator[Figure]:
+    """Sessions alone, of a small model too."""
+    import compressor
+
+    for blocks in (2, arguments.blocks):
+        for kind in ("palettized", "pruned", "mixed"):
+            source, artefact = folder / f"load-{kind}{blocks}", folder / f"load-{kind}{blocks}-out"
+            models.write(source, kind, blocks)
+            compressor.compress(source, artefact)
+            yield from loading.figures(
+                source, artefact, f"{kind} {blocks * models.BLOCK_PARAMETERS / 1e6:.0f} M", arguments.times
+            )
+            _remove(source)
+            _remove(artefact)
 
 
 def _coreml_sizes(folder: Path, _: argparse.Namespace) -> Iterator[Figure]:
@@ -113,6 +130,7 @@ def _checkpoint(folder: Path, arguments: argparse.Namespace) -> Iterator[Figure]
 
 SECTIONS = {
     "onnxruntime": _onnxruntime,
+    "load": _loading,
     "kernels": _kernels,
     "detection": _detection,
     "coreml-sizes": _coreml_sizes,
@@ -174,42 +192,6 @@ def _needed(artefact: Path) -> float:
             "dense": elements * 4,
         }[weight["encoding"]]
     return needed
-
-
-_LOAD = """
-import json, sys, time
-import numpy, onnxruntime
-from pathlib import Path
-options = onnxruntime.SessionOptions()
-options.intra_op_num_threads = 1
-started = time.perf_counter()
-session = onnxruntime.InferenceSession(Path(sys.argv[1], "model.onnx"), options, providers=["CPUExecutionProvider"])
-loaded = time.perf_counter() - started
-x = {"x": numpy.full((1, 768), 0.01, numpy.float32)}
-times = []
-for _ in range(30):
-    started = time.perf_counter()
-    session.run(None, x)
-    times.append(time.perf_counter() - started)
-print(json.dumps([loaded, sorted(times)[len(times) // 2]]))
-"""
-
-
-def _runtime(source: Path, artefact: Path, kind: str, times: int) -> Iterator[Figure]:
-    """Session load and latency of the artefact against the same model written for the same target, all dense."""
-    from compressor import write_baseline
-
-    dense = source.with_name("dense-out")
-    write_baseline(source, dense)
-    pairs = [(measure.in_python(_LOAD, artefact), measure.in_python(_LOAD, dense)) for _ in range(times + 1)][1:]
-    _remove(dense)
-    load, dense_load, latency, dense_latency = (
-        sorted(pair[side][figure] for pair in pairs)[times // 2] for figure in (0, 1) for side in (0, 1)
-    )
-    limit = 1.5 if kind == "palettized" else 2.5
-    yield Figure(f"{kind}: session load / dense", load / dense_load, limit, f"{load:.2f} s / {dense_load:.2f} s")
-    detail = f"{latency * 1e3:.1f} ms / {dense_latency * 1e3:.1f} ms"
-    yield Figure(f"{kind}: latency / dense", latency / dense_latency, 1.05, detail)
 
 
 def _against_peer(source: Path, kind: str, times: int) -> Figure:
