@@ -67,7 +67,7 @@ reference: $(VENV)/dev
 	python -m compressor.stages.reference docs
 
 # A stamp a set of extras: an environment that is there already installs nothing.
-$(VENV)/%: pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
+$(VENV)/%: pyproject.toml setup.py $(wildcard compressor/native/*.[ch]) constraints.txt | $(VENV)/pyvenv.cfg
 	python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[$*]'
 	touch $@
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def filled(generator: np.random.Generator, size: int, dtype: np.dtype[Any]) -> N
 def test_every_loop_is_that_of_a_definition():
     from compressor.native import loops  # type: ignore[attr-defined] # where it is compiled
 
-    assert {name for name in vars(loops) if not name.startswith("_")} == set(LOOPS)
+    assert {name for name in vars(loops) if not name.startswith("_")} == {"SOURCES", *LOOPS}
     assert all(inspect.unwrap(each) is not each for each in LOOPS.values())
 
 
@@ -396,3 +397,17 @@ def test_numpy_serves_where_it_is_asked_for():
     env = {**os.environ, native.VARIABLE: "numpy"}
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True).stdout
     assert said == "kernels: numpy (COMPRESSOR_KERNELS=numpy) compressor.packing\nTrue\n"
+
+
+@compiled
+def test_loops_that_were_built_of_other_sources_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(native.__file__).parent
+    sources = list(folder.glob("*.[ch]"))
+    for file in sources:
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    monkeypatch.setattr(native, "__file__", str(tmp_path / "__init__.py"))
+    assert native._compiled()[1] == ""
+    for file in sources:
+        (tmp_path / file.name).write_bytes(file.read_bytes() + b" ")
+        assert native._compiled() == (None, "the sources have changed since it was installed")
+        (tmp_path / file.name).write_bytes(file.read_bytes())

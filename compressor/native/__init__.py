@@ -4,15 +4,19 @@ This is the only place that chooses, once, when it is imported. A definition in 
 `@native.loop`; the C beside this file has a function of its name for it, which takes the same arguments. Arrays are
 contiguous, values are bit patterns, results are written into arrays of the right length: C checks that they are.
 
+In a checkout, loops that were built of other sources than lie there are left alone: definitions may have changed too.
+
 `COMPRESSOR_KERNELS=numpy` leaves the compiled loops alone.
 """
 
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -22,16 +26,22 @@ VARIABLE = "COMPRESSOR_KERNELS"
 """The environment variable that chooses numpy."""
 
 
-def _compiled() -> ModuleType | None:
+def _compiled() -> tuple[ModuleType | None, str]:
+    """The loops, or why there are none."""
     if os.environ.get(VARIABLE) == "numpy":
-        return None
+        return None, f"{VARIABLE}=numpy"
     try:
-        return import_module("compressor.native.loops")
+        loops = import_module("compressor.native.loops")
     except ImportError:
-        return None
+        return None, "no compiler when it was installed"
+    files = sorted(Path(__file__).parent.glob("*.[ch]"))  # of a checkout
+    there = zlib.crc32(b"".join(path.read_bytes() for path in files))
+    if files and there != getattr(loops, "SOURCES", None):
+        return None, "the sources have changed since it was installed"
+    return loops, ""
 
 
-_LOOPS = _compiled()
+_LOOPS, _REASON = _compiled()
 
 
 def loop(definition: F) -> F:
@@ -49,7 +59,4 @@ def loop(definition: F) -> F:
 
 def described() -> str:
     """Which path serves, and why it is numpy's."""
-    if _LOOPS is not None:
-        return "kernels: C"
-    chosen = os.environ.get(VARIABLE) == "numpy"
-    return f"kernels: numpy ({f'{VARIABLE}=numpy' if chosen else 'no compiler when it was installed'})"
+    return f"kernels: numpy ({_REASON})" if _REASON else "kernels: C"

@@ -71,9 +71,25 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+#ifndef SOURCES
+#define SOURCES 0
+#endif
+
+static int begin(PyObject *module) {
+    PyObject *sources = PyLong_FromUnsignedLong(SOURCES);
+    int failed = !sources || PyModule_AddObjectRef(module, "SOURCES", sources) < 0;
+    Py_XDECREF(sources);
+    return failed ? -1 : 0;
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, (void *)begin},
+    {0, NULL},
+};
+
 static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT, "loops", "What `native.loop` finds here it takes for the definition of the same name.", 0,
-    methods, NULL, NULL, NULL, NULL,
+    methods, slots, NULL, NULL, NULL,
 };
 
 PyMODINIT_FUNC PyInit_loops(void) {
