@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import sys
 import threading
 import warnings
@@ -131,11 +132,31 @@ def _local() -> Iterator[Client]:
     from distributed import Client, LocalCluster
 
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with (
-        LocalCluster(n_workers=count, threads_per_worker=1, silence_logs=50) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with ExitStack() as stack:
+        with _apart_from_the_terminal():
+            cluster = stack.enter_context(LocalCluster(n_workers=count, threads_per_worker=1, silence_logs=50))
+            client = stack.enter_context(Client(cluster, set_as_default=False))
         yield client
+
+
+@contextmanager
+def _apart_from_the_terminal() -> Iterator[None]:
+    """A block whose threads and processes do not get what a terminal sends to a whole command: this one ends them.
+
+    The signals are blocked, which is inherited, and come to the main thread when the block ends.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    resource_tracker.ensure_running()  # which takes the block from SIGINT when it starts
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _check_versions(client: Client) -> None:

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,7 @@ def test_a_rename_that_fails_puts_the_old_one_back(out: Path, monkeypatch: pytes
 
 KILLED = """
 import os, signal, sys
+from contextlib import suppress
 from pathlib import Path
 from compressor.compilation import publish, renaming
 path, moment = Path(sys.argv[1]), sys.argv[2]
@@ -151,6 +153,32 @@ def test_a_name_is_no_pattern(tmp_path: Path, name: str) -> None:
     subprocess.run([sys.executable, "-c", KILLED, str(path), "while writing"], check=False, cwd=Path.cwd())
     write(path, "new")
     assert [other.name for other in tmp_path.iterdir()] == [name]
+
+
+def test_an_attempt_that_fails_leaves_nothing_to_whoever_is_late(tmp_path: Path) -> None:
+    """A worker that was given up writes into the attempt that it was given, or nowhere."""
+    with publish.directory(tmp_path / "out") as directory:
+        with suppress(KeyError), publish.attempt(directory) as first:
+            (first / "file").touch()
+            raise KeyError
+        with publish.attempt(directory) as second:
+            assert second != first
+            (second / "file").write_text("second")
+            (second / "folder").mkdir()
+            with pytest.raises(FileNotFoundError):
+                (first / "file").open("r+b")
+            assert [path.name for path in directory.iterdir()] == [second.name]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"file", "folder"}
+
+
+def test_what_lies_beside_is_not_published_and_is_swept_after_a_kill(tmp_path: Path) -> None:
+    with publish.directory(tmp_path / "out-1") as directory, publish.beside(directory) as room:
+        assert room.parent == tmp_path
+        (room / "file").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["out-1"]
+    room.mkdir()
+    with publish.directory(tmp_path / "out-1"):
+        assert not room.exists()
 
 
 def test_a_file_is_not_replaced_by_a_directory(tmp_path: Path) -> None:
@@ -214,6 +242,7 @@ def exchanges(folder: Path) -> bool:
 
 HOLDING = """
 import sys
+from contextlib import suppress
 from pathlib import Path
 from compressor.compilation import publish
 with publish.directory(Path(sys.argv[1])) as directory:

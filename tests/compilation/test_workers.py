@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -157,6 +158,26 @@ def test_a_folder_of_shards_is_the_same(tmp_path: Path) -> None:
         with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
             compressor.compress(tmp_path / "model", tmp_path / "out", target="compressed-tensors", executor=pool)
         assert snapshot(tmp_path / "out") == expected
+
+
+def test_a_run_whose_workers_failed_goes_on_where_it_was(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "model", shards=4, side=256)
+    compressor.compress(tmp_path / "model", tmp_path / "here", target="compressed-tensors")
+
+    def compressed(executor: Executor) -> None:
+        compressor.compress(
+            tmp_path / "model", tmp_path / "out", target="compressed-tensors", executor=executor, resume=True
+        )
+
+    results = itertools.count()
+    failing = Inline(lambda content: None if next(results) == 7 else content)
+    with pytest.raises(CompressorError, match="damaged result"):
+        compressed(failing)  # hello, look, two tasks each for two shards, and the first of the third one
+    rest = Inline()
+    compressed(rest)
+    assert rest.started == 1 + 1 + 2 * 2  # weights of less than a megabyte are looked at again
+    assert snapshot(tmp_path / "out") == snapshot(tmp_path / "here")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "model", "out"]
 
 
 def test_a_form_that_a_sample_has_missed_is_mended_as_without_workers(tmp_path: Path) -> None:

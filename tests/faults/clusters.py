@@ -157,10 +157,11 @@ def model(path: Path) -> Path:
 
 
 def driver(*arguments: str, main: str = MAIN) -> subprocess.Popen[str]:
-    """A command, in a process of its own."""
+    """A command, in a process of its own, which leads a group as under a shell."""
     return subprocess.Popen(
         [sys.executable, "-c", main, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        process_group=0,
     )

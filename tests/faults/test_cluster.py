@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from tests.faults.commands import check_refusal, snapshot
 
 pytest.importorskip("distributed")
 
+PROGRESS = {"dashboard", "detect", "compress", "verify"}
 TREE = Path(compressor.__file__).parent
 
 
@@ -150,6 +152,20 @@ def test_workers_of_this_machine(model: Path, expected: dict[str, object], share
     _, stderr = command.communicate(timeout=120)
     assert command.returncode == 0, stderr
     assert snapshot(shared / "out") == expected
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_a_terminal_sends_to_all_of_a_command(model: Path, shared: Path, number: signal.Signals) -> None:
+    """Workers of this machine leave it to the command to end them: they say nothing."""
+    main = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {clusters.MAIN}"
+    command = driver("compress", str(model), str(shared / "out"), "--scheduler", "local", main=main)
+    until(lambda: any(shared.iterdir()))
+    os.killpg(command.pid, number)
+    stdout, stderr = command.communicate(timeout=60)
+    assert (command.returncode, stdout) == (128 + number, "")
+    told = ["error: interrupted; nothing was left half-written"] if number == signal.SIGINT else []
+    assert [line for line in stderr.splitlines() if line.partition(":")[0] not in PROGRESS] == told
+    assert list(shared.iterdir()) == []
 
 
 def test_what_is_no_scheduler(model: Path, shared: Path) -> None:
