@@ -53,11 +53,12 @@ def rounded(
         if made is not None:
             return made, "" if factor is None and made.scale.dtype == codes.scale.dtype else f"scales rounded to {to}"
         reason = f"its scales are too small for {to}"
-    elif source is not None and (tables := as_table(source)) is not None:
-        turned = _of_table(moved_table(tables, move, values.shape), factor, to)
+    elif source is not None and (table := as_table(source)) is not None:
+        turned = moved_table(table, move, values.shape)
+        turned = None if turned is None else _of_table(turned, factor, to)
         if turned is not None:
-            return turned, "" if dtype(tables) == to and factor is None else f"table and scales rounded to {to}"
-        reason = f"its table or its scales are beyond {to}"
+            return turned, "" if dtype(table) == to and factor is None else f"table and scales rounded to {to}"
+        reason = f"its table or its scales are beyond {to}, or its vectors are turned"
 
     known = None if source is None else Traced(source, move)
     return Dense(ComputedArray(values.shape, to, Rounded(values, to, factor, known))), reason
@@ -141,27 +142,33 @@ def as_codes(encoding: Encoding) -> Quantized | None:
 
 
 def as_table(encoding: Encoding) -> Quantized | None:
-    """A weight of floats in one table times scales, those of 8 bits as the codes that they are; None for any other."""
+    """A weight of floats in tables times scales, those of 8 bits as the codes that they are; None for any other."""
     if not isinstance(encoding, Quantized) or codes_of(encoding) is not None:
         return None
     data, scale = encoding.data, plain(encoding.scale)
     if isinstance(data, Dense) and isinstance(data.values, NarrowArray) and data.values.values.dtype.itemsize == 1:
         data = tabled(data.values, len(scale.shape))
-    if not isinstance(data, Palettized) or data.vector_axis is not None or data.lut.size != data.lut.shape[-2]:
+    if not isinstance(data, Palettized):
         return None
     return even(replace(encoding, data=data, scale=scale), shape(encoding))
 
 
-def moved_table(encoding: Quantized, move: Move | None, to: Shape) -> Quantized:
-    """The indices as `move` takes them, to the shape `to`, each with the scale that it had."""
-    data = encoding.data
+def moved_table(encoding: Quantized, move: Move | None, to: Shape) -> Quantized | None:
+    """The indices as `move` takes them, to the shape `to`, each with the table and the scale that it had.
+
+    None where a move would part the values of a vector.
+    """
+    data, whole = encoding.data, shape(encoding)
     assert isinstance(data, Palettized)
     if move is None:
         return encoding
-    scale = by_block(move(expand(np.asarray(encoding.scale), shape(encoding))))
+    if data.vector_axis is not None:
+        return None
+    scale = by_block(move(expand(np.asarray(encoding.scale), whole)))
+    groups, entries = data.lut.shape[:-2], data.lut.shape[-2:]
+    tables = by_block(move(expand(np.arange(math.prod(groups)).reshape(groups), whole)))
     indices = ComputedArray(to, UINT8, Traced(Dense(data.indices), move))
-    lut = np.asarray(data.lut).reshape((*(1,) * len(to), -1, 1))
-    return Quantized(Palettized(indices, lut), scale)
+    return Quantized(Palettized(indices, np.asarray(data.lut).reshape(-1, *entries)[tables]), scale)
 
 
 def _of_table(encoding: Quantized, factor: NDArray | None, to: DType) -> Quantized | None:

@@ -89,9 +89,22 @@ def test_floats_of_8_bits_keep_their_bits(block: tuple[int, int] | None) -> None
 def test_tables_and_scales_beyond_a_type_are_values(table: np.ndarray, scale: np.ndarray) -> None:
     source = Quantized(Palettized(INDICES, table.astype(F32)), scale)
     found, told = rounded(decode(source), source, F16, None)
-    assert (name(found), told) == ("dense", "its table or its scales are beyond float16")
+    assert (name(found), told) == ("dense", "its table or its scales are beyond float16, or its vectors are turned")
 
 
-def test_other_tables_are_found_in_the_rounded_values() -> None:
-    two = Quantized(Palettized(INDICES, TABLE.repeat(2, 0)), SCALES)
-    assert rounded(decode(two), two, F16, None)[1] == ""
+def test_tables_by_group_move_with_their_indices() -> None:
+    two = Quantized(Palettized(INDICES, np.concatenate([TABLE, TABLE * 3])), SCALES)
+    found, _ = rounded(decode(two).T, two, F32, np.transpose)
+    assert isinstance(found, Quantized)
+    assert isinstance(found.data, Palettized)
+    assert found.data.lut.shape == (1, 2, 4, 1)
+    assert np.array_equal(decode(found), decode(two).T)
+
+
+def test_vectors_stay_where_they_are() -> None:
+    vectors = Quantized(Palettized(INDICES, TABLE.reshape(1, 1, 2, 2).repeat(2, -2), 0), np.ones((4, 1), np.float32))
+    found, _ = rounded(decode(vectors), vectors, F32, None)
+    assert name(found) == "scaled(palettized2)"
+    found, told = rounded(decode(vectors).T, vectors, F32, np.transpose)
+    assert (name(found), told) == ("dense", "its table or its scales are beyond float32, or its vectors are turned")
+    assert np.array_equal(decode(found), decode(vectors).T)
