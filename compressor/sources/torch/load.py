@@ -9,6 +9,7 @@ import logging
 import pickletools
 import re
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -199,6 +200,8 @@ def fill(model: Module, state: Mapping[str, object], source: Path, builder: str)
     if any(problems):
         text = "; ".join(problem for problem in problems if problem)
         raise CompressorError(f"{source} does not fit the model of {builder}: {text}.{_unfinished(unexpected)}")
+    # The model has torchao's tensors already, of which not every class can be copied into another.
+    state = OrderedDict((key, one) for key, one in state.items() if not torchao.is_own(expected.get(key)))
     try:
         # Quantized modules read their entries by version, which a dict comprehension over a state dict has lost.
         state._metadata = versions  # type: ignore[attr-defined]  # noqa: SLF001 - there is no public way

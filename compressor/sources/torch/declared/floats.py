@@ -1,8 +1,8 @@
-"""Tensors of torchao's whose codes are floats: NF4, float8, MX and NVFP4.
+"""Tensors of torchao's whose codes are floats: NF4, float8, MX, NVFP4, and codebooks, which are tables.
 
 Each class has its own order of codes and scales; whatever is made of one is compared with the values that it computes.
 
-Source: torchao 0.18, quantization/quantize_/workflows and prototype/mx_formats.
+Source: torchao 0.18, quantization/quantize_/workflows, prototype/mx_formats and prototype/quantization/codebook_coreml.
 """
 
 # ruff: noqa: TID253 - imported where a torch model is exported, and nowhere else
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from compressor.arrays import DType, NarrowArray, NDArray
-from compressor.encodings import Dense, Quantized
+from compressor.encodings import Dense, Palettized, Quantized
 from compressor.packing import unpack
 from compressor.sources.huggingface import floats
 from compressor.sources.huggingface.floats import E2M1, E4M3, E8M0, is_narrow
@@ -63,13 +63,22 @@ def _nvfp4(tensor: Any, values: NDArray) -> Quantized:
     return floats.scaled(_of_4_bits(tensor.qdata, values), floats.table(E2M1), scale)
 
 
-READ: Mapping[str, Callable[[Any, NDArray], Quantized]] = {
+def _codebook(tensor: Any, values: NDArray) -> Palettized:
+    """A table for each group of channels."""
+    codes, tables = numbers(tensor.codes), numbers(tensor.codebook).astype(values.dtype)
+    if codes.shape != values.shape or tables.shape[-1] > 1:
+        raise ContradictionError(f"tables {list(tables.shape)} and codes {list(codes.shape)} of {list(values.shape)}")
+    return Palettized(codes, tables)
+
+
+READ: Mapping[str, Callable[[Any, NDArray], Palettized | Quantized]] = {
+    "CodebookQuantizedTensor": _codebook,
     "Float8Tensor": _float8,
     "MXTensor": _mx,
     "NF4Tensor": _nf4,
     "NVFP4Tensor": _nvfp4,
 }
-"""By the class: its codes and scales, of a weight of these values.
+"""By the class: its codes and scales, or tables, of a weight of these values.
 
 Raises: ContradictionError where no encoding has them.
 """

@@ -39,6 +39,7 @@ SAFE = {
     f"{_WORKFLOWS}.nf4.nf4_tensor": "NF4Tensor SubclassTensorArgs",
     f"{PACKAGE}prototype.mx_formats.mx_tensor": "MXTensor",
     f"{PACKAGE}prototype.mx_formats.nvfp4_tensor": "NVFP4Tensor",
+    f"{PACKAGE}prototype.quantization.codebook_coreml.codebook_quantized_tensor": "CodebookQuantizedTensor",
     f"{_WORKFLOWS}.int8.int8_tensor": "QuantizeTensorToInt8Kwargs",
     f"{_WORKFLOWS}.intx.intx_unpacked_to_int8_tensor": "IntxUnpackedToInt8TensorActivationQuantization",
 }
