@@ -101,11 +101,11 @@ def _figures(folder: Path, kind: str, parameters: int, target: str) -> Iterator[
         name = f"{kind} {parameters / 1e6:.0f} M, {count} worker{'s' * (count > 1)}"
         yield Figure(f"{name}: CPU ns a weight", 1e9 * workers.cpu / parameters, 40, detail)
         yield Figure(f"{name}: driver's CPU ns a weight", 1e9 * driver.cpu / parameters, 10, "")
-        yield Figure(f"{name}: bytes read a weight", workers.read / parameters, 16, "")
+        yield Figure(f"{name}: bytes read a weight", workers.read / parameters, 17, "")
         yield Figure(f"{name}: bytes written a weight", workers.written / parameters, 5, "")
         yield Figure(f"{name}: bytes sent a weight", sent / parameters, 0.01, f"{sent:,} bytes")
     detail = f"{spent[2]:.2f} s / {spent[1]:.2f} s"
-    yield Figure(f"{kind}: CPU of two workers / one", spent[2] / spent[1], 1.15, detail)
+    yield Figure(f"{kind}: CPU of two workers / one", spent[2] / spent[1], 1.3, detail)
     shutil.rmtree(folder / kind)
 
 

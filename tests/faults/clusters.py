@@ -43,6 +43,9 @@ def worse(legalize, directory, weight, choice, place):
     if harm == "killed once" and not flag.exists():
         flag.touch()
         os.kill(os.getpid(), signal.SIGKILL)
+    if harm == "frozen once" and not flag.exists():
+        flag.touch()
+        os.kill(os.getpid(), signal.SIGSTOP)
     if harm == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if harm == "waits":
@@ -90,12 +93,16 @@ class Cluster:
 
 
 @contextmanager
-def started(folder: Path, *workers: Worker) -> Iterator[Cluster]:
-    """A scheduler and workers, each one a process with a thread, in a folder of its own."""
+def started(folder: Path, *workers: Worker, patience: str = "5 minutes") -> Iterator[Cluster]:
+    """A scheduler and workers, each one a process with a thread, in a folder of its own.
+
+    patience: after which a worker that says nothing is given up.
+    """
     folder.mkdir()
     (folder / "harm.py").write_text(HARM)
     file, flag, dask = folder / "scheduler.json", folder / "flag", [sys.executable, "-m"]
-    common = {**os.environ, "FLAG": str(flag), "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s"}
+    dasks = {"COMM__TIMEOUTS__CONNECT": "5s", "SCHEDULER__WORKER_TTL": patience}
+    common = {**os.environ, "FLAG": str(flag), **{f"DASK_DISTRIBUTED__{key}": text for key, text in dasks.items()}}
     with ExitStack() as stack, (folder / "log").open("wb") as log:
 
         def process(command: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:

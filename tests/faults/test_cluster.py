@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,6 +71,19 @@ def test_the_artefact_is_the_same(
     assert [path.name for path in shared.iterdir()] == ["out"]
     killed = any(worker.harm == "killed once" for worker in workers)
     assert (shared.with_name("cluster") / "flag").exists() == killed
+
+
+def test_a_worker_that_is_given_up_and_wakes_up_late(model: Path, expected: dict[str, object], shared: Path) -> None:
+    """Another one has done its task, and the run is over: what it writes goes nowhere."""
+    with started(shared.with_name("cluster"), Worker("frozen once"), Worker("slow"), patience="4s") as cluster:
+        command = driver("compress", str(model), str(shared / "out"), "--scheduler", cluster.address)
+        _, stderr = command.communicate(timeout=90)
+        assert cluster.flag.exists()
+        cluster.workers[0].send_signal(signal.SIGCONT)
+        time.sleep(2)  # in which it goes on
+    assert command.returncode == 0, stderr
+    assert snapshot(shared / "out") == expected
+    assert [path.name for path in shared.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize(
@@ -176,4 +190,8 @@ def test_what_is_no_scheduler(model: Path, shared: Path) -> None:
         command = driver("compress", str(model), str(shared / "out"), *arguments)
         stdout, stderr = command.communicate(timeout=60)
         check_refusal(command.returncode, stdout, stderr, status=2, says=says)
+    main = f"import sys; sys.modules['distributed'] = None; {clusters.MAIN}"
+    command = driver("compress", str(model), str(shared / "out"), "--scheduler", "local", main=main)
+    says = "--scheduler needs Dask: pip install 'compressor[dask]'"
+    check_refusal(command.wait(60), *command.communicate(), status=1, says=says)
     assert list(shared.iterdir()) == []
