@@ -171,12 +171,25 @@ def moved_table(encoding: Quantized, move: Move | None, to: Shape) -> Quantized 
     return Quantized(Palettized(indices, np.asarray(data.lut).reshape(-1, *entries)[tables]), scale)
 
 
+_SHIFTS = (0, 4, 8, 12, -4, -8)
+"""The powers of two that are tried where scales are too small, or too large."""
+
+
 def _of_table(encoding: Quantized, factor: NDArray | None, to: DType) -> Quantized | None:
-    """The table rounded, and the scales multiplied and rounded; None where one is beyond the type's precision."""
-    data = encoding.data
+    """The table rounded, and the scales multiplied and rounded; None where one is beyond the type's precision.
+
+    A power of two goes from one to the other where it must: small scales of floats of 8 bits, which may be large.
+    """
+    data, scale = encoding.data, np.asarray(encoding.scale).astype(np.float64)
     assert isinstance(data, Palettized)
-    lut = _rounded_closely(np.asarray(data.lut).astype(np.float64), to)
-    return None if lut is None else _scaled(encoding, factor, to, replace(data, lut=lut))
+    exact = np.asarray(data.lut).astype(np.float64)
+    for shift in _SHIFTS:
+        lut = _rounded_closely(exact * 2.0**-shift, to)
+        shifted = replace(encoding, scale=scale * 2.0**shift)
+        made = None if lut is None else _scaled(shifted, factor, to, replace(data, lut=lut))
+        if made is not None:
+            return made
+    return None
 
 
 def _later(dims: Shape, kind: DType, compute: Callable[[], NDArray]) -> Dense:

@@ -82,9 +82,22 @@ def test_floats_of_8_bits_keep_their_bits(block: tuple[int, int] | None) -> None
     assert np.array_equal(decode(found), [np.array([1.75, -448, 0.5, 2.0], F16) * scales])
 
 
+@pytest.mark.parametrize(("kind", "scale"), [("float8_e5m2", 1e-6), ("float8_e4m3fn", 1e-7), ("float8_e4m3fn", 1e5)])
+def test_a_power_of_two_goes_from_a_table_to_scales_that_float16_cannot_hold(kind: str, scale: float) -> None:
+    codes = np.arange(256, dtype=np.uint8).view(STORED_DTYPES[kind]).reshape(2, 128)
+    codes = codes[:, 1 : 120 if kind == "float8_e5m2" else 127]  # finite ones
+    codes = codes[:, 48:72] if scale > 1 else codes
+    source = Quantized(Dense(NarrowArray(codes, F32)), np.array([[scale], [scale * 3]], np.float32))
+    found, told = rounded(decode(source), source, F16, None)
+    assert (name(found), told) == ("scaled(palettized8)", "table and scales rounded to float16")
+    allowed = np.abs(decode(source)) * 3.01 * 2**-11 + 2**-25  # table, scale, product; where that is subnormal
+    finite = np.abs(decode(source)) < 65504
+    assert (np.abs(decode(found).astype(F32) - decode(source)) <= allowed)[finite].all()
+
+
 @pytest.mark.parametrize(
     ("table", "scale"),
-    [(TABLE, SCALES * np.float32(1e-7)), (TABLE * 1e6, SCALES), (TABLE, SCALES * np.float32(np.inf))],
+    [(TABLE, SCALES * np.float32(1e-7)), (TABLE * 1e12, SCALES), (TABLE, SCALES * np.float32(np.inf))],
 )
 def test_tables_and_scales_beyond_a_type_are_values(table: np.ndarray, scale: np.ndarray) -> None:
     source = Quantized(Palettized(INDICES, table.astype(F32)), scale)
