@@ -120,7 +120,7 @@ def _asked(model: Path, given: Given) -> tuple[Target, EvaluateParams, Export | 
     targets.check_installed(chosen.name)
     if own.evaluate.data:
         compare.check(core_settings(own.evaluate))
-    return chosen, own, alone.export if alone else None
+    return chosen, own, alone.export if alone and chosen.needs_graph else None
 
 
 def core_settings(asked: Evaluate) -> Settings:

@@ -122,8 +122,8 @@ class CompressedTensors:
 
     def session(self, path: Path, model: Model, label: str) -> Session:  # noqa: ARG002 - it has none
         raise CompressorError(
-            f"{label}: nothing here runs a folder: load it with transformers or vLLM. Its weights are compared with "
-            "those of another folder by `compressor diff`."
+            f"{label}: nothing here runs a folder. Without evaluate.data its size is measured; `compressor diff` "
+            "compares its weights; transformers and vLLM run it."
         )
 
 

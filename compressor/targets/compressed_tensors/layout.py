@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compressor.encodings import Encoding, Quantized, dtype, shape
+from compressor.encodings import Encoding, Quantized, dtype, is_encoded, shape
 from compressor.formats import safetensors
 from compressor.formats.compressed_tensors import layers
 from compressor.formats.compressed_tensors.settings import settings
@@ -58,7 +58,7 @@ def _hidden(name: Path) -> bool:
 def layout(checkpoint: Checkpoint, specs: Mapping[str, Encoding], metadata: Mapping[str, str]) -> FolderLayout:
     """The folder with the weights of `checkpoint` in these forms."""
     copied = {file.relative_to(checkpoint.path).as_posix(): file for file in others(checkpoint).files}
-    if checkpoint.quantization.get("quant_method") == METHOD:  # it is one already
+    if _is_kept(checkpoint, specs):
         files = {file.name: file for file in checkpoint.files}
         return FolderLayout((Beside({}, copied | files, dict.fromkeys(specs, Kept())),))
     shards: dict[str, dict[str, Tensor]] = {name: {} for name in _shards(checkpoint)}
@@ -69,6 +69,13 @@ def layout(checkpoint: Checkpoint, specs: Mapping[str, Encoding], metadata: Mapp
         texts[INDEX] = _json(_index(checkpoint, shards))
     parts = [shard_layout(name, tensors, _said(checkpoint.path / name, metadata)) for name, tensors in shards.items()]
     return FolderLayout((Beside(texts, copied, {}), *parts))
+
+
+def _is_kept(checkpoint: Checkpoint, specs: Mapping[str, Encoding]) -> bool:
+    """Whether it is a folder of this format already whose layers stay codes: with all that it says of activations."""
+    if checkpoint.quantization.get("quant_method") != METHOD:
+        return False
+    return all(is_encoded(specs[name]) for name in weights.read(checkpoint).parts)
 
 
 def _shards(checkpoint: Checkpoint) -> Iterator[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +157,30 @@ def test_what_is_compressed_once_stays_as_it_is(tmp_path: Path) -> None:
     twice = compressed(tmp_path / "once", tmp_path / "twice")
     assert stored(twice) == stored(once)
     assert {file.sha256 for file in twice.files} == {file.sha256 for file in once.files}
+    assert compressor.inspect(tmp_path / "once").dense_nbytes > 1.5 * once.nbytes
+
+
+def test_the_baseline_of_a_folder_of_codes_is_dense(tmp_path: Path) -> None:
+    checkpoints.saved(tmp_path / "source", "llama", lambda _: Grid(4, 32))
+    compressed(tmp_path / "source", tmp_path / "once")
+    compressor.compilation.compile.write_baseline(tmp_path / "once", tmp_path / "dense", target=TARGET)
+    assert "quantization_config" not in json.loads((tmp_path / "dense" / "config.json").read_text())
+    check_same(tmp_path / "source", tmp_path / "dense")
+
+
+def test_evaluation_measures_sizes_and_says_what_runs_folders(tmp_path: Path) -> None:
+    folders.dense(tmp_path / "source", {"layers.0.up.weight": grid(256, 256)})
+    made = compressed(tmp_path / "source", tmp_path / "out")
+    command = [sys.executable, "-m", "compressor", "evaluate", "source", "out", "--target", TARGET, "--json"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    assert found["size_mb"] == round(made.nbytes / 1e6, 3)
+    assert found["size_ratio"] > 6
+    np.savez(tmp_path / "data.npz", x=np.zeros((2, 256), np.float32), labels=np.zeros(2, np.int64))
+    run = subprocess.run([*command, "-S", "evaluate.data=data.npz"], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "nothing here runs a folder. Without evaluate.data its size is measured" in run.stderr
 
 
 def grid(rows: int, columns: int, bits: int = 4) -> Any:
@@ -189,7 +215,7 @@ def test_what_is_no_linear_layer_stays_dense_with_the_reason(tmp_path: Path) -> 
 
 
 def test_what_the_format_does_not_have_is_refused_with_the_reason(tmp_path: Path) -> None:
-    sparse = np.where(RANDOM.random((64, 64)) < 0.9, 0, RANDOM.standard_normal((64, 64))).astype(np.float32)
+    sparse = np.where(RANDOM.random((64, 64)) < 0.9, 0, RANDOM.uniform(1, 2, (64, 64))).astype(np.float32)
     table = RANDOM.standard_normal(16).astype(np.float32)[RANDOM.integers(0, 16, (64, 64))]
     tensors = {"layers.0.up.weight": sparse, "layers.0.down.weight": table, "layers.1.up.weight": grid(64, 64)}
     folders.dense(tmp_path / "source", tensors)
