@@ -133,9 +133,9 @@ def test_another_pipeline() -> None:
 
 
 def test_no_pipeline_whose_weights_take_less_and_need_more_to_decode() -> None:
-    values = RANDOM.integers(-4, 4, (SIZE, SIZE)).astype(np.float32)
+    values = RANDOM.integers(-40, 40, (SIZE, SIZE)).astype(np.float32)
     found = advised({"w": values})
-    assert about(found, "can be stored as int4").weights == ("w",)
+    assert about(found, "can be stored as int8").weights == ("w",)
     assert made(pipeline="default_palettization") < made()
     assert not any("--pipeline" in one.do for one in found)
 
