@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LOCAL = "local"
 """What is said in the place of an address for workers of this machine."""
 
-ANSWER_SECONDS, WORKER_SECONDS = 10, 60
+ANSWER_SECONDS, WORKER_SECONDS, ANOTHER_SECONDS = 10, 60, 60
 """In which a scheduler must answer, its first worker come, and another one where the last has gone."""
 
 
@@ -67,7 +67,7 @@ def _watched(client: Client, scheduler: str) -> Iterator[Executor]:
 
     def watch() -> None:
         alone = 0
-        while alone < WORKER_SECONDS and not over.wait(1):
+        while alone < ANOTHER_SECONDS and not over.wait(1):
             try:
                 alone = 0 if client.nthreads() else alone + 1
             except Exception:  # noqa: BLE001 - the scheduler is gone, of which the tasks tell
@@ -83,7 +83,7 @@ def _watched(client: Client, scheduler: str) -> Iterator[Executor]:
     except CompressorError as error:
         if left.is_set():
             raise CompressorError(
-                f"{scheduler}: its workers have gone, and none has come within {WORKER_SECONDS} s. Nothing was "
+                f"{scheduler}: its workers have gone, and none has come within {ANOTHER_SECONDS} s. Nothing was "
                 "published."
             ) from error
         raise

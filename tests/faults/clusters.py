@@ -119,6 +119,8 @@ def started(folder: Path, *workers: Worker, patience: str = "5 minutes") -> Iter
             path = os.pathsep.join(filter(None, [worker.path, os.environ.get("PYTHONPATH", "")]))
             made.append(process(own, {**common, "HARM": worker.harm, "PYTHONPATH": path}))
         until(file.exists)
+        # All are there before a task is: each gets some.
+        until(lambda: (folder / "log").read_text().count("Register worker addr") >= len(workers))
         yield Cluster(json.loads(file.read_text())["address"], scheduler, made, flag)
 
 

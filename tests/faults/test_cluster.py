@@ -44,7 +44,7 @@ def shared(tmp_path: Path) -> Path:
 def compressed(model: Path, shared: Path, *workers: Worker) -> tuple[int, str, str]:
     with started(shared.with_name("cluster"), *workers) as cluster:
         command = driver("compress", str(model), str(shared / "out"), "--scheduler", cluster.address)
-        stdout, stderr = command.communicate(timeout=45)
+        stdout, stderr = command.communicate(timeout=120)
     return command.returncode, stdout, stderr
 
 
@@ -131,7 +131,7 @@ def test_a_worker_that_sees_another_file_system(model: Path, shared: Path, hidde
 @pytest.mark.parametrize("what", ["scheduler", "worker", "driver"])
 def test_what_dies_in_the_middle(model: Path, shared: Path, what: str) -> None:
     with started(shared.with_name("cluster"), Worker("waits")) as cluster:
-        main = f"from compressor.stages import cluster; cluster.WORKER_SECONDS = 2; {clusters.MAIN}"
+        main = f"from compressor.stages import cluster; cluster.ANOTHER_SECONDS = 2; {clusters.MAIN}"
         command = driver("compress", str(model), str(shared / "out"), "--scheduler", cluster.address, main=main)
         until(cluster.flag.exists)
         if what == "driver":
