@@ -167,3 +167,26 @@ def test_the_sources_are_all_there(source: Path) -> None:
         packed = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {path.relative_to(ROOT).as_posix() for path in (ROOT / "compressor" / "native").glob("*.[ch]")}
     assert {"setup.py", "pyproject.toml", "stages/app.py", *wanted} <= packed
+
+
+LOADED = """
+import sys
+from importlib import util
+found = util.spec_from_file_location("loops", sys.argv[1])
+loops = util.module_from_spec(found)
+found.loader.exec_module(loops)
+packed = bytearray(3)
+loops.pack_into(bytearray([8, 7, 3, 4, 14]), packed, 4)
+print(list(packed))
+"""
+
+
+@compiler
+@pytest.mark.parametrize("later", ["python3.12", "python3.13", "python3.14"])
+def test_its_loops_load_in_a_later_python(later: str, source: Path, tmp_path: Path) -> None:
+    found = shutil.which(later)
+    if found is None or subprocess.run([found, "--version"], capture_output=True).returncode:
+        pytest.skip(f"there is no {later}")
+    with zipfile.ZipFile(wheel(source, tmp_path / "dist")) as archive:
+        loops = archive.extract("compressor/native/loops.abi3.so", tmp_path)
+    assert run(found, "-c", LOADED, loops, cwd=tmp_path) == "[120, 67, 14]\n"
