@@ -22,6 +22,7 @@ from tests.faults import graphs
 from tests.faults.commands import SIZE, chain, done, weights
 from tests.formats.coreml import models as coreml_models
 from tests.sources.gguf import gguf_files
+from tests.sources.huggingface import folders
 from tests.sources.huggingface.folders import awq, gptq, masked, quantized, saved, scaled, scheme, words
 
 Arguments = tuple[str, ...]
@@ -300,6 +301,10 @@ READERS: dict[str, Reader] = {
             "awq": _quantizer(lambda: awq()[:2]),
             "packed": _quantizer(_packed),
             "sparse": _quantizer(_sparse),
+            "floats of 4 bits": _quantizer(folders.floats_of_4_bits),
+            "floats of 8 bits": _quantizer(folders.floats_of_8_bits),
+            "experts": _quantizer(folders.experts),
+            "bitsandbytes": _quantizer(folders.bitsandbytes),
         },
         (".json", ".safetensors"),
         _looks("folder"),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from compressor import sources
@@ -106,6 +107,47 @@ def awq(columns: int = 64, rows: int = 16, size: int = 32) -> Layer:
     said = {"quant_method": "awq", "bits": 4, "group_size": size, "version": "gemm", "zero_point": True}
     group = np.arange(columns) // size
     return tensors, said, product(codes, zeros[group], scales[group], np.float16).T
+
+
+def floats_of_4_bits() -> tuple[dict[str, NDArray], dict[str, Any]]:
+    """A layer in NVFP4 and one in MXFP4, as compressed-tensors has them."""
+    codes, powers = (
+        RANDOM.integers(0, 256, (8, 32)).astype(np.uint8),
+        RANDOM.integers(100, 140, (8, 2)).astype(np.uint8),
+    )
+    scales = (RANDOM.random((8, 4)) + 0.5).astype(ml_dtypes.float8_e4m3fn)
+    tensors: dict[str, NDArray] = {"nv.weight_packed": codes, "nv.weight_scale": scales}
+    tensors |= {"nv.weight_global_scale": np.ones(1, np.float32), "mx.weight_packed": codes, "mx.weight_scale": powers}
+    return tensors, {"quant_method": "compressed-tensors", "config_groups": {}}
+
+
+def experts() -> tuple[dict[str, NDArray], dict[str, Any]]:
+    """MXFP4 of transformers."""
+    blocks, scales = RANDOM.integers(0, 256, (2, 8, 2, 16)), RANDOM.integers(100, 140, (2, 8, 2))
+    return {"up_blocks": blocks.astype(np.uint8), "up_scales": scales.astype(np.uint8)}, {"quant_method": "mxfp4"}
+
+
+def floats_of_8_bits() -> tuple[dict[str, NDArray], dict[str, Any]]:
+    """FP8 of transformers."""
+    codes = RANDOM.normal(size=(24, 40)).astype(ml_dtypes.float8_e4m3fn)
+    tensors = {"l.weight": codes, "l.weight_scale_inv": np.ones((2, 3), np.float32)}
+    return tensors, {"quant_method": "fp8", "weight_block_size": [16, 16]}
+
+
+def bitsandbytes() -> tuple[dict[str, NDArray], dict[str, Any]]:
+    """Four bits with nested scales, and int8."""
+    said = {"shape": [8, 64], "blocksize": 64, "dtype": "float32", "nested_blocksize": 256, "nested_offset": 0.5}
+    tensors: dict[str, NDArray] = {
+        "l.weight": RANDOM.integers(0, 256, (256, 1)).astype(np.uint8),
+        "l.weight.absmax": np.arange(8, dtype=np.uint8),
+        "l.weight.quant_map": np.linspace(-1, 1, 16, dtype=np.float32),
+        "l.weight.nested_absmax": np.ones(1, np.float32),
+        "l.weight.nested_quant_map": np.linspace(-1, 1, 256, dtype=np.float32),
+        "l.weight.quant_state.bitsandbytes__nf4": np.frombuffer(json.dumps(said).encode(), np.uint8),
+        "b.weight": RANDOM.integers(-127, 128, (8, 64)).astype(np.int8),
+        "b.SCB": np.ones(8, np.float32),
+    }
+    return tensors, {"quant_method": "bitsandbytes"}
 
 
 def masked(values: NDArray, prefix: str = "l") -> dict[str, NDArray]:
