@@ -79,6 +79,21 @@ def test_what_decodes_is_small() -> None:
     }
 
 
+def test_a_weight_adds_few_constants() -> None:
+    """ONNX Runtime opens a model in a time that grows with the square of the constants that are folded."""
+    constants = {
+        name: sum(node.op_type == "Constant" for node in function(name, 18).node)
+        for name in (
+            "places_by_bits",
+            "sparse_to_dense",
+            "lut_to_dense_along",
+            "lut_to_dense_by_row",
+            "dequantize_float32",
+        )
+    }
+    assert sum(constants.values()) <= 6, constants
+
+
 class Packed(MappedArray):
     """Codes that nobody unpacks."""
 

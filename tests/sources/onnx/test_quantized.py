@@ -372,6 +372,25 @@ def test_a_short_last_block_of_mat_mul_nbits(
     np.testing.assert_array_equal(seen, decode(encoding)[-4:])
 
 
+@pytest.mark.parametrize(
+    ("attribute", "reason"),
+    [
+        ({"block_size": 0}, "MatMulNBits with N = 24, K = 40 and blocks of 0"),
+        ({"block_size": 3}, "MatMulNBits with N = 24, K = 40 and blocks of 3"),
+        ({"bits": 3}, "MatMulNBits with codes of 3 bits in uint8"),
+        ({"weight_prepacked": 1}, "MatMulNBits with codes in an order of its own (g_idx or prepacked)"),
+    ],
+)
+def test_mat_mul_nbits_that_stays(attribute: dict[str, int], reason: str, tmp_path: Path) -> None:
+    model = onnx.load(nbits(tmp_path / "m.onnx", 40))
+    (node,) = model.graph.node
+    kept = [one for one in node.attribute if one.name not in attribute]
+    del node.attribute[:]
+    node.attribute.extend([*kept, *(helper.make_attribute(name, value) for name, value in attribute.items())])
+    onnx.save(model, tmp_path / "m.onnx")
+    assert {weight.name: weight.pinned for weight in sources.read(tmp_path / "m.onnx").weights} == {"w": reason}
+
+
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_onnxruntimes_mat_mul_nbits_quantizer(tmp_path: Path, *, symmetric: bool) -> None:
     original = network(tmp_path / "m.onnx")
