@@ -13,10 +13,10 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from compressor import native
 from compressor.blocks import blocks
 from compressor.errors import CompressorError
 from compressor.packing import pack, packed_nbytes, unpack
+from compressor.widening import widened_to
 
 NDArray = npt.NDArray[Any]
 DType = np.dtype[Any]
@@ -234,7 +234,7 @@ class NarrowArray(_Described):
 
     def __array__(self, dtype: DType | None = None, copy: bool | None = None) -> NDArray:  # noqa: FBT001 - numpy's
         """The elements, widened."""
-        return _widened(np.asarray(self.values), self.dtype).astype(dtype or self.dtype, copy=bool(copy))
+        return widened_to(np.asarray(self.values), self.dtype).astype(dtype or self.dtype, copy=bool(copy))
 
 
 Array = NDArray | MappedArray | PackedArray | ComputedArray | NarrowArray | ArraySpec
@@ -280,29 +280,10 @@ def in_blocks(array: Array) -> Iterator[NDArray]:
             start = array.offset + part.start * array.dtype.itemsize
             yield np.asarray(replace(array, offset=start, shape=(part.stop - part.start,)))
     elif isinstance(array, NarrowArray):
-        yield from (_widened(part, array.dtype) for part in in_blocks(array.values))
+        yield from (widened_to(part, array.dtype) for part in in_blocks(array.values))
     else:
         flat = np.asarray(array).reshape(-1)
         yield from (flat[part] for part in blocks(flat.size))
-
-
-def _widened(values: NDArray, dtype: DType) -> NDArray:
-    """Floats of a type that is at least as wide, each the same."""
-    if values.dtype != np.float16 or dtype != np.float32:
-        return values.astype(dtype, copy=False)
-    wide = np.empty(values.shape, dtype)
-    widen_into(np.ascontiguousarray(values).view(np.uint16), wide.view(np.uint32))
-    return wide
-
-
-@native.loop
-def widen_into(halves: NDArray, wide: NDArray) -> None:
-    """Write the patterns of float16 values as float32, which numpy converts one by one; a NaN with its payload."""
-    infinite = (halves & 0x7C00) == 0x7C00
-    bits = (halves & np.uint32(0x7FFF)) << np.uint32(13)
-    bits = (bits.view(np.float32) * np.float32(2.0**112)).view(np.uint32)
-    np.bitwise_or(bits, np.where(infinite, np.uint32(0x7F800000), np.uint32(0)), out=wide)
-    wide |= (halves & np.uint32(0x8000)) << np.uint32(16)
 
 
 def to_bytes(values: NDArray) -> NDArray:

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compressor import native
-from compressor.arrays import DType, NDArray, mantissa_bits, widen_into
+from compressor.arrays import DType, NDArray, mantissa_bits
 from compressor.kernels import dequantize_into, look_up_into, scatter_into, select_into
 from compressor.packing import pack_into, packed_nbytes, unpack_into
 from compressor.patterns import compared, unique
@@ -26,6 +26,7 @@ from compressor.recognition.rows import codes_into, extremes_into, fits_into
 from compressor.recognition.scan import near_zero
 from compressor.recognition.schemes.narrow import narrow_into
 from compressor.recognition.tables import known, places_into
+from compressor.widening import widen_into
 from tests import strategies
 
 LOOPS: dict[str, Callable[..., Any]] = {

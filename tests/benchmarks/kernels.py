@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from compressor import native
-from compressor.arrays import BFLOAT16, DType, NDArray, mantissa_bits, widen_into
+from compressor.arrays import BFLOAT16, DType, NDArray, mantissa_bits
 from compressor.kernels import dequantize_into, look_up_into, scatter_into, select_into
 from compressor.packing import pack_into, packed_nbytes, unpack_into
 from compressor.patterns import compared
@@ -18,6 +18,7 @@ from compressor.recognition.rows import codes_into, extremes_into, fits_into
 from compressor.recognition.scan import near_zero
 from compressor.recognition.schemes.narrow import narrow_into
 from compressor.recognition.tables import known, places_into
+from compressor.widening import widen_into
 from tests.benchmarks.measure import Figure
 
 SIZE = 768 * 3072
