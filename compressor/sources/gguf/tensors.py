@@ -82,8 +82,7 @@ def _made(
 
 def _of_blocks(shape: Shape, function: Callable[[Blocks, NDArray], NDArray], kind: str, raw: NDArray) -> NDArray:
     blocks = BLOCKS[kind]
-    with np.errstate(over="ignore", invalid="ignore"):  # a scale may be infinite, or no number
-        return function(blocks, raw.view(blocks.record)).reshape(shape)
+    return function(blocks, raw.view(blocks.record)).reshape(shape)
 
 
 def _codes(blocks: Blocks, data: NDArray) -> NDArray:

@@ -41,7 +41,9 @@ def computed(shape: Shape, dtype: DType, function: Callable[..., NDArray], *arra
 
 
 def _evaluated(function: Callable[..., NDArray], arrays: tuple[Array, ...]) -> NDArray:
-    return function(*(np.asarray(array) for array in arrays))
+    read = [np.asarray(array) for array in arrays]
+    with np.errstate(over="ignore", invalid="ignore"):  # scales may be infinite, or no numbers, as the values then are
+        return function(*read)
 
 
 def code_dtype(width: int, *, signed: bool) -> DType:

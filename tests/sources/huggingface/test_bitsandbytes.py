@@ -125,6 +125,17 @@ def test_a_checkpoint_of_torch(tmp_path: Path) -> None:
     assert name(weights["l.weight"].encoding) == "scaled(palettized4)"
 
 
+@pytest.mark.parametrize("scale", [0.0, np.nan, np.inf])
+def test_scales_that_are_no_use(scale: float, tmp_path: Path) -> None:
+    """What they make of the codes is no error, and no warning either."""
+    for shape in ((6, 128), (5, 48)):
+        tensors = state(shape)
+        tensors["l.weight.absmax"][0] = scale
+        values = decode(read(tmp_path, tensors).encoding)
+        with np.errstate(invalid="ignore"):
+            assert np.array_equal(values, by_hand(tensors, shape), equal_nan=True)
+
+
 SHAPE = {"shape": [6, 128], "blocksize": 64, "dtype": "float32"}
 
 
