@@ -31,6 +31,11 @@ TRANSPOSED = {
 }
 """The layers of a type of model that are transformers' `Conv1D`: matrices [in, out], of no linear layer."""
 
+_RENAMED = frozenset({"beit", "deit", "dinov2", "dinov2_with_registers", "segformer", "swin", "vit", "vit_mae"})
+"""Types of models whose layers transformers calls otherwise than their files do: no target names them."""
+_READ = frozenset({"hubert", "mt5", "t5", "umt5", "wav2vec2"})
+"""Types of models whose code in transformers reads weights of layers before they are decompressed."""
+
 
 def fitted(weights: tuple[Weight, ...], checkpoint: Checkpoint) -> tuple[Weight, ...]:
     """The weights, those pinned that stay dense, with the reason."""
@@ -68,6 +73,10 @@ def _why_dense(weight: Weight, checkpoint: Checkpoint) -> str:
         config.get("tie_word_embeddings", False) or _repeats_embedding(weight.name, checkpoint)
     ):
         return _TIED
+    if kind in _RENAMED:
+        return f"transformers calls layers of {kind} otherwise than the files do: it would not find its codes"
+    if kind in _READ:
+        return f"transformers reads weights of {kind} before they are decoded"
     if re.fullmatch(TRANSPOSED.get(kind, "(?!)"), layer.rpartition(".")[2]):
         return f"a transposed layer of {kind} (Conv1D): the format has linear layers alone"
     loaded, dtype = _dtype(config), encodings.dtype(weight.encoding)

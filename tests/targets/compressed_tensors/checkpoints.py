@@ -44,7 +44,8 @@ class Grid:
             limit = 2 ** (self.bits - 1)
             scale = (rows.abs().amax(1, keepdim=True) / (limit - 1)).to(weight.dtype).float()
             codes = torch.round(rows / scale).clamp(-limit, limit - 1)
-        return (codes * scale).to(weight.dtype).reshape(weight.shape)
+        values: torch.Tensor = (codes * scale).to(weight.dtype).reshape(weight.shape)
+        return values
 
 
 Rule = Callable[[str], Grid | None]
@@ -57,7 +58,7 @@ def saved(
     """A model, saved to `path` in several shards; embeddings, heads and routers are as they were."""
     torch.manual_seed(0)
     auto, small = MODELS[kind]
-    model = auto.from_config(AutoConfig.for_model(kind, **{**small, **config}), dtype=dtype)
+    model: PreTrainedModel = auto.from_config(AutoConfig.for_model(kind, **{**small, **config}), dtype=dtype)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             plain = (
