@@ -128,6 +128,13 @@ class Granularity:
         corner = cut[tuple(some)]
         return corner.reshape(math.prod(corner.shape[:rank]), -1)
 
+    def some(self, values: NDArray, count: int) -> NDArray:
+        """So many whole blocks at most, all over the weight: `[blocks, n]`."""
+        whole = tuple(max(1, dim // length) for dim, length in zip(self.shape, self.lengths, strict=True))
+        places = np.unique(np.linspace(0, math.prod(whole) - 1, min(count, math.prod(whole)), dtype=np.intp))
+        blocks = zip(*np.unravel_index(places, whole), strict=True)
+        return np.stack([values[self._places([slice(at, at + 1) for at in block])].reshape(-1) for block in blocks])
+
     def _regions(self, axis: int) -> list[slice]:
         """The blocks along an axis, a short last one apart."""
         whole, rest = divmod(self.shape[axis], self.lengths[axis])

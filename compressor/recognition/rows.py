@@ -123,7 +123,7 @@ def nearest(values: NDArray, scale: NDArray, dtype: DType) -> NDArray:
     whole = values / scale
     np.rint(whole, out=whole)
     whole *= scale
-    return _rounded(whole, dtype)
+    return rounded(whole, dtype)
 
 
 def multiples(rows: NDArray, scale: NDArray) -> NDArray:
@@ -135,13 +135,13 @@ def multiples(rows: NDArray, scale: NDArray) -> NDArray:
     return np.rint(quotients, out=quotients)
 
 
-def _rounded(values: NDArray, dtype: DType) -> NDArray:
+def rounded(values: NDArray, dtype: DType) -> NDArray:
     """Values rounded to a type that may be narrower, in their own; they are used up.
 
     By their patterns, which is faster than to convert them there and back. What is too large for the narrower type
     becomes none of its values.
 
-    >>> _rounded(np.array([1.001, 3e-8, 1e-8], np.float32), np.dtype(np.float16)).tolist()
+    >>> rounded(np.array([1.001, 3e-8, 1e-8], np.float32), np.dtype(np.float16)).tolist()
     [1.0009765625, 5.960464477539063e-08, 0.0]
     """
     if dtype.itemsize > 2:

@@ -1,0 +1,164 @@
+"""Scaled tables: one table of floats for all of a weight, and a scale for each channel or block.
+
+So are NF4, MXFP4 and FP8 where they were computed in training, and palettes whose channels were scaled. What is seen is
+exact, `fl(entry * scale) == w` throughout, so values that merely look alike are never taken for one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from compressor.arrays import UINT8, ArraySpec, NDArray, is_float
+from compressor.encodings import Palettized, Quantized
+from compressor.kernels import select
+from compressor.patterns import magnitude_bits, starts
+from compressor.recognition import granularity, scaled
+from compressor.recognition.granularity import Granularity
+from compressor.recognition.scaled import Lookup
+from compressor.recognition.scan import Scan
+from compressor.recognition.schemes import Candidate, scales
+
+NAME = "scaled_table"
+
+_LEAST = 1 << 12
+"""Smaller weights save too little for a table and scales of their own."""
+
+_SAVED = 7 / 8
+"""Where few distinct values are a palette, scales must leave so much of its bytes at most."""
+
+_RUN = 256
+"""So many neighbours along an axis tell whether values recur."""
+
+_SHORT = 16
+"""Tables of so few entries are looked for first: no other one is smaller by much."""
+
+_ROWS, _TOGETHER, _LEARNED = 8, 64, 1 << 18
+"""So many blocks rule a granularity out; from so many or more, of fewer values than that, a table is learned."""
+
+
+def detect(values: NDArray, scan: Scan, best: float) -> Iterator[Candidate]:
+    """The granularity and the table that take the fewest bytes, if they are fewer than `best`."""
+    if not is_float(values.dtype) or values.size < _LEAST or values.ndim < 2 or not _recurs(values):
+        return
+    # Of few values in all, those that differ by powers of two alone may be one entry, times other scales.
+    if scan.table is not None and _nbytes(values, scan, _fractions(scan.table.entries)) > best * _SAVED:
+        return
+    found: Candidate | None = None
+    for cut in itertools.chain.from_iterable(granularity.chains(values.shape)):
+        for nbytes, name, table in _promises(values, scan, cut, best):
+            if nbytes < best and (scale := _scales(values, cut, table)) is not None:
+                best, found = nbytes, _candidate(cut, scale, name or f"one table of {table.entries.size} values", table)
+    if found is not None:
+        yield found
+
+
+def nearest(values: NDArray, tolerance: float) -> NDArray | None:  # noqa: ARG001 - a scheme's protocol
+    """None: what is near a product of some entry and some scale says nothing."""
+    return None
+
+
+def encode(values: NDArray, spec: Quantized, where: NDArray | None) -> Quantized:
+    """The place of every value in the one table, and the scale of every block.
+
+    Raises:
+        ValueError: there is no such table of that many entries.
+    """
+    assert isinstance(spec.data, Palettized)
+    counts, entries = spec.scale.shape, spec.data.lut.shape[-2]
+    lengths = spec.block or tuple(dim // count for dim, count in zip(values.shape, counts, strict=True))
+    cut = Granularity(values.shape, lengths)
+    for _, table in _tables(values, cut, cut.some(values, _ROWS), entries):
+        scale = _scales(values, cut, table) if table.entries.size == entries else None
+        if scale is not None:
+            indices = np.empty(values.shape, np.uint8)
+            for part in cut.parts():
+                part.put(indices, scaled.index(part.rows(values), scale[part.blocks].reshape(-1), table))
+            data = Palettized(
+                indices if where is None else select(indices, where), table.entries.reshape(spec.data.lut.shape)
+            )
+            return Quantized(data, scales.encode(scale, spec.scale), None, spec.block)
+    raise ValueError(f"one table of {entries} values times {list(counts)} scales, got others")
+
+
+def _promises(values: NDArray, scan: Scan, cut: Granularity, best: float) -> Iterator[tuple[float, str, Lookup]]:
+    """The tables that serve some blocks of a granularity: the bytes with them, fewer than `best`, and their names."""
+    rows, blocks = cut.some(values, _ROWS), math.prod(cut.counts)
+    distinct, share = _distinct(rows)
+    # Few values tell little: by sixteen bits, a fifth of 256 random ones is there twice.
+    most = 0.9 if values.dtype.itemsize > 2 else max(0.6, 0.98 - rows.shape[1] / 512)
+    if share > most or _nbytes(values, scan, distinct) + blocks >= best:
+        return
+    fewer = [1 << width for width in range(1, 9) if _nbytes(values, scan, 1 << width) + blocks < best]
+    for name, table in _tables(values, cut, rows, max(fewer)):
+        size = _nbytes(values, scan, table.entries.size) + blocks * values.dtype.itemsize
+        if size < best and all(scaled.scales(some, table) is not None for some in (rows[:1], rows)):
+            yield size, name, table
+
+
+def _scales(values: NDArray, cut: Granularity, table: Lookup) -> NDArray | None:
+    """The scale of every block, of the shape of their counts; None where a block has none."""
+    scale = np.empty(cut.counts, values.dtype)
+    for part in cut.parts():
+        found = scaled.scales(part.rows(values), table)
+        if found is None:
+            return None
+        scale[part.blocks] = found.reshape(part.counts)
+    return scale
+
+
+def _candidate(cut: Granularity, scale: NDArray, name: str, table: Lookup) -> Candidate:
+    lut = ArraySpec((*(1,) * len(cut.shape), table.entries.size, 1), scale.dtype)
+    data = Palettized(ArraySpec(cut.shape, UINT8), lut)
+    spec = Quantized(data, scales.spec(scale, cut.counts), None, cut.block)
+    return Candidate((NAME,), spec, f"{name}, scaled {cut.name}")
+
+
+def _tables(values: NDArray, cut: Granularity, rows: NDArray, most: int) -> Iterator[tuple[str, Lookup]]:
+    """The tables that may serve all blocks: the short ones of formats, one that is learned, the long ones.
+
+    rows: some blocks.
+    most: entries that are worth it.
+    """
+    known = scaled.known(values.dtype)
+    yield from (one for one in known if one[1].entries.size <= _SHORT)
+    if scaled.learned(rows, most) is not None:
+        many, few = (max(_ROWS, size // rows.shape[1]) for size in (_LEARNED, _LEARNED // 8))
+        table = scaled.learned(cut.some(values, min(many, max(few, _TOGETHER))), most)
+        if table is not None:
+            yield "", Lookup.of(table)
+    yield from (one for one in known if one[1].entries.size > _SHORT)
+
+
+def _recurs(values: NDArray) -> bool:
+    """Whether values recur along either of some axes, as they do under one scale: hardly any do in dense weights."""
+    middle = tuple(dim // 2 for dim in values.shape)
+    for axis, dim in enumerate(values.shape):
+        if dim > 1:
+            run = values[(*middle[:axis], slice(max(0, dim // 2 - _RUN), dim // 2 + _RUN), *middle[axis + 1 :])][:_RUN]
+            if _distinct(np.ascontiguousarray(run)[None, :])[1] <= (0.9 if values.dtype.itemsize > 2 else 0.82):
+                return True
+    return False
+
+
+def _distinct(rows: NDArray) -> tuple[int, float]:
+    """The most distinct values of a row, and their share of all that are not zero."""
+    patterns = np.sort(rows.view(f"<u{rows.dtype.itemsize}"), axis=1)
+    above = (patterns & magnitude_bits(rows.dtype)) != 0
+    each = np.count_nonzero(starts(patterns) & above, axis=1)
+    return int(each.max()), float(each.sum() / max(1, np.count_nonzero(above)))
+
+
+@np.errstate(invalid="ignore")  # a signalling NaN
+def _fractions(entries: NDArray) -> int:
+    """How many distinct values are left of some when they are scaled by powers of two into one range."""
+    return int(np.unique(np.frexp(entries.astype(np.float64))[0]).size)
+
+
+def _nbytes(values: NDArray, scan: Scan, entries: int) -> float:
+    """The bytes of the indices into a table, or of those of non-zeros under a mask: whichever is fewer."""
+    width = max(1, (entries - 1).bit_length()) / 8
+    return min(values.size * width, values.size / 8 + (values.size - scan.zeros) * width)

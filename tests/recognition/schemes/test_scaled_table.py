@@ -1,0 +1,139 @@
+"""Tables of floats with a scale for each channel or block: what is recognised, and that it is exact."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from compressor import encodings
+from compressor.arrays import FLOAT_DTYPES, NDArray, Shape
+from compressor.compilation.encode import encode
+from compressor.encodings import Dense, Palettized, Quantized, decode
+from compressor.kernels import expand
+from compressor.recognition import scaled
+from compressor.recognition.find import find
+from compressor.recognition.findings import Finding, Settings
+from compressor.recognition.schemes import Candidate, scaled_table
+from compressor.weight import Weight
+
+TABLES = dict(scaled.formats())
+OWN = np.float32([-1, -0.7, -0.53, -0.39, -0.28, -0.18, -0.09, 0, 0.08, 0.16, 0.25, 0.34, 0.44, 0.56, 0.72, 1])
+SHAPE = (128, 384)
+
+
+def made(entries: NDArray, lengths: Shape, dtype: str, *, powers: bool = False, kept: float = 1) -> NDArray:
+    """A normal weight, each block scaled by its largest magnitude and rounded to the entries: fake quantization."""
+    random, kind = np.random.default_rng(0), FLOAT_DTYPES[dtype]
+    values = random.normal(0, 0.05, SHAPE).astype(np.float32) * (random.random(SHAPE) < kept)
+    counts = tuple(-(-dim // length) for dim, length in zip(SHAPE, lengths, strict=True))
+    values *= expand(np.exp2(random.uniform(-3, 3, counts)).astype(np.float32), SHAPE, lengths)
+    largest = np.zeros(counts, np.float32)
+    for block in np.ndindex(*counts):
+        part = tuple(slice(at * n, (at + 1) * n) for at, n in zip(block, lengths, strict=True))
+        largest[block] = np.abs(values[part]).max()
+    scale = (largest / np.abs(entries).max()).astype(kind).astype(np.float32)
+    scale = np.exp2(np.ceil(np.log2(scale))) if powers else scale
+    whole = expand(scale, SHAPE, lengths)
+    return np.asarray(entries[np.abs((values / whole)[..., None] - entries).argmin(-1)] * whole).astype(kind)
+
+
+def look(values: NDArray) -> Finding:
+    """What a weight is; every exact form of it gives back its values."""
+    weight = Weight("w", Dense(values))
+    finding = find(weight, Settings(min_elements=0, threshold=0.0))
+    for candidate in finding.candidates:
+        again = encode(weight, candidate)
+        assert encodings.spec(again) == candidate.spec
+        assert np.array_equal(decode(again), values, equal_nan=True)
+    return finding
+
+
+def found(finding: Finding) -> Candidate | None:
+    return next((one for one in finding.candidates if one.schemes == (scaled_table.NAME,)), None)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("powers", [False, True])
+@pytest.mark.parametrize(
+    ("lengths", "cut"),
+    [
+        ((1, 384), "per channel along axis 0"),
+        ((128, 1), "per channel along axis 1"),
+        ((1, 64), "per block of 64 along axis 1"),
+        ((32, 1), "per block of 32 along axis 0"),
+    ],
+)
+@pytest.mark.parametrize("table", ["float4_e2m1fn", "nf4", "float8_e4m3fn"])
+def test_tables_of_formats_are_named(table: str, lengths: Shape, cut: str, dtype: str, *, powers: bool) -> None:
+    if (table == "nf4" and dtype != "float32") or (table == "float8_e4m3fn" and powers):
+        pytest.skip("entries that the type has not; few values in all, which are a palette")
+    finding = look(made(TABLES[table], lengths, dtype, powers=powers))
+    candidate = found(finding)
+    assert candidate is not None
+    assert candidate.evidence == f"{table}, scaled {cut}"
+    assert isinstance(candidate.spec, Quantized)
+    assert isinstance(candidate.spec.data, Palettized)
+    assert encodings.index_bits(candidate.spec.data.lut) == (8 if table.startswith("float8") else 4)
+    assert min(map(encodings.nbytes, (one.spec for one in finding.candidates))) == encodings.nbytes(candidate.spec)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "powers"), [((1, 384), False), ((128, 1), False), ((1, 64), False), ((32, 1), True), ((1, 256), True)]
+)
+def test_another_table_is_learned(lengths: Shape, *, powers: bool) -> None:
+    candidate = found(look(made(OWN, lengths, "float32", powers=powers)))
+    assert candidate is not None
+    assert candidate.evidence.startswith("one table of 16 values, scaled per ")
+    assert isinstance(candidate.spec, Quantized)
+    assert candidate.spec.scale.shape == tuple(-(-dim // n) for dim, n in zip(SHAPE, lengths, strict=True))
+
+
+def test_a_table_that_is_no_power_of_two_below_one_is_learned_where_scales_are() -> None:
+    candidate = found(look(made(np.float32(0.013) * OWN, (1, 64), "float32", powers=True)))
+    assert candidate is not None
+    assert candidate.evidence == "one table of 16 values, scaled per block of 64 along axis 1"
+
+
+def test_zeros_that_were_pruned_are_left_to_a_mask() -> None:
+    finding = look(made(OWN, (1, 128), "float32", kept=0.2))
+    smallest = min(finding.candidates, key=lambda one: encodings.nbytes(one.spec))
+    assert encodings.name(smallest.spec) == "sparse(scaled(palettized4))"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("change", ["one value", "a factor for each row and column", "noise"])
+def test_values_beside_the_products_are_no_scaled_table(change: str, dtype: str) -> None:
+    random, values = np.random.default_rng(2), made(TABLES["float4_e2m1fn"], (1, 64), dtype)
+    if change == "one value":
+        values.view(f"u{values.itemsize}")[77, 301] ^= 1
+    elif change == "noise":
+        values = (values * (1 + 2.0**-6 * random.normal(size=values.shape))).astype(values.dtype)
+    else:
+        factors = random.uniform(0.5, 2, (SHAPE[0], 1)) * random.uniform(0.5, 2, (1, SHAPE[1]))
+        values = (values * factors).astype(values.dtype)
+    assert found(look(values)) is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_grid_is_smaller_than_a_table_of_its_codes(dtype: str) -> None:
+    codes = np.arange(-7, 8, dtype=np.float32)
+    finding = look(made(codes, (1, 64), dtype))
+    assert finding.grid == "int4 grid per block of 64 along axis 1"
+    assert found(finding) is None
+
+
+@pytest.mark.parametrize("rare", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_no_product(rare: float) -> None:
+    values = made(OWN, (1, 64), "float32")
+    values[3, 3] = rare
+    assert found(look(values)) is None
+
+
+def test_values_that_are_not_what_was_planned_are_refused() -> None:
+    weight = Weight("w", Dense(made(OWN, (1, 64), "float32")))
+    candidate = found(find(weight, Settings()))
+    assert candidate is not None
+    assert isinstance(candidate.spec, Quantized)
+    other = np.random.default_rng(3).normal(size=SHAPE).astype(np.float32)
+    with pytest.raises(ValueError, match="one table of 16 values times"):
+        scaled_table.encode(other, candidate.spec, None)
