@@ -73,12 +73,12 @@ def _weight(prefix: str, tensors: Mapping[str, MappedArray], said: Mapping[str, 
     (rows, out), count = qweight.shape, scales.shape[0]
     width = _width(prefix, tensors, said)
     columns = rows * 32 // width
-    order = None
     if "g_idx" in tensors:
         # The last word may have room for more codes than there are inputs.
         named = tensors["g_idx"].size
         columns = named if words(named, width) == rows else columns
-        order = groups(prefix, tensors["g_idx"], columns, count)
+    size = group_size(f"{scales.path}: {prefix}scales", said, "group_size", columns, count)
+    order = groups(prefix, tensors["g_idx"], columns, count, size) if "g_idx" in tensors else None
     expect(f"{prefix}qweight", qweight, (words(columns, width), out), INT32)
     expect(f"{prefix}qzeros", tensors["qzeros"], (count, words(out, width)), INT32)
     expect(f"{prefix}scales", scales, (count, out))
@@ -86,11 +86,10 @@ def _weight(prefix: str, tensors: Mapping[str, MappedArray], said: Mapping[str, 
     codes = computed((out, columns), code, partial(_codes, code, width, columns), qweight)
     scale = computed((out, count), scales.dtype, np.transpose, scales)
     zero_point = computed((out, count), code, partial(_zeros, code, width, out, offset), tensors["qzeros"])
-    size = group_size(f"{scales.path}: {prefix}scales", said, "group_size", columns, count)
-    if order is not None or columns % count:
-        order = np.arange(columns) // size if order is None else order
+    if order is not None:
         return reordered(f"{prefix}weight", codes, scale, zero_point, order)
-    return Weight(f"{prefix}weight", Quantized(Dense(codes), scale, zero_point))
+    block = None if columns % size == 0 else (1, size)
+    return Weight(f"{prefix}weight", Quantized(Dense(codes), scale, zero_point, block))
 
 
 def _width(prefix: str, tensors: Mapping[str, MappedArray], said: Mapping[str, Any]) -> int:

@@ -46,8 +46,8 @@ def unsupported(prefix: str, tensors: Mapping[str, MappedArray], reason: str) ->
     return Layer(tuple(prefix + name for name in tensors), weights)
 
 
-def groups(prefix: str, g_idx: MappedArray, columns: int, count: int) -> NDArray | None:
-    """The group of each input, int64 `[columns]`; None where they are blocks in order.
+def groups(prefix: str, g_idx: MappedArray, columns: int, count: int, size: int) -> NDArray | None:
+    """The group of each input, int64 `[columns]`; None where they are blocks of so many in order, the last cut off.
 
     Raises:
         CompressorError: it is not a group for each input.
@@ -59,7 +59,7 @@ def groups(prefix: str, g_idx: MappedArray, columns: int, count: int) -> NDArray
             f"{g_idx.path}: {prefix}{'g_idx'} is {g_idx.dtype}{list(g_idx.shape)}, expected the numbers 0 to "
             f"{count - 1} of a group for each of {columns} inputs. Save or download the folder again."
         )
-    in_order = columns % count == 0 and np.array_equal(found, np.arange(columns) // (columns // count))
+    in_order = np.array_equal(found, np.arange(columns) // size)
     return None if in_order else found.astype(np.int64)
 
 

@@ -52,7 +52,9 @@ class QuantizedParts:
         if self.codes.dtype.name in FLOAT8 and (zero_point is not None or not is_narrow(self.codes.dtype)):
             return self._dense(scale, zero_point, f"{self.codes.dtype} codes: not supported, kept as values")
         if self.g_idx is not None and not (np.asarray(self.g_idx) == UNSET).any():
-            order = groups(self.name, self.g_idx, self.shape[-1], scale.shape[-1])
+            columns, count = self.shape[-1], scale.shape[-1]
+            size = self.scheme.group if self.scheme.group > 0 else -(-columns // count)
+            order = groups(self.name, self.g_idx, columns, count, size)
             if order is not None:
                 return self._in_order(scale, zero_point, order)
         block = self._short_blocks(scale)

@@ -80,11 +80,11 @@ def product(codes: NDArray, zero: NDArray | int, scale: NDArray, kind: Any) -> N
 def gptq(
     width: int, size: int, columns: int = 96, rows: int = 32, order: NDArray | None = None, offset: int = 1
 ) -> Layer:
-    count = 1 if size == -1 else columns // size
+    count = 1 if size == -1 else -(-columns // size)
     codes = RANDOM.integers(0, 1 << width, (columns, rows))
     zeros = RANDOM.integers(offset, 1 << width, (count, rows))
     scales = (RANDOM.random((count, rows)) * 0.1 + 0.01).astype(np.float16)
-    group = np.arange(columns) // (columns // count) if order is None else order
+    group = np.arange(columns) // (columns if size == -1 else size) if order is None else order
     tensors = {
         "m.l.qweight": words(codes.T, width).T,
         "m.l.qzeros": words(zeros - offset, width),

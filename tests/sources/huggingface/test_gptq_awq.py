@@ -35,6 +35,18 @@ def test_gptq_keeps_its_codes(tmp_path: Path, width: int, code: DType, size: int
     assert decode(weight.encoding).dtype == np.float16
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_gptq_in_groups_that_are_cut_off(tmp_path: Path, named: bool) -> None:  # noqa: FBT001 - a row
+    tensors, said, expected = gptq(4, 64, columns=96)
+    if not named:
+        del tensors["m.l.g_idx"]
+    weight = read(tmp_path, tensors, said)
+    assert isinstance(weight.encoding, Quantized)
+    assert weight.encoding.block == (1, 64)
+    assert weight.note == ""
+    assert np.array_equal(decode(weight.encoding), expected)
+
+
 def test_gptq_by_hand(tmp_path: Path) -> None:
     """One output, eight inputs: the codes 0 to 7, the stored zero 2 is 3, the scale 0.5."""
     tensors: dict[str, NDArray] = {
