@@ -141,7 +141,7 @@ class Lowered:
     def call(self, function: str, inputs: list[str], output: str, **attributes: Any) -> str:
         import onnx
 
-        made = onnx.helper.make_node(function, inputs, [output], name=f"{output}/{function}", domain=DOMAIN)
+        made = onnx.helper.make_node(function, inputs, [output], domain=DOMAIN)
         self._append(made, attributes)
         self.functions.add(function)
         return output
