@@ -170,12 +170,23 @@ def dequantize_into(
     sign: the bit of a code that is its sign, or 0.
     """
     dtype, mask = of_mantissa(mantissa), (1 << width) - 1
-    whole, moved = ((((each & mask) ^ sign).astype(np.int16) - sign) for each in (codes, zero_point))
-    rows = _dequantized(whole.reshape(scale.size, -1) - moved[:, None], scale.view(dtype)[:, None], None)
-    values.reshape(-1)[...] = _unsigned(rows)
+
+    def signed(some: NDArray) -> NDArray:
+        if width == 8:
+            return some.view(np.int8) if sign else some
+        return (((some & mask) ^ sign) - sign).view(np.int8)
+
+    shape = (scale.size, values.size // scale.size)
+    whole, into, scales = codes.reshape(shape), values.reshape(shape), scale.view(dtype)[:, None]
+    moved = signed(zero_point)[:, None] if zero_point.any() else None
+    for part in row_blocks(len(whole), whole.size):
+        zero_points = None if moved is None else moved[part]
+        for places in blocks(shape[1]):
+            made = _dequantized(signed(whole[part, places]), scales[part], zero_points)
+            into[part, places] = made.view(into.dtype)
 
 
-def _dequantized(codes: NDArray, scale: NDArray, zero_point: NDArray | None) -> NDArray:
+def _dequantized(codes: NDArray, scale: NDArray, zero_point: NDArray | None = None) -> NDArray:
     exact = np.dtype(np.float64) if scale.dtype == np.float64 else np.dtype(np.float32)
     to = codes.shape
     codes = codes.reshape(to or (1,))
@@ -222,14 +233,17 @@ def look_up_into(packed: NDArray, table: NDArray, values: NDArray, width: int) -
     """
     if width not in {1, 2, 4}:
         codes = unpack(packed, width, values.size)
-        values[...] = take(table, np.minimum(codes, table.size - 1))
+        for part in blocks(values.size):
+            np.take(table, codes[part], out=values[part], mode="clip")
         return not values.size or int(codes.max()) < table.size
     codes = unpack(np.arange(256, dtype=np.uint8), width, 256 * 8 // width).reshape(256, -1)
-    whole = values.size // codes.shape[1]
-    rows = table[np.minimum(codes, table.size - 1)]
-    last = unpack(packed[whole:], width, values.size - whole * codes.shape[1])
-    values[: whole * codes.shape[1]] = take(rows, packed[:whole]).reshape(-1)
-    values[whole * codes.shape[1] :] = table[np.minimum(last, table.size - 1)]
+    run, rows = codes.shape[1], table[np.minimum(codes, table.size - 1)]
+    whole = values.size // run
+    by_byte = values[: whole * run].reshape(whole, run)
+    for part in blocks(whole):
+        np.take(rows, packed[part], axis=0, out=by_byte[part], mode="clip")
+    last = unpack(packed[whole:], width, values.size - whole * run)
+    values[whole * run :] = table[np.minimum(last, table.size - 1)]
     outside = np.asarray((codes >= table.size).any(axis=1))
     return not (outside.any() and outside[packed[:whole]].any()) and bool((last < table.size).all())
 

@@ -91,8 +91,11 @@ def codes_into(patterns: NDArray, scale: NDArray, low: NDArray, found: NDArray, 
     """Write which multiples of its scale the values of each row are, less `low`; of others it says nothing."""
     dtype = of_mantissa(mantissa)
     rows = (patterns.T if beside else patterns).view(dtype)
-    whole = multiples(rows, scale.view(dtype)) - low[:, None]
-    (found.T if beside else found)[...] = whole.astype(np.int16)
+    scales, into = scale.view(dtype), found.T if beside else found
+    for part, places in in_blocks(rows):
+        whole = multiples(rows[part, places], scales[part])
+        whole -= low[part, None]
+        into[part, places] = whole.astype(np.int16)
 
 
 def _in_memory(rows: NDArray) -> tuple[NDArray, bool]:
