@@ -85,8 +85,10 @@ def _scales(rows: NDArray, least: NDArray, largest: NDArray) -> NDArray | None:
     often it is the scale itself; else the parts are tried in turn, the largest first, as long as the largest magnitude
     has a code. Few values of a row rule most guesses out; what they leave is compared with all of them.
     """
+    if (largest > least * _GREATEST).any():
+        return None
     scale = np.where(largest > 0, least, 1).astype(rows.dtype)  # a row of zeros keeps a finite scale
-    left = np.flatnonzero(~(fitting(rows, scale) & (largest <= least * _GREATEST)))
+    left = np.flatnonzero(~fitting(rows, scale))
     tried = np.ones(left.size, np.intp)
     looked_at = _FEW
     while left.size:
