@@ -33,7 +33,7 @@ from compressor.sources import huggingface, safetensors
 from compressor.sources.huggingface import checkpoint
 from compressor.targets import Asked, Fitted, Illegal
 from compressor.targets.compressed_tensors import fit
-from compressor.targets.compressed_tensors.layout import layout, others
+from compressor.targets.compressed_tensors.layout import METHOD, layout, method, others
 from compressor.targets.compressed_tensors.parts import FolderLayout
 from compressor.targets.session import Session
 
@@ -111,6 +111,8 @@ class CompressedTensors:
         return huggingface.read(path) if path.is_dir() else safetensors.read(path)
 
     def copy(self, model: Model, directory: Path, untrue: str = "") -> bool:  # noqa: ARG002 - they say nothing
+        if method(checkpoint.open_folder(model.path)) not in {"", METHOD}:
+            return False
         for file in model.files:
             to = directory / file.relative_to(model.path)
             to.parent.mkdir(parents=True, exist_ok=True)

@@ -71,11 +71,15 @@ def layout(checkpoint: Checkpoint, specs: Mapping[str, Encoding], metadata: Mapp
     return FolderLayout((Beside(texts, copied, {}), *parts))
 
 
+def method(checkpoint: Checkpoint) -> str:
+    """How a folder says that its weights are stored; empty for floats."""
+    said = checkpoint.quantization
+    return str(said.get("quant_method", METHOD)) if said else ""
+
+
 def _is_kept(checkpoint: Checkpoint, specs: Mapping[str, Encoding]) -> bool:
     """Whether it is a folder of this format already whose layers stay codes: with all that it says of activations."""
-    if checkpoint.quantization.get("quant_method") != METHOD:
-        return False
-    return all(is_encoded(specs[name]) for name in weights.read(checkpoint).parts)
+    return method(checkpoint) == METHOD and all(is_encoded(specs[name]) for name in weights.read(checkpoint).parts)
 
 
 def _shards(checkpoint: Checkpoint) -> Iterator[str]:

@@ -257,3 +257,16 @@ def test_rules_hold(tmp_path: Path) -> None:
     assert stored(made) == {"layers.0.up.weight": "int4", "layers.1.up.weight": "dense"}
     assert said(tmp_path / "out")["config_groups"]["group_0"]["targets"] == ["re:.*layers\\.0\\.up$"]
     assert said(tmp_path / "out")["ignore"] == ["re:.*layers\\.1\\.up$"]
+
+
+@pytest.mark.parametrize("layer", [folders.gptq(4, 32), folders.gptq(8, -1), folders.gptq(3, 32), folders.awq()])
+def test_codes_of_other_methods_are_kept(layer: folders.Layer, tmp_path: Path) -> None:
+    tensors, described, values = layer
+    folders.quantized(tmp_path / "source", tensors, described)
+    made = compressed(tmp_path / "source", tmp_path / "out")
+    (name,) = {key.rpartition(".")[0] for key in tensors}
+    assert stored(made)[f"{name}.weight"] != "dense"
+    found = decompressed.weights(tmp_path / "out")
+    np.testing.assert_array_equal(found.pop(f"{name}.weight"), values)
+    assert found.keys() <= {f"{name}.bias"}
+    assert said(tmp_path / "out")["quant_method"] == "compressed-tensors"
