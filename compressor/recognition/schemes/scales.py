@@ -12,7 +12,7 @@ from compressor.arrays import UINT8, Array, ArraySpec, NDArray, Shape, stored_ty
 from compressor.encodings import Palettized, index_bits
 from compressor.packing import packed_nbytes
 from compressor.patterns import patterns
-from compressor.recognition.scan import ENTRIES
+from compressor.recognition.scan import ENTRIES, distinct
 from compressor.recognition.schemes.narrow import narrowed, narrowest
 
 _LEAST_SAVED = 1 << 10
@@ -25,8 +25,8 @@ def spec(scales: NDArray, counts: Shape) -> ArraySpec | Palettized:
     forms: list[tuple[int, ArraySpec | Palettized]] = [(flat.nbytes, ArraySpec(counts, flat.dtype))]
     if (stored := narrowest(flat)) is not None:
         forms.append((flat.size * stored.itemsize, ArraySpec(counts, flat.dtype, stored)))
-    entries = np.unique(patterns(flat)).size
-    if entries <= ENTRIES:
+    few = distinct(flat)  # most often a sample rules a table out
+    if few is not None and (entries := few.entries.size) <= ENTRIES:
         lut = ArraySpec((*(1,) * len(counts), entries, 1), flat.dtype)
         table = Palettized(ArraySpec(counts, UINT8), lut)
         forms.append((packed_nbytes(flat.size, index_bits(lut)) + lut.nbytes, table))
