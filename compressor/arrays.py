@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from compressor.blocks import blocks
+from compressor.blocks import BLOCK, blocks
 from compressor.errors import CompressorError
 from compressor.packing import pack, packed_nbytes, unpack
 from compressor.widening import widened_to
@@ -273,12 +273,17 @@ def leading(array: Array, count: int) -> Array:
     return np.asarray(array)[:count]
 
 
+_READ = 4 * BLOCK
+"""Opening a file costs as much as reading a block."""
+
+
 def in_blocks(array: Array) -> Iterator[NDArray]:
-    """The elements in row-major order, some at a time: `[n]` each; of a slice of a file no more is read than these."""
+    """The elements in row-major order, some at a time: `[n]` each; of a slice of a file few more are read."""
     if type(array) is MappedArray and (array.width or bits(array.dtype)) >= 8:
-        for part in blocks(array.size):
+        for part in blocks(array.size, _READ):
             start = array.offset + part.start * array.dtype.itemsize
-            yield np.asarray(replace(array, offset=start, shape=(part.stop - part.start,)))
+            read = np.asarray(replace(array, offset=start, shape=(part.stop - part.start,)))
+            yield from (read[some] for some in blocks(read.size))
     elif isinstance(array, NarrowArray):
         yield from (widened_to(part, array.dtype) for part in in_blocks(array.values))
     else:
