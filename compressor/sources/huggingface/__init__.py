@@ -1,6 +1,6 @@
 """Hugging Face folders: `config.json` and `.safetensors` files, float or quantized.
 
-    folder --checkpoint--> tensors --gptq | awq | compressed_tensors--> weights, without a graph
+    folder --checkpoint--> tensors --gptq | compressed_tensors | ...--> weights, without a graph
                                     + transformers' architecture -----> model.onnx, whose weights keep their codes
 
 `read` needs the files alone: it gives the weights, each read or computed when it is asked for, as the encodings that

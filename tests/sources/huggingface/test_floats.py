@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from compressor.arrays import BFLOAT16, NDArray
 from compressor.encodings import Quantized, Sparse, decode, name, nbytes
 from compressor.errors import CompressorError
 from compressor.formats.onnx import decoding
+from compressor.sources import InputSpec, huggingface
 from tests.sources.huggingface.folders import RANDOM, masked, product, quantized, read, scaled, scheme
+from tests.sources.onnx.models import run
 
 E4M3 = ml_dtypes.float8_e4m3fn
 Tensors = dict[str, NDArray]
@@ -232,3 +235,40 @@ def test_blocks_and_scales_that_do_not_fit(tensors: Tensors, said: dict[str, Any
     own |= {"l.weight": np.zeros((256, 256), E4M3), "l.weight_scale_inv": np.ones((2, 2), np.float32)}
     with pytest.raises(CompressorError, match=says):
         sources.read(quantized(tmp_path, own | tensors, said))
+
+
+def test_a_language_model_of_experts_in_mxfp4(tmp_path: Path) -> None:
+    """gpt-oss, exported: its codes are kept, and it computes what transformers computes with their values."""
+    transformers = pytest.importorskip("transformers")
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    sizes = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 64, "head_dim": 16, "sliding_window": 8}
+    layers = {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    rope = {"rope_type": "default", "rope_theta": 1e4}
+    config = transformers.GptOssConfig(**sizes, **layers, **experts, rope_parameters=rope)
+    torch.manual_seed(0)
+    model = transformers.GptOssForCausalLM(config).eval()
+    tensors: Tensors = {}
+    for part, tensor in model.state_dict().items():
+        if part.endswith(("gate_up_proj", "down_proj")):
+            count, columns, rows = tensor.shape
+            blocks = RANDOM.integers(0, 256, (count, rows, columns // 32, 16)).astype(np.uint8)
+            scales = RANDOM.integers(118, 122, blocks.shape[:-1]).astype(np.uint8)
+            tensors |= {f"{part}_blocks": blocks, f"{part}_scales": scales}
+            tensor.copy_(convert_moe_packed_tensors(torch.from_numpy(blocks), torch.from_numpy(scales)))
+        else:
+            tensors[part] = tensor.numpy().copy()
+    folder = quantized(tmp_path / "m", tensors, MX)
+    said = config.to_dict() | {"architectures": ["GptOssForCausalLM"], "quantization_config": MX}
+    (folder / "config.json").write_text(json.dumps(said, default=str))
+    (tmp_path / "out").mkdir()
+    huggingface.export(folder, tmp_path / "out", inputs={"input_ids": InputSpec((1, 8), "int64")}, opset=18)
+    found = {weight.name: name(weight.encoding) for weight in sources.read(tmp_path / "out").weights}
+    for part in ("gate_up_proj", "down_proj"):
+        assert found[f"model.layers.0.mlp.experts.{part}"] == "scaled(palettized4)"
+    tokens = np.arange(8)[None]
+    (logits, *_) = run(tmp_path / "out" / "model.onnx", {"input_ids": tokens})
+    with torch.no_grad():
+        expected = model(torch.from_numpy(tokens)).logits.numpy()
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
