@@ -15,7 +15,7 @@ from compressor.recognition import schemes
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
-        ("auto", {"sparsify", "palettize", "linear_quantize", "narrow"}),
+        ("auto", {"sparsify", "palettize", "linear_quantize", "scaled_table", "narrow"}),
         ("default_pruning", {"sparsify"}),
         ("default_palettization", {"palettize"}),
         ("default_quantization", {"linear_quantize"}),
