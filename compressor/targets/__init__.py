@@ -143,7 +143,8 @@ class Target(Protocol):
 class Family(Protocol):
     """A module of targets.
 
-    TARGETS: by canonical name. FILES: what `write` leaves in a directory; the name of a folder ends with a slash.
+    TARGETS: by canonical name. FILES: what `write` leaves in a directory, under names that nothing else has; the name
+    of a folder ends with a slash. Files of other names are known by the manifest that lists them.
     PACKAGES: those that shape what it writes, by the names under which they are installed.
 
     One that reads a group of `params.yaml`, named as the module, has `OPTIONS`, a dataclass of what may be asked: each

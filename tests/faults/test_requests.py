@@ -24,7 +24,7 @@ def model(folder: Path) -> Path:
     [
         (
             ["--target", "tensorrt"],
-            "unknown target 'tensorrt'. Choices: iOS16, iOS17, iOS18",
+            "unknown target 'tensorrt'. Choices: compressed-tensors, iOS16, iOS17, iOS18",
         ),
         (["--target", "onnx-opset20"], "unknown target 'onnx-opset20'. Did you mean 'onnx-opset2"),
         (["-S", "target=iOS15"], "-S target=iOS15: target: target 'iOS15' has no compressed weights. The targets"),

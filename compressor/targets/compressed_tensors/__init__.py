@@ -39,7 +39,8 @@ from compressor.targets.session import Session
 
 NAME = "compressed-tensors"
 TARGETS: Mapping[str, None] = {NAME: None}
-FILES = (checkpoint.CONFIG, checkpoint.INDEX, checkpoint.WEIGHTS)
+FILES: tuple[str, ...] = ()
+"""None whose name is its own: a folder that was trained has the same. The manifest lists what was written."""
 PACKAGES = ("safetensors",)
 HEADER_NBYTES = 70
 """About what a tensor takes in the header beside its name."""

@@ -186,3 +186,15 @@ def test_a_link_out_of_the_folder_is_not_copied(source: Path, tmp_path: Path) ->
     made = compressor.compress(source, tmp_path / "out", target="compressed-tensors")
     assert not (tmp_path / "out" / "tokenizer.json").exists()
     assert made.notes == ("not copied, no files of the folder: tokenizer.json",)
+
+
+def test_a_folder_that_was_trained_is_never_replaced(source: Path, tmp_path: Path) -> None:
+    trained = folders.dense(tmp_path / "trained", {"layers.0.up.weight": weight()})
+    with pytest.raises(
+        CompressorError, match=r"trained: holds config\.json, model\.safetensors, which this package has"
+    ):
+        compressor.compress(source, trained, target="compressed-tensors")
+    compressor.compress(source, tmp_path / "out", target="compressed-tensors")
+    (tmp_path / "out" / "notes.txt").write_text("precious")
+    with pytest.raises(CompressorError, match=r"out: holds notes\.txt, which this package has not written"):
+        compressor.compress(source, tmp_path / "out", target="compressed-tensors")
