@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from compressor.accounting.account import Claim, Found, What
@@ -58,8 +59,15 @@ def _claim(path: Path, found: Found, read_as: Known) -> None:
         found.claims.append(_tensor(name, path, key, (start + begin, start + stop), dtype.name, read_as))
 
 
+def _owners(key: str) -> Iterator[str]:
+    """The names that the weight may have of which a tensor is a part, or may be one itself."""
+    layer = key.rpartition(".")[0]
+    yield from (key, f"{layer}.weight", layer, layer.removesuffix(".quant_state"))
+    yield from (key.removesuffix(part) for part in ("_blocks", "_scales", "_scale_inv") if key.endswith(part))
+
+
 def _tensor(file: str, path: Path, key: str, at: tuple[int, int], dtype: str, read_as: Known) -> Claim:
-    weight = read_as.at(path, at[0]) or read_as.named((key, f"{key.rpartition('.')[0]}.weight"))
+    weight = read_as.at(path, at[0]) or read_as.named(_owners(key))
     if weight is not None:
         return Claim(file, *at, What.WEIGHTS, weight, read_as.forms[weight])
     if dtype in FLOAT_DTYPES:

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from compressor import sources
 from compressor.accounting import copies
 from compressor.accounting.account import What
 from compressor.accounting.advice import advice
 from compressor.accounting.explain import explain
 from compressor.errors import CompressorError
 from tests.accounting.sums import nbytes, of
-from tests.sources.huggingface.folders import awq, gptq, quantized, saved
+from tests.sources.huggingface.folders import (
+    awq,
+    bitsandbytes,
+    experts,
+    floats_of_4_bits,
+    floats_of_8_bits,
+    gptq,
+    quantized,
+    saved,
+)
 
 RANDOM = np.random.default_rng(0)
 WEIGHT = RANDOM.standard_normal((32, 16)).astype(np.float32)
@@ -55,6 +66,14 @@ def test_the_parts_of_a_quantized_weight_are_the_weight(layer: tuple, name: str,
     assert of(found, What.WEIGHTS)[name] == parts
     assert {one.detail for one in found.portions if one.name == name} == {"uint4"}
     assert of(found, What.OTHER) == {"config.json": (folder / "config.json").stat().st_size, "tokenizer": 2}
+
+
+@pytest.mark.parametrize("made", [bitsandbytes, experts, floats_of_4_bits, floats_of_8_bits])
+def test_the_parts_of_float_codes_are_the_weight(made: Callable[[], tuple], tmp_path: Path) -> None:
+    tensors, said = made()
+    found = explain(quantized(tmp_path / "m", tensors, said))
+    assert sum(of(found, What.WEIGHTS).values()) == sum(values.nbytes for values in tensors.values())
+    assert set(of(found, What.WEIGHTS)) == {weight.name for weight in sources.read(tmp_path / "m").weights}
 
 
 def test_gaps_and_bytes_behind_the_last_tensor(tmp_path: Path) -> None:

@@ -117,7 +117,11 @@ def floats_of_4_bits() -> tuple[dict[str, NDArray], dict[str, Any]]:
     )
     scales = (RANDOM.random((8, 4)) + 0.5).astype(ml_dtypes.float8_e4m3fn)
     tensors: dict[str, NDArray] = {"nv.weight_packed": codes, "nv.weight_scale": scales}
-    tensors |= {"nv.weight_global_scale": np.ones(1, np.float32), "mx.weight_packed": codes, "mx.weight_scale": powers}
+    tensors |= {
+        "nv.weight_global_scale": np.ones(1, np.float32),
+        "mx.weight_packed": codes ^ 3,
+        "mx.weight_scale": powers,
+    }
     return tensors, {"quant_method": "compressed-tensors", "config_groups": {}}
 
 
