@@ -143,7 +143,7 @@ def _legal(encoding: Quantized) -> Quantized:
     if encoding.block is not None:
         raise Illegal("the format has no groups that end short")
     if is_float(dtype(data)):
-        raise Illegal("the format has no such floats under a scale")
+        raise Illegal("floats under a scale are not written in this format: integer codes are")
     tables = isinstance(data, Palettized) and not layers.is_count(data)
     codes = Dense(plain(data)) if isinstance(data, Palettized) and tables else data
     legal = layers.legal(replace(encoding, data=codes))
