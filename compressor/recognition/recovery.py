@@ -84,7 +84,7 @@ def _as_codes(weight: Weight, source: Dense, values: NDArray, grid: Candidate) -
     later = ComputedArray(encodings.shape(found), encodings.dtype(found.data), _Codes(source, spec))
     return replace(
         weight,
-        encoding=Quantized(Dense(later), found.scale, found.zero_point),
+        encoding=replace(found, data=Dense(later)),
         evidence=grid.evidence,
         values=source.values,
     )

@@ -33,6 +33,18 @@ def test_values_on_a_grid_become_the_codes_that_they_were() -> None:
     assert made.values is values
 
 
+def test_the_last_block_of_an_axis_stays_as_short_as_it_was() -> None:
+    """300 in blocks of 64 are five, and so are 300 in blocks of 60: the length is what tells them apart."""
+    codes, block = RNG.integers(-7, 8, (256, 300)).astype(np.int8), (1, 64)
+    codes[:, ::64] = 7
+    grid = Quantized(Dense(codes), RNG.uniform(0.001, 0.01, (256, 5)).astype(np.float32), block=block)
+    values = encodings.decode(grid)
+    made = recovered(of(values), Settings(), F16)
+    assert isinstance(made.encoding, Quantized)
+    assert made.encoding.block == block
+    assert np.array_equal(encodings.decode(made.encoding), values)
+
+
 def test_a_value_that_no_sample_shows_keeps_all_of_them() -> None:
     values = CODES * SCALES
     values[200, 300] += np.float32(1e-4)
