@@ -147,7 +147,7 @@ def test_targets(model: Path) -> None:
         (("export", "absent.pt", "out", "-S", "export.inputs.x.shape=[1]"), "absent.pt"),
         (
             ("export", "other.json", "out"),
-            "unknown kind of model file '.json'. Did you mean '.onnx'? Choices: .bin, .ckpt, .mlpackage, .onnx, .pt",
+            "unknown kind of model file '.json'. Did you mean '.onnx'? Choices: .bin, .ckpt, .gguf, .mlpackage",
         ),
         (("compress", "chain.onnx", "out", "--detection", "absent.json"), "absent.json: cannot be read"),
         (("compress", "chain.onnx", "out", "--detection", "chain.onnx"), "chain.onnx: "),
