@@ -157,6 +157,8 @@ def _shared(values: NDArray, scale: NDArray, dtype: DType) -> NDArray | None:
 def scales(rows: NDArray, table: Lookup) -> NDArray | None:
     """A scale of each row by which its values are products of entries; None where a row has none.
 
+    A row of zeros has the scale 0 where the table has no zero.
+
     The largest magnitude of a row is an entry times its scale: entries are tried in turn, the largest first, and the
     floats beside the quotient.
     """
@@ -166,6 +168,10 @@ def scales(rows: NDArray, table: Lookup) -> NDArray | None:
     magnitudes = np.unique(np.abs(table.entries.astype(np.float64)))[::-1]
     magnitudes = magnitudes[magnitudes > magnitudes[0] * _UNUSED]
     scale, left = np.ones(len(rows), rows.dtype), np.flatnonzero(largest)
+    if (table.entries != 0).all():
+        scale[largest == 0] = 0  # 0 / 0 finds the last entry, which makes 0.0 if it is above zero
+        if left.size < len(rows) and table.entries[-1] < 0:
+            return None
     telling = np.ascontiguousarray(rows[:, :: max(1, rows.shape[1] // _TELLING)])
     guesses = [*itertools.product(magnitudes.tolist(), (0, 1, -1))]
     for tried, (magnitude, side) in enumerate(guesses):

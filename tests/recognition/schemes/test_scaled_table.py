@@ -100,6 +100,18 @@ def test_zeros_that_were_pruned_are_left_to_a_mask() -> None:
     assert encodings.name(smallest.spec) == "sparse(scaled(palettized4))"
 
 
+@pytest.mark.parametrize("table", [OWN[OWN != 0], OWN[OWN < 0]])
+def test_channels_of_zeros_have_a_scale_of_zero_where_the_table_has_none(table: NDArray) -> None:
+    values = made(table, (1, 384), "float32")
+    values[[3, 70]] = 0
+    candidate = found(look(values))
+    assert (candidate is None) == (table[-1] < 0)  # times zero, that is -0.0
+    if candidate is not None:
+        encoding = encode(Weight("w", Dense(values)), candidate)
+        assert isinstance(encoding, Quantized)
+        assert np.flatnonzero(np.asarray(encoding.scale) == 0).tolist() == [3, 70]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("change", ["one value", "a factor for each row and column", "noise"])
 def test_values_beside_the_products_are_no_scaled_table(change: str, dtype: str) -> None:
