@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import nullcontext
@@ -183,7 +184,8 @@ def _state(model: Model, asked: Request) -> dict[str, Any]:
         "settings": vars(asked.settings),
         "rules": repr(asked.rules),
         "detection": "" if asked.detection is None else asked.detection.to_json(),
-        "source": {str(path): list(stamp) for path, stamp in model.stamps.items()},
+        # Of what lies in memory nobody knows whether it is the same again.
+        "source": {str(path): list(stamp) for path, stamp in model.stamps.items()} or secrets.token_hex(),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 
 import compressor
+import compressor.sources
 from compressor.arrays import NDArray
 from compressor.compilation import artefact, journal, planning
 from compressor.compilation.manifest import Manifest
@@ -127,6 +129,19 @@ def test_another_source_or_request_begins_anew(
         compressed(source, tmp_path / "out", resume=True, **options)
     assert len(seen.begun) == SHARDS
     assert "is of another source, request or version: all is done again" in caplog.text
+
+
+def test_of_a_model_in_memory_nothing_that_was_done_is_taken_for_its_own(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = dataclasses.replace(compressor.sources.weights(source), stamps={})
+    seen = Counted(monkeypatch)
+    seen.failing = 3
+    with pytest.raises(CompressorError, match="No space left"):
+        compressor.compress(model, tmp_path / "out", target="compressed-tensors", resume=True)
+    seen.begun, seen.looked, seen.failing = [], [], -1
+    compressor.compress(model, tmp_path / "out", target="compressed-tensors", resume=True)
+    assert (len(seen.begun), len(seen.looked)) == (SHARDS, SHARDS)
 
 
 def test_a_file_that_is_no_longer_what_was_noted_is_done_again(
