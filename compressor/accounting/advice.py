@@ -84,6 +84,8 @@ def _of_rounding(account: Account, look: Look) -> Iterator[Advice]:
 
 
 def _compress(look: Look) -> str:
+    if look.alone:
+        return f"export the model whose weights these are, and compress that with --target {look.target.name}"
     return f"compressor compress {shlex.quote(str(look.path))} OUT_DIR --target {look.target.name}"
 
 
@@ -127,7 +129,7 @@ def _of_targets(look: Look) -> Iterator[Advice]:
 
 def _of_opsets(look: Look) -> Iterator[Advice]:
     """What a graph of a later opset decodes with fewer operators, or stores smaller, for the same target."""
-    if not isinstance(look.target, OnnxRuntime):
+    if not isinstance(look.target, OnnxRuntime) or look.alone:
         return
     target, now = look.target, _total(look.plan, look.target)
     pipeline = pipelines.get(look.pipeline, look.settings.threshold)

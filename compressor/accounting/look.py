@@ -32,6 +32,7 @@ class Look:
     plan: what becomes of the weights then.
     nbytes: of the weights as the model stores them.
     turned: the bytes of constants that hold what a weight does, with its axes in another order, by name.
+    alone: whether they lie in a file that no graph can be made of.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class Look:
     plan: Plan
     nbytes: int
     turned: Mapping[str, int]
+    alone: bool
 
 
 def taken(
@@ -65,7 +67,8 @@ def taken(
     fitted = found.fitted
     stored = sum(encodings.nbytes(weight.encoding) for weight in model.weights)
     by_name = {one.name: one for one in fitted.model.weights}
-    return Look(path, by_name, found.findings, fitted.target, pipeline, settings, chosen, stored, _turned(model))
+    alone = model.graph is None and path.is_file()
+    return Look(path, by_name, found.findings, fitted.target, pipeline, settings, chosen, stored, _turned(model), alone)
 
 
 def _turned(model: Model) -> dict[str, int]:

@@ -251,9 +251,10 @@ def _choice(
     others = (
         Rejected(name(form.spec), _reason(form, cost, chosen, costs[place], shared))
         for form, cost in zip(options.legal, costs, strict=True)
-        if form is not chosen
+        if (name(form.spec), form.nbytes) != (name(chosen.spec), chosen.nbytes)  # the source's own was found again
     )
-    return Choice(finding, chosen.candidate, chosen.spec, (*options.rejected, *others), options.rule)
+    rejected = tuple(dict.fromkeys((*options.rejected, *others)))
+    return Choice(finding, chosen.candidate, chosen.spec, rejected, options.rule)
 
 
 def _reason(form: _Form, cost: Cost, chosen: _Form, best: Cost, shared: Mapping[str, tuple[int, int]]) -> str:

@@ -88,9 +88,6 @@ def codes(*schemes: str) -> Candidate:
         ),
         pytest.param((palette(2),), "auto", (), "palettized4", 2048 + 64, "2 distinct values", id="widened"),
         pytest.param((codes(), sparse(4000)), "default_pruning", (), "int8", 4100, None, id="the source's own is kept"),
-        pytest.param(
-            (codes("linear_quantize"), codes()), "auto", (), "int8", 4100, "stored as int8 by the source", id="tie"
-        ),
     ],
 )
 def test_the_smallest_legal_form_is_chosen(
@@ -105,6 +102,14 @@ def test_the_smallest_legal_form_is_chosen(
     assert (encodings.name(choice.legal), encodings.nbytes(choice.legal)) == (name, nbytes)
     assert evidence is None or choice.facts.evidence == evidence
     assert len(choice.rejected) == len(candidates)
+
+
+def test_a_form_that_is_found_twice_is_refused_once_and_never_for_itself() -> None:
+    again = finding(codes("linear_quantize"), codes(), sparse(100), sparse(100))
+    kept = choose(again, Fake(("sparse",)), get("auto"))
+    assert kept.facts.evidence == "stored as int8 by the source"
+    assert [one.encoding for one in kept.rejected] == ["sparse", "dense"]
+    assert [one.encoding for one in choose(again, Fake(), get("auto")).rejected] == ["dense", "int8"]
 
 
 @pytest.mark.parametrize(("nonzeros", "encoding"), [(860, "int8"), (828, "sparse")])
