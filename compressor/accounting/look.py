@@ -67,7 +67,7 @@ def taken(
     fitted = found.fitted
     stored = sum(encodings.nbytes(weight.encoding) for weight in model.weights)
     by_name = {one.name: one for one in fitted.model.weights}
-    alone = model.graph is None and path.is_file()
+    alone = model.graph is None and sources.readable(path) and sources.exporter(path) is None
     return Look(path, by_name, found.findings, fitted.target, pipeline, settings, chosen, stored, _turned(model), alone)
 
 
