@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,13 @@ def open_folder(path: Path) -> Checkpoint:
     shards = [path / name for name in sorted(set(placed.values()))]
     if missing := [shard.name for shard in shards if not shard.exists()]:
         raise CompressorError(f"{index}: names {_some(missing)}, not in the folder. Download the whole folder.")
-    return _opened(path, path, shards, placed, index)
+    opened = _opened(path, path, shards, placed, index)
+    if unnamed := _unnamed(path, {shard.name for shard in shards}):
+        raise CompressorError(
+            f"{index}: does not name {_some(unnamed)}, which lies beside it: no loader would find its weights. "
+            "Save the model again."
+        )
+    return opened
 
 
 def open_file(path: Path) -> Checkpoint:
@@ -132,6 +138,14 @@ def _quantization(folder: Path, config: Mapping[str, Any]) -> tuple[Mapping[str,
         if (folder / name).exists():
             return {"quant_method": method, **read_json(folder / name)}, [folder / name]
     return {}, []
+
+
+def _unnamed(path: Path, named: Collection[str]) -> list[str]:
+    """Shards that are numbered as the named ones are, and are none of them."""
+    numbered = {(found["name"], found["count"]) for name in named if (found := _NUMBERED.fullmatch(name))}
+    others = sorted(file.name for file in path.glob("*.safetensors") if file.name not in named)
+    matches = ((name, _NUMBERED.fullmatch(name)) for name in others)
+    return [name for name, found in matches if found and (found["name"], found["count"]) in numbered]
 
 
 def _check_whole(path: Path, shards: Iterable[Path]) -> None:

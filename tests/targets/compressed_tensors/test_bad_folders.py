@@ -91,6 +91,14 @@ def unknown(folder: Path) -> None:
     placed(folder, lambda index: index.update({"layers.2.up.weight": FIRST}))
 
 
+def unnamed(folder: Path) -> None:
+    def left_out(index: dict[str, Any]) -> None:
+        for name in [name for name, shard in index.items() if shard == SECOND]:
+            del index[name]
+
+    placed(folder, left_out)
+
+
 def outside(folder: Path) -> None:
     placed(folder, lambda index: index.update({"layers.1.up.weight": "../model.safetensors"}))
 
@@ -115,6 +123,7 @@ def no_settings(folder: Path) -> None:
         (cut_short, "the tensors take 16384 bytes, the file has 16284 of data"),
         (elsewhere, f"{INDEX}: layers.1.up.weight is not in the file that it names ({FIRST})."),
         (unknown, f"{INDEX}: layers.2.up.weight is not in the file that it names ({FIRST})."),
+        (unnamed, f"{INDEX}: does not name {SECOND}, which lies beside it: no loader would find its weights."),
         (outside, f"{INDEX}: names the shard '../model.safetensors'; expected a *.safetensors file beside it."),
         (without_settings, "has no config.json, where loaders read how weights are stored."),
         (no_settings, "config.json: not valid JSON"),
@@ -134,6 +143,12 @@ def test_a_command_says_it_in_one_line(source: Path, tmp_path: Path) -> None:
     run = subprocess.run([*command, "--target", "compressed-tensors"], capture_output=True, text=True)
     assert (run.returncode, run.stdout) == (1, "")
     assert run.stderr.count("\n") == 1
+
+
+def test_files_that_are_numbered_otherwise_are_no_shards(source: Path, tmp_path: Path) -> None:
+    (source / "consolidated-00001-of-00001.safetensors").write_bytes((source / FIRST).read_bytes())
+    compressor.compress(source, tmp_path / "out", target="compressed-tensors")
+    assert (tmp_path / "out" / INDEX).exists()
 
 
 def test_an_index_that_lies_of_sizes_is_written_anew(source: Path, tmp_path: Path) -> None:
