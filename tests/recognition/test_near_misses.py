@@ -73,3 +73,24 @@ def test_small_values_of_a_weight_without_zeros_are_no_near_miss(scale: float) -
     for threshold in (None, 1e-3):
         finding = find(weight(values), Settings(0, threshold))
         assert (finding.near_misses, finding.candidates) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("of_others", "folded"),
+    [
+        pytest.param(lambda table: table, True, id="all of the table"),
+        pytest.param(lambda table: -table[:7], True, id="a part of it, turned around"),
+        pytest.param(lambda table: 0 * table, True, id="zeros"),
+        pytest.param(lambda table: np.linspace(-1, 1, 15), False, id="another table"),
+    ],
+)
+def test_a_factor_for_each_channel_is_one_for_all_of_them(
+    of_others: Callable[[NDArray], NDArray], *, folded: bool
+) -> None:
+    table = np.sort(normal((16,)))
+    other = of_others(table)
+    places = rng(5).permuted(np.tile(np.arange(256) % 240, (256, 1)), axis=1)
+    values = np.where(np.arange(256)[:, None] < 128, table[places % 16], other[places % len(other)])
+    values = values * rng(6).uniform(0.5, 2, (256, 1))
+    missed = find(weight(values.astype(np.float32)), EVERY).near_misses
+    assert any("behind a factor per channel" in miss for miss in missed) == folded

@@ -88,17 +88,29 @@ def _factored(channels: NDArray) -> tuple[int, float] | None:
     tables = row_tables(channels)
     if tables is None or tables.shape[1] < _TELLING:
         return None
-    whole = tables[_counts(tables, np.ones(tables.shape, np.bool_)) == tables.shape[1]].view(channels.dtype)
+    full = _counts(tables, np.ones(tables.shape, np.bool_)) == tables.shape[1]
     with np.errstate(invalid="ignore"):  # a signalling NaN
-        exact = np.sort(whole.astype(np.float64), axis=1)
-    largest = np.abs(exact).max(axis=1, keepdims=True)
-    if len(exact) < max(2, len(tables) // 2) or not np.isfinite(exact).all() or not largest.all():
+        exact = np.sort(tables.view(channels.dtype).astype(np.float64), axis=1)
+    if full.sum() < max(2, len(tables) // 2) or not np.isfinite(exact).all():
         return None
-    shapes = exact / largest
+    largest = np.abs(exact).max(axis=1, keepdims=True)
+    shapes = exact / np.where(largest, largest, 1)
+    one, others = shapes[full][0], shapes[~full]
     # A negative factor turns a table around.
-    apart = [np.abs(turned - shapes[0]).max(axis=1) for turned in (shapes, -shapes[:, ::-1])]
-    error = float(np.minimum(*apart).max())
-    return (tables.shape[1], error) if error <= 4 * eps(channels.dtype) else None
+    apart = [np.abs(turned - one).max(axis=1) for turned in (shapes[full], -shapes[full, ::-1])]
+    error, most = float(np.minimum(*apart).max()), 4 * eps(channels.dtype)
+    if error > most or not _within(others[:: max(1, len(others) // _FEW_CHANNELS)], one, most):
+        return None
+    return tables.shape[1], error
+
+
+def _within(tables: NDArray, one: NDArray, most: float) -> bool:
+    """Whether some of the entries of `one`, each times a factor, are each of the tables: one of them is its largest."""
+    between, fits = (one[1:] + one[:-1]) / 2, ~tables.any(axis=1)  # zero times the table is zero
+    for factor in (*one, *-one):
+        scaled = tables * factor
+        fits |= (np.abs(one[np.searchsorted(between, scaled)] - scaled) <= most).all(axis=1) & (factor != 0)
+    return bool(fits.all())
 
 
 def encode(values: NDArray, spec: Palettized, where: NDArray | None) -> Palettized:
