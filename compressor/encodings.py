@@ -76,10 +76,9 @@ def decode(encoding: Encoding) -> NDArray:
     if not isinstance(encoding, Sparse):
         return _decode(encoding, None)
     mask = full_mask(encoding)
-    values = _decode(encoding.values, mask)
-    if values.size != np.count_nonzero(mask):
-        raise DamageError(f"a mask of {np.count_nonzero(mask)} set bits for {values.size} values")
-    return scatter(values, mask)
+    if (size := math.prod(shape(encoding.values))) != np.count_nonzero(mask):
+        raise DamageError(f"a mask of {np.count_nonzero(mask)} set bits for {size} values")
+    return scatter(_decode(encoding.values, mask), mask)
 
 
 def _decode(encoding: Dense | Quantized | Palettized, where: NDArray | None) -> NDArray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import mod
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -22,7 +23,18 @@ from compressor.arrays import (
     from_bytes,
     is_float,
 )
-from compressor.encodings import Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, Whole, index_bits, shape
+from compressor.encodings import (
+    Concatenated,
+    Dense,
+    Encoding,
+    Palettized,
+    Quantized,
+    Sparse,
+    Whole,
+    dtype,
+    index_bits,
+    shape,
+)
 from compressor.errors import CompressorError
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.formats.onnx.functions import DOMAIN
@@ -51,9 +63,37 @@ def encoding(values: Values, name: str) -> Encoding | None:
         return None
     reader = _Calls(values)
     try:
-        return reader.weight(node)
+        found = reader.weight(node)
+        for one in found.parts if isinstance(found, Concatenated) else (found,):
+            _check(one)
     except (ValueError, IndexError, KeyError) as error:
         raise CompressorError(f"weight {name!r}: its stored parts do not fit together: {error}") from error
+    return found
+
+
+def _check(found: Whole | Palettized) -> None:
+    """That parameters are by blocks of the weight, which a leaf does not know that has one axis as non-zeros have.
+
+    Raises:
+        ValueError: they are not, or no weight has its type.
+    """
+    inner, whole, block = found.values if isinstance(found, Sparse) else found, shape(found), None
+    if not is_float(dtype(found)) and dtype(found) not in CODE_DTYPES.values():
+        raise ValueError(f"floats or codes, got {dtype(found)}")
+    if isinstance(found, Sparse) and len(shape(inner)) != 1:
+        raise ValueError(f"a list of non-zeros, got {list(shape(inner))}")
+    by_block: list[Shape] = []
+    if isinstance(inner, Quantized):
+        by_block, block, scale, inner = [tuple(inner.scale.shape)], inner.block, inner.scale, inner.data
+        if isinstance(scale, Palettized):
+            _check(scale)
+    if isinstance(inner, Palettized):
+        by_block.append(tuple(inner.lut.shape[:-2]))
+        if inner.vector_axis is not None and not 0 <= inner.vector_axis < len(inner.indices.shape):
+            raise ValueError(f"vectors along axis {inner.vector_axis} of {list(inner.indices.shape)}")
+    for counts in by_block:
+        if len(counts) != len(whole) or 0 in counts or (block is None and any(map(mod, whole, counts))):
+            raise ValueError(f"blocks of {list(whole)}, got {list(counts)}")
 
 
 _WEIGHTS = ("concatenated", "sparse_to_dense", "lut_to_dense", "gather_lut", "dequantize")
@@ -220,7 +260,10 @@ def _axis(node: onnx.NodeProto) -> int:
 
 
 def _ints(node: onnx.NodeProto, name: str) -> Shape:
-    return next((tuple(found.ints) for found in node.attribute if found.name == name), ())
+    found = next((tuple(found.ints) for found in node.attribute if found.name == name), ())
+    if min(found, default=0) < 0:
+        raise ValueError(f"{name} {list(found)}")
+    return found
 
 
 def _packed(raw: Array, to: Sequence[int], dtype: DType, width: int) -> Array:

@@ -22,6 +22,7 @@ from compressor.arrays import (
     MappedArray,
     NDArray,
     from_bytes,
+    is_float,
     to_bytes,
 )
 from compressor.encodings import Dense, Quantized
@@ -102,8 +103,8 @@ def mat_mul_nbits(index: Index, node: onnx.NodeProto) -> Quantized | None:
         )
     scale = index.constant(operand(node, _SCALES))
     zero_point = _zero_point(index, node, (rows, blocks), _NBITS_CODES[width])
-    if scale is None:
-        raise UnliftableError(leaf, "the scales of MatMulNBits are no constant")
+    if scale is None or not is_float(scale.dtype):
+        raise UnliftableError(leaf, f"the scales of MatMulNBits are {'no constant' if scale is None else scale.dtype}")
     codes = _transposed(leaf, packed, (rows, blocks * block), _NBITS_CODES[width])
     if columns % block:
         codes = ComputedArray((columns, rows), codes.dtype, partial(_first, codes, columns))

@@ -9,9 +9,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+import compressor
 from compressor import sources
-from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, arrays, spec
-from compressor.errors import CompressorError
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, arrays, decode, spec
+from compressor.errors import CompressorError, DamageError
 from compressor.formats.onnx.decoding import lower
 from compressor.formats.onnx.functions import DOMAIN, VERSION, function
 from compressor.formats.onnx.lowered import shared
@@ -100,3 +101,41 @@ def test_a_mask_that_does_not_fit_its_values_is_no_traceback(tmp_path: Path) -> 
     onnx.save(model, path)
     with pytest.raises(CompressorError, match=r"w\.mask"):
         sources.read(path)
+
+
+@pytest.mark.parametrize(
+    ("form", "part", "dims", "expected"),
+    [
+        ("palettized", "w.lut", [1, 5, 1], "rank 2"),
+        ("sparse", "w.values", [COUNT, 1], "a list of non-zeros"),
+    ],
+)
+def test_parts_under_other_shapes_are_no_traceback(
+    tmp_path: Path, form: str, part: str, dims: list[int], expected: str
+) -> None:
+    path = artefact(tmp_path / "m.onnx", {"w": ENCODINGS[form]})
+    model = onnx.load(path)
+    stored = next(one for one in model.graph.initializer if one.name == part)
+    del stored.dims[:]
+    stored.dims.extend(dims)
+    onnx.save(model, path)
+    with pytest.raises(CompressorError, match=f"weight 'w': its stored parts do not fit together: .*{expected}"):
+        compressor.dry_run(path)
+
+
+def test_types_and_attributes_that_no_weight_has_are_no_traceback(tmp_path: Path) -> None:
+    path = artefact(tmp_path / "m.onnx", {"w": ENCODINGS["sparse"]})
+    integers, negative = onnx.load(path), onnx.load(path)
+    next(one for one in integers.graph.initializer if one.name == "w.values").data_type = TensorProto.INT32
+    shape = next(a for node in negative.graph.node if node.output[0] == "w" for a in node.attribute)
+    shape.ints[:] = [-32, -48]
+    for model, expected in ((integers, "floats or codes, got int32"), (negative, r"shape \[-32, -48\]")):
+        onnx.save(model, path)
+        with pytest.raises(CompressorError, match=expected):
+            compressor.dry_run(path)
+
+
+def test_codes_that_are_not_as_many_as_the_mask_has_set_are_damage() -> None:
+    codes = Quantized(Dense(INT8_CODES[MASK][:-1]), floats(32, 1))
+    with pytest.raises(DamageError, match=f"a mask of {COUNT} set bits for {COUNT - 1} values"):
+        decode(Sparse(MASK, codes, (32, 48)))

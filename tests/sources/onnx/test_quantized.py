@@ -391,6 +391,14 @@ def test_mat_mul_nbits_that_stays(attribute: dict[str, int], reason: str, tmp_pa
     assert {weight.name: weight.pinned for weight in sources.read(tmp_path / "m.onnx").weights} == {"w": reason}
 
 
+def test_scales_of_mat_mul_nbits_that_are_no_floats(tmp_path: Path) -> None:
+    model = onnx.load(nbits(tmp_path / "m.onnx", 48))
+    next(one for one in model.graph.initializer if one.name == "scale").data_type = onnx.TensorProto.INT32
+    onnx.save(model, tmp_path / "m.onnx")
+    (weight,) = [one for one in sources.read(tmp_path / "m.onnx").weights if one.name == "w"]
+    assert weight.pinned == "the scales of MatMulNBits are int32"
+
+
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_onnxruntimes_mat_mul_nbits_quantizer(tmp_path: Path, *, symmetric: bool) -> None:
     original = network(tmp_path / "m.onnx")
