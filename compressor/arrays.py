@@ -27,21 +27,12 @@ INT4, UINT4 = np.dtype(ml_dtypes.int4), np.dtype(ml_dtypes.uint4)
 INT8, UINT8 = np.dtype(np.int8), np.dtype(np.uint8)
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
-CODE_DTYPES: dict[str, DType] = {
-    "int2": INT2,
-    "uint2": UINT2,
-    "int4": INT4,
-    "uint4": UINT4,
-    "int8": INT8,
-    "uint8": UINT8,
-}
+CODE_DTYPES: dict[str, DType] = {dtype.name: dtype for dtype in (INT2, UINT2, INT4, UINT4, INT8, UINT8)}
 """The integer types that codes are stored in, by name."""
 
 FLOAT_DTYPES: dict[str, DType] = {
     "bfloat16": BFLOAT16,
-    "float16": np.dtype(np.float16),
-    "float32": np.dtype(np.float32),
-    "float64": np.dtype(np.float64),
+    **{name: np.dtype(name) for name in ("float16", "float32", "float64")},
 }
 """The floating types that weights come in, by name."""
 

@@ -261,10 +261,7 @@ def _message(
 ) -> str:
     """One line: where the value came from, its key, the value, and what it must be."""
     path = tuple(str(part) for part in error["loc"])
-    where = file
-    for key, origin in settings:
-        if path[: len(key)] == key[: len(path)]:
-            where = origin
+    where = [file, *(origin for key, origin in settings if path[: len(key)] == key[: len(path)])][-1]
     dotted = ".".join(path)
     match error["type"]:
         case "extra_forbidden":

@@ -24,8 +24,7 @@ from compressor.errors import CompressorError
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 HEADER = 24
-ALIGNMENT = "general.alignment"
-_DEFAULT_ALIGNMENT = 32
+ALIGNMENT, _DEFAULT_ALIGNMENT = "general.alignment", 32
 _MAX_RANK = 4
 _MAX_NAME = (1 << 16) - 1
 _SMALLEST_TENSOR, _SMALLEST_FIELD = 8 + 4 + 4 + 8, 8 + 4 + 1
