@@ -141,7 +141,7 @@ def test_external_data_behind_a_link_that_leads_out(tmp_path_factory: pytest.Tem
     [
         ("absent.onnx", 1, "absent.onnx: no such file or directory"),
         ("absent", 1, "absent: no such file or directory"),
-        ("empty", 1, "empty: a directory without model.mlpackage or model.onnx or model.safetensors"),
+        ("empty", 1, "empty: a directory without model.mlpackage or model.gguf or model.onnx or model.safetensors"),
         ("folder", 1, "folder/model.onnx: cannot be read: Is a directory"),
         ("notes.txt", 2, "unknown kind of model file '.txt'"),
         ("pipe.onnx", 1, "pipe.onnx: no such file or directory"),

@@ -41,7 +41,7 @@ NAME = "compressed-tensors"
 TARGETS: Mapping[str, None] = {NAME: None}
 FILES: tuple[str, ...] = ()
 """None whose name is its own: a folder that was trained has the same. The manifest lists what was written."""
-PACKAGES = ("safetensors",)
+PACKAGES: tuple[str, ...] = ()  # the format is written by this package
 HEADER_NBYTES = 70
 """About what a tensor takes in the header beside its name."""
 

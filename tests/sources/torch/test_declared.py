@@ -195,8 +195,8 @@ LAYERWISE = {
     "offset": ({"algorithm": "gptq", "weight_dtype": "uint4", "quantization_scheme": "affine"}, "uint4", (64, 1)),
     "normal": (
         {"algorithm": "gptq", "weight_dtype": "uint4", "enable_normal_float": True},
-        "palettized4",
-        (64, 1, 16, 1),
+        "scaled(palettized4)",
+        (64, 1),
     ),
     "sparse": ({"algorithm": "sparse_gpt", "weight_dtype": "uint8", "target_sparsity": 0.75}, "int8", (64, 1)),
     "two_of_four": ({"algorithm": "sparse_gpt", "weight_dtype": "uint4", "n_m_ratio": [2, 4]}, "int4", (64, 1)),
