@@ -32,33 +32,22 @@ def folded(made: Lowered, encoding: Quantized, name: str, at: NonZeros | None = 
     single = math.prod(counts) == 1
     kind, attributes = "", dict[str, Any]()
     blocks: Shape | None = None
-    if at is None and encoding.block:
-        return _by_short_blocks(made, encoding, name)
-    if at is None and any(count not in {1, dim} for count, dim in zip(counts, whole, strict=True)):
+    repeat = at is None and encoding.block is not None  # no axis runs through a short block
+    if at is None and not repeat and any(count not in {1, dim} for count, dim in zip(counts, whole, strict=True)):
         by_block = spread("", counts, whole)
         kind, attributes, blocks = "_blocks", {"grid": by_block["_grid"], "shape": whole}, by_block["_spread"]
     dims = (1,) if at and single else None
     inputs = [_store_data(made, encoding.data, ".codes", at, blocks), _store_scale(made, scale, dims)]
     if zero_point is not None:
-        inputs.append(store_codes(made, f"{made.prefix}.zero_point", zero_point, dims))
+        stored = store_codes(made, f"{made.prefix}.zero_point", zero_point, dims)
+        inputs.append(_as_bytes(made, stored, zero_point.dtype) if repeat else stored)
+    if repeat:
+        inputs[1:] = [_repeated(made, parameter, encoding) for parameter in inputs[1:]]
     if at and not single:
         kind = "_at"
         inputs.append(group_of_places(made, f"{made.prefix}.scale.group", at, counts, encoding.block))
     suffix = "" if zero_point is None else "_zero_point"
     return made.call(f"dequantize_{scale.dtype.name}{kind}{suffix}", inputs, name, **attributes)
-
-
-def _by_short_blocks(made: Lowered, encoding: Quantized, name: str) -> str:
-    """The values, by parameters that are repeated along their axes first: no axis runs through a short block."""
-    scale, zero_point, suffix = encoding.scale, encoding.zero_point, ""
-    inputs = [_store_data(made, encoding.data, ".codes", None), _store_scale(made, scale)]
-    if zero_point is not None:
-        suffix = "_zero_point"
-        stored = store_codes(made, f"{made.prefix}.zero_point", zero_point)
-        inputs.append(_as_bytes(made, stored, zero_point.dtype))
-    for place, parameter in enumerate(inputs[1:], 1):
-        inputs[place] = _repeated(made, parameter, encoding)
-    return made.call(f"dequantize_{scale.dtype.name}{suffix}", inputs, name)
 
 
 def _repeated(made: Lowered, parameter: str, encoding: Quantized) -> str:
