@@ -14,7 +14,7 @@ from compressor import encodings
 from compressor.arrays import CODE_DTYPES, ArraySpec, NDArray, is_float, stored_type
 from compressor.encodings import Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, codes_of, is_encoded
 from compressor.patterns import distance, has_minus_zero, largest
-from compressor.recognition import parts as concatenate
+from compressor.recognition import parts
 from compressor.recognition.findings import Finding, Settings
 from compressor.recognition.near_misses import near_misses
 from compressor.recognition.scan import ENTRIES, Scan, scan
@@ -105,24 +105,24 @@ def _candidates(encoding: Encoding, settings: Settings, *, sampled: bool) -> tup
     facts = scan(values, settings.looked_for, sampled=sampled)
     if codes_of(encoding):
         return values, facts, []
-    plain = Candidate((), Dense(ArraySpec(values.shape, values.dtype)), "")
-    described = described_by(values, facts)
-    sparse = [*sparsify.detect(values, facts, [plain, *described], settings.max_thresholded, settings.looked_for)]
-    parts: Iterator[Candidate] = iter(())
+    found = _of_one_kind(values, facts, settings.max_thresholded, settings.looked_for)
     if is_float(values.dtype):
-        best = min(encodings.nbytes(one.spec) for one in (plain, *described, *sparse) if one.loss == EXACT)
-        parts = concatenate.detect(values, best, partial(_of_part, settings=settings, sampled=sampled))
-    near = _near_candidates(values, settings.tolerance) if settings.tolerance and is_float(values.dtype) else ()
-    return values, facts, [*described, *sparse, *parts, *near]
+        best = min(encodings.nbytes(one.spec) for one in found if one.loss == EXACT)
+        found += parts.detect(values, best, partial(_of_part, settings=settings, sampled=sampled))
+        found += _near_candidates(values, settings.tolerance) if settings.tolerance else ()
+    return values, facts, found[1:]
 
 
 def _of_part(values: NDArray, settings: Settings, *, sampled: bool) -> list[Candidate]:
-    """The ways to store a part of a weight exactly, as its values among them."""
+    """The ways to store a part of a weight exactly, as its values first."""
     values = np.ascontiguousarray(values)
-    facts = scan(values, 0.0, sampled=sampled)
-    plain = Candidate((), Dense(ArraySpec(values.shape, values.dtype)), "")
-    described = [plain, *described_by(values, facts)]
-    return [*described, *sparsify.detect(values, facts, described, settings.max_thresholded, 0.0)]
+    return _of_one_kind(values, scan(values, 0.0, sampled=sampled), settings.max_thresholded, 0.0)
+
+
+def _of_one_kind(values: NDArray, facts: Scan, max_thresholded: float, threshold: float) -> list[Candidate]:
+    """The ways to store all values in one form: as they are first, described by the schemes, and under a mask."""
+    described = [Candidate((), Dense(ArraySpec(values.shape, values.dtype)), ""), *described_by(values, facts)]
+    return [*described, *sparsify.detect(values, facts, described, max_thresholded, threshold)]
 
 
 def described_by(values: NDArray, facts: Scan) -> list[Candidate]:
@@ -189,7 +189,7 @@ def _facts(scanned: Scan, candidates: list[Candidate], threshold: float) -> dict
     palettes = [c for c in exact if _has_table(c.spec)]
     grids = [c for c in exact if isinstance(c.spec, Quantized) and not _has_table(c.spec)]
     narrower = [c for c in exact if isinstance(c.spec, Dense)]
-    parts = [c for c in exact if isinstance(c.spec, Concatenated)]
+    concatenated = [c for c in exact if isinstance(c.spec, Concatenated)]
     sparse = [
         c
         for c in exact
@@ -204,7 +204,7 @@ def _facts(scanned: Scan, candidates: list[Candidate], threshold: float) -> dict
         "palette": min(palettes, key=lambda c: encodings.nbytes(c.spec)).evidence if palettes else "",
         "grid": grids[0].evidence if grids else "",
         "precision": narrower[0].evidence if narrower and not palettes and not grids else "",
-        "parts": parts[0].evidence if parts else "",
+        "parts": concatenated[0].evidence if concatenated else "",
     }
 
 
