@@ -163,6 +163,16 @@ static int settle(Hash *hash) {
     }
 FOR_PATTERNS(HASH)
 
+/* NULL where there is no memory for it, with an exception and all buffers released. */
+static Hash *new_hash(Buffers *buffers) {
+    Hash *hash = PyMem_Malloc(sizeof(Hash));
+    if (!hash) {
+        release(buffers);
+        PyErr_NoMemory();
+    }
+    return hash;
+}
+
 FUNCTION(places_into) {
     Buffers buffers;
     uint64_t minus_zero;
@@ -172,11 +182,9 @@ FUNCTION(places_into) {
         || refused(&buffers, length(&buffers, 1) >= 1 && length(&buffers, 1) <= 256, "1 to 256 keys")
         || refused(&buffers, width_of(&buffers, 2) == 1 && length(&buffers, 2) == length(&buffers, 0), "a byte a pattern"))
         return NULL;
-    Hash *hash = PyMem_Malloc(sizeof(Hash));
-    if (!hash) {
-        release(&buffers);
-        return PyErr_NoMemory();
-    }
+    Hash *hash = new_hash(&buffers);
+    if (!hash)
+        return NULL;
     Py_BEGIN_ALLOW_THREADS
     CALL(failed =, places, width_of(&buffers, 0),
          (hash, data(&buffers, 1), length(&buffers, 1), minus_zero, data(&buffers, 0), length(&buffers, 0), data(&buffers, 2)))
@@ -196,11 +204,9 @@ FUNCTION(known) {
         || refused(&buffers, width_of(&buffers, 0) == width_of(&buffers, 1), "keys of the patterns' type")
         || refused(&buffers, length(&buffers, 1) >= 1 && length(&buffers, 1) <= KEYS, "1 to 512 keys"))
         return NULL;
-    Hash *hash = PyMem_Malloc(sizeof(Hash));
-    if (!hash) {
-        release(&buffers);
-        return PyErr_NoMemory();
-    }
+    Hash *hash = new_hash(&buffers);
+    if (!hash)
+        return NULL;
     Py_BEGIN_ALLOW_THREADS
     CALL(found =, known, width_of(&buffers, 0),
          (hash, data(&buffers, 1), length(&buffers, 1), minus_zero, data(&buffers, 0), length(&buffers, 0)))
