@@ -22,6 +22,7 @@ from compressor.arrays import DType, NDArray, mantissa_bits
 from compressor.kernels import dequantize_into, look_up_into, scatter_into, select_into
 from compressor.packing import pack_into, packed_nbytes, unpack_into
 from compressor.patterns import compared, unique
+from compressor.recognition.row_tables import distinct_into, row_places_into
 from compressor.recognition.rows import codes_into, extremes_into, fits_into
 from compressor.recognition.scan import near_zero
 from compressor.recognition.schemes.narrow import narrow_into
@@ -32,8 +33,9 @@ from tests import strategies
 LOOPS: dict[str, Callable[..., Any]] = {
     each.__name__: each
     for each in (
-        codes_into, compared, dequantize_into, extremes_into, fits_into, known, look_up_into, narrow_into, near_zero,
-        pack_into, places_into, scatter_into, select_into, unpack_into, widen_into,
+        codes_into, compared, dequantize_into, distinct_into, extremes_into, fits_into, known, look_up_into,
+        narrow_into, near_zero, pack_into, places_into, row_places_into, scatter_into, select_into, unpack_into,
+        widen_into,
     )
 }  # fmt: skip
 
@@ -59,6 +61,11 @@ def answers(name: str, *arguments: Any) -> tuple[list[Any], list[Any]]:
 
     copies = [unaligned(each) if isinstance(each, np.ndarray) else each for each in arguments]
     return answer(LOOPS[name], copies), answer(inspect.unwrap(LOOPS[name]), [*arguments])
+
+
+def both(loop: Callable[..., Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The loop, and its definition."""
+    return loop, inspect.unwrap(loop)
 
 
 def agree(name: str, *arguments: Any) -> bool:
@@ -273,6 +280,32 @@ def test_every_half_is_widened():
     assert np.array_equal(wide[numbers], halves.view(np.float16)[numbers].astype(np.float32).view(np.uint32))
 
 
+@compiled
+@given(unsigned, counts, lengths | st.integers(250, 600), st.integers(0, 1), st.integers(0, 1), st.data())
+def test_tables_of_rows(
+    dtype: DType,
+    rows: int,
+    size: int,
+    beside: int,
+    signed: int,
+    data: st.DataObject,
+) -> None:
+    generator, minus_zero = strategies.random(data.draw), 1 << 8 * dtype.itemsize - 1 if signed else 0
+    few = filled(generator, data.draw(st.sampled_from([1, 2, 16, 256, 257])), dtype)
+    few[: 2 if signed else 0] = [0, minus_zero][: few.size if signed else 0]
+    patterns = few[generator.integers(0, few.size, (rows, size))]
+    flat = np.ascontiguousarray(patterns.T if beside else patterns).reshape(-1)
+    tables = [np.zeros(rows * 256, dtype) for _ in range(2)]
+    longest = [each(flat, table, minus_zero, beside) for each, table in zip(both(distinct_into), tables, strict=True)]
+    assert longest[0] == longest[1]
+    if not longest[0]:
+        return
+    ours, defined = (np.sort(table.reshape(rows, -1), axis=1) for table in tables)
+    assert np.array_equal(ours, defined)
+    keys = generator.permuted(np.unique(defined, axis=1) if rows == 1 else defined, axis=1).reshape(-1)
+    assert agree("row_places_into", flat, keys, filled(generator, flat.size, np.dtype("u1")), rows, minus_zero, beside)
+
+
 BYTES, WORDS = np.zeros(16, np.uint8), np.zeros(16, np.uint32)
 SHORT, MASK = np.zeros(16, np.int16), np.zeros(16, np.bool_)
 KEYS = np.arange(16, dtype=np.uint32)
@@ -303,6 +336,18 @@ KEYS = np.arange(16, dtype=np.uint32)
         ("known", (WORDS, WORDS, 0), "distinct keys"),
         ("known", (WORDS, BYTES, 0), "keys of the patterns' type"),
         ("known", (WORDS, np.arange(513, dtype=np.uint32), 0), "1 to 512 keys"),
+        ("distinct_into", (WORDS, BYTES, 0, 0), "tables of the patterns' type"),
+        ("distinct_into", (WORDS, WORDS, 0, 0), "256 entries a row"),
+        ("distinct_into", (WORDS, WORDS[:0], 0, 0), "256 entries a row"),
+        ("distinct_into", (WORDS, np.zeros(768, np.uint32), 0, 0), "rows of one length"),
+        ("distinct_into", (WORDS[:0], np.zeros(256, np.uint32), 0, 0), "rows of one length"),
+        ("row_places_into", (WORDS, BYTES, BYTES, 4, 0, 0), "tables of the patterns' type"),
+        ("row_places_into", (WORDS, KEYS, BYTES[:15], 4, 0, 0), "a byte a pattern"),
+        ("row_places_into", (WORDS, KEYS, BYTES, 0, 0, 0), "rows of one length"),
+        ("row_places_into", (WORDS, KEYS, BYTES, 3, 0, 0), "rows of one length"),
+        ("row_places_into", (WORDS, KEYS[:0], BYTES, 4, 0, 0), "1 to 256 entries a row"),
+        ("row_places_into", (WORDS, KEYS[:15], BYTES, 4, 0, 0), "1 to 256 entries a row"),
+        ("row_places_into", (WORDS, np.zeros(1028, np.uint32), BYTES, 4, 0, 0), "1 to 256 entries a row"),
         ("select_into", (WORDS, MASK[:15], WORDS[:0]), "a mask of the values' length"),
         ("select_into", (WORDS, MASK, WORDS[:1]), "room for as many values as the mask has set"),
         ("select_into", (WORDS, ~MASK, WORDS[:15]), "room for as many values as the mask has set"),

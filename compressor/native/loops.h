@@ -91,5 +91,7 @@ FUNCTION(codes_into);
 FUNCTION(dequantize_into);
 FUNCTION(narrow_into);
 FUNCTION(widen_into);
+FUNCTION(distinct_into);
+FUNCTION(row_places_into);
 
 #endif

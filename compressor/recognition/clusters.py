@@ -14,7 +14,8 @@ import numpy as np
 from compressor.arrays import DType, NDArray
 from compressor.blocks import blocks
 from compressor.patterns import patterns
-from compressor.recognition.scan import ENTRIES, sample
+from compressor.recognition.scan import sample
+from compressor.recognition.tables import ENTRIES
 
 _APART = 8
 """Clusters are this many times as far from each other as they are wide."""

@@ -17,7 +17,7 @@ from compressor.patterns import distance, has_minus_zero, largest
 from compressor.recognition import parts
 from compressor.recognition.findings import Finding, Settings
 from compressor.recognition.near_misses import near_misses
-from compressor.recognition.scan import ENTRIES, Scan, scan
+from compressor.recognition.scan import Scan, scan
 from compressor.recognition.schemes import (
     EXACT,
     Candidate,
@@ -28,6 +28,7 @@ from compressor.recognition.schemes import (
     palettize,
     sparsify,
 )
+from compressor.recognition.tables import ENTRIES
 from compressor.weight import Weight
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from compressor.arrays import DType, NDArray
 from compressor.patterns import magnitude_bits
 from compressor.recognition.rows import exact, extremes, fitting, is_multiple, nearest
-from compressor.recognition.scan import ENTRIES, distinct
+from compressor.recognition.scan import distinct
+from compressor.recognition.tables import ENTRIES
 
 SPAN = 255
 """The most steps from the least multiple of a grid to its greatest: what codes of 8 bits count."""

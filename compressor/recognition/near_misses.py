@@ -10,9 +10,10 @@ from compressor.arrays import NDArray, is_float
 from compressor.encodings import Palettized, nbytes
 from compressor.patterns import distance, eps, largest
 from compressor.recognition import clusters, masks
-from compressor.recognition.scan import ENTRIES, Scan, sample
+from compressor.recognition.scan import Scan, sample
 from compressor.recognition.scan import scan as scan_
 from compressor.recognition.schemes import Candidate, linear_quantize, palettize, sparsify
+from compressor.recognition.tables import ENTRIES
 
 _FEW = 0.01
 """Less than this share of zeros is no near miss of a sparse weight."""
@@ -55,7 +56,7 @@ def near_misses(
     yield from _about_distinct_values(values, scan, best)
     if is_float(values.dtype):
         noise = [] if any(one.loss.max_error for one in candidates) else _about_noise(values, scan, exact, best)
-        yield from _first(_about_factors(values, exact), noise)
+        yield from _first(_about_factors(values, scan, exact), noise)
     yield from _about_zeros(values, scan, exact, source)
     yield from _about_small_values(scan, candidates, best, threshold)
 
@@ -78,15 +79,17 @@ def _about_distinct_values(values: NDArray, scan: Scan, best: int) -> Iterator[N
         yield NearMiss(f"{count} distinct values; {fewer} would save {1 / width:.0%}", VALUES, saves)
 
 
-def _about_factors(values: NDArray, exact: Sequence[Candidate]) -> Iterator[NearMiss]:
+def _about_factors(values: NDArray, scan: Scan, exact: Sequence[Candidate]) -> Iterator[NearMiss]:
     """A palette for each channel that is the same one times a factor."""
     if any(candidate.schemes == (linear_quantize.NAME,) for candidate in exact):
         return
     for candidate in exact:
-        if not isinstance(candidate.spec, Palettized) or (found := palettize.factored(values, candidate.spec)) is None:
+        spec = candidate.spec
+        found = palettize.factored(values.dtype, spec, scan) if isinstance(spec, Palettized) else None
+        if found is None:
             continue
         axis, entries, error = found
-        one, now = _palettized(values, entries), nbytes(candidate.spec)
+        one, now = _palettized(values, entries), nbytes(spec)
         text = (
             f"a palette of {entries} behind a factor per channel along axis {axis}, max relative error {error:.0e}: "
             f"batch norm was folded before export; one table would save {1 - one / now:.0%}"

@@ -1,8 +1,4 @@
-"""The distinct values of every row of a weight: tables for palettes by channel.
-
-A few values of a row tell nearly all that it has. The others are looked up by a hash of their patterns in a table for
-each row; what is not there, be it rare or another's place, is collected, and only that is sorted.
-"""
+"""The distinct values of every row of a weight: tables for palettes by channel."""
 
 from __future__ import annotations
 
@@ -10,30 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from compressor.arrays import DType, NDArray
-from compressor.blocks import blocks, row_blocks
-from compressor.patterns import magnitude_bits, starts, unique
-from compressor.recognition.scan import ENTRIES
-
-_FEW = 256
-"""So many values of a row, all over it, are its first table."""
-
-_SLOT_BITS = 11
-"""A row has so many slots: few entries of a table share one, and the tables of some rows stay in the cache."""
-
-_MULTIPLIER = 0x9E3779B1
-"""Odd: 2**32 by the golden ratio. The upper bits of a product with it are the slot."""
-
-_HALF = np.uint64(32)
-
-_HASHED = {2, 4}
-"""The bytes of a pattern that is looked up by its hash; of those of one byte there are no more than entries."""
-
-_RARE = 1 / 4
-"""Where more of the values than this are not found, sorting all is faster."""
-
-_TILE = 64
-"""So many columns are copied at once where rows lie along them."""
+from compressor import native
+from compressor.arrays import NDArray
+from compressor.blocks import row_blocks
+from compressor.patterns import sign_bit, starts
+from compressor.recognition.rows import in_memory
+from compressor.recognition.tables import ENTRIES
 
 
 def row_tables(rows: NDArray) -> NDArray | None:
@@ -42,87 +20,72 @@ def row_tables(rows: NDArray) -> NDArray | None:
     Unsigned `[len(rows), L]`, ascending, shorter ones filled up with their last; 0.0 stands for -0.0 too.
     """
     tables = []
-    for some in _contiguous(rows):
-        keys = some.view(f"<u{rows.dtype.itemsize}")
-        table = _merged(
-            _by_hash(keys) if keys.shape[1] > 2 * _FEW and keys.itemsize in _HASHED else _sorted(keys), rows.dtype
-        )
-        if table.shape[1] > ENTRIES:
+    for some in [rows] if rows.ndim == 2 else _flattened(rows):
+        memory, beside = in_memory(some)
+        found = np.empty((len(some), ENTRIES), memory.dtype)
+        longest = distinct_into(memory.reshape(-1), found.reshape(-1), int(sign_bit(rows.dtype)), beside)
+        if not longest:
             return None
-        tables.append(table)
+        tables.append(np.sort(found[:, :longest], axis=1))
     longest = max(table.shape[1] for table in tables)
-    return np.concatenate([table[:, np.minimum(np.arange(longest), table.shape[1] - 1)] for table in tables])
+    filled = [table[:, np.minimum(np.arange(longest), table.shape[1] - 1)] for table in tables]
+    return np.asarray(np.concatenate(filled))
+
+
+def places(rows: NDArray, tables: NDArray) -> NDArray:
+    """The place of every value of `[rows, n]` in the table of its row, the first one: uint8, as rows lie in memory.
+
+    A value that is not there gets an arbitrary place.
+
+    tables: patterns `[rows, L]`, 0.0 for -0.0 too.
+    """
+    memory, beside = in_memory(rows)
+    found = np.empty(memory.shape, np.uint8)
+    row_places_into(
+        memory.reshape(-1), tables.reshape(-1), found.reshape(-1), len(rows), int(sign_bit(rows.dtype)), beside
+    )
+    return found.T if beside else found
 
 
 def without_duplicates(ordered: NDArray) -> NDArray:
     """Each row of patterns in ascending order, each once, filled up with the last one to the longest row."""
     new = starts(ordered)
-    return _filled(np.compress(new.reshape(-1), ordered.reshape(-1)), np.count_nonzero(new, axis=1))
-
-
-def _filled(flat: NDArray, counts: NDArray) -> NDArray:
-    """Rows of so many patterns each, one behind the other, filled up with their last to the longest."""
+    flat, counts = np.compress(new.reshape(-1), ordered.reshape(-1)), np.count_nonzero(new, axis=1)
     first = np.cumsum(counts) - counts
     return np.asarray(flat[first[:, None] + np.minimum(np.arange(counts.max()), counts[:, None] - 1)])
 
 
-def _merged(table: NDArray, dtype: DType) -> NDArray:
-    """The table with the pattern of 0.0 for that of -0.0."""
-    zeros = table & magnitude_bits(dtype) == 0
-    if not np.count_nonzero(table[zeros]):
-        return table
-    return without_duplicates(np.sort(np.where(zeros, table.dtype.type(0), table), axis=1))
+@native.loop
+def distinct_into(flat: NDArray, tables: NDArray, minus_zero: int, beside: int) -> int:
+    """Write the distinct patterns of every row, and the greatest of them again to the end; how many a row has at most.
+
+    tables: `[rows * ENTRIES]`. 0 where a row has more than `ENTRIES`: it says nothing of what it wrote then.
+    minus_zero: a pattern that is taken for 0; 0 if there is none.
+    """
+    into = tables.reshape(-1, ENTRIES)
+    keys = flat.reshape(-1, len(into)).T if beside else flat.reshape(len(into), -1)
+    longest = 0
+    for part in row_blocks(len(keys), keys.size):
+        some = keys[part]
+        found = without_duplicates(np.sort(np.where(some == minus_zero, some.dtype.type(0), some), axis=1))
+        if found.shape[1] > ENTRIES:
+            return 0
+        into[part] = found[:, np.minimum(np.arange(ENTRIES), found.shape[1] - 1)]
+        longest = max(longest, found.shape[1])
+    return longest
 
 
-def _sorted(keys: NDArray) -> NDArray:
-    return without_duplicates(np.sort(keys, axis=1))
+@native.loop
+def row_places_into(flat: NDArray, tables: NDArray, found: NDArray, count: int, minus_zero: int, beside: int) -> None:
+    """Write the first place of every pattern of so many rows in the table of its row; of others it says nothing."""
+    keys, into = (each.reshape(-1, count).T if beside else each.reshape(count, -1) for each in (flat, found))
+    for row, table in enumerate(tables.reshape(count, -1)):
+        order = np.argsort(table, kind="stable")
+        some = np.where(keys[row] == minus_zero, table.dtype.type(0), keys[row])
+        into[row] = order[np.searchsorted(table[order[:-1]], some)]
 
 
-def _by_hash(keys: NDArray) -> NDArray:
-    """The distinct patterns of every row of `[rows, n]`, of at most 32 bits."""
-    rows, n = keys.shape
-    few = np.sort(keys[:, :: n // _FEW], axis=1)
-    new = starts(few)
-    known, row = few[new], np.nonzero(new)[0]
-    begun = np.arange(0, rows << _SLOT_BITS, 1 << _SLOT_BITS)
-    table = np.repeat(few[:, 0], 1 << _SLOT_BITS)
-    table[begun[row] + _slots(known)] = known
-    common = few[:, few.shape[1] // 2]  # what is more than half of a row, zeros say, keeps its slot
-    table[begun + _slots(common)] = common
-    places = _slots(keys)
-    places += begun[:, None]
-    missing = np.flatnonzero(np.take(table, places, mode="clip") != keys)
-    if missing.size > _RARE * keys.size:
-        return _sorted(keys)
-    rare = unique(_in_row(missing // n, keys.reshape(-1)[missing]))
-    pairs = unique(np.concatenate([_in_row(row, known), rare]))
-    counts = np.bincount((pairs >> _HALF).astype(np.intp), minlength=rows)
-    return _filled(pairs.astype(np.uint32).astype(keys.dtype), counts)
-
-
-def _in_row(row: NDArray, keys: NDArray) -> NDArray:
-    """Numbers that sort by row, then by pattern: uint64."""
-    return np.asarray(row.astype(np.uint64) << _HALF | keys)
-
-
-def _slots(keys: NDArray) -> NDArray:
-    """The slot of each pattern in the table of its row."""
-    bits = keys.dtype.itemsize * 8
-    products = np.multiply(keys, keys.dtype.type(_MULTIPLIER >> 32 - bits | 1))
-    products >>= keys.dtype.type(bits - _SLOT_BITS)
-    return np.asarray(products.astype(np.intp))
-
-
-def _contiguous(rows: NDArray) -> Iterator[NDArray]:
-    """Rows in blocks, values next to each other: `[some, n]` each."""
-    if rows.ndim > 2 or len(rows) == 1 or rows.strides[0] != rows.itemsize:
-        for part in row_blocks(len(rows), rows.size):
-            yield np.ascontiguousarray(rows[part]).reshape(part.stop - part.start, -1)
-        return
-    # Columns: numpy would read a cache line for each of their values.
-    for part in blocks(len(rows), _TILE):
-        tile = np.ascontiguousarray(rows[part].T)
-        turned = np.empty(tile.shape[::-1], tile.dtype)
-        for some in blocks(len(tile), _TILE):
-            turned[:, some] = tile[some].T
-        yield turned
+def _flattened(rows: NDArray) -> Iterator[NDArray]:
+    """Rows of several axes, `[some, n]` at a time: they may be copied."""
+    for part in row_blocks(len(rows), rows.size):
+        yield rows[part].reshape(part.stop - part.start, -1)

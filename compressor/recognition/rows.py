@@ -27,7 +27,7 @@ def extremes(rows: NDArray) -> tuple[NDArray, NDArray, NDArray] | None:
     >>> [each.tolist() for each in extremes(np.array([[0.5, -1.5, 1.0], [8.0, 4.0, 0.0]]))]
     [[-1.5, 0.0], [1.0, 8.0], [0.5, 4.0]]
     """
-    memory, beside = _in_memory(rows)
+    memory, beside = in_memory(rows)
     lowest, greatest, least = (np.empty(len(rows), memory.dtype) for _ in range(3))
     extremes_into(memory, lowest, greatest, least, beside)
     infinite = np.array([np.inf]).astype(rows.dtype).view(memory.dtype)[0]
@@ -39,7 +39,7 @@ def extremes(rows: NDArray) -> tuple[NDArray, NDArray, NDArray] | None:
 
 def fitting(rows: NDArray, scale: NDArray) -> NDArray:
     """Which rows equal multiples of their scale after one rounding: bool `[rows]`."""
-    memory, beside = _in_memory(rows)
+    memory, beside = in_memory(rows)
     fit = np.empty(len(rows), np.bool_)
     fits_into(memory, np.ascontiguousarray(scale).view(memory.dtype), fit, mantissa_bits(rows.dtype), beside)
     return fit
@@ -50,7 +50,7 @@ def codes(rows: NDArray, scale: NDArray, low: NDArray) -> NDArray:
 
     low: int16 `[rows]`.
     """
-    memory, beside = _in_memory(rows)
+    memory, beside = in_memory(rows)
     found = np.empty(memory.shape, np.uint8)
     codes_into(memory, np.ascontiguousarray(scale).view(memory.dtype), low, found, mantissa_bits(rows.dtype), beside)
     return found.T if beside else found
@@ -98,7 +98,7 @@ def codes_into(patterns: NDArray, scale: NDArray, low: NDArray, found: NDArray, 
         into[part, places] = whole.astype(np.int16)
 
 
-def _in_memory(rows: NDArray) -> tuple[NDArray, bool]:
+def in_memory(rows: NDArray) -> tuple[NDArray, bool]:
     """The patterns of rows as they lie in memory, and whether that is side by side."""
     beside = not rows.flags.c_contiguous and rows.T.flags.c_contiguous
     return np.ascontiguousarray(rows.T if beside else rows).view(f"<u{rows.dtype.itemsize}"), beside

@@ -17,7 +17,7 @@ import numpy as np
 from compressor.arrays import DType, NDArray, mantissa_bits
 from compressor.recognition.row_tables import without_duplicates
 from compressor.recognition.rows import exact, in_blocks, rounded
-from compressor.recognition.scan import ENTRIES
+from compressor.recognition.tables import ENTRIES
 
 _NF4 = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635),

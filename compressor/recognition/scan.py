@@ -6,7 +6,10 @@ of their own; only -0.0 is taken for 0.0. Work goes block by block through buffe
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,10 +18,8 @@ from compressor import native
 from compressor.arrays import DType, NDArray
 from compressor.blocks import blocks
 from compressor.patterns import bound, magnitude_bits, patterns, sign_bit, unique
-from compressor.recognition.tables import Table
-
-ENTRIES = 256
-"""A palette has at most this many entries."""
+from compressor.recognition.row_tables import row_tables
+from compressor.recognition.tables import ENTRIES, Table
 
 COUNTED = 320
 """Distinct values are counted up to here, so that a palette just missed can be named."""
@@ -41,25 +42,31 @@ class Scan:
     zeros: how many are 0.0 or -0.0.
     small: how many others have a magnitude up to the threshold.
     table: the distinct values, None where there are more than `COUNTED`.
+    by_channel: along an axis, the `row_tables` of its channels; made when they are first asked for, and kept.
     """
 
     size: int
     zeros: int
     small: int
     table: Table | None
+    by_channel: Callable[[int], NDArray | None]
 
 
 def scan(values: NDArray, threshold: float, *, sampled: bool = False) -> Scan:
     """The zeros, the small and the distinct values of a weight; the latter by a sample if `sampled`."""
-    table = distinct(values, sampled=sampled)
+    table, by_channel = distinct(values, sampled=sampled), functools.cache(partial(_channel_tables, values))
     edge = bound(threshold, values.dtype)
     if table is not None:
         # The table tells which magnitudes occur at all: most palettes have no zero and no small entry.
         entries = patterns(table.entries) & magnitude_bits(values.dtype)
         if not (entries <= edge).any():
-            return Scan(values.size, 0, 0, table)
+            return Scan(values.size, 0, 0, table, by_channel)
     zeros, small = _count_near_zero(values, edge)
-    return Scan(values.size, zeros, small, table)
+    return Scan(values.size, zeros, small, table, by_channel)
+
+
+def _channel_tables(values: NDArray, axis: int) -> NDArray | None:
+    return row_tables(np.moveaxis(values, axis, 0))
 
 
 def distinct(values: NDArray, *, enough: int = 0, sampled: bool = False) -> Table | None:

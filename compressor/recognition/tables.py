@@ -16,6 +16,9 @@ from compressor.arrays import DType, NDArray
 from compressor.blocks import BLOCK, blocks
 from compressor.patterns import patterns, sign_bit, unique
 
+ENTRIES = 256
+"""A palette has at most this many entries."""
+
 _SLOT_BITS = 16
 _TRIED = 64
 

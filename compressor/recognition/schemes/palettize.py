@@ -18,16 +18,11 @@ from compressor.errors import plural
 from compressor.kernels import select, take
 from compressor.patterns import above, eps, sortable, starts, unsortable
 from compressor.recognition import clusters
-from compressor.recognition.granularity import channel_axes
-from compressor.recognition.row_tables import row_tables, without_duplicates
-from compressor.recognition.scan import (
-    ENTRIES,
-    Scan,
-    distinct,
-    few_distinct,
-)
+from compressor.recognition.granularity import Granularity, channel_axes
+from compressor.recognition.row_tables import places, row_tables, without_duplicates
+from compressor.recognition.scan import Scan, distinct, few_distinct
 from compressor.recognition.schemes import Candidate, vectors
-from compressor.recognition.tables import Table
+from compressor.recognition.tables import ENTRIES, Table
 
 NAME = "palettize"
 
@@ -68,29 +63,27 @@ def nearest(values: NDArray, tolerance: float) -> NDArray | None:
     return near.reshape(values.shape)
 
 
-def factored(values: NDArray, spec: Palettized) -> tuple[int, int, float] | None:
+def factored(dtype: DType, spec: Palettized, scan: Scan) -> tuple[int, int, float] | None:
     """Whether the tables of a palette by channel are one table, each times a factor but for a rounding.
 
     The axis of the channels, the entries of the one table, and the greatest relative error; None if they are not.
     """
     groups = spec.lut.shape[:-2]
     axes = [axis for axis, count in enumerate(groups) if count > 1]
-    if len(axes) != 1 or spec.vector_axis is not None or not is_float(values.dtype):
+    if len(axes) != 1 or spec.vector_axis is not None or not is_float(dtype):
         return None
-    channels = np.moveaxis(values, axes[0], 0)
-    if _factored(channels[:_FEW_CHANNELS]) is None or (found := _factored(channels)) is None:
-        return None
-    return (axes[0], *found)
+    tables = scan.by_channel(axes[0])
+    found = None if tables is None else _factored(tables, dtype)
+    return None if found is None else (axes[0], *found)
 
 
-def _factored(channels: NDArray) -> tuple[int, float] | None:
+def _factored(tables: NDArray, dtype: DType) -> tuple[int, float] | None:
     """The entries of the one table, and the greatest relative error of what it is times a factor for each channel."""
-    tables = row_tables(channels)
-    if tables is None or tables.shape[1] < _TELLING:
+    if tables.shape[1] < _TELLING:
         return None
     full = _counts(tables, np.ones(tables.shape, np.bool_)) == tables.shape[1]
     with np.errstate(invalid="ignore"):  # a signalling NaN
-        exact = np.sort(tables.view(channels.dtype).astype(np.float64), axis=1)
+        exact = np.sort(tables.view(dtype).astype(np.float64), axis=1)
     if full.sum() < max(2, len(tables) // 2) or not np.isfinite(exact).all():
         return None
     largest = np.abs(exact).max(axis=1, keepdims=True)
@@ -98,7 +91,7 @@ def _factored(channels: NDArray) -> tuple[int, float] | None:
     one, others = shapes[full][0], shapes[~full]
     # A negative factor turns a table around.
     apart = [np.abs(turned - one).max(axis=1) for turned in (shapes[full], -shapes[full, ::-1])]
-    error, most = float(np.minimum(*apart).max()), 4 * eps(channels.dtype)
+    error, most = float(np.minimum(*apart).max()), 4 * eps(dtype)
     if error > most or not _within(others[:: max(1, len(others) // _FEW_CHANNELS)], one, most):
         return None
     return tables.shape[1], error
@@ -123,15 +116,35 @@ def encode(values: NDArray, spec: Palettized, where: NDArray | None) -> Palettiz
         table = _table(chosen, entries)
         lut = padded(table.entries, entries).reshape(*groups, entries, 1)
         return Palettized(table.index(chosen), lut)
-    lut = np.zeros((*groups, entries, 1), values.dtype)
-    indices = np.empty(values.shape, np.uint8)
-    for group in np.ndindex(*groups):
-        part = _part(values.shape, groups, group)
-        indices[part], found = _ranks(values[part], None if where is None else where[part])
-        if found.size > entries:
-            raise ValueError(f"at most {entries} distinct values, got {found.size}")
-        lut[group][: found.size, 0] = found
+    lut, indices = np.zeros((*groups, entries, 1), values.dtype), np.empty(values.shape, np.uint8)
+    lengths = tuple(dim // count for dim, count in zip(values.shape, groups, strict=True))
+    for part in Granularity(values.shape, lengths).parts():
+        rows = part.rows(values)
+        chosen = np.ones((len(rows), 1), np.bool_) if where is None else part.rows(where)
+        tables, new = _ascending(rows, chosen, entries)
+        part.put(indices, places(rows, tables))
+        stored = np.zeros((len(rows), entries), values.dtype)
+        stored[:, : new.shape[1]][new] = tables.view(values.dtype)[new]
+        lut[part.blocks] = stored.reshape(*part.counts, entries, 1)
     return Palettized(indices if where is None else select(indices, where), lut)
+
+
+def _ascending(rows: NDArray, chosen: NDArray, entries: int) -> tuple[NDArray, NDArray]:
+    """The patterns of every row by ascending value, filled up with the last one; and which of them are new: bool.
+
+    chosen: the values that count, bool `[rows, n]`, or `[rows, 1]`; a row without one has no entry.
+
+    Raises:
+        ValueError: a row has more entries.
+    """
+    first = np.take_along_axis(rows, chosen.argmax(axis=1)[:, None], axis=1)
+    tables = row_tables(rows if chosen.shape[1] == 1 else np.where(chosen, rows, first))
+    if tables is None or tables.shape[1] > entries:
+        raise ValueError(f"at most {entries} distinct values, got {'more' if tables is None else tables.shape[1]}")
+    keys = sortable(tables.view(rows.dtype)).reshape(tables.shape)
+    ordered = without_duplicates(np.sort(keys, axis=1))
+    values = unsortable(ordered, rows.dtype)
+    return values.view(ordered.dtype), starts(ordered) & np.asarray(chosen.any(axis=1))[:, None]
 
 
 def spec(shape: Shape, dtype: DType, groups: Shape, entries: int) -> Palettized:
@@ -146,7 +159,7 @@ def without_zero(values: NDArray, candidate: Palettized, threshold: float, scan:
         assert scan.table is not None  # a palette for the whole weight was found in it
         return int(np.count_nonzero(above(scan.table.entries, threshold)))
     (axis,) = (place for place, count in enumerate(groups) if count > 1)
-    tables = next(some for some in _by_group(row_tables(np.moveaxis(values, axis, 0))) if len(some) == groups[axis])
+    tables = next(some for some in _by_group(scan.by_channel(axis)) if len(some) == groups[axis])
     return int(_counts(tables, above(tables.view(values.dtype), threshold)).max())
 
 
@@ -163,31 +176,9 @@ def _table(chosen: NDArray, entries: int) -> Table:
     return table
 
 
-def _part(shape: Shape, groups: Shape, group: tuple[int, ...]) -> tuple[slice, ...]:
-    """The slices of one group of channels."""
-    lengths = [dim // count for dim, count in zip(shape, groups, strict=True)]
-    return tuple(slice(place * length, (place + 1) * length) for place, length in zip(group, lengths, strict=True))
-
-
 def _counts(tables: NDArray, chosen: NDArray) -> NDArray:
     """How many distinct entries each table has where `chosen`: intp `[tables]`."""
     return np.asarray(np.count_nonzero(starts(tables) & chosen, axis=1))
-
-
-def _ranks(values: NDArray, where: NDArray | None) -> tuple[NDArray, NDArray]:
-    """The rank of each value among the distinct ones of a small array, arbitrary outside of `where`; and those."""
-    keys = sortable(values)
-    if where is not None:
-        chosen = where.reshape(-1)
-        if not chosen.any():
-            return np.zeros(values.shape, np.uint8), np.empty(0, values.dtype)
-        keys = np.where(chosen, keys, keys[chosen.argmax()])
-    order = np.argsort(keys)
-    ordered = keys[order]
-    new = starts(ordered)
-    ranks = np.empty(keys.size, np.uint8)
-    ranks[order] = np.cumsum(new, dtype=np.uint8) - np.uint8(1)
-    return ranks.reshape(values.shape), unsortable(ordered[new], values.dtype)
 
 
 def _grouped(values: NDArray, scan: Scan, axis: int, best: float) -> tuple[float, Candidate] | None:
@@ -196,7 +187,7 @@ def _grouped(values: NDArray, scan: Scan, axis: int, best: float) -> tuple[float
     if len(moved) < 2 or values.size == len(moved) or not _promising(values, scan, moved, best):
         return None
     found = None
-    for tables in _by_group(row_tables(moved)):
+    for tables in _by_group(scan.by_channel(axis)):
         entries, group = tables.shape[1], len(moved) // len(tables)
         nonzero = int(_counts(tables, tables != 0).max())
         if (size := _least_nbytes(scan, values, len(tables), entries, nonzero)) < best:

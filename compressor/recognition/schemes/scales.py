@@ -12,8 +12,9 @@ from compressor.arrays import UINT8, Array, ArraySpec, NDArray, Shape, stored_ty
 from compressor.encodings import Palettized, index_bits
 from compressor.packing import packed_nbytes
 from compressor.patterns import patterns
-from compressor.recognition.scan import ENTRIES, distinct
+from compressor.recognition.scan import distinct
 from compressor.recognition.schemes.narrow import narrowed, narrowest
+from compressor.recognition.tables import ENTRIES
 
 _LEAST_SAVED = 1 << 10
 """The bytes that another form must save: about what decoding it takes in a graph."""

@@ -19,8 +19,9 @@ from compressor.packing import packed_nbytes
 from compressor.patterns import above
 from compressor.recognition import masks
 from compressor.recognition.masks import Structure
-from compressor.recognition.scan import ENTRIES, Scan
+from compressor.recognition.scan import Scan
 from compressor.recognition.schemes import Candidate, Loss, Values, palettize
+from compressor.recognition.tables import ENTRIES
 
 NAME = "sparsify"
 

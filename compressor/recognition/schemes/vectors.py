@@ -12,7 +12,8 @@ from compressor.blocks import blocks
 from compressor.encodings import Palettized, index_bits
 from compressor.packing import packed_nbytes
 from compressor.patterns import merged, unique
-from compressor.recognition.scan import ENTRIES, distinct
+from compressor.recognition.scan import distinct
+from compressor.recognition.tables import ENTRIES
 
 LENGTHS = (2, 4)
 """Lengths that are looked for."""
