@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from compressor.errors import unknown
-from compressor.recognition.schemes import describing, linear_quantize, palettize, sparsify
+from compressor.recognition.schemes import describing, linear_quantize, palettize, scaled_table, sparsify
 from compressor.recognition.schemes.sparsify import THRESHOLD
 
 
@@ -44,7 +44,11 @@ PIPELINES: Mapping[str, PassPipeline] = MappingProxyType(
                 f"sparse storage of pruned weights; values up to {THRESHOLD:g} in them become zero",
                 THRESHOLD,
             ),
-            PassPipeline("default_palettization", frozenset({palettize.NAME}), "lookup tables for few distinct values"),
+            PassPipeline(
+                "default_palettization",
+                frozenset({palettize.NAME, scaled_table.NAME}),
+                "lookup tables for few distinct values, with scales for channels or blocks too",
+            ),
             PassPipeline("default_quantization", frozenset({linear_quantize.NAME}), "codes for weights on a grid"),
         )
     }

@@ -1,33 +1,39 @@
-"""Codes recovered: a weight whose values lie on a grid, as the codes that it was trained with.
+"""Codes recovered: a weight whose values are codes, or entries of a table, times scales, as what it was trained with.
 
-For a runtime that rounds weights, and would show no grid afterwards.
+For a runtime that rounds weights, and would show neither grid nor table afterwards.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from compressor import encodings
 from compressor.arrays import ComputedArray, DType, NDArray, is_float
-from compressor.encodings import Dense, Quantized
+from compressor.encodings import Dense, Encoding, Palettized, Quantized
 from compressor.patterns import eps
+from compressor.recognition import schemes
 from compressor.recognition.find import described_by, skipped
 from compressor.recognition.findings import Settings
 from compressor.recognition.scan import scan
-from compressor.recognition.schemes import Candidate, linear_quantize, palettize
+from compressor.recognition.schemes import Candidate, sparsify
 from compressor.weight import Weight
 
-_LITTLE = 1.01
-"""A table that takes so much more than a scale is not worth rounding the scale."""
+Worth = Callable[[Sequence[Encoding]], bool]
+"""Whether one of some forms of a weight, specs, is worth it that its scales are rounded, and not its values."""
 
 
-def recovered(weight: Weight, settings: Settings, precision: DType) -> Weight:
-    """A dense weight that lies on a grid as its codes, exactly; any other as it is.
+def recovered(
+    weight: Weight, settings: Settings, precision: DType, taking_part: Collection[str], worth: Worth
+) -> Weight:
+    """A dense weight that scales multiply as its codes or its table, exactly; any other as it is.
 
-    precision: in which codes would be multiplied. A weight of a coarser type keeps its values: the products would lie
+    precision: in which they would be multiplied. A weight of a coarser type keeps its values: the products would lie
         beside them.
+    taking_part: the schemes that may.
+    worth: asked once for each form that has scales, the smallest first, with what it is under a mask of its zeros.
     """
     encoding = weight.encoding
     if not isinstance(encoding, Dense) or not is_float(encodings.dtype(encoding)) or skipped(weight, settings):
@@ -36,55 +42,57 @@ def recovered(weight: Weight, settings: Settings, precision: DType) -> Weight:
         return weight
     values, failed = np.asarray(encoding.values), ""
     for sampled in (True, False):  # a sample tells most; where it has missed a value, all of them do
-        grid = _grid(values, sampled=sampled)
-        if grid is None:
+        form = _form(values, taking_part, worth, sampled=sampled)
+        if form is None:
             return weight
         try:
-            return _as_codes(weight, encoding, values, grid)
+            return _as_codes(weight, encoding, values, form)
         except ValueError as error:
-            failed = f"kept as values: cannot be stored as {encodings.name(grid.spec)}: {error}"
+            failed = f"kept as values: cannot be stored as {encodings.name(form.spec)}: {error}"
     return replace(weight, note="; ".join(filter(None, (weight.note, failed))))
 
 
 @dataclass(frozen=True, eq=False)
 class _Codes:
-    """The codes of values that lie on a grid, found anew: all of them together would fill the memory."""
+    """The codes, or the places in a table, of values, found anew: all of them together would fill the memory."""
 
     source: Dense
+    scheme: str
     spec: Quantized
 
     def __call__(self) -> NDArray:
-        found = linear_quantize.encode(np.asarray(self.source.values), self.spec, None)
-        return encodings.decode(found.data)
+        found = schemes.get(self.scheme).encode(np.asarray(self.source.values), self.spec, None)
+        return encodings.decode(found.data) if isinstance(found.data, Dense) else np.asarray(found.data.indices)
 
 
-def _grid(values: NDArray, *, sampled: bool) -> Candidate | None:
-    """The grid that a weight lies on, unless a palette, which rounds to itself, takes no more."""
-    exact = described_by(values, scan(values, 0.0, sampled=sampled))
-    grids = [one for one in exact if one.schemes == (linear_quantize.NAME,)]
-    if not grids:
-        return None
-    grid = min(grids, key=lambda one: encodings.nbytes(one.spec))
-    most = encodings.nbytes(grid.spec) * _LITTLE
-    tables = (encodings.nbytes(one.spec) for one in exact if one.schemes == (palettize.NAME,))
-    return None if any(table <= most for table in tables) else grid
+def _form(values: NDArray, taking_part: Collection[str], worth: Worth, *, sampled: bool) -> Candidate | None:
+    """The smallest form of a weight that has scales and is worth it."""
+    facts = scan(values, 0.0, sampled=sampled)
+    described = described_by(values, facts)
+    multiplied = [one for one in described if isinstance(one.spec, Quantized) and one.schemes[-1] in taking_part]
+    for one in sorted(multiplied, key=lambda one: encodings.nbytes(one.spec)):
+        masked = sparsify.detect(values, facts, [one], 0.0, 0.0) if sparsify.NAME in taking_part else ()
+        if worth([one.spec, *(each.spec for each in masked)]):
+            return one
+    return None
 
 
-def _as_codes(weight: Weight, source: Dense, values: NDArray, grid: Candidate) -> Weight:
+def _as_codes(weight: Weight, source: Dense, values: NDArray, form: Candidate) -> Weight:
     """A weight as its codes, which are computed whenever they are read.
 
     values: those of the source, which have been read once already.
 
     Raises:
-        ValueError: it does not lie on the grid.
+        ValueError: it is not what the form says.
     """
-    spec = grid.spec
+    spec, (scheme,) = form.spec, form.schemes
     assert isinstance(spec, Quantized)
-    found = linear_quantize.encode(values, spec, None)
-    later = ComputedArray(encodings.shape(found), encodings.dtype(found.data), _Codes(source, spec))
-    return replace(
-        weight,
-        encoding=replace(found, data=Dense(later)),
-        evidence=grid.evidence,
-        values=source.values,
-    )
+    found = schemes.get(scheme).encode(values, spec, None)
+    later = ComputedArray(encodings.shape(found), _code_dtype(found), _Codes(source, scheme, spec))
+    data = replace(found.data, indices=later) if isinstance(found.data, Palettized) else Dense(later)
+    return replace(weight, encoding=replace(found, data=data), evidence=form.evidence, values=source.values)
+
+
+def _code_dtype(found: Quantized) -> DType:
+    """Of what is looked up, or of the codes."""
+    return found.data.indices.dtype if isinstance(found.data, Palettized) else encodings.dtype(found.data)

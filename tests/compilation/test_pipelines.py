@@ -17,7 +17,7 @@ from compressor.recognition import schemes
     [
         ("auto", {"sparsify", "palettize", "linear_quantize", "scaled_table", "narrow"}),
         ("default_pruning", {"sparsify"}),
-        ("default_palettization", {"palettize"}),
+        ("default_palettization", {"palettize", "scaled_table"}),
         ("default_quantization", {"linear_quantize"}),
     ],
 )

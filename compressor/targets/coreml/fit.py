@@ -5,6 +5,7 @@ graph --frontend--> program, slots --batch norms--> slots with factors --stubs, 
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,26 +16,28 @@ from typing import Any
 
 import numpy as np
 
-from compressor.arrays import ComputedArray, DType, NDArray, Shape
-from compressor.encodings import Dense, Encoding, Sparse, dtype, nbytes, shape
+from compressor.arrays import ArraySpec, DType, NDArray, Shape
+from compressor.encodings import Dense, Encoding, Sparse, decode, dtype, map_arrays, nbytes, shape
 from compressor.formats.coreml.opsets import IOS18
 from compressor.formats.coreml.skeleton import Skeleton, rename
 from compressor.formats.coreml.values import Held
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.model import FOLDED, Model
 from compressor.recognition.recovery import recovered
-from compressor.recognition.schemes import linear_quantize
 from compressor.targets import Asked
-from compressor.targets.coreml import batch_norm, conversion
+from compressor.targets.coreml import batch_norm, conversion, legality
 from compressor.targets.coreml.frontends import Translated, translated
 from compressor.targets.coreml.moves import InTurn
 from compressor.targets.coreml.request import Request
-from compressor.targets.coreml.rounding import Traced, as_codes, as_table, rounded
+from compressor.targets.coreml.rounding import as_codes, as_table, rounded
 from compressor.targets.coreml.sharing import share, stored_again
 from compressor.targets.coreml.slots import Slot
 from compressor.weight import Copy, Weight
 
 LARGEST = float(np.finfo(np.float16).max)
+
+_LITTLE = 1.01
+"""What a form of rounded values may take more than codes before scales are rounded instead."""
 
 PARAMETERS = 4
 """A batch norm has so many numbers a channel."""
@@ -63,14 +66,11 @@ def fit(model: Model, request: Request, asked: Asked) -> Prepared:
         CompressorError: Core ML does not have what the model consists of.
     """
     to = np.dtype(request.precision)
-    weights = [  # rounded values show no grid: codes are found before
-        recovered(weight, asked.settings_of(weight), to) if linear_quantize.NAME in asked.schemes(weight) else weight
-        for weight in model.weights
-    ]
-    model = replace(model, weights=[_as_held(weight, request.version) for weight in weights])
+    # Rounded values show neither grid nor table: codes are found before.
+    model = replace(model, weights=[_recovered(weight, to, request.version, asked) for weight in model.weights])
     sources = {weight.name: weight.encoding for weight in model.weights}
     found = translated(model, request)
-    why_not = partial(_why_not_fold, sources, to, asked)
+    why_not = partial(_why_not_fold, sources, to, request.version, asked)
     slots, stay = batch_norm.fold(found.program, share(found.slots), why_not)
     again = stored_again(slots, {name: math.prod(shape(encoding)) for name, encoding in sources.items()})
     found = replace(found, slots=slots, notes={**found.notes, **again, **stay})
@@ -79,12 +79,33 @@ def fit(model: Model, request: Request, asked: Asked) -> Prepared:
     return _prepared(skeleton, found, model, request, _other_precisions(skeleton, {slots[at].name for at in wide}, to))
 
 
-def _as_held(weight: Weight, version: int) -> Weight:
-    """A weight as its values where a version has no scales over its table: their products are then rounded once."""
-    encoding = weight.encoding
-    if version >= IOS18 or as_table(encoding) is None:
-        return weight
-    return replace(weight, encoding=Dense(ComputedArray(shape(encoding), dtype(encoding), Traced(encoding, None))))
+def _recovered(weight: Weight, to: DType, version: int, asked: Asked) -> Weight:
+    """A weight as the codes, or the table, that scales multiply, where that takes fewer bytes than rounded values."""
+
+    @functools.cache
+    def as_values() -> int:
+        values, _ = rounded(decode(weight.encoding), None, to, None)
+        return nbytes(asked.smallest(replace(weight, encoding=values)))
+
+    def worth(forms: Sequence[Encoding]) -> bool:
+        held = (_in_precision(form, to) for form in forms)
+        sizes = [nbytes(legality.legalize(one, version)) for one in held if not _why_not_held(version, one)]
+        return bool(sizes) and min(sizes) * _LITTLE < as_values()
+
+    return recovered(weight, asked.settings_of(weight), to, asked.schemes(weight), worth)
+
+
+def _in_precision(form: Encoding, to: DType) -> Encoding:
+    """A spec whose values are of the dtype `to`."""
+    of = dtype(form)
+    return map_arrays(lambda array, _: ArraySpec(tuple(array.shape), to) if array.dtype == of else array, form)
+
+
+def _why_not_held(version: int, form: Encoding) -> str:
+    """Why a version does not have codes or a table with scales; one table of products is rounded as values are."""
+    if version < IOS18 and as_table(form) is not None:
+        return "scales over tables need iOS18"
+    return legality.why_not(form, version)
 
 
 def _skeleton(proto: Any, constants: Held, slots: Sequence[Slot]) -> Skeleton:
@@ -116,7 +137,7 @@ def _prepared(
     # What no pass has left a reader for is not in the model.
     weights: list[Weight] = []
     for slot in (_in_shape(slot, specs[slot.name].shape) for slot in found.slots if slot.name in specs):
-        encoding, reason = _rounded(slot, sources, specs[slot.name].dtype)
+        encoding, reason = _rounded(slot, sources, specs[slot.name].dtype, request.version)
         source = None if slot.origin is None else by_name.get(slot.origin.weight)
         told = [found.notes.get(slot.name), kept.get(slot.name), reason]
         if source is not None:
@@ -169,16 +190,18 @@ def _told(graph: Any, request: Request, found: Translated) -> Iterator[str]:
         yield notes[ACTIVATIONS]
 
 
-def _rounded(slot: Slot, sources: Mapping[str, Encoding], to: DType) -> tuple[Encoding, str]:
+def _rounded(slot: Slot, sources: Mapping[str, Encoding], to: DType, version: int) -> tuple[Encoding, str]:
     source = None if slot.origin is None else sources.get(slot.origin.weight)
-    return rounded(slot.values, source, to, slot.move, slot.factor)
+    return rounded(slot.values, source, to, slot.move, slot.factor, partial(_why_not_held, version))
 
 
-def _why_not_fold(sources: Mapping[str, Encoding], to: DType, asked: Asked, slot: Slot, factor: NDArray) -> str:
+def _why_not_fold(
+    sources: Mapping[str, Encoding], to: DType, version: int, asked: Asked, slot: Slot, factor: NDArray
+) -> str:
     """Why a batch norm stays behind a layer: the weight would lose more than the batch norm takes."""
 
     def smallest(slot: Slot) -> Encoding:
-        return asked.smallest(Weight(slot.name, _rounded(slot, sources, to)[0]))
+        return asked.smallest(Weight(slot.name, _rounded(slot, sources, to, version)[0]))
 
     form = smallest(slot)
     if isinstance(form.values if isinstance(form, Sparse) else form, Dense):

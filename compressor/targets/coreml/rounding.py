@@ -27,6 +27,7 @@ from compressor.encodings import (
     full_mask,
     plain,
     shape,
+    spec,
     tabled,
 )
 from compressor.kernels import expand
@@ -36,32 +37,50 @@ from compressor.targets.coreml.rewriting import even
 Move = Callable[[NDArray], NDArray]
 """Takes an array of a weight's shape the way that its values have gone."""
 
+WhyNot = Callable[[Encoding], str]
+"""The reason for which a form, a spec, is refused; empty if it is not."""
+
 
 def rounded(
-    values: NDArray, source: Encoding | None, to: DType, move: Move | None, factor: NDArray | None = None
+    values: NDArray,
+    source: Encoding | None,
+    to: DType,
+    move: Move | None,
+    factor: NDArray | None = None,
+    why_not: WhyNot = lambda _: "",
 ) -> tuple[Encoding, str]:
     """The weight in the dtype `to`, and what to say about its codes.
 
     values: of the weight, moved. source: how the model has it; None if the model does not have it.
     move: of the source's values to these; None where nothing was moved.
     factor: what the values are multiplied with, float64, of their rank.
+    why_not: the reason for which codes or a table with scales are none that the program can have; empty if they are.
     """
-    codes = None if source is None else as_codes(source)
-    reason = ""
-    if codes is not None:
-        made = _scaled(moved(codes, move, values.shape), factor, to)
-        if made is not None:
-            return made, "" if factor is None and made.scale.dtype == codes.scale.dtype else f"scales rounded to {to}"
-        reason = f"its scales are too small for {to}"
-    elif source is not None and (table := as_table(source)) is not None:
-        turned = moved_table(table, move, values.shape)
-        turned = None if turned is None else _of_table(turned, factor, to)
-        if turned is not None:
-            return turned, "" if dtype(table) == to and factor is None else f"table and scales rounded to {to}"
-        reason = f"its table or its scales are beyond {to}, or its vectors are turned"
-
+    made, told = (None, "") if source is None else _multiplied(source, to, move, factor, values.shape)
+    if made is not None and (reason := why_not(spec(made))):
+        made, told = None, f"kept as values: {reason}"
+    if made is not None:
+        return made, told
     known = None if source is None else Traced(source, move)
-    return Dense(ComputedArray(values.shape, to, Rounded(values, to, factor, known))), reason
+    return Dense(ComputedArray(values.shape, to, Rounded(values, to, factor, known))), told
+
+
+def _multiplied(
+    source: Encoding, to: DType, move: Move | None, factor: NDArray | None, dims: Shape
+) -> tuple[Quantized | None, str]:
+    """The codes, or the table, with rounded scales, and what to say; None where there are none, or they do not fit."""
+    if (codes := as_codes(source)) is not None:
+        made = _scaled(moved(codes, move, dims), factor, to)
+        if made is None:
+            return None, f"its scales are too small for {to}"
+        return made, "" if factor is None and made.scale.dtype == codes.scale.dtype else f"scales rounded to {to}"
+    if (table := as_table(source)) is not None:
+        turned = moved_table(table, move, dims)
+        made = None if turned is None else _of_table(turned, factor, to)
+        if made is None:
+            return None, f"its table or its scales are beyond {to}, or its vectors are turned"
+        return made, "" if dtype(table) == to and factor is None else f"table and scales rounded to {to}"
+    return None, ""
 
 
 @dataclass(frozen=True, eq=False)

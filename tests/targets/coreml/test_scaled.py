@@ -1,4 +1,4 @@
-"""Sources of floats in a table that scales multiply: NF4, MXFP4, FP8, a scale for each channel."""
+"""Floats in a table that scales multiply (NF4, MXFP4, FP8, a scale for each channel), declared and found in values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 import compressor
 from compressor import sources, targets
-from compressor.arrays import STORED_DTYPES, NarrowArray, NDArray
+from compressor.arrays import CODE_DTYPES, STORED_DTYPES, NarrowArray, NDArray
 from compressor.encodings import Dense, Encoding, Palettized, Quantized, decode
 from compressor.model import Model
 from compressor.weight import Weight
@@ -88,6 +88,75 @@ def test_what_a_target_holds_of_it(form: str, target: str, stored: str, bits: fl
         np.abs(expected) * F32.type(2**-11 + 2**-20), F32.type(2**-25)
     )  # subnormal ones are as far apart
     assert (np.abs(got - expected) <= roundings * allowed).all()
+
+
+def plain(values: NDArray, folder: Path) -> Path:
+    """An ONNX model that multiplies by floats, of which nobody says what they are."""
+    return source(Dense(values), folder)
+
+
+INT4, INT8 = (RNG.integers(1 - top, top, SHAPE).astype(np.int8) for top in (8, 128))
+KEPT = RNG.random(SHAPE) < 0.2
+PLAIN: Mapping[str, NDArray] = {
+    **{name: decode(form) for name, form in FORMS.items()},
+    "NF4, half zeros": decode(FORMS["NF4"]) * (RNG.random(SHAPE) < 0.5),
+    "int8 by block": decode(Quantized(Dense(INT8), scales(4, 192))),
+    "int4 by block, 80 % zeros": decode(Quantized(Dense(INT4.astype(CODE_DTYPES["int4"])), scales(8, 192))) * KEPT,
+    "int4 by block, powers of two": decode(
+        Quantized(Dense(INT4.astype(CODE_DTYPES["int4"])), np.exp2(RNG.integers(-8, -3, (8, 192))).astype(F32))
+    ),
+    "int8 by channel, 80 % zeros": decode(Quantized(Dense(INT8), scales(1, 192))) * KEPT,
+}
+
+
+@pytest.mark.parametrize(
+    ("values", "target", "stored", "bits"),
+    [
+        ("NF4", "iOS18", "palettized4", 8),
+        ("NF4", "iOS26", "scaled(palettized4)", 4.26),
+        ("a scale a channel", "iOS18", "palettized4", 5),
+        ("a scale a channel", "iOS26", "scaled(palettized4)", 4.07),
+        ("MXFP4", "iOS18", "palettized6", 6.02),
+        ("MXFP4", "iOS26", "scaled(palettized4)", 4.51),
+        ("FP8", "iOS26", "scaled(palettized8)", 8.15),
+        ("NF4, half zeros", "iOS26", "sparse(scaled(palettized4))", 3.14),
+        ("int8 by block", "iOS18", "int8", 8.25),
+        ("int8 by block", "iOS17", "dense", 16),
+        ("int4 by block, 80 % zeros", "iOS17", "sparse", 4.02),
+        ("int4 by block, 80 % zeros", "iOS18", "sparse(int4)", 2.25),
+        ("int4 by block, powers of two", "iOS17", "palettized6", 6.02),
+        ("int8 by channel, 80 % zeros", "iOS17", "sparse", 4.21),
+        ("int8 by channel, 80 % zeros", "iOS18", "sparse(int8)", 2.67),
+    ],
+)
+def test_floats_get_the_form_that_is_smallest_on_the_target(
+    values: str, target: str, stored: str, bits: float, tmp_path: Path
+) -> None:
+    manifest = compressor.compress(plain(PLAIN[values], tmp_path), tmp_path / "out", target=target)
+    (facts,) = manifest.weights
+    assert (facts.encoding, facts.nbytes * 8 / np.prod(SHAPE)) == (stored, pytest.approx(bits, abs=0.01))
+    weight = next(one for one in sources.read(tmp_path / "out/model.mlpackage").weights if one.name == "w")
+    expected, got = PLAIN[values].T, decode(weight.encoding).astype(F32)
+    if stored in {"dense", "sparse", "palettized6"}:  # values, rounded once
+        assert np.array_equal(got, expected.astype(np.float16))
+    assert (np.abs(got - expected) <= 3 * np.abs(expected) * F32.type(2**-11 + 2**-20)).all()
+
+
+def test_declared_blocks_that_a_version_has_not_are_the_values_that_they_are(tmp_path: Path) -> None:
+    """Codes of a source, too: floats under a mask are smaller than the products as they are."""
+    codes = Quantized(Dense((INT4 * KEPT).astype(CODE_DTYPES["int4"])), scales(8, 192))
+    manifest = compressor.compress(source(codes, tmp_path), tmp_path / "out", target="iOS17")
+    (facts,) = manifest.weights
+    assert facts.encoding == "sparse"
+    assert "kept as values: scales by block need iOS18" in facts.evidence
+
+
+def test_one_pipeline_of_tables_has_those_that_scales_multiply(tmp_path: Path) -> None:
+    model = plain(PLAIN["NF4"], tmp_path)
+    manifest = compressor.compress(model, tmp_path / "out", target="iOS26", pipeline="default_palettization")
+    assert [facts.encoding for facts in manifest.weights] == ["scaled(palettized4)"]
+    manifest = compressor.compress(model, tmp_path / "out", target="iOS26", pipeline="default_quantization")
+    assert [facts.encoding for facts in manifest.weights] == ["dense"]
 
 
 @pytest.mark.parametrize("form", FORMS)
