@@ -28,7 +28,6 @@ from tests.benchmarks.measure import Figure
 
 COMPRESSOR = Path(sys.executable).with_name("compressor")
 KILOBYTES_64 = 64 * 1024
-BASE_MEMORY = 400e6
 
 
 def main() -> None:
@@ -156,6 +155,7 @@ def _whole_process(source: Path, artefact: Path, kind: str, blocks: int, limit: 
         measure.sync()
         copies.append(measure.process(["cp", "-r", source, source.with_name("copy")]))
         _remove(source.with_name("copy"))
+        _remove(artefact)  # a copy replaces nothing either
         measure.sync()
         run = measure.process([COMPRESSOR, "compress", source, artefact])
         ours.append(run)
@@ -170,8 +170,7 @@ def _whole_process(source: Path, artefact: Path, kind: str, blocks: int, limit: 
         limit,
         f"{seconds:.2f} s ({cpu:.2f} s of the processors) / {copy:.2f} s",
     )
-    allowed = BASE_MEMORY + 2 * 4 * models.WIDTH * models.HIDDEN
-    yield Figure(f"{name}: peak anonymous MB", peak / measure.MB, allowed / measure.MB, "polled every 20 ms")
+    yield Figure(f"{name}: peak anonymous MB", peak / measure.MB, 80, "polled every 20 ms")
     needed = _needed(artefact)
     stored = measure.size(artefact, without=("manifest.json",))
     over = 100 * (stored - needed - KILOBYTES_64) / needed
@@ -234,7 +233,7 @@ def _against_peer(source: Path, kind: str, times: int) -> Figure:
 def _remove(path: Path) -> None:
     import shutil
 
-    shutil.rmtree(path)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _print(figures: list[Figure]) -> None:

@@ -8,6 +8,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,17 +49,28 @@ def process(command: Sequence[str | Path]) -> Run:
     Raises:
         RuntimeError: it failed; the message holds what it printed.
     """
+    words = [str(word) for word in command]
     started, spent = time.perf_counter(), _children()
-    running = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    status, peak = Path(f"/proc/{running.pid}/status"), 0
-    while running.poll() is None:
-        peak = max(peak, _anonymous(status))
-        time.sleep(0.02)  # often enough for a peak, seldom enough to leave both cores to what is measured
+    running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=_ENVIRONMENT)
+    peaks, ended = [0], threading.Event()
+    watching = threading.Thread(target=_watch, args=(Path(f"/proc/{running.pid}/status"), peaks, ended))
+    watching.start()
+    output, _ = running.communicate()
     seconds = time.perf_counter() - started
-    output = running.stdout.read() if running.stdout else b""
+    ended.set()
+    watching.join()
     if running.returncode:
         raise RuntimeError(f"{command}: exit {running.returncode}: {output.decode()}")
-    return Run(seconds, _children() - spent, peak)
+    return Run(seconds, _children() - spent, max(peaks))
+
+
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""An installed package has its bytecode beside it: a checkout that never wrote any is compiled anew at each start."""
+
+
+def _watch(status: Path, peaks: list[int], ended: threading.Event) -> None:
+    while not ended.wait(0.02):  # often enough for a peak, seldom enough to leave both cores to what is measured
+        peaks.append(_anonymous(status))
 
 
 def _children() -> float:
