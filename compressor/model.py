@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from compressor.errors import CompressorError
 from compressor.weight import Copy, Weight
@@ -74,9 +74,8 @@ class Model:
     @property
     def onnx(self) -> onnx.ModelProto | None:
         """The graph where it is one of ONNX."""
-        from compressor.formats.coreml.skeleton import Skeleton
-
-        return None if isinstance(self.graph, Skeleton) else self.graph
+        # Known by what it has: the classes of either kind are imported where there is one.
+        return cast("onnx.ModelProto | None", self.graph if hasattr(self.graph, "ir_version") else None)
 
 
 def stamps(files: Iterable[Path]) -> Stamps:

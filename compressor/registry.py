@@ -46,10 +46,17 @@ class Registry:
 
 
 @cache
-def _packages(registry: Registry) -> frozenset[str]:
+def _entries() -> Any:
+    """Those of all packages, for all kinds: finding them opens a file of every package that is installed."""
     from importlib.metadata import entry_points
 
-    return frozenset(entry.dist.name for entry in entry_points(group=registry.group) if entry.dist is not None)
+    return entry_points()
+
+
+@cache
+def _packages(registry: Registry) -> frozenset[str]:
+    entries = _entries().select(group=registry.group)
+    return frozenset(entry.dist.name for entry in entries if entry.dist is not None)
 
 
 @cache
@@ -75,9 +82,7 @@ def _own(registry: Registry) -> Iterator[tuple[str, Any]]:
 
 def _added(registry: Registry) -> Iterator[tuple[str, Any]]:
     """What other packages add, each with the name and version of its package."""
-    from importlib.metadata import entry_points
-
-    for entry in sorted(entry_points(group=registry.group), key=lambda entry: (entry.name, entry.value)):
+    for entry in sorted(_entries().select(group=registry.group), key=lambda entry: (entry.name, entry.value)):
         yield _package(entry), _loaded(entry, registry.needs)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from importlib import metadata
 
 OWN = "compressor"
 
@@ -32,6 +31,8 @@ def hint(extra: str) -> str:
 
 def _needed(extra: str) -> Iterator[tuple[str, str]]:
     """Names and versions, those of the extras that it consists of after its own."""
+    from importlib import metadata
+
     parts: list[str] = []
     for line in metadata.requires(OWN) or ():
         found = _REQUIREMENT.fullmatch(line)
@@ -47,6 +48,8 @@ def _needed(extra: str) -> Iterator[tuple[str, str]]:
 
 def _satisfied(name: str, versions: str) -> bool:
     """Whether a package is installed, in one of the versions `>=1.2`, `<3` or both."""
+    from importlib import metadata
+
     try:
         installed = _numbers(metadata.version(name))
     except metadata.PackageNotFoundError:

@@ -14,7 +14,8 @@ from compressor.arrays import NDArray
 from compressor.encodings import decode, spec
 from compressor.model import Model
 from compressor.targets import Target
-from compressor.targets.coreml import PACKAGE, CoreML
+from compressor.targets.coreml import PACKAGE
+from compressor.targets.coreml.target import CoreML
 from compressor.targets.onnxruntime import OnnxRuntime
 from compressor.weight import Weight
 from tests import conformance

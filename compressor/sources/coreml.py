@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from compressor.errors import CompressorError, located
-from compressor.formats.coreml import package, skeleton
-from compressor.formats.coreml.constants import lift
 from compressor.model import Model
 from compressor.weight import Weight
 
@@ -42,6 +40,9 @@ def read(path: Path) -> Model:
     Raises:
         CompressorError: it is no package of an ML Program, or what is stored contradicts the program.
     """
+    from compressor.formats.coreml import package, skeleton
+    from compressor.formats.coreml.constants import lift
+
     found = package.read(path)
     if found.model.WhichOneof("Type") != "mlProgram":
         raise CompressorError(f"{path}: a {found.model.WhichOneof('Type')}, expected an mlProgram. {_INSTEAD}")
@@ -71,6 +72,8 @@ def _is_ours(key: str) -> bool:
 
 def _names(text: str, path: Path) -> dict[str, str]:
     """The names of the weights by what the program calls them."""
+    from compressor.formats.coreml import skeleton
+
     try:
         return skeleton.names_of(text)
     except (ValueError, TypeError, RecursionError) as error:

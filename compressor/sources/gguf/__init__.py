@@ -11,7 +11,6 @@ import re
 from pathlib import Path
 
 from compressor.errors import CompressorError
-from compressor.formats import gguf
 from compressor.model import Model
 from compressor.weight import Weight
 
@@ -40,6 +39,7 @@ def read(path: Path) -> Model:
     Raises:
         CompressorError: one is missing or damaged, or has a type that is not known.
     """
+    from compressor.formats import gguf
     from compressor.sources.gguf.tensors import weight
 
     parts = _parts(path) if gguf.read(path).numbers.get(_COUNT, 1) > 1 else (path,)

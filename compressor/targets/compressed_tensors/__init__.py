@@ -7,148 +7,21 @@ It needs no graph: the code of the model is the loader's.
 
 from __future__ import annotations
 
-import math
-import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from compressor.arrays import is_float, stored_type
-from compressor.encodings import (
-    Concatenated,
-    Dense,
-    Encoding,
-    Palettized,
-    Quantized,
-    Sparse,
-    dtype,
-    nbytes,
-    plain,
-    shape,
-)
-from compressor.errors import CompressorError
-from compressor.formats.compressed_tensors import layers
-from compressor.model import Model
-from compressor.sources import huggingface, safetensors
-from compressor.sources.huggingface import checkpoint
-from compressor.targets import Asked, Fitted, Illegal
-from compressor.targets.compressed_tensors import fit
-from compressor.targets.compressed_tensors.layout import METHOD, layout, method, others
-from compressor.targets.compressed_tensors.parts import FolderLayout
-from compressor.targets.session import Session
+if TYPE_CHECKING:
+    from compressor.targets.compressed_tensors.target import CompressedTensors
 
 NAME = "compressed-tensors"
 TARGETS: Mapping[str, None] = {NAME: None}
 FILES: tuple[str, ...] = ()
 """None whose name is its own: a folder that was trained has the same. The manifest lists what was written."""
 PACKAGES: tuple[str, ...] = ()  # the format is written by this package
-HEADER_NBYTES = 70
-"""About what a tensor takes in the header beside its name."""
-
-
-@dataclass(frozen=True)
-class CompressedTensors:
-    """Folders for vLLM, SGLang and transformers."""
-
-    name: str = NAME
-    summary: str = "folders of Hugging Face for vLLM, SGLang and transformers"
-    needs_graph: bool = False
-    packs_codes: bool = True
-
-    def fit(self, model: Model, asked: Asked) -> Fitted:  # noqa: ARG002 - it asks nothing
-        if model.graph is not None or not checkpoint.is_folder(model.path):
-            raise CompressorError(
-                f"{model.path}: is no folder of Hugging Face, which {self.name} is made of: name the folder that has "
-                "config.json and *.safetensors files."
-            )
-        opened = checkpoint.open_folder(model.path)
-        if not opened.config:
-            raise CompressorError(
-                f"{model.path}: has no {checkpoint.CONFIG}, where loaders read how weights are stored. Save the model "
-                "with save_pretrained."
-            )
-        left = others(opened)
-        weights = fit.fitted(tuple(model.weights), opened)
-        notes = (*model.notes, *left.notes)
-        return Fitted(self, replace(model, weights=weights, notes=notes, files=(*model.files, *left.files)))
-
-    def legalize(self, encoding: Encoding) -> Encoding:
-        match encoding:
-            case Sparse():
-                raise Illegal("the format has no sparse weights that loaders still read")
-            case Palettized():
-                raise Illegal("the format has no tables")
-            case Concatenated():
-                raise Illegal("a layer has one scheme in the format")
-            case Dense(values) if stored_type(values) != values.dtype:
-                raise Illegal("a tensor has the type that the model computes with")
-            case Quantized():
-                return _legal(encoding)
-        return encoding
-
-    def misfits(self, forms: Mapping[str, Encoding]) -> Mapping[str, str]:
-        experts = {name: form for name, form in forms.items() if fit.is_expert(name, shape(form))}
-        coded = {name: layers.scheme(form) for name, form in experts.items() if isinstance(form, Quantized)}
-        schemes = set(coded.values())
-        if len(schemes) == 1 and len(coded) == len(experts) and next(iter(schemes)).symmetric:
-            return {}
-        told = "others stay dense" if len(coded) < len(experts) else f"they have {len(schemes)} schemes"
-        told = "they have zero points" if len(schemes) == 1 and len(coded) == len(experts) else told
-        reason = f"loaders take all experts in one scheme without zero points, and {told}"
-        return dict.fromkeys(coded, reason)
-
-    def overhead(self, name: str, encoding: Encoding) -> Mapping[str, int]:
-        if not isinstance(encoding, Quantized):
-            return {}
-        made = layers.tensors("", encoding)
-        stored = sum(math.prod(size) * kind.itemsize for kind, size in made.values())
-        heads = sum(len(name) + len(tensor) + HEADER_NBYTES for tensor in made) - len(name) - HEADER_NBYTES
-        return {name: stored - nbytes(encoding) + heads}
-
-    def layout(self, model: Model, specs: Mapping[str, Encoding], metadata: Mapping[str, str] = {}) -> FolderLayout:
-        return layout(checkpoint.open_folder(model.path), specs, metadata)
-
-    def read(self, path: Path) -> Model:
-        return huggingface.read(path) if path.is_dir() else safetensors.read(path)
-
-    def copy(self, model: Model, directory: Path, untrue: str = "") -> bool:  # noqa: ARG002 - they say nothing
-        if method(checkpoint.open_folder(model.path)) not in {"", METHOD}:
-            return False
-        for file in model.files:
-            to = directory / file.relative_to(model.path)
-            to.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, to)
-        return True
-
-    def refusal(self, path: Path) -> str:  # noqa: ARG002 - its loaders are no part of it
-        return ""
-
-    def session(self, path: Path, model: Model, label: str) -> Session:  # noqa: ARG002 - it has none
-        raise CompressorError(
-            f"{label}: nothing here runs a folder. Without evaluate.data its size is measured; `compressor diff` "
-            "compares its weights; transformers and vLLM run it."
-        )
 
 
 def get(name: str, options: Mapping[str, object] = {}) -> CompressedTensors:  # noqa: ARG001 - it has none
     """The target of that canonical name."""
+    from compressor.targets.compressed_tensors.target import CompressedTensors  # asking for any imports this module
+
     return CompressedTensors(name)
-
-
-def _legal(encoding: Quantized) -> Quantized:
-    """The codes of a layer as they are stored. Raises `Illegal`."""
-    data = encoding.data
-    if len(shape(data)) != 2:
-        raise Illegal("the format has matrices alone")
-    if encoding.block is not None:
-        raise Illegal("the format has no groups that end short")
-    if is_float(dtype(data)):
-        raise Illegal("floats under a scale are not written in this format: integer codes are")
-    tables = isinstance(data, Palettized) and not layers.is_count(data)
-    codes = Dense(plain(data)) if isinstance(data, Palettized) and tables else data
-    legal = layers.legal(replace(encoding, data=codes))
-    if reason := layers.why_not(legal):
-        raise Illegal(reason)
-    if tables:
-        raise Illegal("the format has no tables", legal)
-    return legal
