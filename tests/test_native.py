@@ -295,8 +295,10 @@ def test_tables_of_rows(
     few[: 2 if signed else 0] = [0, minus_zero][: few.size if signed else 0]
     patterns = few[generator.integers(0, few.size, (rows, size))]
     flat = np.ascontiguousarray(patterns.T if beside else patterns).reshape(-1)
-    tables = [np.zeros(rows * 256, dtype) for _ in range(2)]
-    longest = [each(flat, table, minus_zero, beside) for each, table in zip(both(distinct_into), tables, strict=True)]
+    tables = [np.zeros(rows * min(size, 256), dtype) for _ in range(2)]
+    longest = [
+        each(flat, table, rows, minus_zero, beside) for each, table in zip(both(distinct_into), tables, strict=True)
+    ]
     assert longest[0] == longest[1]
     if not longest[0]:
         return
@@ -336,18 +338,15 @@ KEYS = np.arange(16, dtype=np.uint32)
         ("known", (WORDS, WORDS, 0), "distinct keys"),
         ("known", (WORDS, BYTES, 0), "keys of the patterns' type"),
         ("known", (WORDS, np.arange(513, dtype=np.uint32), 0), "1 to 512 keys"),
-        ("distinct_into", (WORDS, BYTES, 0, 0), "tables of the patterns' type"),
-        ("distinct_into", (WORDS, WORDS, 0, 0), "256 entries a row"),
-        ("distinct_into", (WORDS, WORDS[:0], 0, 0), "256 entries a row"),
-        ("distinct_into", (WORDS, np.zeros(768, np.uint32), 0, 0), "rows of one length"),
-        ("distinct_into", (WORDS[:0], np.zeros(256, np.uint32), 0, 0), "rows of one length"),
-        ("row_places_into", (WORDS, BYTES, BYTES, 4, 0, 0), "tables of the patterns' type"),
-        ("row_places_into", (WORDS, KEYS, BYTES[:15], 4, 0, 0), "a byte a pattern"),
-        ("row_places_into", (WORDS, KEYS, BYTES, 0, 0, 0), "rows of one length"),
-        ("row_places_into", (WORDS, KEYS, BYTES, 3, 0, 0), "rows of one length"),
-        ("row_places_into", (WORDS, KEYS[:0], BYTES, 4, 0, 0), "1 to 256 entries a row"),
+        ("distinct_into", (WORDS, BYTES, 4, 0, 0), "tables of the patterns' type"),
+        ("distinct_into", (WORDS, KEYS, 0, 0, 0), "rows of one length"),
+        ("distinct_into", (WORDS, KEYS, 3, 0, 0), "rows of one length"),
+        ("distinct_into", (WORDS[:0], KEYS, 4, 0, 0), "rows of one length"),
+        ("distinct_into", (WORDS, KEYS[:0], 4, 0, 0), "1 to 256 entries a row"),
+        ("distinct_into", (WORDS, KEYS[:15], 4, 0, 0), "1 to 256 entries a row"),
+        ("distinct_into", (WORDS, np.zeros(1028, np.uint32), 4, 0, 0), "1 to 256 entries a row"),
         ("row_places_into", (WORDS, KEYS[:15], BYTES, 4, 0, 0), "1 to 256 entries a row"),
-        ("row_places_into", (WORDS, np.zeros(1028, np.uint32), BYTES, 4, 0, 0), "1 to 256 entries a row"),
+        ("row_places_into", (WORDS, KEYS, BYTES[:15], 4, 0, 0), "a byte a pattern"),
         ("select_into", (WORDS, MASK[:15], WORDS[:0]), "a mask of the values' length"),
         ("select_into", (WORDS, MASK, WORDS[:1]), "room for as many values as the mask has set"),
         ("select_into", (WORDS, ~MASK, WORDS[:15]), "room for as many values as the mask has set"),

@@ -26,40 +26,40 @@
             slot = (slot + 1) & ((1 << bits) - 1); \
         return slot; \
     } \
-    static inline int add_##T(Row_##T *row, T pattern, int bits) { \
+    static inline int add_##T(Row_##T *row, T pattern, int bits, Py_ssize_t entries) { \
         int slot = slot_##T(row, pattern, bits); \
         if (row->slots[slot] == pattern) \
             return 1; \
-        if (row->count == ENTRIES) \
+        if (row->count == entries) \
             return 0; \
         row->slots[slot] = row->table[row->count++] = pattern; \
         return 1; \
     } \
-    static int finish_##T(Row_##T *row) { \
+    static int finish_##T(Row_##T *row, Py_ssize_t entries) { \
         T greatest = 0; \
         for (int i = 0; i < row->count; i++) \
             greatest = row->table[i] > greatest ? row->table[i] : greatest; \
-        for (int i = row->count; i < ENTRIES; i++) \
+        for (Py_ssize_t i = row->count; i < entries; i++) \
             row->table[i] = greatest; \
         return row->count; \
     } \
-    static int distinct_##T(const T *patterns, Py_ssize_t rows, Py_ssize_t size, int beside, T minus_zero, T *tables) { \
+    static int distinct_##T(const T *patterns, Py_ssize_t rows, Py_ssize_t size, int beside, T minus_zero, T *tables, Py_ssize_t entries) { \
         Row_##T some[BESIDE]; \
         int bits = 3, longest = 0, together = beside ? BESIDE : 1; \
-        while (bits < 10 && 1 << bits < 4 * size) \
+        while (1 << bits < 4 * entries) \
             bits++; \
         for (Py_ssize_t start = 0; start < rows; start += together) { \
             int count = rows - start < together ? (int)(rows - start) : together; \
             const T *from = patterns + (beside ? start : start * size); \
             Py_ssize_t step = beside ? rows : 1; \
             for (int row = 0; row < count; row++) \
-                begin_##T(&some[row], tables + (start + row) * ENTRIES, from[row] == minus_zero ? 0 : from[row], 1 << bits); \
+                begin_##T(&some[row], tables + (start + row) * entries, from[row] == minus_zero ? 0 : from[row], 1 << bits); \
             for (Py_ssize_t i = 0; i < size; i++, from += step) \
                 for (int row = 0; row < count; row++) \
-                    if (!add_##T(&some[row], from[row] == minus_zero ? 0 : from[row], bits)) \
+                    if (!add_##T(&some[row], from[row] == minus_zero ? 0 : from[row], bits, entries)) \
                         return 0; \
             for (int row = 0; row < count; row++) { \
-                int found = finish_##T(&some[row]); \
+                int found = finish_##T(&some[row], entries); \
                 longest = found > longest ? found : longest; \
             } \
         } \
@@ -98,20 +98,27 @@
     }
 FOR_PATTERNS(TABLES)
 
+/* How many entries a row has; 0 with an exception if they do not fit. */
+static Py_ssize_t entries_of(Buffers *buffers, uint64_t rows) {
+    Py_ssize_t values = length(buffers, 0), entries = length(buffers, 1), count = (Py_ssize_t)rows;
+    if (refused(buffers, width_of(buffers, 0) == width_of(buffers, 1), "tables of the patterns' type")
+        || refused(buffers, count > 0 && values >= count && values % count == 0, "rows of one length")
+        || refused(buffers, entries % count == 0 && entries >= count && entries / count <= ENTRIES, "1 to 256 entries a row"))
+        return 0;
+    return entries / count;
+}
+
 FUNCTION(distinct_into) {
     Buffers buffers;
-    uint64_t numbers[2]; /* a pattern that is taken for 0, and whether rows lie side by side */
+    uint64_t numbers[3]; /* the number of rows, a pattern that is taken for 0, and whether rows lie side by side */
+    Py_ssize_t entries;
     int longest;
-    if (acquire(&buffers, given, all, 2, 1, numbers, 2) < 0
-        || refused(&buffers, width_of(&buffers, 0) == width_of(&buffers, 1), "tables of the patterns' type")
-        || refused(&buffers, length(&buffers, 1) > 0 && length(&buffers, 1) % ENTRIES == 0, "256 entries a row"))
+    if (acquire(&buffers, given, all, 2, 1, numbers, 3) < 0 || !(entries = entries_of(&buffers, numbers[0])))
         return NULL;
-    Py_ssize_t rows = length(&buffers, 1) / ENTRIES, size = length(&buffers, 0) / rows;
-    if (refused(&buffers, size > 0 && size * rows == length(&buffers, 0), "rows of one length"))
-        return NULL;
+    Py_ssize_t rows = (Py_ssize_t)numbers[0], size = length(&buffers, 0) / rows;
     Py_BEGIN_ALLOW_THREADS
     CALL(longest =, distinct, width_of(&buffers, 0),
-         (data(&buffers, 0), rows, size, numbers[1] != 0, numbers[0], data(&buffers, 1)))
+         (data(&buffers, 0), rows, size, numbers[2] != 0, numbers[1], data(&buffers, 1), entries))
     Py_END_ALLOW_THREADS
     release(&buffers);
     return PyLong_FromLong(longest);
@@ -119,18 +126,15 @@ FUNCTION(distinct_into) {
 
 FUNCTION(row_places_into) {
     Buffers buffers;
-    uint64_t numbers[3]; /* how many rows there are, and those of `distinct_into` */
-    if (acquire(&buffers, given, all, 3, 2, numbers, 3) < 0
-        || refused(&buffers, width_of(&buffers, 0) == width_of(&buffers, 1), "tables of the patterns' type")
+    uint64_t numbers[3]; /* as those of `distinct_into` */
+    Py_ssize_t entries;
+    if (acquire(&buffers, given, all, 3, 2, numbers, 3) < 0 || !(entries = entries_of(&buffers, numbers[0]))
         || refused(&buffers, width_of(&buffers, 2) == 1 && length(&buffers, 2) == length(&buffers, 0), "a byte a pattern"))
         return NULL;
-    Py_ssize_t all_entries = length(&buffers, 1), all_values = length(&buffers, 0), rows = (Py_ssize_t)numbers[0];
-    if (refused(&buffers, rows > 0 && all_values % rows == 0, "rows of one length")
-        || refused(&buffers, all_entries % rows == 0 && all_entries / rows >= 1 && all_entries / rows <= ENTRIES, "1 to 256 entries a row"))
-        return NULL;
+    Py_ssize_t rows = (Py_ssize_t)numbers[0], size = length(&buffers, 0) / rows;
     Py_BEGIN_ALLOW_THREADS
     CALL(, row_places, width_of(&buffers, 0),
-         (data(&buffers, 0), rows, all_values / rows, numbers[2] != 0, numbers[1], data(&buffers, 1), all_entries / rows, data(&buffers, 2)))
+         (data(&buffers, 0), rows, size, numbers[2] != 0, numbers[1], data(&buffers, 1), entries, data(&buffers, 2)))
     Py_END_ALLOW_THREADS
     release(&buffers);
     Py_RETURN_NONE;

@@ -115,9 +115,7 @@ class Granularity:
 
     def probe(self, values: NDArray) -> NDArray:
         """Some values of some whole blocks, to rule a granularity out without reading the weight: `[rows, n]`."""
-        whole = [max(1, dim // length) for dim, length in zip(self.shape, self.lengths, strict=True)]
-        blocks = tuple(slice(0, count) for count in whole)
-        cut = Part(blocks, self._places(blocks))._cut(values)  # noqa: SLF001 - of this file
+        whole, cut = self._whole_blocks(values)
         rank = len(self.shape)
         each = max(2, round(_ROWS_PROBED ** (1 / max(1, sum(count > 1 for count in whole)))))
         some = [_spread(count, each) for count in whole]
@@ -130,10 +128,15 @@ class Granularity:
 
     def some(self, values: NDArray, count: int) -> NDArray:
         """So many whole blocks at most, all over the weight: `[blocks, n]`."""
-        whole = tuple(max(1, dim // length) for dim, length in zip(self.shape, self.lengths, strict=True))
+        whole, cut = self._whole_blocks(values)
         places = np.unique(np.linspace(0, math.prod(whole) - 1, min(count, math.prod(whole)), dtype=np.intp))
-        blocks = zip(*np.unravel_index(places, whole), strict=True)
-        return np.stack([values[self._places([slice(at, at + 1) for at in block])].reshape(-1) for block in blocks])
+        return np.ascontiguousarray(cut[np.unravel_index(places, whole)]).reshape(places.size, -1)
+
+    def _whole_blocks(self, values: NDArray) -> tuple[Shape, NDArray]:
+        """How many blocks along each axis are no shorter than the others; their counts, then their lengths: a view."""
+        whole = tuple(max(1, dim // length) for dim, length in zip(self.shape, self.lengths, strict=True))
+        blocks = tuple(slice(0, count) for count in whole)
+        return whole, Part(blocks, self._places(blocks))._cut(values)  # noqa: SLF001 - of this file
 
     def _regions(self, axis: int) -> list[slice]:
         """The blocks along an axis, a short last one apart."""

@@ -22,8 +22,8 @@ def row_tables(rows: NDArray) -> NDArray | None:
     tables = []
     for some in [rows] if rows.ndim == 2 else _flattened(rows):
         memory, beside = in_memory(some)
-        found = np.empty((len(some), ENTRIES), memory.dtype)
-        longest = distinct_into(memory.reshape(-1), found.reshape(-1), int(sign_bit(rows.dtype)), beside)
+        found = np.empty((len(some), min(ENTRIES, some.shape[1])), memory.dtype)
+        longest = distinct_into(memory.reshape(-1), found.reshape(-1), len(some), int(sign_bit(rows.dtype)), beside)
         if not longest:
             return None
         tables.append(np.sort(found[:, :longest], axis=1))
@@ -56,22 +56,23 @@ def without_duplicates(ordered: NDArray) -> NDArray:
 
 
 @native.loop
-def distinct_into(flat: NDArray, tables: NDArray, minus_zero: int, beside: int) -> int:
-    """Write the distinct patterns of every row, and the greatest of them again to the end; how many a row has at most.
+def distinct_into(flat: NDArray, tables: NDArray, count: int, minus_zero: int, beside: int) -> int:
+    """Write the distinct patterns of each of `count` rows, in any order, and the greatest again to its table's end.
 
-    tables: `[rows * ENTRIES]`. 0 where a row has more than `ENTRIES`: it says nothing of what it wrote then.
+    How many a row has at most; 0 where one has more than its table. It says nothing of what it wrote then.
+
     minus_zero: a pattern that is taken for 0; 0 if there is none.
     """
-    into = tables.reshape(-1, ENTRIES)
-    keys = flat.reshape(-1, len(into)).T if beside else flat.reshape(len(into), -1)
+    into = tables.reshape(count, -1)
+    keys = flat.reshape(-1, count).T if beside else flat.reshape(count, -1)
     longest = 0
-    for part in row_blocks(len(keys), keys.size):
+    for part in row_blocks(count, keys.size):
         some = keys[part]
         found = without_duplicates(np.sort(np.where(some == minus_zero, some.dtype.type(0), some), axis=1))
-        if found.shape[1] > ENTRIES:
-            return 0
-        into[part] = found[:, np.minimum(np.arange(ENTRIES), found.shape[1] - 1)]
         longest = max(longest, found.shape[1])
+        if longest > into.shape[1]:
+            return 0
+        into[part] = found[:, np.minimum(np.arange(into.shape[1]), found.shape[1] - 1)]
     return longest
 
 

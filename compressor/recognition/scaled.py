@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from compressor.arrays import DType, NDArray, mantissa_bits
-from compressor.recognition.row_tables import without_duplicates
+from compressor.recognition.row_tables import row_tables
 from compressor.recognition.rows import exact, in_blocks, rounded
 from compressor.recognition.tables import ENTRIES
 
@@ -25,9 +25,6 @@ _NF4 = (
     *(0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
 )
 """Quantiles of a normal distribution. Source: QLoRA (arXiv:2305.14314), appendix E."""
-
-_TELLING = 8
-"""So many values of a row rule most of its scales out."""
 
 _SHARED = 2
 """Tables are one where all rows together have at most so many times the distinct values that one of them has."""
@@ -91,8 +88,8 @@ def learned(rows: NDArray, most: int) -> NDArray | None:
 
     By powers of two, or by the largest magnitude of each row: what products say of an entry is met by few floats.
     """
-    tables = without_duplicates(np.sort(rows.view(f"<u{rows.dtype.itemsize}"), axis=1))
-    if tables.shape[1] > most:
+    tables = row_tables(rows)
+    if tables is None or tables.shape[1] > most:
         return None
     values = tables.view(rows.dtype).astype(np.float64)
     largest = np.abs(values).max(axis=1)
@@ -160,9 +157,13 @@ def scales(rows: NDArray, table: Lookup) -> NDArray | None:
     A row of zeros has the scale 0 where the table has no zero.
 
     The largest magnitude of a row is an entry times its scale: entries are tried in turn, the largest first, and the
-    floats beside the quotient.
+    floats beside the quotient. What holds for the distinct values of a row holds for all.
     """
-    largest = np.abs(exact(rows)).max(axis=1).astype(np.float64)
+    tables = row_tables(rows)
+    if tables is None or tables.shape[1] > table.entries.size:
+        return None
+    distinct = tables.view(rows.dtype)
+    largest = np.abs(exact(distinct)).max(axis=1).astype(np.float64)
     if not np.isfinite(largest).all():
         return None
     magnitudes = np.unique(np.abs(table.entries.astype(np.float64)))[::-1]
@@ -172,17 +173,15 @@ def scales(rows: NDArray, table: Lookup) -> NDArray | None:
         scale[largest == 0] = 0  # 0 / 0 finds the last entry, which makes 0.0 if it is above zero
         if left.size < len(rows) and table.entries[-1] < 0:
             return None
-    telling = np.ascontiguousarray(rows[:, :: max(1, rows.shape[1] // _TELLING)])
     guesses = [*itertools.product(magnitudes.tolist(), (0, 1, -1))]
     for tried, (magnitude, side) in enumerate(guesses):
         some = np.unique(left[[0, left.size // 2, -1]]) if left.size else left
         if not left.size or (
-            tried == 1 and not all(_fits_somehow(rows[at], largest[at], guesses, table) for at in some)
+            tried == 1 and not all(_fits_somehow(distinct[at], largest[at], guesses, table) for at in some)
         ):
             break
         guess = _beside(largest[left] / magnitude, side, rows.dtype)
-        some = np.flatnonzero(fits(telling[left], guess, table))
-        some = some[fits(rows if some.size == len(rows) else rows[left[some]], guess[some], table)]
+        some = np.flatnonzero(fits(distinct if left.size == len(rows) else distinct[left], guess, table))
         scale[left[some]] = guess[some]
         left = np.delete(left, some)
     return None if left.size else scale
@@ -192,8 +191,7 @@ def _fits_somehow(row: NDArray, largest: float, guesses: list[tuple[float, int]]
     """Whether any guess fits a row: where it has none, nobody needs to know of the others."""
     magnitude, sides = np.array([one for one, _ in guesses]), np.array([side for _, side in guesses])
     guess = np.concatenate([_beside(largest / magnitude[sides == side], side, row.dtype) for side in (0, 1, -1)])
-    few = row[:: max(1, row.size // (4 * _TELLING))]
-    return bool(fits(np.tile(few, (guess.size, 1)), guess, table).any())
+    return bool(fits(np.tile(row, (guess.size, 1)), guess, table).any())
 
 
 def _beside(quotient: NDArray, side: int, dtype: DType) -> NDArray:

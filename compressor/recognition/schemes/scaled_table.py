@@ -6,7 +6,6 @@ exact, `fl(entry * scale) == w` throughout, so values that merely look alike are
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 
@@ -21,6 +20,7 @@ from compressor.recognition.granularity import Granularity
 from compressor.recognition.scaled import Lookup
 from compressor.recognition.scan import Scan
 from compressor.recognition.schemes import Candidate, scales
+from compressor.recognition.tables import ENTRIES
 
 NAME = "scaled_table"
 
@@ -48,10 +48,14 @@ def detect(values: NDArray, scan: Scan, best: float) -> Iterator[Candidate]:
     if scan.table is not None and _nbytes(values, scan, _fractions(scan.table.entries)) > best * _SAVED:
         return
     found: Candidate | None = None
-    for cut in itertools.chain.from_iterable(granularity.chains(values.shape)):
-        for nbytes, name, table in _promises(values, scan, cut, best):
-            if nbytes < best and (scale := _scales(values, cut, table)) is not None:
-                best, found = nbytes, _candidate(cut, scale, name or f"one table of {table.entries.size} values", table)
+    for chain in granularity.chains(values.shape):
+        codes = math.inf  # of a table that serves longer blocks: it serves shorter ones, which take more scales
+        for cut in chain:
+            for nbytes, name, table in _promises(values, scan, cut, best, codes):
+                if (scale := _scales(values, cut, table)) is not None:
+                    best, codes = nbytes, _nbytes(values, scan, table.entries.size)
+                    found = _candidate(cut, scale, name or f"one table of {table.entries.size} values", table)
+                    break  # the shortest are tried first
     if found is not None:
         yield found
 
@@ -84,18 +88,26 @@ def encode(values: NDArray, spec: Quantized, where: NDArray | None) -> Quantized
     raise ValueError(f"one table of {entries} values times {list(counts)} scales, got others")
 
 
-def _promises(values: NDArray, scan: Scan, cut: Granularity, best: float) -> Iterator[tuple[float, str, Lookup]]:
-    """The tables that serve some blocks of a granularity: the bytes with them, fewer than `best`, and their names."""
+def _promises(
+    values: NDArray, scan: Scan, cut: Granularity, best: float, codes: float
+) -> Iterator[tuple[float, str, Lookup]]:
+    """The tables that serve some blocks of a granularity: the bytes with them, fewer than `best`, and their names.
+
+    codes: of how many bytes indices must take fewer.
+    """
     rows, blocks = cut.some(values, _ROWS), math.prod(cut.counts)
     distinct, share = _distinct(rows)
     # Few values tell little: by sixteen bits, a fifth of 256 random ones is there twice.
     most = 0.9 if values.dtype.itemsize > 2 else max(0.6, 0.98 - rows.shape[1] / 512)
-    if share > most or _nbytes(values, scan, distinct) + blocks >= best:
+    most_codes = min(codes, best - blocks)
+    if share > most or distinct > ENTRIES or _nbytes(values, scan, distinct) >= most_codes:
         return
-    fewer = [1 << width for width in range(1, 9) if _nbytes(values, scan, 1 << width) + blocks < best]
+    fewer = [1 << width for width in range(1, 9) if _nbytes(values, scan, 1 << width) < most_codes]
     for name, table in _tables(values, cut, rows, max(fewer)):
         size = _nbytes(values, scan, table.entries.size) + blocks * values.dtype.itemsize
-        if size < best and all(scaled.scales(some, table) is not None for some in (rows[:1], rows)):
+        if not distinct <= table.entries.size <= max(fewer) or size >= best:
+            continue
+        if all(scaled.scales(some, table) is not None for some in (rows[:1], rows)):
             yield size, name, table
 
 
