@@ -21,7 +21,8 @@ from compressor import native
 from compressor.arrays import DType, NDArray, mantissa_bits
 from compressor.kernels import dequantize_into, look_up_into, scatter_into, select_into
 from compressor.packing import pack_into, packed_nbytes, unpack_into
-from compressor.patterns import compared, unique
+from compressor.patterns import compared, magnitude_bits, unique
+from compressor.recognition.grids import search_into
 from compressor.recognition.row_tables import distinct_into, row_places_into
 from compressor.recognition.rows import codes_into, extremes_into, fits_into
 from compressor.recognition.scan import near_zero
@@ -34,8 +35,8 @@ LOOPS: dict[str, Callable[..., Any]] = {
     each.__name__: each
     for each in (
         codes_into, compared, dequantize_into, distinct_into, extremes_into, fits_into, known, look_up_into,
-        narrow_into, near_zero, pack_into, places_into, row_places_into, scatter_into, select_into, unpack_into,
-        widen_into,
+        narrow_into, near_zero, pack_into, places_into, row_places_into, scatter_into, search_into, select_into,
+        unpack_into, widen_into,
     )
 }  # fmt: skip
 
@@ -222,6 +223,27 @@ def test_rows_on_grids(dtype: DType, rows: int, size: int, beside: bool, data: s
 
 
 @compiled
+@given(strategies.float_dtypes, counts, lengths, st.data())
+def test_searching_scales(dtype: DType, rows: int, size: int, data: st.DataObject) -> None:
+    generator = strategies.random(data.draw)
+    patterns, _ = on_grids(generator, rows, size, dtype)
+    magnitudes = patterns & magnitude_bits(dtype)
+    infinite = np.array([np.inf]).astype(dtype).view(patterns.dtype)[0]
+    kept = (magnitudes != 0).any(axis=1) & (magnitudes < infinite).all(axis=1)
+    kept[data.draw(st.sampled_from([1, 4, rows])) :] = False
+    patterns, magnitudes = patterns[kept].reshape(-1), magnitudes[kept]
+    given_ = patterns, np.where(magnitudes, magnitudes, infinite).min(axis=1), magnitudes.max(axis=1)
+    if not patterns.size:
+        return
+    scales = [np.zeros(len(magnitudes), patterns.dtype) for _ in range(2)]
+    with np.errstate(all="ignore"):
+        loops = zip(both(search_into), scales, strict=True)
+        found = [each(*given_, scale, mantissa_bits(dtype)) for each, scale in loops]
+    assert found[0] == found[1]
+    assert not found[0] or np.array_equal(scales[0], scales[1])
+
+
+@compiled
 @given(strategies.float_dtypes, counts, lengths, st.booleans(), st.data())
 def test_rows_of_any_bits(dtype: DType, rows: int, size: int, beside: bool, data: st.DataObject) -> None:  # noqa: FBT001
     generator, unsigned = strategies.random(data.draw), np.dtype(f"u{dtype.itemsize}")
@@ -367,6 +389,10 @@ KEYS = np.arange(16, dtype=np.uint32)
         ("fits_into", (WORDS, BYTES[:4], BYTES[:4], 23, 0), "scales of the values' type"),
         ("fits_into", (WORDS, WORDS[:4], BYTES[:3], 23, 0), "a byte a row"),
         ("fits_into", (WORDS, WORDS[:5], BYTES[:5], 23, 0), "rows of one length"),
+        ("search_into", (WORDS, WORDS[:4], WORDS[:4], WORDS[:4], 24), "patterns of floats"),
+        ("search_into", (WORDS, WORDS[:4], WORDS[:3], WORDS[:4], 23), "a pattern a row"),
+        ("search_into", (WORDS, WORDS[:4], WORDS[:4], BYTES[:4], 23), "a pattern a row"),
+        ("search_into", (WORDS, WORDS[:5], WORDS[:5], WORDS[:5], 23), "rows of one length"),
         ("codes_into", (WORDS, WORDS[:4], BYTES[:4], BYTES, 23, 0), "a least code of 16 bits a row"),
         ("codes_into", (WORDS, WORDS[:4], SHORT[:3], BYTES, 23, 0), "a least code of 16 bits a row"),
         ("codes_into", (WORDS, WORDS[:4], SHORT[:4], BYTES[:15], 23, 0), "a byte a value"),

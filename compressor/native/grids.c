@@ -5,6 +5,8 @@ Rows lie one after the other, or side by side: then the first values of all rows
 #include "floats.h"
 
 #define CHUNK 1024 /* values that are looked at before a row is given up */
+#define FEW 16     /* and before a guess is */
+#define SPAN 255   /* the most parts of its least magnitude that a scale is tried as: see `_scales` in grids.py */
 
 /* The greatest magnitudes of the values below and above zero, and the least of those that are not zero; 0 for none.
 
@@ -97,6 +99,37 @@ EXTREMES(u64, int64_t)
     }
 FOR_FLOATS(GRIDS)
 
+/* The largest scale of which all values of a row are multiples, as a whole part of the least magnitude or a float beside
+it; but not the least magnitude itself, which is no such scale. Whether every row has one. */
+#define SEARCH(name, T, E) \
+    static inline int is_grid_##name(const T *values, Py_ssize_t size, E scale) { \
+        for (Py_ssize_t start = 0; start < size; start += FEW) { \
+            Py_ssize_t stop = size - start < FEW ? size : start + FEW; \
+            int off = 0; \
+            for (Py_ssize_t i = start; i < stop; i++) \
+                off |= off_##name(values[i], scale); \
+            if (off) \
+                return 0; \
+        } \
+        return 1; \
+    } \
+    VECTORS static int search_##name(const T *values, Py_ssize_t rows, Py_ssize_t size, const T *least, const T *largest, T *scales) { \
+        static const int sides[3] = {0, 1, -1}; \
+        for (Py_ssize_t row = 0; row < rows; row++) { \
+            double low = value_##name(least[row]), high = value_##name(largest[row]); \
+            int found = 0; \
+            for (int guess = 1; guess < 3 * SPAN && !found && high * (guess / 3 + 1) <= low * (SPAN + 2); guess++) { \
+                T scale = (T)(pattern_##name(rounded_##name((E)(low / (guess / 3 + 1)))) + sides[guess % 3]); \
+                found = !off_##name(largest[row], value_##name(scale)) && is_grid_##name(values + row * size, size, value_##name(scale)); \
+                scales[row] = scale; \
+            } \
+            if (!found) \
+                return 0; \
+        } \
+        return 1; \
+    }
+FOR_FLOATS(SEARCH)
+
 /* How many rows there are, of how many values; -1 with an exception if they do not fit. */
 static Py_ssize_t row_size(Buffers *buffers, int values, int rows) {
     Py_ssize_t count = length(buffers, rows), size = length(buffers, values);
@@ -181,4 +214,24 @@ FUNCTION(dequantize_into) {
     Py_END_ALLOW_THREADS
     release(&buffers);
     Py_RETURN_NONE;
+}
+
+FUNCTION(search_into) {
+    Buffers buffers;
+    uint64_t mantissa;
+    int found;
+    if (acquire(&buffers, given, all, 4, 3, &mantissa, 1) < 0
+        || refused(&buffers, width_of(&buffers, 0) == float_width(mantissa), "patterns of floats"))
+        return NULL;
+    for (int place = 1; place < 4; place++)
+        if (refused(&buffers, width_of(&buffers, place) == width_of(&buffers, 0) && length(&buffers, place) == length(&buffers, 1), "a pattern a row"))
+            return NULL;
+    Py_ssize_t rows = length(&buffers, 1), size = row_size(&buffers, 0, 1);
+    if (size < 0)
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    CALL_FLOAT(found =, search, mantissa, (data(&buffers, 0), rows, size, data(&buffers, 1), data(&buffers, 2), data(&buffers, 3)))
+    Py_END_ALLOW_THREADS
+    release(&buffers);
+    return PyBool_FromLong(found);
 }

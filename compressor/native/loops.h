@@ -87,6 +87,7 @@ FUNCTION(near_zero);
 FUNCTION(compared);
 FUNCTION(extremes_into);
 FUNCTION(fits_into);
+FUNCTION(search_into);
 FUNCTION(codes_into);
 FUNCTION(dequantize_into);
 FUNCTION(narrow_into);

@@ -64,6 +64,7 @@ static PyMethodDef methods[] = {
     LISTED(compared),
     LISTED(extremes_into),
     LISTED(fits_into),
+    LISTED(search_into),
     LISTED(codes_into),
     LISTED(dequantize_into),
     LISTED(narrow_into),

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compressor.arrays import DType, NDArray
-from compressor.patterns import magnitude_bits
+from compressor import native
+from compressor.arrays import DType, NDArray, mantissa_bits, of_mantissa
+from compressor.patterns import magnitude_bits, patterns
 from compressor.recognition.rows import exact, extremes, fitting, is_multiple, nearest
 from compressor.recognition.scan import distinct
 from compressor.recognition.tables import ENTRIES
@@ -90,16 +91,34 @@ def _scales(rows: NDArray, least: NDArray, largest: NDArray) -> NDArray | None:
         return None
     scale = np.where(largest > 0, least, 1).astype(rows.dtype)  # a row of zeros keeps a finite scale
     left = np.flatnonzero(~fitting(rows, scale))
-    tried = np.ones(left.size, np.intp)
+    if left.size:
+        found, dtype = np.empty(left.size, rows.dtype), rows.dtype
+        low, high = (patterns(each[left].astype(dtype)) for each in (least, largest))
+        if not search_into(patterns(rows[left]), low, high, patterns(found), mantissa_bits(dtype)):
+            return None
+        scale[left] = found
+    return scale
+
+
+@native.loop
+def search_into(flat: NDArray, least: NDArray, largest: NDArray, scales: NDArray, mantissa: int) -> bool:
+    """Write the scale of each row that is not its least magnitude; whether every row has one.
+
+    least, largest: magnitudes, patterns as all others; above zero.
+    """
+    dtype = of_mantissa(mantissa)
+    rows, scale = flat.reshape(least.size, -1).view(dtype), scales.view(dtype)
+    low, high = (each.view(dtype).astype(np.float64) for each in (least, largest))
+    left, tried = np.arange(least.size), np.ones(least.size, np.intp)
     looked_at = _FEW
     while left.size:
-        found = _next(_telling(rows[left], looked_at), least[left], largest[left], tried, rows.dtype)
+        found = _next(_telling(rows[left], looked_at), low[left], high[left], tried, dtype)
         if found is None:
-            return None
+            return False
         tried, scale[left] = found
         fits = fitting(rows[left], scale[left])
         left, tried, looked_at = left[~fits], tried[~fits] + 1, rows.shape[1]
-    return scale
+    return True
 
 
 def _telling(rows: NDArray, size: int) -> NDArray:
