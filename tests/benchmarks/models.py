@@ -49,7 +49,7 @@ def write(directory: Path, kind: str, blocks: int) -> None:
     random = np.random.default_rng(0)
     last, offset = "x", 0
     with (directory / "model.onnx.data").open("wb") as data:
-        for place, (name, rows, columns) in enumerate(_layers(blocks)):
+        for place, (name, rows, columns) in enumerate(layers(blocks)):
             fill = FILLS[kind] if kind != "mixed" else FILLS[("palettized", "pruned", "dense")[place % 3]]
             values = fill(random, rows * columns).reshape(rows, columns)
             data.seek(offset)
@@ -70,7 +70,7 @@ def write(directory: Path, kind: str, blocks: int) -> None:
     onnx.save(model, directory / "model.onnx")
 
 
-def _layers(blocks: int) -> Iterator[tuple[str, int, int]]:
+def layers(blocks: int) -> Iterator[tuple[str, int, int]]:
     for block in range(blocks):
         for layer in ("query", "key", "value", "out"):
             yield f"block{block}.{layer}.weight", WIDTH, WIDTH
