@@ -193,11 +193,13 @@ class ComputedArray(_Described):
     """An array that is computed whenever it is read: a weight that is rounded, transposed or scaled on its way.
 
     shape, dtype: of what `compute` returns.
+    rows: what computes the rows from one to another by themselves; None where that costs as much as all of them.
     """
 
     shape: Shape
     dtype: DType
     compute: Callable[[], NDArray]
+    rows: Callable[[int, int], NDArray] | None = None
 
     def __array__(self, dtype: DType | None = None, copy: bool | None = None) -> NDArray:  # noqa: FBT001 - numpy's
         """The elements, computed now."""
@@ -255,13 +257,6 @@ def widened(array: Array) -> Array:
     if isinstance(array, ArraySpec):
         return ArraySpec(array.shape, array.dtype)
     return np.asarray(array) if isinstance(array, NarrowArray) else array
-
-
-def leading(array: Array, count: int) -> Array:
-    """The first `count` rows of an array, of which no more is read where it lies in a file as it is."""
-    if type(array) is MappedArray and array.shape and (array.width or bits(array.dtype)) >= 8:
-        return replace(array, shape=(min(count, array.shape[0]), *array.shape[1:]))
-    return np.asarray(array)[:count]
 
 
 _READ = 4 * BLOCK

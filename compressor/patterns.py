@@ -27,12 +27,15 @@ def compared(flat: NDArray, others: NDArray, magnitude: int, edge: int) -> tuple
 
     magnitude: the bits that are not the sign. edge: the greatest magnitude that is near zero.
     """
-    unequal = flat != others
-    if not unequal.any():
-        return 0, 0, 0
-    lost, absolute = unequal & (others == 0), flat & flat.dtype.type(magnitude)
-    near, zeros = lost & (absolute <= edge), lost & (absolute == 0)
-    return int(np.count_nonzero(unequal)), int(np.count_nonzero(near)), int(np.count_nonzero(zeros))
+    found = np.zeros(3, np.int64)
+    for part in blocks(flat.size):
+        values, unequal = flat[part], flat[part] != others[part]
+        if unequal.any():
+            lost, absolute = unequal & (others[part] == 0), values & values.dtype.type(magnitude)
+            each = (unequal, lost & (absolute <= edge), lost & (absolute == 0))
+            found += [np.count_nonzero(one) for one in each]
+    different, near, zeros = found.tolist()
+    return different, near, zeros
 
 
 def merged(values: NDArray) -> NDArray:

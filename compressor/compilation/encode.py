@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
@@ -9,9 +10,10 @@ from typing import Any, cast
 import numpy as np
 
 from compressor import packing
-from compressor.arrays import Array, NDArray, PackedArray, stored_type
+from compressor.arrays import Array, ArraySpec, NDArray, PackedArray, bits, stored_type
 from compressor.compilation.plan import Choice
 from compressor.compilation.stream import InexactError
+from compressor.cutting import in_rows
 from compressor.encodings import (
     Concatenated,
     Dense,
@@ -22,6 +24,7 @@ from compressor.encodings import (
     Whole,
     codes_of,
     decode,
+    dtype,
     is_encoded,
     map_arrays,
     name,
@@ -32,7 +35,7 @@ from compressor.encodings import spec as spec_of
 from compressor.errors import DamageError
 from compressor.kernels import select
 from compressor.recognition import schemes
-from compressor.recognition.schemes import Candidate, Scheme, Values, linear_quantize, narrow, sparsify
+from compressor.recognition.schemes import Candidate, Scheme, Values, linear_quantize, narrow, scales, sparsify
 from compressor.targets import Illegal
 from compressor.weight import Weight
 
@@ -117,6 +120,8 @@ def _encoded(source: Encoding, spec: Encoding, scheme: Scheme[Any] | None, thres
         return source
     if not is_encoded(spec):
         return Dense(decode(source))
+    if scheme is linear_quantize and isinstance(source, Dense) and isinstance(spec, Quantized) and _has_own(spec):
+        return _row_by_row(source, spec)
     if isinstance(source, Quantized) and codes_of(source) and isinstance(spec, Sparse) and codes_of(spec):
         values = linear_quantize.centred(source)
     else:
@@ -125,6 +130,34 @@ def _encoded(source: Encoding, spec: Encoding, scheme: Scheme[Any] | None, thres
         return sparsify.encode(values, spec, threshold, inner)
     assert not isinstance(spec, Concatenated)  # has parts, or is the source's own
     return inner(values, spec, None)
+
+
+def _has_own(spec: Quantized) -> bool:
+    """Whether rows have scales and bytes of codes of their own."""
+    count, size = spec.scale.shape[0], math.prod(shape(spec.data)[1:])
+    return count == shape(spec.data)[0] and isinstance(spec.data, Dense) and size * bits(dtype(spec.data)) % 8 == 0
+
+
+def _row_by_row(source: Dense, spec: Quantized) -> Quantized:
+    """Codes of some rows at a time, packed at once: neither all values nor all codes are in memory as such."""
+    counts, code = spec.scale.shape, dtype(spec.data)
+    codes = np.empty(packing.packed_nbytes(math.prod(shape(spec.data)), bits(code)), np.uint8)
+    found, zero_points, done = [], [], 0
+    for some in in_rows(source):
+        each = ArraySpec((shape(some)[0], *counts[1:]), spec.scale.dtype)
+        moved = None if spec.zero_point is None else replace(each, dtype=code)
+        part = Quantized(Dense(ArraySpec(shape(some), code)), each, moved, spec.block)
+        made = linear_quantize.encode(decode(some), part, None)
+        packed = packing.pack(decode(made.data), bits(code))
+        found.append(np.asarray(made.scale))
+        zero_points += [] if made.zero_point is None else [np.asarray(made.zero_point)]
+        codes[done : done + packed.size] = packed
+        done += packed.size
+    scale = scales.encode(np.concatenate(found), spec.scale)
+    zero_point = np.concatenate(zero_points) if zero_points else None
+    stored = PackedArray(codes, shape(spec.data), code, bits(code))
+    data = np.asarray(stored) if bits(code) == 8 else stored
+    return Quantized(Dense(data), scale, zero_point, spec.block)
 
 
 def _nearest(values: NDArray, scheme: Scheme[Any], max_error: float) -> NDArray:

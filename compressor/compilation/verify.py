@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from compressor.arrays import Array, NDArray, in_blocks
 from compressor.compilation.stream import InexactError
+from compressor.cutting import in_rows
 from compressor.encodings import Dense, Encoding, decode, dtype, name, shape
 from compressor.errors import DamageError
 from compressor.patterns import above, bound, compared, magnitude_bits, patterns
@@ -21,15 +24,13 @@ def verify(weight: Weight, stored: Encoding, loss: Loss) -> None:
     Raises:
         InexactError: another value differs: nothing is published.
     """
-    source = weight.encoding
+    source, different, changed = weight.encoding, 0, 0
     expected, got = (dtype(source), shape(source)), (dtype(stored), shape(stored))
     if expected != got:
         raise InexactError(weight.name, source, f"read back as {got[0]}{list(got[1])} from {name(stored)}")
-    values, signed = _values(source), bool(weight.signed)
-    try:
-        different, changed = differences(values, _values(stored), loss.threshold, loss.max_error, signed=signed)
-    except DamageError as error:
-        raise InexactError(weight.name, source, f"{name(stored)} cannot be read back: {error}") from error
+    for values, others in _pairs(weight, stored):
+        found = differences(values, others, loss.threshold, loss.max_error, signed=bool(weight.signed))
+        different, changed = different + found[0], changed + found[1]
     if different:
         reason = f"{different:,} values read back from {name(stored)} differ from the source"
         raise InexactError(weight.name, source, reason)
@@ -38,9 +39,20 @@ def verify(weight: Weight, stored: Encoding, loss: Loss) -> None:
         raise InexactError(weight.name, source, f"{changed:,} values {how}, {loss.changed:,} were planned")
 
 
-def _values(encoding: Encoding) -> Array:
-    """The values, which are not read yet where they are stored as such."""
-    return encoding.values if isinstance(encoding, Dense) else decode(encoding)
+def _pairs(weight: Weight, stored: Encoding) -> Iterator[tuple[Array, Array]]:
+    """The values of a weight and those that were read back, some rows at a time unless both are stored as such."""
+    source = weight.encoding
+    if isinstance(source, Dense) and isinstance(stored, Dense):
+        yield source.values, stored.values
+    else:
+        yield from zip(map(decode, in_rows(source)), _read_back(weight, stored), strict=True)
+
+
+def _read_back(weight: Weight, stored: Encoding) -> Iterator[NDArray]:
+    try:
+        yield from map(decode, in_rows(stored))
+    except DamageError as error:
+        raise InexactError(weight.name, weight.encoding, f"{name(stored)} cannot be read back: {error}") from error
 
 
 def differences(
@@ -53,13 +65,21 @@ def differences(
     """
     different = changed = 0
     magnitude, edge = int(magnitude_bits(source.dtype)), int(bound(threshold, source.dtype))
-    for values, others in zip(in_blocks(source), in_blocks(stored), strict=True):
+    for values, others in _in_memory(source, stored):
         unequal, forgiven, lost_sign = compared(patterns(values), patterns(others), magnitude, edge)
         if unequal and max_error:
             forgiven = _forgiven(values, others, threshold, max_error)
         changed += forgiven - lost_sign
         different += unequal - forgiven + signed * lost_sign
     return different, changed
+
+
+def _in_memory(source: Array, stored: Array) -> Iterator[tuple[NDArray, NDArray]]:
+    """The values of both, of what is not read yet some at a time."""
+    if isinstance(source, np.ndarray) and isinstance(stored, np.ndarray):
+        yield source.reshape(-1), stored.reshape(-1)
+    else:
+        yield from zip(in_blocks(source), in_blocks(stored), strict=True)
 
 
 def _forgiven(values: NDArray, others: NDArray, threshold: float, max_error: float) -> int:

@@ -43,6 +43,7 @@ class Scan:
     small: how many others have a magnitude up to the threshold.
     table: the distinct values, None where there are more than `COUNTED`.
     by_channel: along an axis, the `row_tables` of its channels; made when they are first asked for, and kept.
+    sampled: whether a sample tells what the values are, as a hypothesis for whoever compares all of them later.
     """
 
     size: int
@@ -50,6 +51,7 @@ class Scan:
     small: int
     table: Table | None
     by_channel: Callable[[int], NDArray | None]
+    sampled: bool = False
 
 
 def scan(values: NDArray, threshold: float, *, sampled: bool = False) -> Scan:
@@ -60,9 +62,9 @@ def scan(values: NDArray, threshold: float, *, sampled: bool = False) -> Scan:
         # The table tells which magnitudes occur at all: most palettes have no zero and no small entry.
         entries = patterns(table.entries) & magnitude_bits(values.dtype)
         if not (entries <= edge).any():
-            return Scan(values.size, 0, 0, table, by_channel)
+            return Scan(values.size, 0, 0, table, by_channel, sampled)
     zeros, small = _count_near_zero(values, edge)
-    return Scan(values.size, zeros, small, table, by_channel)
+    return Scan(values.size, zeros, small, table, by_channel, sampled)
 
 
 def _channel_tables(values: NDArray, axis: int) -> NDArray | None:

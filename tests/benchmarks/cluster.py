@@ -86,7 +86,7 @@ def checkpoint(path: Path, shards: int = SHARDS, side: int = SIDE) -> None:
             out.write(len(text).to_bytes(8, "little") + text)
             for _ in names:
                 codes = rng.integers(-8, 8, (side, side // GROUP, GROUP), np.int8).astype(np.float32)
-                scales = rng.uniform(1e-3, 2e-3, (side, side // GROUP, 1)).astype(ml_dtypes.bfloat16)
+                scales = np.exp(rng.normal(-6.5, 0.5, (side, side // GROUP, 1))).astype(ml_dtypes.bfloat16)
                 out.write((codes * scales.astype(np.float32)).astype(ml_dtypes.bfloat16).tobytes())
     (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
     (path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}))

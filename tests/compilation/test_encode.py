@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from compressor import encodings
-from compressor.arrays import CODE_DTYPES, ArraySpec, NDArray
+from compressor import cutting, encodings
+from compressor.arrays import CODE_DTYPES, ArraySpec, NDArray, bits
 from compressor.compilation.encode import encode, stored
 from compressor.compilation.plan import Choice, as_values
 from compressor.compilation.stream import InexactError
@@ -110,6 +110,41 @@ def test_a_plan_of_another_weight_is_refused(
 ) -> None:
     with pytest.raises(CompressorError, match=rf"^weight w float32\[2, 2\]: {message}$"):
         encoded(np.array(values, np.float32), spec, scheme=scheme)
+
+
+@pytest.mark.parametrize("name", ["int2", "int4", "uint4", "int8", "uint8"])
+@pytest.mark.parametrize("few_scales", [False, True])
+def test_a_grid_that_is_encoded_row_by_row(name: str, *, few_scales: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cutting, "_VALUES", 3 * 64)
+    rng, code = np.random.default_rng(0), CODE_DTYPES[name]
+    fewest, most = (0, 1 << bits(code)) if name.startswith("u") else (-1 << bits(code) - 1, 1 << bits(code) - 1)
+    whole = rng.integers(fewest, most, (200, 64)).astype(np.int16)
+    whole[:, ::16] = fewest
+    whole[:, 1::16] = most - 1
+    scale = rng.uniform(0.5, 2, (200, 4)).astype(np.float32)
+    scale = np.ldexp(np.float32(0.375), (8 * scale).astype(int)) if few_scales else scale
+    zero_point = rng.integers(0, 3, (200, 4)).astype(np.int16) if name.startswith("u") else np.zeros((200, 4), np.int16)
+    values = dequantize((whole - np.repeat(zero_point, 16, 1)).reshape(200, 4, 16), scale[..., None]).reshape(200, 64)
+    (form,) = [
+        one for one in find(Weight("w", Dense(values)), Settings()).candidates if one.schemes == ("linear_quantize",)
+    ]
+    made = encode(Weight("w", Dense(values)), form)
+    assert isinstance(made, Quantized)
+    assert encodings.spec(made) == form.spec
+    assert (encodings.dtype(made.data), made.scale.shape) == (code, (200, 4))
+    assert isinstance(made.scale, Palettized) == few_scales
+    assert np.array_equal(encodings.decode(made), values)
+
+
+def test_codes_that_the_type_has_not_are_refused() -> None:
+    values = np.array([[-9, 1], [7, 1]], np.float32)
+    spec = Quantized(Dense(ArraySpec((2, 2), CODE_DTYPES["int4"])), ArraySpec((2, 1), F32))
+    with pytest.raises(InexactError, match=r"cannot be stored as int4: codes of int4"):
+        encoded(values, spec, scheme="linear_quantize")
+    assert encodings.decode(encoded(np.maximum(values, -8), spec, scheme="linear_quantize")).tolist() == [
+        [-8, 1],
+        [7, 1],
+    ]
 
 
 SIZE = (2048, 2048)

@@ -44,11 +44,49 @@ def chain(path: Path, weights: Mapping[str, NDArray]) -> Path:
         nodes,
         "chain",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", next(iter(weights.values())).shape[0]])],
-        [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, ["n", SIZE])],
+        [
+            helper.make_tensor_value_info(
+                nodes[-1].output[0], TensorProto.FLOAT, ["n", [*weights.values()][-1].shape[1]]
+            )
+        ],
         [numpy_helper.from_array(values, name) for name, values in weights.items()],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
     return path
+
+
+def off_grid(values: NDArray) -> NDArray:
+    values[500, 77] = 0.1234567
+    return values
+
+
+def out_of_range(values: NDArray) -> NDArray:
+    scale = np.abs(values[500, 64:96][values[500, 64:96] != 0]).min()
+    values[500, 64:66] = scale, 100 * scale  # codes of a byte, where those of all other blocks have four bits
+    return values
+
+
+@pytest.mark.parametrize(
+    ("change", "form"),
+    [(lambda values: values, "int4"), (off_grid, "sparse"), (out_of_range, "int8")],
+    ids=["on it", "a value off it", "a block of more codes"],
+)
+def test_a_grid_is_planned_by_some_blocks_and_looked_at_as_a_whole_where_others_differ(
+    tmp_path: Path, change: Callable[[NDArray], NDArray], form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What no sample has seen costs the weight a second look, and no value."""
+    rng = np.random.default_rng(0)
+    scale = rng.uniform(0.5, 2, (1024, 128, 1)).astype(np.float32)
+    values = change((rng.integers(-8, 8, (1024, 128, 32)) * scale).astype(np.float32).reshape(1024, 4096))
+    looked: list[bool] = []
+    real = planning.find
+    monkeypatch.setattr(
+        planning, "find", lambda *a, sampled=False: (looked.append(sampled), real(*a, sampled=sampled))[1]
+    )
+    model = chain(tmp_path / "m.onnx", {"w": values})
+    made = compressor.compress(model, tmp_path / "out")
+    assert [weight.encoding for weight in made.weights] == [form]
+    assert looked == [True] if form == "int4" else [True, False]
 
 
 def computed(path: Path) -> NDArray:

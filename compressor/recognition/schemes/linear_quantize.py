@@ -25,9 +25,15 @@ from compressor.recognition.schemes import Candidate, scales
 
 NAME = "linear_quantize"
 
+_SAMPLED = 8
+"""Parts of a large weight that stand for it until all of it is compared."""
+
 
 def detect(values: NDArray, scan: Scan, best: float) -> Iterator[Candidate]:  # noqa: ARG001 - a probe costs less
-    """The coarsest granularity at which the weight lies on a grid of at most 256 steps: tensor, channel, block."""
+    """The coarsest granularity at which the weight lies on a grid of at most 256 steps: tensor, channel, block.
+
+    Where the scan was of a sample, some blocks all over a large weight stand for all of them.
+    """
     if not is_float(values.dtype):
         return
     if scan.table is not None and (grid := grids.find(scan.table.entries[None, :])) is not None:
@@ -37,8 +43,10 @@ def detect(values: NDArray, scan: Scan, best: float) -> Iterator[Candidate]:  # 
         if not finer or grids.find(finer[-1].probe(values)) is None:
             continue
         for each in finer:
-            if grids.find(each.probe(values)) is not None and (found := _grids(values, each)) is not None:
-                yield _candidate(values, each, found)
+            if grids.find(each.probe(values)) is None:
+                continue
+            if (found := _on_grid(values, each, sampled=scan.sampled)) is not None:
+                yield found
                 return
 
 
@@ -61,12 +69,17 @@ def nearest(values: NDArray, tolerance: float, rounding: float = 0.0) -> NDArray
 
 
 def encode(values: NDArray, spec: Quantized, where: NDArray | None) -> Quantized:
-    """The multiples of each block's scale, as codes of the spec's dtype; a zero point makes the least one 0."""
+    """The multiples of each block's scale, as codes of the spec's dtype; a zero point makes the least one 0.
+
+    Raises:
+        ValueError: the values lie on no such grid, or have more codes than the dtype.
+    """
     counts, dtype = spec.scale.shape, encodings.dtype(spec.data)
     lengths = spec.block or tuple(dim // count for dim, count in zip(values.shape, counts, strict=True))
     cut = Granularity(values.shape, lengths)
     # 2- and 4-bit codes take a byte each in memory, and numpy converts bytes faster than ml_dtypes does.
     signed = dtype.name.startswith("int")
+    fewest, most = (-(1 << bits(dtype) - 1), (1 << bits(dtype) - 1) - 1) if signed else (0, (1 << bits(dtype)) - 1)
     codes = np.empty(values.shape, np.int8 if signed else np.uint8)
     scale, least = np.empty(counts, values.dtype), np.zeros(counts, np.int16)
     for part in cut.parts():
@@ -76,6 +89,8 @@ def encode(values: NDArray, spec: Quantized, where: NDArray | None) -> Quantized
             raise ValueError(f"values on a grid of {list(counts)} scales for {list(values.shape)}")
         scale[part.blocks] = grid.scale.reshape(part.counts)
         low = grid.low if spec.zero_point is not None else np.zeros_like(grid.low)
+        if (grid.low - low).min() < fewest or (grid.high - low).max() > most:
+            raise ValueError(f"codes of {dtype.name}")
         least[part.blocks] = low.reshape(part.counts)
         part.put(codes.view(np.uint8), multiples_of(rows, grid.scale, low))
     chosen = codes if where is None else select(codes, where)
@@ -144,10 +159,23 @@ def _code_dtype(found: Sequence[Grid]) -> tuple[DType, bool, int]:
     raise AssertionError(f"a span of {span} passed the limit of {grids.SPAN}")
 
 
-def _grids(values: NDArray, cut: Granularity) -> list[Grid] | None:
-    """The grids of all blocks, or None where one has none."""
-    found = []
-    for part in cut.parts():
+def _on_grid(values: NDArray, cut: Granularity, *, sampled: bool) -> Candidate | None:
+    """The form of a weight each of whose blocks has a grid; None where one has none.
+
+    How many distinct scales there are, where they are few, is told by all blocks alone.
+    """
+    if (found := _grids(values, cut, sampled=sampled)) is None:
+        return None
+    made = _candidate(values, cut, found)
+    if sampled and isinstance(made.spec, Quantized) and isinstance(made.spec.scale, Palettized):
+        return _on_grid(values, cut, sampled=False)
+    return made
+
+
+def _grids(values: NDArray, cut: Granularity, *, sampled: bool) -> list[Grid] | None:
+    """The grids of all blocks, or None where one has none. sampled: of some, the first and the last ones among them."""
+    found, parts = [], [*cut.parts()]
+    for part in parts[:: max(1, len(parts) // _SAMPLED)] + parts[-1:] if sampled else parts:
         if (grid := grids.find(part.rows(values))) is None:
             return None
         found.append(grid)

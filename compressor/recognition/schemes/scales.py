@@ -6,6 +6,8 @@ each, they are a fifth of what a weight of 4 bits takes.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from compressor.arrays import UINT8, Array, ArraySpec, NDArray, Shape, stored_type
@@ -14,23 +16,26 @@ from compressor.packing import packed_nbytes
 from compressor.patterns import patterns
 from compressor.recognition.scan import distinct
 from compressor.recognition.schemes.narrow import narrowed, narrowest
-from compressor.recognition.tables import ENTRIES
+from compressor.recognition.tables import ENTRIES, Table
 
 _LEAST_SAVED = 1 << 10
 """The bytes that another form must save: about what decoding it takes in a graph."""
 
 
 def spec(scales: NDArray, counts: Shape) -> ArraySpec | Palettized:
-    """The smallest form of scales, of which there are `counts` along each axis."""
-    flat = scales.reshape(-1)
-    forms: list[tuple[int, ArraySpec | Palettized]] = [(flat.nbytes, ArraySpec(counts, flat.dtype))]
+    """The smallest form of scales, of which there are `counts` along each axis.
+
+    scales: these, or some of them.
+    """
+    flat, size = scales.reshape(-1), math.prod(counts)
+    forms: list[tuple[int, ArraySpec | Palettized]] = [(size * flat.itemsize, ArraySpec(counts, flat.dtype))]
     if (stored := narrowest(flat)) is not None:
-        forms.append((flat.size * stored.itemsize, ArraySpec(counts, flat.dtype, stored)))
+        forms.append((size * stored.itemsize, ArraySpec(counts, flat.dtype, stored)))
     few = distinct(flat)  # most often a sample rules a table out
     if few is not None and (entries := few.entries.size) <= ENTRIES:
         lut = ArraySpec((*(1,) * len(counts), entries, 1), flat.dtype)
         table = Palettized(ArraySpec(counts, UINT8), lut)
-        forms.append((packed_nbytes(flat.size, index_bits(lut)) + lut.nbytes, table))
+        forms.append((packed_nbytes(size, index_bits(lut)) + lut.nbytes, table))
     best = min(forms, key=lambda form: form[0])
     return best[1] if forms[0][0] - best[0] >= _LEAST_SAVED else forms[0][1]
 
@@ -43,7 +48,9 @@ def encode(scales: NDArray, form: Array | Palettized) -> Array | Palettized:
     """
     if not isinstance(form, Palettized):
         return narrowed(scales, None if stored_type(form) == form.dtype else stored_type(form))
-    entries, indices = np.unique(patterns(scales), return_inverse=True)
-    if entries.size != form.lut.shape[-2]:
-        raise ValueError(f"{form.lut.shape[-2]} distinct scales, got {entries.size}")
-    return Palettized(indices.reshape(scales.shape).astype(UINT8), entries.view(scales.dtype).reshape(form.lut.shape))
+    few = distinct(scales)
+    if few is None or few.entries.size != form.lut.shape[-2]:
+        got = "others" if few is None else few.entries.size
+        raise ValueError(f"{form.lut.shape[-2]} distinct scales, got {got}")
+    table = Table(np.sort(patterns(few.entries)).view(scales.dtype))  # in the order that artefacts have them
+    return Palettized(table.index(scales), table.entries.reshape(form.lut.shape))

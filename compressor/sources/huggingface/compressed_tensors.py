@@ -115,7 +115,8 @@ def _packed(prefix: str, tensors: Mapping[str, MappedArray], declared: tuple[Lay
     if len(fitting) > 1:
         return None
     (width, layout) = fitting[0]
-    codes = computed(shape, code_dtype(width, signed=True), partial(_codes, width, shape[1], layout), packed)
+    signed = partial(_codes, width, shape[1], layout)
+    codes = computed(shape, code_dtype(width, signed=True), signed, packed, by_row=True)
     parts = QuantizedParts(
         f"{prefix}weight", packed.path, codes, scale, replace(scheme, bits=width), tensors.get("weight_g_idx")
     )

@@ -24,6 +24,7 @@ from compressor.arrays import (
     Shape,
     is_float,
 )
+from compressor.cutting import rows
 from compressor.errors import CompressorError
 from compressor.kernels import dequantize
 from compressor.packing import unpack
@@ -35,9 +36,20 @@ FLOAT8 = frozenset({"float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e
 """Types of which every value is a bfloat16."""
 
 
-def computed(shape: Shape, dtype: DType, function: Callable[..., NDArray], *arrays: Array) -> ComputedArray:
-    """The array of that shape and dtype that `function` makes of the elements of `arrays`."""
-    return ComputedArray(shape, dtype, partial(_evaluated, function, arrays))
+def computed(
+    shape: Shape, dtype: DType, function: Callable[..., NDArray], *arrays: Array, by_row: bool = False
+) -> ComputedArray:
+    """The array of that shape and dtype that `function` makes of the elements of `arrays`.
+
+    by_row: whether a row of it is made of the same row of each of them, which lie in files.
+    """
+    return ComputedArray(
+        shape, dtype, partial(_evaluated, function, arrays), partial(_some, function, arrays) if by_row else None
+    )
+
+
+def _some(function: Callable[..., NDArray], arrays: tuple[Array, ...], start: int, stop: int) -> NDArray:
+    return _evaluated(function, tuple(rows(array, start, stop) for array in arrays))
 
 
 def _evaluated(function: Callable[..., NDArray], arrays: tuple[Array, ...]) -> NDArray:
