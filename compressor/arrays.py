@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -151,24 +152,34 @@ class MappedArray(_Stored):
         Raises:
             CompressorError: the file is missing or ends before the slice does.
         """
+        return next(self.runs(self.nbytes), np.empty(0, np.uint8))
+
+    def runs(self, nbytes: int) -> Iterator[NDArray]:
+        """The same, `nbytes` of them at a time: each run is gone once the next one is asked for."""
         if self.nbytes == 0:
-            return np.empty(0, np.uint8)
+            return
         end = self.offset + self.nbytes
         try:
             with self.path.open("rb", buffering=0) as file:
                 if end > os.fstat(file.fileno()).st_size:  # before memory is asked for
                     raise EOFError("the file ends before")
                 file.seek(self.offset)
-                content = np.empty(self.nbytes, np.uint8)
-                rest = memoryview(content.data)
-                while rest:
-                    if not (count := file.readinto(rest)):
-                        raise EOFError("the file was cut short while it was read")
-                    rest = rest[count:]
+                content = np.empty(min(nbytes, self.nbytes), np.uint8)
+                for start in range(0, self.nbytes, nbytes):
+                    run = content[: self.nbytes - start]
+                    _fill(file, memoryview(run.data))
+                    run.flags.writeable = False
+                    yield run
         except (OSError, EOFError, ValueError, OverflowError) as error:
             raise CompressorError(f"{self.path}: cannot read bytes {self.offset} to {end}: {error}") from error
-        content.flags.writeable = False
-        return content
+
+
+def _fill(file: FileIO, rest: memoryview) -> None:
+    """Read until there is no room left. Raises `EOFError`."""
+    while rest:
+        if not (count := file.readinto(rest)):
+            raise EOFError("the file was cut short while it was read")
+        rest = rest[count:]
 
 
 @dataclass(frozen=True)
@@ -259,22 +270,22 @@ def widened(array: Array) -> Array:
     return np.asarray(array) if isinstance(array, NarrowArray) else array
 
 
-_READ = 4 * BLOCK
-"""Opening a file costs as much as reading a block."""
+_READ = 2 * BLOCK
+"""Elements that are read at a time: so many that the call costs nothing, so few that they stay in the cache."""
 
 
 def in_blocks(array: Array) -> Iterator[NDArray]:
-    """The elements in row-major order, some at a time: `[n]` each; of a slice of a file few more are read."""
+    """The elements in row-major order, some at a time: `[n]` each, gone once the next ones are asked for.
+
+    Of a slice of a file no more are in memory.
+    """
     if type(array) is MappedArray and (array.width or bits(array.dtype)) >= 8:
-        for part in blocks(array.size, _READ):
-            start = array.offset + part.start * array.dtype.itemsize
-            read = np.asarray(replace(array, offset=start, shape=(part.stop - part.start,)))
-            yield from (read[some] for some in blocks(read.size))
+        yield from (run.view(array.dtype) for run in array.runs(_READ * array.dtype.itemsize))
     elif isinstance(array, NarrowArray):
         yield from (widened_to(part, array.dtype) for part in in_blocks(array.values))
     else:
         flat = np.asarray(array).reshape(-1)
-        yield from (flat[part] for part in blocks(flat.size))
+        yield from (flat[part] for part in blocks(flat.size, _READ))
 
 
 def to_bytes(values: NDArray) -> NDArray:

@@ -9,17 +9,25 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
-from compressor.arrays import NDArray
+from compressor.arrays import MappedArray, NDArray
 from compressor.encodings import Encoding
 from compressor.errors import CompressorError
+
+_COPIED = 1 << 19
+"""Bytes that are copied at a time: so many that the calls cost nothing, so few that they stay in the cache."""
 
 
 class Stored(Protocol):
     """What gives its bytes when they are asked for."""
 
-    def payload(self) -> NDArray: ...
+    @property
+    def mapped(self) -> MappedArray | None:
+        """What has these very bytes, where a file does."""
+
+    def payload(self) -> NDArray:
+        """The bytes: uint8."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +42,14 @@ class Piece:
     def data(self) -> memoryview:
         """The bytes, read or computed now."""
         return memoryview(self.content if isinstance(self.content, bytes) else self.content.payload().data)
+
+    def copy_to(self, file: BinaryIO) -> None:
+        """Write the bytes where `file` stands; those of another file are never in memory as a whole."""
+        mapped = None if isinstance(self.content, bytes) else self.content.mapped
+        if mapped is None:
+            file.write(self.data)
+            return
+        file.writelines(run.data for run in mapped.runs(_COPIED))
 
 
 class Place(Protocol):
@@ -141,7 +157,7 @@ def put(directory: Path, pieces: Iterable[Piece]) -> None:
         with (directory / name).open("r+b") as file:
             for piece in group:
                 file.seek(piece.offset)
-                file.write(piece.data)
+                piece.copy_to(file)
 
 
 def around(file: str, content: bytes, taken: Iterable[tuple[int, int]]) -> Iterator[Piece]:

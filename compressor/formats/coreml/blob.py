@@ -66,10 +66,18 @@ class Stored:
             raise CompressorError(f"a blob of {data.size} bytes came where {self.nbytes} were expected.")
         return data
 
+    @property
+    def mapped(self) -> MappedArray | None:
+        """What has these very bytes, where a file does."""
+        array = self.array
+        so = isinstance(array, MappedArray) and self._lies_so(array) and array.nbytes == self.nbytes
+        return array if isinstance(array, MappedArray) and so else None
+
+    def _lies_so(self, array: MappedArray | PackedArray) -> bool:
+        return self.width == (array.width or bits(array.dtype))
+
     def _data(self) -> NDArray:
-        if isinstance(self.array, MappedArray | PackedArray) and self.width == (
-            self.array.width or bits(self.array.dtype)
-        ):
+        if isinstance(self.array, MappedArray | PackedArray) and self._lies_so(self.array):
             return self.array.raw()
         values = np.asarray(self.array)
         return pack(values, self.width) if self.width < 8 else to_bytes(values)

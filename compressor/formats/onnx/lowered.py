@@ -70,11 +70,20 @@ class Part:
             raise CompressorError(f"tensor {self.name!r}: expected {self.nbytes} bytes of data, got {data.size}.")
         return data
 
+    @property
+    def mapped(self) -> MappedArray | None:
+        """What has these very bytes, where a file does."""
+        array = self.array
+        so = isinstance(array, MappedArray) and self._lies_so(array) and array.nbytes == self.nbytes
+        return array if isinstance(array, MappedArray) and so else None
+
+    def _lies_so(self, array: MappedArray | PackedArray) -> bool:
+        own = bits(array.dtype)
+        return (array.width or own) == (self.width or own)
+
     def _data(self) -> NDArray:
-        if isinstance(self.array, MappedArray | PackedArray):
-            own = bits(self.array.dtype)
-            if (self.array.width or own) == (self.width or own):
-                return self.array.raw()
+        if isinstance(self.array, MappedArray | PackedArray) and self._lies_so(self.array):
+            return self.array.raw()
         values = np.asarray(self.array)
         return pack(values, self.width) if self.width else to_bytes(values)
 

@@ -139,12 +139,12 @@ def _put(path: Path, pieces: Iterable[tuple[int, Iterable[NDArray]]]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Bytes:
-    """What gives its bytes when they are asked for. array: a tensor that is no weight."""
+    """What gives its bytes when they are asked for. mapped: a tensor that is no weight."""
 
-    array: MappedArray
+    mapped: MappedArray
 
     def payload(self) -> NDArray:
-        return self.array.raw()
+        return self.mapped.raw()
 
 
 def shard_layout(file: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> FileLayout:
