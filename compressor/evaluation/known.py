@@ -25,6 +25,9 @@ NUMBERS = frozenset(
     "root_mean_squared_log_error".split()
 )
 
+AVERAGED = frozenset("f1_score fbeta_score jaccard_score precision_score recall_score".split())
+"""Those of two classes, unless an average over classes is named."""
+
 READS = {
     name: kind for kind, names in (("classes", CLASSES), ("scores", SCORES), ("numbers", NUMBERS)) for name in names
 }

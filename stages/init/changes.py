@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def changes(
         planned.params: {"": plan.groups(planned)},
     }
     found = [_extended(repository, name, sections, kept) for name, sections in parts.items()]
-    found += [_ignoring(repository, planned)]
+    found += [_ignoring(repository, name, lines) for name, lines in _ignored(repository, planned, found[0]).items()]
     if service is not None:
         found += [_workflow(repository, planned, service, kept)]
     return tuple(one for one in found if one is not None), tuple(kept)
@@ -83,16 +84,31 @@ def _extended(
     return Change(repository.folder / name, name, old, text, tuple(added)) if added else None
 
 
-def _ignoring(repository: Repository, planned: Plan) -> Change | None:
-    old = repository.text(IGNORE)
+def _ignored(repository: Repository, planned: Plan, pipeline: Change | None) -> dict[str, list[str]]:
+    """The lines that each .gitignore needs, by its name: of folders that are new, where DVC looks for them.
+
+    DVC writes them itself, but only where a stage has run, and `git add` may be earlier.
+    """
+    found = {IGNORE: list(planned.ignored)}
+    new = () if pipeline is None else pipeline.added
+    outs = [out for part, out in plan.outs(planned).items() if part in new]
+    hidden = repository.ignored(outs) if outs else frozenset()
+    for folder, name in map(posixpath.split, () if repository.git is None else outs):
+        if f"{folder}/{name}" not in hidden:
+            found.setdefault(f"{folder}/{IGNORE}", []).append(f"/{name}")
+    return found
+
+
+def _ignoring(repository: Repository, name: str, lines: Sequence[str]) -> Change | None:
+    old = repository.text(name)
     there = (old or "").split("\n")
-    missing = [line for line in planned.ignored if line not in there]
+    missing = [line for line in lines if line not in there]
     if not missing:
         return None
     newline = "\r\n" if old and "\r\n" in old else "\n"
     end = newline if old and not old.endswith("\n") else ""
     new = (old or "") + end + "".join(line + newline for line in missing)
-    return Change(repository.folder / IGNORE, IGNORE, old, new, tuple(missing))
+    return Change(repository.folder / name, name, old, new, tuple(missing))
 
 
 def _workflow(repository: Repository, planned: Plan, service: str, kept: list[Kept]) -> Change | None:

@@ -29,7 +29,7 @@ def decide(repository: Repository, asked: Asked, ask: Ask) -> tuple[Plan, tuple[
     found, kind = _model(making)
     factory, targets = _factory(making, found, kind), _targets(making)
     data = measuring.data_of(making)
-    told, metric = measuring.measured(making, found, kind, factory, data)
+    told, metric, metric_args = measuring.measured(making, found, kind, factory, data)
     folder, lock = layout.models(repository, own), layout.lock(repository)
     runner = layout.runner(own, found.stage)
     _note(making, prefix, runner, params, folder, lock)
@@ -42,6 +42,7 @@ def decide(repository: Repository, asked: Asked, ask: Ask) -> tuple[Plan, tuple[
         data=data,
         data_files=tuple(dict.fromkeys((*_files(repository, data, reads=True), *_files(repository, metric)))),
         metric=metric,
+        metric_args=metric_args,
         drop=f"{_key(metric)}_drop",
         targets=targets,
         matrix=len(targets) > 1 or "targets" in settings,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressor.errors import CompressorError, UsageError
+from compressor.evaluation import known
 
 from . import answers, inputs, models
 from .answers import Decision
@@ -16,6 +17,7 @@ from .layout import value
 from .repository import Repository
 
 if TYPE_CHECKING:
+    from compressor.arrays import NDArray
     from compressor.evaluation.samples import Samples
 
 METRIC = "accuracy_score"
@@ -43,20 +45,23 @@ def data_of(making: Decision) -> str:
     return answers.reference(data, "data", f", or a path that ends with .npz, or {NONE}")
 
 
-def measured(making: Decision, found: models.Found, kind: str, factory: str | None, data: str) -> tuple[Told, str]:
-    """The inputs of the model, and the metric.
+def measured(
+    making: Decision, found: models.Found, kind: str, factory: str | None, data: str
+) -> tuple[Told, str, Mapping[str, str]]:
+    """The inputs of the model, the metric, and its arguments.
 
     Raises:
         UsageError: nothing says them, and nobody is there to ask; an option is spelled wrong.
     """
     metric = making.known("metric", making.asked.metric, "evaluate", "metric")
     if making.settings.get("export") is not None:  # what stands there is the user's
-        return Told(value(making.settings, "export", "inputs") or {}, ""), metric or METRIC
+        return Told(value(making.settings, "export", "inputs") or {}, ""), metric or METRIC, {}
     path = making.repository.folder / found.path
     given = Told(inputs.parse(making.asked.inputs), "") if making.asked.inputs else None
     with contextlib.chdir(making.repository.folder):
         told = given or inputs.of_model(kind, path)
-        samples, problem = (None, "") if told and metric else _samples(making.repository, data)
+        clear = told is not None and metric is not None and metric not in known.AVERAGED
+        samples, problem = (None, "") if clear else _samples(making.repository, data)
         if told is None and samples is not None:
             try:
                 told = inputs.of_data(data, samples, inputs.names(kind, path, factory))
@@ -73,7 +78,7 @@ def measured(making: Decision, found: models.Found, kind: str, factory: str | No
         guess = METRIC if samples is None else _of_labels(making, samples)
         question = "By which metric? (of scikit-learn, or module:function)"
         metric = making.ask("metric", question, guess, needed=False) if data else guess
-    return told, metric
+    return told, metric, {} if samples is None else _arguments(making, metric, samples)
 
 
 def _samples(repository: Repository, data: str) -> tuple[Samples | None, str]:
@@ -98,13 +103,31 @@ def _samples(repository: Repository, data: str) -> tuple[Samples | None, str]:
 
 def _of_labels(making: Decision, samples: Samples) -> str:
     """A metric for numbers where the labels are no classes."""
+    labels = _labels(samples)
+    if labels is None or labels.dtype.kind != "f":
+        return METRIC
+    making.note("metric", "r2_score", "the labels are no classes but numbers")
+    return "r2_score"
+
+
+def _arguments(making: Decision, metric: str, samples: Samples) -> Mapping[str, str]:
+    """What a metric of two classes needs where the labels are more of them."""
+    import numpy as np
+
+    labels = _labels(samples) if metric in known.AVERAGED else None
+    classes = 0 if labels is None or labels.dtype.kind not in "iu" else len(np.unique(labels))
+    if classes < 3:
+        return {}
+    making.note("metric", f"{metric} with average: macro", f"the labels are {classes} classes")
+    return {"average": "macro"}
+
+
+def _labels(samples: Samples) -> NDArray | None:
+    """Those of the first output that has some."""
     import numpy as np
 
     labels = samples.labels
     first = next(iter(labels.values()), None) if isinstance(labels, Mapping) else labels
     if isinstance(first, tuple | list) and first and np.ndim(first[0]):
         first = first[0]
-    if first is None or np.asarray(first).dtype.kind != "f":
-        return METRIC
-    making.note("metric", "r2_score", "the labels are no classes but numbers")
-    return "r2_score"
+    return None if first is None else np.asarray(first)

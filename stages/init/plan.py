@@ -6,7 +6,7 @@ import json
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from . import merging, template
@@ -32,7 +32,7 @@ class Plan:
     inputs: of the model, by name, as the group `export` has them; empty where the model says it.
     axes: the sizes of dynamic axes for Core ML.
     data: `module:function`, a path of an .npz, or empty text.
-    metric: by name, or `module:function`; drop: the limit's name.
+    metric: by name, or `module:function`; metric_args: its arguments; drop: the limit's name.
     targets: those of the pipeline; matrix: whether its last stages run once a target, which is of use for several.
     prefix: of the stages' names.
     runner: in front of the commands.
@@ -57,6 +57,7 @@ class Plan:
     matrix: bool = False
     prefix: str = ""
     runner: str = ""
+    metric_args: Mapping[str, Any] = field(default_factory=dict)
     lock: str | None = None
     params: str = PARAMS
     models: str = "models"
@@ -82,6 +83,13 @@ def artifacts(plan: Plan) -> tuple[Piece, ...]:
     return tuple(piece for one in rendered for piece in merging.pieces(one, "artifacts"))
 
 
+def outs(plan: Plan) -> Mapping[str, str]:
+    """The folders that Git must not have, by what in dvc.yaml they come with."""
+    values = [_values(plan, target) for target in plan.targets]
+    exported = {f"stages.{plan.prefix}export": str(values[0]["exported"])}
+    return exported | {f"artifacts.{one['artifact']}": str(one["artifact_path"]) for one in values}
+
+
 def groups(plan: Plan) -> tuple[Piece, ...]:
     """The groups of the params file."""
     values = {
@@ -92,6 +100,7 @@ def groups(plan: Plan) -> tuple[Piece, ...]:
         "axes": _flow(plan.axes),
         "data": plan.data or '""',
         "metric": plan.metric,
+        "metric_args": (f"metric_args: {_flow(plan.metric_args)}",) if plan.metric_args else (),
         "drop": (f"{plan.drop}: 0.01",) if plan.data else (),
     }
     return merging.pieces(template.render(template.read("settings.yaml"), values))

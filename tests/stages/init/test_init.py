@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from compressor.stages.init import changes, merging, plan
 from compressor.stages.init.decide import Asked, decide
 from compressor.stages.init.repository import locate
 from tests.stages.init.folders import SIZES_ONLY, TRAINING, everything
+from tests.stages.repositories import git
 
 ROOT = Path(__file__).parents[3]
+FILES = ("dvc.yaml", "params.yaml", ".gitignore", "models/.gitignore")
 
 
 def values(path: str = "dvc.yaml") -> dict:
@@ -57,11 +60,42 @@ def test_a_dry_run_shows_all_and_changes_nothing(folder, run):
         "+++ b/dvc.yaml",
         "+++ b/params.yaml",
         "+++ b/.gitignore",
+        "+++ b/models/.gitignore",
     }
     run(*SIZES_ONLY)
     shown = [line[1:] for line in said.splitlines() if re.match(r"\+(?!\+\+ )", line)]
     written = TRAINING + "".join(f"{line}\n" for line in shown)
-    assert written == "".join(Path(name).read_text() for name in ("dvc.yaml", "params.yaml", ".gitignore"))
+    assert written == "".join(Path(name).read_text() for name in FILES)
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "ignored"),
+    [
+        ({}, (), {"models/.gitignore": "/exported\n/compressed\n"}),
+        ({"models/.gitignore": "/net.onnx"}, (), {"models/.gitignore": "/net.onnx\n/exported\n/compressed\n"}),
+        ({".gitignore": "models/\n"}, (), {}),
+        ({"models/.gitignore": "/exported\n"}, (), {"models/.gitignore": "/exported\n/compressed\n"}),
+        (
+            {"models.dvc": ""},
+            ("--target", "iOS17", "--target", "onnxruntime"),
+            {"compression/.gitignore": "/exported\n", "compression/compressed/.gitignore": "/iOS17\n/onnxruntime\n"},
+        ),
+    ],
+)
+def test_git_takes_no_model_even_before_dvc_has_run(folder, run, files, options, ignored):
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    run(*SIZES_ONLY, *options)
+    there = {name: text.decode() for name, text in everything(folder).items() if name.endswith("/.gitignore")}
+    assert there == ignored
+    stages = values()["stages"]
+    outs = [*stages["export"]["outs"], *(one["path"] for one in values()["artifacts"].values())]
+    for out in outs:
+        (folder / out).mkdir(parents=True)
+        (folder / out / "model.onnx").touch()
+    git("add", "--all")
+    assert not any(out in subprocess.check_output(["git", "ls-files"], text=True) for out in outs)
 
 
 def test_several_targets_are_a_matrix(folder, run):
@@ -123,6 +157,17 @@ def test_numbers_as_labels_ask_for_a_metric_of_numbers(folder, run):
     assert "metric     r2_score: the labels are no classes but numbers" in run("--data", "prices:held_out")
     assert values("params.yaml")["evaluate"]["metric"] == "r2_score"
     assert list(values("params.yaml")["evaluate"]["limits"]) == ["r2_drop", "size_ratio"]
+
+
+@pytest.mark.parametrize(("metric", "count", "args"), [("f1_score", 5, {"average": "macro"}), ("f1_score", 2, None)])
+def test_a_metric_of_two_classes_for_more(folder, run, metric, count, args):
+    (folder / f"flowers{count}.py").write_text(
+        "import numpy as np\n\n"
+        f"def held_out():\n    return np.zeros((6, 2), np.float32), np.arange(6) % {count}\n"
+    )
+    said = run("--data", f"flowers{count}:held_out", "--metric", metric)
+    assert ("metric     f1_score with average: macro: the labels are 5 classes" in said) == bool(args)
+    assert values("params.yaml")["evaluate"].get("metric_args") == args
 
 
 def test_the_inputs_of_a_model_that_is_not_there_yet(folder, run):

@@ -81,7 +81,7 @@ def test_nobody_is_stood_in_the_way_of(folder, run, files, options, stages, sett
     assert said in " ".join(run(*SIZES_ONLY, *options).split())
     own = [name for name, stage in values()["stages"].items() if str(stage["cmd"]).startswith("compressor ")]
     assert own == (stages or "toolchain export detect compress evaluate").split()
-    assert set(everything(folder)) - set(before) <= {settings, ".gitignore"}
+    assert set(everything(folder)) - set(before) <= {settings, ".gitignore", "models/.gitignore"}
     assert set(values(settings)) >= {"target", "export", "detect", "compress", "coreml", "evaluate"}
     for name, text in before.items():
         assert everything(folder)[name].startswith(text), name
