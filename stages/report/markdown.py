@@ -187,7 +187,7 @@ def _runs(report: Report) -> Iterator[str]:
         for one in best[: _MOST_ROWS[1]]
     ]
     heads = ("experiment", "commit", "target", "size in MB", escaped(views.said(drawn.metric)))
-    summary = f"{plural(len(drawn.points), 'experiment')}, {len(best)} of them beaten by none in size and score"
+    summary = f"{drawn.count}, {len(best)} of them beaten by none in size and score"
     yield from _folded(summary, len(best) - len(rows), heads, rows)
 
 

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from compressor.errors import plural
 from compressor.evaluation import metrics
 
 from . import plots
@@ -46,6 +47,14 @@ class Scatter:
     uncompressed: tuple[float, float] | None
     targets: tuple[str, ...]
     dropped: int
+
+    @property
+    def count(self) -> str:
+        """How many experiments there are, and how many artefacts where one has several: for several targets."""
+        artefacts = len(self.points)
+        experiments = len({(point.run.origin, point.run.revision) for point in self.points})
+        of = plural(experiments, "experiment")
+        return of if artefacts == experiments else f"{plural(artefacts, 'artefact')} of {of}"
 
 
 def scatter(report: Report) -> Scatter | None:

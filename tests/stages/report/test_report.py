@@ -176,6 +176,7 @@ def test_several_targets(repository, artefacts):
     assert report("--out", "report.html", "--markdown", "report.md")[0] == 0
     page = Page()
     assert page.unclosed == []
+    assert "3 artefacts of 2 experiments, 3 of them beaten by none" in Path("report.md").read_text()
     table = page.tables["What each target takes, and how well the model does there"][0]
     assert [row[0].replace(" ", "") for row in table[1:]] == names
     assert page.tables["Limits"][0][1][:2] == ["accuracy drop", "at most 0.01"]
