@@ -171,7 +171,8 @@ def _request(
     sampled: bool = False,
 ) -> Request:
     settings = detection.settings if detection else settings
-    chosen = rules_.resolved(rules, [weight.name for weight in model.weights])
+    copies = {name: copy.weight for name, copy in model.copies.items()}
+    chosen = rules_.resolved(rules, [weight.name for weight in model.weights], copies)
     return Request(target, get_pipeline(pipeline, settings.threshold), settings, progress, detection, sampled, chosen)
 
 

@@ -72,21 +72,29 @@ NONE = Rules()
 """Those of who has given none."""
 
 
-def resolved(asked: Mapping[str, Asked], names: Iterable[str]) -> Rules:
+def resolved(asked: Mapping[str, Asked], names: Iterable[str], copies: Mapping[str, str] = {}) -> Rules:
     """The rules of weights of these names: of several whose patterns match one, the first holds.
+
+    copies: by names that are gone, the weights that stand for them. A rule for such a name is one for its weight.
 
     Raises:
         UsageError: a rule says nothing that is understood, or its pattern matches no name.
     """
     if not isinstance(asked, Mapping):
         raise UsageError(f"the rules are {asked!r}: expected a mapping of patterns to what holds.")
-    rules, names = [rule(pattern, value) for pattern, value in asked.items()], tuple(names)
-    for one in rules:
-        if not any(fnmatch.fnmatchcase(name, one.pattern) for name in names):
-            close = difflib.get_close_matches(one.pattern, names, n=3, cutoff=0.3) or list(names[:3])
+    known: dict[str, list[str]] = {name: [name] for name in names}
+    for copy, name in copies.items():
+        known[name].append(copy)
+    every, by_name = [*known, *copies], dict[str, Rule]()
+    for one in (rule(pattern, value) for pattern, value in asked.items()):
+        matching = {name for name in every if fnmatch.fnmatchcase(name, one.pattern)}
+        if not matching:
+            close = difflib.get_close_matches(one.pattern, every, n=3, cutoff=0.3) or every[:3]
             raise UsageError(f"the rule {one.pattern!r} matches no weight. Close to it: {', '.join(close)}.")
-    found = ((name, next((one for one in rules if fnmatch.fnmatchcase(name, one.pattern)), None)) for name in names)
-    return Rules({name: one for name, one in found if one is not None})
+        for name, called in known.items():
+            if matching.intersection(called):
+                by_name.setdefault(name, one)
+    return Rules(by_name)
 
 
 def rule(pattern: str, asked: Asked) -> Rule:

@@ -116,6 +116,26 @@ def test_what_is_no_rule(model: Path, asked: dict[str, Any], message: str, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_a_rule_for_a_copy_holds_for_the_weight_that_stands_for_it(tmp_path: Path) -> None:
+    table = palette(64, 64)
+    path = save(
+        tmp_path / "m.onnx",
+        [node("MatMul", "x,embed", "h"), node("MatMul", "h,lm_head", "y")],
+        [tensor("embed", table), tensor("lm_head", table.T.copy())],
+        inputs=[value("x", ["n", 64])],
+        outputs=[value("y", ["n", 64])],
+    )
+    for asked, expected in (
+        ({"lm_head": "dense"}, "dense"),
+        ({"lm_*": ["palettize"], "embed": "dense"}, "palettized4"),
+        ({"embed": "dense", "lm_head": ["palettize"]}, "dense"),
+    ):
+        (weight,) = (choice.facts for choice in compressor.dry_run(path, rules=asked).choices)
+        assert (weight.name, weight.encoding) == ("embed", expected)
+    with pytest.raises(UsageError, match=r"Close to it: .*lm_head"):
+        compressor.dry_run(path, rules={"lm_haed": "dense"})
+
+
 def test_codes_of_a_quantized_source_stay(tmp_path: Path) -> None:
     """A rule changes what is looked for in floats; codes are how the source has the weight."""
     codes = {"w": grid(64, 64)}
