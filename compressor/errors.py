@@ -7,6 +7,7 @@ the message alone and exits with `exit_status`; a traceback means a defect of th
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -35,9 +36,27 @@ def located(path: Path, error: CompressorError) -> CompressorError:
 def unknown(kind: str, name: str, choices: Iterable[str]) -> UsageError:
     """The error for a `name` that is none of the `choices`, with the closest one suggested."""
     known = sorted(choices)
-    close = difflib.get_close_matches(name.lower(), [choice.lower() for choice in known], n=1)
-    hint = next((f" Did you mean {choice!r}?" for choice in known if [choice.lower()] == close), "")
+    close = max(((_likeness(name.lower(), choice.lower()), choice) for choice in known), default=None)
+    hint = f" Did you mean {close[1]!r}?" if close is not None and close[0][0] >= _ALIKE else ""
     return UsageError(f"unknown {kind} {name!r}.{hint} Choices: {', '.join(known) or 'none'}.")
+
+
+_ALIKE = 0.6
+
+
+def _likeness(name: str, choice: str) -> tuple[float, bool, int]:
+    """How alike two names are. Of versions that are equally so: the one with these digits, else the nearest.
+
+    >>> _likeness("ios71", "ios17") > _likeness("ios71", "ios18") > _likeness("ios71", "ios16")
+    True
+    """
+    ratio = difflib.SequenceMatcher(None, choice, name).ratio()
+    return ratio, sorted(name) == sorted(choice), -abs(_version(name) - _version(choice))
+
+
+def _version(name: str) -> int:
+    found = re.search(r"[0-9]{1,9}$", name)
+    return int(found[0]) if found else 0
 
 
 def line(error: BaseException) -> str:

@@ -261,7 +261,7 @@ def _message(
 ) -> str:
     """One line: where the value came from, its key, the value, and what it must be."""
     path = tuple(str(part) for part in error["loc"])
-    where = [file, *(origin for key, origin in settings if path[: len(key)] == key[: len(path)])][-1]
+    said, where = [((), file), *((key, origin) for key, origin in settings if path[: len(key)] == key[: len(path)])][-1]
     dotted = ".".join(path)
     match error["type"]:
         case "extra_forbidden":
@@ -269,7 +269,7 @@ def _message(
         case "missing":
             return f"{where}: {dotted} is missing."
         case "choice":
-            return f"{where}: {dotted}: {error['msg']}"
+            return f"{where}: {error['msg']}" if said == path else f"{where}: {dotted}: {error['msg']}"
     wanted = _KINDS.get(error["type"]) or error["msg"].removeprefix("Input should be ")
     return f"{where}: {dotted} is {error['input']!r}: expected {wanted}."
 

@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 from pydantic import ValidationError
 
+from compressor import targets
 from compressor.errors import UsageError
 from compressor.recognition.findings import Settings as DetectionSettings
 from compressor.stages import groups, reference
@@ -169,7 +170,7 @@ def test_error_names_the_override(file: Path, override: str, message: str) -> No
 
 def test_error_names_the_option(file: Path) -> None:
     file.write_text("target: onnxruntime")
-    with pytest.raises(UsageError, match=r"^--target: target: unknown target 'x'"):
+    with pytest.raises(UsageError, match=r"^--target: unknown target 'x'"):
         load(CompressParams, Given(file, (), {"target": "x", "compress.pipeline": None}))
 
 
@@ -187,6 +188,16 @@ def test_error_names_the_option(file: Path) -> None:
 def test_one_target_is_meant(file: Path, text: str, overrides: tuple[str, ...], option: str, expected: str) -> None:
     file.write_text(text)
     assert target(load(CompressParams, Given(file, overrides, {"target": option}))).name == expected
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("iOS71", "iOS17"), ("macOS41", "macOS14"), ("iOS 17", "iOS17"), ("onnx-opset20", "onnx-opset21"), ("tpu", None)],
+)
+def test_a_typo_is_told_from_another_version(typed: str, meant: str | None) -> None:
+    with pytest.raises(UsageError) as caught:
+        targets.get(typed)
+    assert f"unknown target {typed!r}.{'' if meant is None else f' Did you mean {meant!r}?'} Choices" in str(caught.value)
 
 
 def test_one_of_several_targets_must_be_named(file: Path) -> None:
