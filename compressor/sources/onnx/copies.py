@@ -16,7 +16,7 @@ from itertools import islice, permutations
 
 import numpy as np
 
-from compressor.arrays import Array, MappedArray, NDArray, Shape, in_blocks
+from compressor.arrays import Array, MappedArray, NDArray, Shape, bits, in_blocks
 from compressor.blocks import row_blocks
 from compressor.cutting import leading
 from compressor.patterns import patterns
@@ -62,10 +62,10 @@ def _alike(groups: Iterable[Sequence[str]], key: Callable[[str], Hashable]) -> l
 def _ends(values: Array) -> bytes:
     """The first and the last element, which stay where they are in any order of the axes."""
     if isinstance(values, MappedArray):
-        last = values.offset + values.nbytes - values.dtype.itemsize
-        return b"".join(
-            np.asarray(replace(values, offset=place, shape=(1,))).tobytes() for place in (values.offset, last)
-        )
+        last = (values.size - 1) // 8 * 8  # eight codes end with a byte, of however many bits they are
+        place = values.offset + last * (values.width or bits(values.dtype)) // 8
+        first = np.asarray(replace(values, shape=(1,)))
+        return first.tobytes() + np.asarray(replace(values, offset=place, shape=(values.size - last,)))[-1:].tobytes()
     return np.asarray(values).reshape(-1)[[0, -1]].tobytes()
 
 

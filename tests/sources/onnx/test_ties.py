@@ -12,7 +12,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compressor import compress
-from compressor.arrays import NDArray
+from compressor.arrays import MappedArray, NDArray
+from compressor.packing import pack
 from compressor.patterns import patterns
 from compressor.sources import read
 from compressor.sources.onnx.copies import copies
@@ -204,3 +205,17 @@ def test_many_constants_that_look_alike_are_read_a_few_times(monkeypatch: pytest
         many[f"w{number}"].flat[2000] = number + 2
     assert copies(many) == {}
     assert read_elements < 3 * sum(values.size for values in many.values())
+
+
+@pytest.mark.parametrize("width", [2, 3, 4, 6])
+@pytest.mark.parametrize("dims", [(64, 48), (63, 47)])
+def test_packed_codes_are_found_transposed(width: int, dims: tuple[int, int], tmp_path: Path) -> None:
+    """The last of several codes in a byte, also beside codes that lie in memory, one in a byte."""
+    codes = np.random.default_rng(3).integers(0, 2**width, dims).astype(np.uint8)
+    codes.reshape(-1)[-2:] = 1, 2
+    path = tmp_path / "codes"
+    path.write_bytes(b"four" + pack(codes.reshape(-1), width).tobytes() + pack(codes.T.reshape(-1), width).tobytes())
+    packed = MappedArray(path, 4, dims, codes.dtype, width)
+    turned = MappedArray(path, 4 + packed.nbytes, dims[::-1], codes.dtype, width)
+    found = copies({"a": packed, "b": turned, "c": codes})
+    assert {name: (copy.weight, copy.order) for name, copy in found.items()} == {"b": ("a", (1, 0)), "c": ("a", ())}
