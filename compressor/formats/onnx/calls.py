@@ -166,7 +166,8 @@ class _Calls:
         if isinstance(data, Dense) and whole is None:
             data = Dense(reshaped(data.values, to))
         scale = self.scale(node.input[1])
-        counts, block = self.counts(node, tuple(scale.shape), to), self.short_block(node, to)
+        counts = self.counts(node, tuple(scale.shape), to)
+        block = self.short_block(node, counts, to)
         zero_point = self.codes(node.input[2]) if node.op_type.endswith("zero_point") else None
         zero_point = None if zero_point is None else reshaped(zero_point, counts)
         scale = scale if isinstance(scale, Palettized) else reshaped(scale, counts)
@@ -179,10 +180,9 @@ class _Calls:
             return self.scale(node.input[0])
         return self.palettized(node) if node is not None and node.domain == DOMAIN else self.constant(name)
 
-    def short_block(self, node: onnx.NodeProto, whole: Shape) -> Shape | None:
+    def short_block(self, node: onnx.NodeProto, counts: Shape, whole: Shape) -> Shape | None:
         """The lengths of a block whose last one is shorter, as a node says them; None where all are of one length."""
-        group = self.values.producer(node.input[-1])
-        lengths, counts = dict[int, int](), self.counts(node, tuple(self.scale(node.input[1]).shape), whole)
+        group, lengths = self.values.producer(node.input[-1]), dict[int, int]()
         if group is not None and group.op_type.endswith("short"):  # of the places of non-zeros
             for number, axis in enumerate(axis for axis, count in enumerate(counts) if count > 1):
                 lengths[axis] = _ints(group, f"block{number}")[0]
@@ -200,11 +200,17 @@ class _Calls:
         return block if short else None
 
     def counts(self, node: onnx.NodeProto, stored: Shape, whole: Shape) -> Shape:
-        """The shape of a scale at the weight's rank."""
+        """The shape of a scale at the weight's rank.
+
+        Raises:
+            ValueError: it has another one.
+        """
         if math.prod(stored) == 1:
             return (1,) * len(whole)
         axis = next((found.i for found in node.attribute if found.name == "axis"), None)
         if axis is None or len(stored) == len(whole) > 1:
+            if len(stored) != len(whole):
+                raise ValueError(f"blocks of {list(whole)}, got {list(stored)}")
             return stored
         return tuple(dim if place == axis else 1 for place, dim in enumerate(whole))
 

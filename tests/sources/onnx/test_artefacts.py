@@ -108,6 +108,7 @@ def test_a_mask_that_does_not_fit_its_values_is_no_traceback(tmp_path: Path) -> 
     [
         ("palettized", "w.lut", [1, 5, 1], "rank 2"),
         ("sparse", "w.values", [COUNT, 1], "a list of non-zeros"),
+        ("by block", "w.scale", [4, 48, 1], r"blocks of \[32, 48\], got \[4, 48, 1\]"),
     ],
 )
 def test_parts_under_other_shapes_are_no_traceback(
