@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from compressor import encodings, specs
 from compressor.arrays import Shape
-from compressor.errors import CompressorError
+from compressor.errors import CompressorError, plural
 from compressor.recognition.near_misses import NearMiss
 from compressor.recognition.schemes import Candidate, Loss, sparsify
 
@@ -96,6 +97,8 @@ class Finding:
     def evidence(self) -> str:
         """What the weight is, in a line."""
         zeros = f"{self.sparsity:.1%} zeros, {self.structure}".removesuffix(", ") if self.sparsity else ""
+        if zeros.startswith("0.0%"):
+            zeros = plural(round(self.sparsity * math.prod(self.shape)), "zero")
         parts = (zeros, self.palette, self.grid, self.precision, self.parts, *self.near_misses)
         return self.skipped or "; ".join(filter(None, parts)) or "more than 256 distinct values, no zeros, on no grid"
 

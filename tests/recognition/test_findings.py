@@ -47,6 +47,12 @@ def test_what_can_be_stored_smaller_is_smaller_than_the_source_stores_it() -> No
     assert Detection(EVERY, tuple(findings.values())).compressible == 2
 
 
+@pytest.mark.parametrize(("zeros", "said"), [(1, "1 zero"), (2, "2 zeros"), (41, "1.0% zeros")])
+def test_zeros_too_few_for_a_share_are_counted(zeros: int, said: str) -> None:
+    values = np.where(np.arange(4096) < zeros, np.float32(0), normal((4096,))).reshape(64, 64)
+    assert find(weight(values), EVERY).evidence.split("; ")[0].split(",")[0] == said
+
+
 def detection() -> Detection:
     makes = [normal((64, 64)), grouped((64, 512), 0, 8, 16), on_grid(-3, 12, (64, 64), (64, 1), "float32")]
     makes.append(makes[1] * blocked((64, 512), (1, 4)))
