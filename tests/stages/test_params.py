@@ -197,7 +197,8 @@ def test_one_target_is_meant(file: Path, text: str, overrides: tuple[str, ...], 
 def test_a_typo_is_told_from_another_version(typed: str, meant: str | None) -> None:
     with pytest.raises(UsageError) as caught:
         targets.get(typed)
-    assert f"unknown target {typed!r}.{'' if meant is None else f' Did you mean {meant!r}?'} Choices" in str(caught.value)
+    hint = "" if meant is None else f" Did you mean {meant!r}?"
+    assert f"unknown target {typed!r}.{hint} Choices" in str(caught.value)
 
 
 def test_one_of_several_targets_must_be_named(file: Path) -> None:

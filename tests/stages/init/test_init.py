@@ -162,8 +162,7 @@ def test_numbers_as_labels_ask_for_a_metric_of_numbers(folder, run):
 @pytest.mark.parametrize(("metric", "count", "args"), [("f1_score", 5, {"average": "macro"}), ("f1_score", 2, None)])
 def test_a_metric_of_two_classes_for_more(folder, run, metric, count, args):
     (folder / f"flowers{count}.py").write_text(
-        "import numpy as np\n\n"
-        f"def held_out():\n    return np.zeros((6, 2), np.float32), np.arange(6) % {count}\n"
+        f"import numpy as np\n\ndef held_out():\n    return np.zeros((6, 2), np.float32), np.arange(6) % {count}\n"
     )
     said = run("--data", f"flowers{count}:held_out", "--metric", metric)
     assert ("metric     f1_score with average: macro: the labels are 5 classes" in said) == bool(args)
