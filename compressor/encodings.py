@@ -86,11 +86,13 @@ def _decode(encoding: Dense | Quantized | Palettized, where: NDArray | None) -> 
     match encoding:
         case Dense(values):
             return np.asarray(values)
-        case Quantized(data, scale, zero_point, block):
+        case Quantized(data, scale, zero_point, block, rounded):
             codes = _decode(data, where)
             parameters = [np.asarray(each) for each in (scale, zero_point) if each is not None]
             by_block, parameters_by_block = facing(codes, parameters, where, block)
-            return dequantize(by_block, *parameters_by_block).reshape(codes.shape)
+            products = dequantize(by_block, *parameters_by_block).reshape(codes.shape)
+            with np.errstate(over="ignore"):  # an infinite value is what the scale says
+                return products.astype(rounded or products.dtype, copy=False)
         case Palettized(indices, lut, axis):
             return look_up(indices, np.asarray(lut), axis, where)
 

@@ -21,6 +21,9 @@ import numpy as np
 from compressor.arrays import CODE_DTYPES, Array, DType, NDArray, Shape, is_float
 from compressor.kernels import look_up
 
+_PRODUCTS = np.dtype(np.float32)
+"""The type of products that are rounded to another one."""
+
 PLACES = np.dtype(np.int32)
 """The type of places in a weight."""
 
@@ -94,6 +97,8 @@ class Quantized:
     zero_point: the codes' dtype, the scale's shape; None for 0, as always for floats.
     block: the lengths of a block along each axis, where the last one of an axis is shorter than the others; None where
         each dimension of the scale divides the weight's, which gives the block.
+    rounded: the narrower float dtype that float32 products are rounded to last: the value's. So libraries give NF4 to
+        models in half precision: neither the table nor a scale need be of that type. None for the scale's own.
 
     Raises:
         ValueError: shapes or dtypes contradict each other.
@@ -103,11 +108,14 @@ class Quantized:
     scale: Array | Palettized
     zero_point: Array | None = None
     block: Shape | None = None
+    rounded: DType | None = None
 
     def __post_init__(self) -> None:
         codes, scale, zero_point = dtype(self.data), self.scale, self.zero_point
         if not is_float(scale.dtype) or not (codes in CODE_DTYPES.values() or _is_no_wider(codes, scale.dtype)):
             raise ValueError(f"codes, or floats no wider than their float scale, got {codes} and {scale.dtype}")
+        if self.rounded is not None and not (scale.dtype == _PRODUCTS and is_narrower(self.rounded)):
+            raise ValueError(f"float32 products rounded to a narrower float, got {scale.dtype} to {self.rounded}")
         if zero_point is not None and (is_float(codes) or (zero_point.shape, zero_point.dtype) != (scale.shape, codes)):
             raise ValueError(
                 f"a zero point {codes}{list(scale.shape)} as integer data and scale have them, "
@@ -201,8 +209,8 @@ def dtype(encoding: Encoding) -> DType:
     match encoding:
         case Dense(values):
             return values.dtype
-        case Quantized(_, scale):
-            return scale.dtype
+        case Quantized(_, scale, rounded=rounded):
+            return rounded or scale.dtype
         case Palettized(_, lut):
             return lut.dtype
         case Sparse(_, values):
@@ -228,6 +236,11 @@ def _check_short_blocks(counts: Shape, whole: Shape, block: Shape) -> None:
     begun = tuple(-(-dim // size) for dim, size in zip(whole, block, strict=False))
     if len(counts) == len(whole) > 1 and counts != begun:
         raise ValueError(f"scales for blocks {list(block)} of {list(whole)}, got {list(counts)}")
+
+
+def is_narrower(rounded: DType) -> bool:
+    """Whether float32 products may be rounded to a type."""
+    return is_float(rounded) and rounded.itemsize < _PRODUCTS.itemsize
 
 
 def _is_no_wider(codes: DType, scale: DType) -> bool:

@@ -50,12 +50,12 @@ def _values(node: Values, whole: Shape, to: Shape, *, leaf: bool) -> Values:
     match node:
         case Dense(values):
             return Dense(_viewed(values, to)) if leaf else node
-        case Quantized(data, scale, zero_point, block):
+        case Quantized(data, scale, zero_point, block, rounded):
             made = _values(data, whole, to, leaf=leaf)
             assert not isinstance(made, Quantized)
             point = None if zero_point is None else _by_block(zero_point, whole, to)
             short = None if block is None else _short(block, tuple(scale.shape), whole, to)
-            return Quantized(made, _scale(scale, whole, to), point, short)
+            return Quantized(made, _scale(scale, whole, to), point, short, rounded)
         case Palettized(indices, lut, axis):
             entries = tuple(lut.shape[-2:])
             lut = _viewed(lut, (*_counts(tuple(lut.shape[:-2]), whole, to), *entries))

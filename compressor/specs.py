@@ -30,6 +30,8 @@ def to_json(value: Any) -> Any:
     if isinstance(value, Encoding):
         fields = {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"node": type(value).__name__, **fields}
+    if isinstance(value, np.dtype):
+        return value.name
     return [to_json(item) for item in value] if isinstance(value, tuple) else value
 
 
@@ -47,6 +49,8 @@ def from_json(value: Any) -> Any:
         types = {key: _DTYPES[value[key]] for key in ("dtype", "stored") if key in value}
         return checked(ArraySpec, {"shape": tuple(value["shape"]), **types})
     fields = {key: from_json(field) for key, field in value.items() if key != "node"}
+    if fields.get("rounded") is not None:
+        fields["rounded"] = _DTYPES[fields["rounded"]]
     return checked(_NODES[value["node"]], fields)
 
 

@@ -151,6 +151,7 @@ def scaled_floats(rng: np.random.Generator) -> Iterator[Case]:
             narrow = NarrowArray(floats(rng, to, F32).astype(stored), of)
             exponents = NarrowArray(np.exp2(rng.integers(-3, 3, counts)).astype(STORED_DTYPES["float8_e8m0fnu"]), F32)
             yield f"scaled {stored} {label}", Quantized(Dense(narrow), exponents if of == F32 else scale, None, block)
+    yield from rounded(rng)
     for (name, of), to in itertools.product(CODE_DTYPES.items(), SHAPES[3:]):
         for (counts, block), zero_point in itertools.product(short_blocks(to), (False, True)):
             data = Dense(codes(rng, to, of))
@@ -158,6 +159,21 @@ def scaled_floats(rng: np.random.Generator) -> Iterator[Case]:
             zero = codes(rng, counts, of) if zero_point else None
             form = Quantized(data, scale, zero, block)
             yield f"{name} {to} scale {counts} block {block} zero point {zero_point}", form
+
+
+def rounded(rng: np.random.Generator) -> Iterator[Case]:
+    """Float32 products that are rounded to 16 bits last."""
+    for of, to in itertools.product((F16, BF16), SHAPES[3:]):
+        for counts, block in (*((counts, None) for counts in parameters(to)), *short_blocks(to)):
+            scale = np.abs(floats(rng, counts, F32)) + np.float32(0.01)
+            label = f"{to} scale {counts} block {block} rounded to {of}"
+            table = palette(rng, to, F32, 16)
+            yield f"scaled table {label}", Quantized(table, scale, None, block, of)
+            narrow = NarrowArray(scale.astype(of), F32)
+            yield f"scaled table, scales in {of} {label}", Quantized(table, narrow, None, block, of)
+            int4 = codes(rng, to, CODE_DTYPES["int4"])
+            zero = codes(rng, counts, CODE_DTYPES["int4"])
+            yield f"int4 {label}", Quantized(Dense(int4), scale, zero, block, of)
 
 
 def short_blocks(to: Shape) -> tuple[tuple[Shape, Shape], ...]:
@@ -224,6 +240,7 @@ def under(rng: np.random.Generator, name: str, mask: tuple[NDArray, Shape]) -> I
     by_row = (to[0], *(1,) * (len(to) - 1))
     scale = np.abs(floats(rng, by_row, F32))
     yield f"sparse {name} scaled table", Sparse(bits, Quantized(few, scale), to)
+    yield f"sparse {name} scaled table rounded to {BF16}", Sparse(bits, Quantized(few, scale, rounded=BF16), to)
     if to[0] > 1:
         yield (
             f"sparse {name} scaled table, scales in a table",

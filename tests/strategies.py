@@ -128,6 +128,12 @@ def encodings(draw: st.DrawFn) -> Encoding:
     return Concatenated((first, Dense(decode(first))), draw(st.integers(0, len(shape_of(first)) - 1)))
 
 
+def rounded(draw: st.DrawFn, dtype: DType) -> DType | None:
+    """What products of a type may be rounded to last."""
+    narrower = [FLOAT_DTYPES["float16"], FLOAT_DTYPES["bfloat16"]] if dtype == np.float32 else []
+    return draw(st.sampled_from([None, *narrower]))
+
+
 @st.composite
 def wholes(draw: st.DrawFn) -> Whole:
     """Every node but a concatenation, and every nesting."""
@@ -155,10 +161,11 @@ def wholes(draw: st.DrawFn) -> Whole:
         if inner == "linear":
             stored = draw(st.sampled_from([*STORED_DTYPES.values()]))
             return wrap(Quantized(Dense(NarrowArray(finite(generator, leaf, stored), dtype)), scale, None, block))
-        return wrap(Quantized(palettized(draw, shape, dtype, leaf, generator, finite), scale, None, block))
+        table = palettized(draw, shape, dtype, leaf, generator, finite)
+        return wrap(Quantized(table, scale, None, block, rounded(draw, dtype)))
     zero_point = codes(generator, scales, code) if draw(st.booleans()) else None
     if inner == "linear":
-        return wrap(Quantized(Dense(codes(generator, leaf, code)), scale, zero_point, block))
+        return wrap(Quantized(Dense(codes(generator, leaf, code)), scale, zero_point, block, rounded(draw, dtype)))
     return wrap(Quantized(palettized(draw, shape, code, leaf, generator), scale, zero_point, block))
 
 

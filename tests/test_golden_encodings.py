@@ -22,7 +22,9 @@ GOLDEN = Path(__file__).parent / "golden" / "encodings.json"
 def from_json(plain: Any) -> Any:
     if isinstance(plain, dict) and "node" in plain:
         nodes = {node.__name__: node for node in (Dense, Quantized, Palettized, Sparse, Concatenated)}
-        return nodes[plain["node"]](**{key: from_json(value) for key, value in plain.items() if key != "node"})
+        fields = {key: from_json(value) for key, value in plain.items() if key not in ("node", "rounded")}
+        rounded = {"rounded": FLOAT_DTYPES[plain["rounded"]]} if "rounded" in plain else {}
+        return nodes[plain["node"]](**fields, **rounded)
     if isinstance(plain, dict) and "stored" in plain:
         values = from_json({**{key: plain[key] for key in plain if key != "stored"}, "dtype": plain["stored"]})
         return NarrowArray(values, FLOAT_DTYPES[plain["dtype"]])

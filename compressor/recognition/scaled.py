@@ -2,29 +2,26 @@
 
 The tables that formats define are known; others are learned from rows that are scaled alike, by powers of two or by
 their largest magnitude. Every value must be `fl(entry * scale)` exactly. Rows are `[rows, n]`.
+
+Of rows in half precision the table may be float32, and so are the scales then: products are rounded to the rows' type
+last, as libraries do that quantize such models. No value shows its scale then: what all of a row allow is searched.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from dataclasses import dataclass
-from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from compressor.arrays import DType, NDArray, mantissa_bits
+from compressor.recognition.lookup import Lookup
 from compressor.recognition.row_tables import row_tables
 from compressor.recognition.rows import exact, in_blocks, rounded
 from compressor.recognition.tables import ENTRIES
 
-_NF4 = (
-    *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635),
-    *(-0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725),
-    *(0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
-)
-"""Quantiles of a normal distribution. Source: QLoRA (arXiv:2305.14314), appendix E."""
+_ROUNDED = 2.0**-24
+"""How much a product changes when it is rounded to float32, relatively."""
 
 _SHARED = 2
 """Tables are one where all rows together have at most so many times the distinct values that one of them has."""
@@ -37,49 +34,6 @@ _SUPPORT = 50
 
 _ALIGNED = 256
 """So many rows are aligned by powers of two, one by one."""
-
-_SLOT = np.uint32(16)
-"""The bits of a float32 that are rounded off for the place of its entry to be looked up."""
-
-
-@dataclass(frozen=True, eq=False)
-class Lookup:
-    """A table of floats, and where the entry next to a value is found.
-
-    entries: ascending, of the weight's type.
-    places: uint8, by the upper bits of a float32; None where entries are too near each other for that.
-    """
-
-    entries: NDArray
-    places: NDArray | None
-
-    @classmethod
-    def of(cls, entries: NDArray) -> Lookup:
-        """The lookup of at most 256 ascending entries.
-
-        >>> Lookup.of(np.array([-1, 0, 0.5], np.float32)).index(np.array([0.49999, -0.9, -0.01], np.float32)).tolist()
-        [2, 0, 1]
-        """
-        values = exact(entries)
-        apart = np.diff(values) > np.maximum(np.abs(values[1:]), np.abs(values[:-1])) / 64
-        if values.dtype != np.float32 or not apart.all():
-            return cls(entries, None)
-        return cls(entries, _nearest(values, _every_slot()))
-
-    def index(self, quotients: NDArray) -> NDArray:
-        """The place of the entry that is nearest to each value of the type in which products are made."""
-        if self.places is None:
-            return _nearest(exact(self.entries), quotients)
-        slots = quotients.view(np.uint32) + np.uint32(1 << 15)
-        slots >>= _SLOT
-        return np.take(self.places, slots.astype(np.intp), mode="clip")
-
-
-@functools.cache
-def known(dtype: DType) -> tuple[tuple[str, Lookup], ...]:
-    """The tables that formats define, the shortest first, of those that the type holds, by their names."""
-    held = [one for one in formats() if np.array_equal(one[1].astype(dtype).astype(np.float32), one[1])]
-    return tuple((name, Lookup.of(entries.astype(dtype))) for name, entries in held)
 
 
 @np.errstate(divide="ignore", over="ignore", invalid="ignore", under="ignore")  # rows of zeros, values too far apart
@@ -168,20 +122,22 @@ def scales(rows: NDArray, table: Lookup) -> NDArray | None:
         return None
     magnitudes = np.unique(np.abs(table.entries.astype(np.float64)))[::-1]
     magnitudes = magnitudes[magnitudes > magnitudes[0] * _UNUSED]
-    scale, left = np.ones(len(rows), rows.dtype), np.flatnonzero(largest)
+    scale, left = np.ones(len(rows), table.entries.dtype), np.flatnonzero(largest)
     if (table.entries != 0).all():
         scale[largest == 0] = 0  # 0 / 0 finds the last entry, which makes 0.0 if it is above zero
         if left.size < len(rows) and table.entries[-1] < 0:
             return None
-    guesses = [*itertools.product(magnitudes.tolist(), (0, 1, -1))]
+    sides = (0, 1) if _rounds_last(rows.dtype, table) else (0, 1, -1)
+    guesses = [*itertools.product(magnitudes.tolist(), sides)]
     for tried, (magnitude, side) in enumerate(guesses):
         some = np.unique(left[[0, left.size // 2, -1]]) if left.size else left
         if not left.size or (
             tried == 1 and not all(_fits_somehow(distinct[at], largest[at], guesses, table) for at in some)
         ):
             break
-        guess = _beside(largest[left] / magnitude, side, rows.dtype)
-        some = np.flatnonzero(fits(distinct if left.size == len(rows) else distinct[left], guess, table))
+        unscaled = distinct if left.size == len(rows) else distinct[left]
+        guess = _guessed(unscaled, largest[left] / magnitude, side, table)
+        some = np.flatnonzero(fits(unscaled, guess, table))
         scale[left[some]] = guess[some]
         left = np.delete(left, some)
     return None if left.size else scale
@@ -190,8 +146,51 @@ def scales(rows: NDArray, table: Lookup) -> NDArray | None:
 def _fits_somehow(row: NDArray, largest: float, guesses: list[tuple[float, int]], table: Lookup) -> bool:
     """Whether any guess fits a row: where it has none, nobody needs to know of the others."""
     magnitude, sides = np.array([one for one, _ in guesses]), np.array([side for _, side in guesses])
-    guess = np.concatenate([_beside(largest / magnitude[sides == side], side, row.dtype) for side in (0, 1, -1)])
-    return bool(fits(np.tile(row, (guess.size, 1)), guess, table).any())
+    for side in {*sides.tolist()}:
+        quotients = largest / magnitude[sides == side]
+        rows = np.tile(row, (quotients.size, 1))
+        if fits(rows, _guessed(rows, quotients, side, table), table).any():
+            return True
+    return False
+
+
+def _guessed(rows: NDArray, quotients: NDArray, side: int, table: Lookup) -> NDArray:
+    """The scale of each row that is next to a quotient, or a float beside it; or one that may serve all of a row."""
+    if _rounds_last(rows.dtype, table):
+        return _serving(rows, quotients, table, own=side == 0)
+    return _beside(quotients, side, rows.dtype)
+
+
+def _rounds_last(dtype: DType, table: Lookup) -> bool:
+    return bool(table.entries.dtype != dtype)
+
+
+def _serving(rows: NDArray, near: NDArray, table: Lookup, *, own: bool) -> NDArray:
+    """The scale of each row that gives all of its values, near the one that its largest magnitude tells: float32.
+
+    A value is any product between the middles to the floats beside it, so each says between which two numbers the scale
+    lies: the middle of what is left, or the nearest number of the rows' own type, if it is asked for and lies there.
+    """
+    entries = np.abs(exact(table.entries))[table.index(exact(rows) / near.astype(np.float32)[:, None])]
+    below, above = (middles[rows.view(f"<u{rows.dtype.itemsize}")] for middles in _middles(rows.dtype))
+    used = entries > 0
+    low = np.where(used, below / entries, 0.0).max(axis=1)
+    high = np.where(used, above / entries, np.inf).min(axis=1)
+    scale = np.clip((low + high) / 2, 0, np.finfo(np.float32).max)
+    nearest = scale.astype(rows.dtype).astype(np.float64)
+    # A product is rounded to float32 before, maybe to just such a middle.
+    inside = (low * (1 - _ROUNDED) <= nearest) & (nearest <= high * (1 + _ROUNDED))
+    return np.where(inside & own, nearest, scale).astype(np.float32)
+
+
+@functools.cache
+def _middles(dtype: DType) -> tuple[NDArray, NDArray]:
+    """Of every pattern of a type of 16 bits, the middles of its magnitude to the one below and above: float64."""
+    magnitudes = np.abs(np.arange(1 << 16, dtype=np.uint16).view(dtype).astype(np.float64))
+    positive = magnitudes[: 1 << 15]
+    beside = np.concatenate([[0.0], positive, [np.inf]])
+    below, above = (beside[:-2] + positive) / 2, (positive + beside[2:]) / 2
+    return np.tile(below, 2), np.tile(above, 2)
 
 
 def _beside(quotient: NDArray, side: int, dtype: DType) -> NDArray:
@@ -220,26 +219,3 @@ def fits(rows: NDArray, scale: NDArray, table: Lookup) -> NDArray:
 def index(rows: NDArray, scale: NDArray, table: Lookup) -> NDArray:
     """The place of the entry behind each value of rows that fit: uint8 `[rows, n]`."""
     return table.index(exact(rows) / exact(scale)[:, None])
-
-
-def _nearest(entries: NDArray, values: NDArray) -> NDArray:
-    return np.searchsorted(entries[:-1] / 2 + entries[1:] / 2, values).astype(np.uint8)
-
-
-@functools.cache
-def _every_slot() -> NDArray:
-    """The float32 of every sixteen upper bits."""
-    values: NDArray = (np.arange(1 << 16, dtype=np.uint32) << _SLOT).view(np.float32)
-    return values
-
-
-@functools.cache
-def formats() -> tuple[tuple[str, NDArray], ...]:
-    """Tables by their names: float32, ascending, zero once."""
-    narrow: dict[str, Any] = {"float4_e2m1fn": ml_dtypes.float4_e2m1fn}
-    narrow |= {"float8_e4m3fn": ml_dtypes.float8_e4m3fn, "float8_e5m2": ml_dtypes.float8_e5m2}
-    tables = {"nf4": np.array(_NF4, np.float32)}
-    for name, kind in narrow.items():
-        values = np.arange(16 if "4_" in name[:7] else 256, dtype=np.uint8).view(kind).astype(np.float32)
-        tables[name] = np.unique(values[np.isfinite(values)] + 0.0)
-    return tuple(sorted(tables.items(), key=lambda item: item[1].size))

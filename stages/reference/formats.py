@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,7 +21,7 @@ WHOLE = (4096, 4096)
 
 TARGETS = ("onnx-opset18", "onnx-opset21", "onnx-opset25", "iOS17", "iOS18", "iOS26", "compressed-tensors")
 
-_F32, _F16 = FLOAT_DTYPES["float32"], FLOAT_DTYPES["float16"]
+_F32, _F16, _BF16 = (FLOAT_DTYPES[name] for name in ("float32", "float16", "bfloat16"))
 
 INTRODUCTION = f"""\
 # Formats
@@ -86,6 +87,8 @@ def forms() -> Iterator[tuple[str, str, Encoding]]:
     nvfp4 = Quantized(_palette(16), Palettized(ArraySpec(in_16, UINT8), _array((1, 1, 256, 1))))
     yield "NVFP4 (blocks of 16, two scales)", "Quantized(Palettized, Palettized scale)", nvfp4
     yield "NF4 (blocks of 64)", "Quantized(Palettized, scale)", _scaled((WHOLE[0], WHOLE[1] // 64))
+    last = replace(_scaled((WHOLE[0], WHOLE[1] // 64), _BF16), rounded=_BF16)
+    yield "NF4 in bfloat16 (blocks of 64)", "Quantized(Palettized, scale), rounded last", last
     thirds = Concatenated((_palette(16), _codes("int8", (1, 1)), Sparse(_mask(WHOLE), Dense(_array(half)), WHOLE)), 0)
     yield "three kinds in one tensor", "Concatenated(Palettized, Quantized, Sparse)", thirds
 

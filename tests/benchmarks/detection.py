@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 import compressor
 from compressor.arrays import BFLOAT16, DType
-from compressor.recognition.scaled import formats
+from compressor.recognition.lookup import formats
 from tests.benchmarks import measure, models
 from tests.benchmarks.measure import Figure
 

@@ -93,6 +93,17 @@ def of_floats(rng: np.random.Generator) -> Mapping[str, Encoding]:
         "scaled-float8_e4m3fn": Quantized(in_8_bits, by_row),
         "scaled-float8_e4m3fn-by-powers-of-two": Quantized(in_8_bits, exponents),
         "int4-by-short-block": Quantized(int4, np.abs(floats(rng, (12, 3), F32)), None, (1, 6)),
+        "scaled-palettized4-by-float32-rounded-to-bfloat16": Quantized(
+            palette(rng, SHAPE, F32, 16), by_block, rounded=BF16
+        ),
+        "scaled-palettized4-by-float32-rounded-to-float16": Quantized(
+            palette(rng, SHAPE, F32, 16), NarrowArray(by_row.astype(BF16), F32), rounded=F16
+        ),
+        "sparse-scaled-palettized4-by-float32-rounded-to-bfloat16": Sparse(
+            mask,
+            Quantized(palette(rng, (int(mask.sum()),), F32, 16, (1, 1)), by_row, rounded=BF16),
+            SHAPE,
+        ),
         "concatenated-sparse-palettized4-int4": Concatenated((sparse, table, Quantized(int4, by_row)), 0),
     }
 

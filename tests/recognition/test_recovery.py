@@ -10,7 +10,7 @@ import pytest
 from compressor import encodings
 from compressor.arrays import BFLOAT16, ComputedArray, NDArray
 from compressor.encodings import Dense, Encoding, Palettized, Quantized
-from compressor.recognition import scaled
+from compressor.recognition import lookup
 from compressor.recognition.findings import Settings
 from compressor.recognition.recovery import recovered
 from compressor.weight import Weight
@@ -22,7 +22,7 @@ SCALES = RNG.uniform(0.001, 0.01, (256, 1)).astype(np.float32)
 
 
 SCHEMES = ("linear_quantize", "scaled_table", "sparsify")
-NF4 = dict(scaled.formats())["nf4"]
+NF4 = dict(lookup.formats())["nf4"]
 
 
 def of(values: NDArray) -> Weight:

@@ -12,6 +12,7 @@ import numpy as np
 
 from compressor.arrays import (
     CODE_DTYPES,
+    FLOAT_DTYPES,
     STORED_DTYPES,
     UINT8,
     Array,
@@ -171,7 +172,8 @@ class _Calls:
         zero_point = self.codes(node.input[2]) if node.op_type.endswith("zero_point") else None
         zero_point = None if zero_point is None else reshaped(zero_point, counts)
         scale = scale if isinstance(scale, Palettized) else reshaped(scale, counts)
-        found = Quantized(data, scale, zero_point, block)
+        rounded = FLOAT_DTYPES.get(node.op_type.split("_")[1], scale.dtype)
+        found = Quantized(data, scale, zero_point, block, None if rounded == scale.dtype else rounded)
         return signed(found) if "_from_int8" in node.op_type else found
 
     def scale(self, name: str) -> Array | Palettized:

@@ -33,7 +33,7 @@ def fits(encoding: Encoding) -> bool:
     """Whether the node can hold a weight `[K, N]`: stored codes without a sign, or with one and no zero point."""
     if not isinstance(encoding, Quantized) or not isinstance(encoding.data, Dense) or len(shape(encoding)) != 2:
         return False
-    if isinstance(encoding.scale, Palettized) or not codes_of(encoding):
+    if isinstance(encoding.scale, Palettized) or encoding.rounded is not None or not codes_of(encoding):
         return False
     by_column, block = encoding.scale.shape[1] == shape(encoding)[1], block_size(encoding)
     if not by_column or block < FEWEST_IN_BLOCK or block & (block - 1):

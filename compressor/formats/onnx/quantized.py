@@ -47,7 +47,7 @@ def folded(made: Lowered, encoding: Quantized, name: str, at: NonZeros | None = 
         kind = "_at"
         inputs.append(group_of_places(made, f"{made.prefix}.scale.group", at, counts, encoding.block))
     suffix = "" if zero_point is None else "_zero_point"
-    return made.call(f"dequantize_{scale.dtype.name}{kind}{suffix}", inputs, name, **attributes)
+    return made.call(f"dequantize_{dtype(encoding).name}{kind}{suffix}", inputs, name, **attributes)
 
 
 def _repeated(made: Lowered, parameter: str, encoding: Quantized) -> str:
@@ -167,7 +167,8 @@ def _wide(codes: DType) -> DType:
 def granularity(encoding: Quantized, whole: Shape = ()) -> Granularity | None:
     """How `DequantizeLinear` spells the scale; None if it cannot. whole: the weight's shape, for that of non-zeros."""
     counts, whole = tuple(encoding.scale.shape), whole or shape(encoding)
-    if isinstance(encoding.scale, Palettized) or encoding.scale.dtype.name not in {"float32", "float16"}:
+    rounded = encoding.rounded is not None
+    if rounded or isinstance(encoding.scale, Palettized) or encoding.scale.dtype.name not in {"float32", "float16"}:
         return None
     if math.prod(counts) == 1:
         return "tensor"

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from compressor.arrays import UINT8, ArraySpec, NDArray, is_float
-from compressor.encodings import Palettized, Quantized
+from compressor.encodings import Palettized, Quantized, nbytes
 from compressor.kernels import select
 from compressor.patterns import magnitude_bits, starts
-from compressor.recognition import granularity, scaled
+from compressor.recognition import granularity, lookup, scaled
 from compressor.recognition.granularity import Granularity
-from compressor.recognition.scaled import Lookup
+from compressor.recognition.lookup import Lookup
 from compressor.recognition.scan import Scan
 from compressor.recognition.schemes import Candidate, scales
 from compressor.recognition.tables import ENTRIES
@@ -51,11 +51,14 @@ def detect(values: NDArray, scan: Scan, best: float) -> Iterator[Candidate]:
     for chain in granularity.chains(values.shape):
         codes = math.inf  # of a table that serves longer blocks: it serves shorter ones, which take more scales
         for cut in chain:
-            for nbytes, name, table in _promises(values, scan, cut, best, codes):
-                if (scale := _scales(values, cut, table)) is not None:
-                    best, codes = nbytes, _nbytes(values, scan, table.entries.size)
-                    found = _candidate(cut, scale, name or f"one table of {table.entries.size} values", table)
-                    break  # the shortest are tried first
+            for called, table in _promises(values, scan, cut, best, codes):
+                if (scale := _scales(values, cut, table)) is None:
+                    continue
+                spec, codes = _spec(values, cut, scale, table), _nbytes(values, scan, table.entries.size)
+                if (size := codes + nbytes(spec) - nbytes(spec.data)) < best:
+                    name = called or f"one table of {table.entries.size} values"
+                    best, found = size, Candidate((NAME,), spec, f"{name}, scaled {cut.name}")
+                break  # the shortest are tried first
     if found is not None:
         yield found
 
@@ -76,7 +79,8 @@ def encode(values: NDArray, spec: Quantized, where: NDArray | None) -> Quantized
     lengths = spec.block or tuple(dim // count for dim, count in zip(values.shape, counts, strict=True))
     cut = Granularity(values.shape, lengths)
     for _, table in _tables(values, cut, cut.some(values, _ROWS), entries):
-        scale = _scales(values, cut, table) if table.entries.size == entries else None
+        alike = (table.entries.size, table.entries.dtype) == (entries, spec.data.lut.dtype)
+        scale = _scales(values, cut, table) if alike else None
         if scale is not None:
             indices = np.empty(values.shape, np.uint8)
             for part in cut.parts():
@@ -84,14 +88,12 @@ def encode(values: NDArray, spec: Quantized, where: NDArray | None) -> Quantized
             data = Palettized(
                 indices if where is None else select(indices, where), table.entries.reshape(spec.data.lut.shape)
             )
-            return Quantized(data, scales.encode(scale, spec.scale), None, spec.block)
+            return Quantized(data, scales.encode(scale, spec.scale), None, spec.block, spec.rounded)
     raise ValueError(f"one table of {entries} values times {list(counts)} scales, got others")
 
 
-def _promises(
-    values: NDArray, scan: Scan, cut: Granularity, best: float, codes: float
-) -> Iterator[tuple[float, str, Lookup]]:
-    """The tables that serve some blocks of a granularity: the bytes with them, fewer than `best`, and their names.
+def _promises(values: NDArray, scan: Scan, cut: Granularity, best: float, codes: float) -> Iterator[tuple[str, Lookup]]:
+    """The tables that serve some blocks of a granularity and may take fewer bytes than `best`, with their names.
 
     codes: of how many bytes indices must take fewer.
     """
@@ -104,16 +106,15 @@ def _promises(
         return
     fewer = [1 << width for width in range(1, 9) if _nbytes(values, scan, 1 << width) < most_codes]
     for name, table in _tables(values, cut, rows, max(fewer)):
-        size = _nbytes(values, scan, table.entries.size) + blocks * values.dtype.itemsize
-        if not distinct <= table.entries.size <= max(fewer) or size >= best:
+        if not distinct <= table.entries.size <= max(fewer):
             continue
         if all(scaled.scales(some, table) is not None for some in (rows[:1], rows)):
-            yield size, name, table
+            yield name, table
 
 
 def _scales(values: NDArray, cut: Granularity, table: Lookup) -> NDArray | None:
     """The scale of every block, of the shape of their counts; None where a block has none."""
-    scale = np.empty(cut.counts, values.dtype)
+    scale = np.empty(cut.counts, table.entries.dtype)
     for part in cut.parts():
         found = scaled.scales(part.rows(values), table)
         if found is None:
@@ -122,11 +123,11 @@ def _scales(values: NDArray, cut: Granularity, table: Lookup) -> NDArray | None:
     return scale
 
 
-def _candidate(cut: Granularity, scale: NDArray, name: str, table: Lookup) -> Candidate:
+def _spec(values: NDArray, cut: Granularity, scale: NDArray, table: Lookup) -> Quantized:
     lut = ArraySpec((*(1,) * len(cut.shape), table.entries.size, 1), scale.dtype)
     data = Palettized(ArraySpec(cut.shape, UINT8), lut)
-    spec = Quantized(data, scales.spec(scale, cut.counts), None, cut.block)
-    return Candidate((NAME,), spec, f"{name}, scaled {cut.name}")
+    rounded = None if scale.dtype == values.dtype else values.dtype
+    return Quantized(data, scales.spec(scale, cut.counts), None, cut.block, rounded)
 
 
 def _tables(values: NDArray, cut: Granularity, rows: NDArray, most: int) -> Iterator[tuple[str, Lookup]]:
@@ -135,7 +136,7 @@ def _tables(values: NDArray, cut: Granularity, rows: NDArray, most: int) -> Iter
     rows: some blocks.
     most: entries that are worth it.
     """
-    known = scaled.known(values.dtype)
+    known = lookup.known(values.dtype)
     yield from (one for one in known if one[1].entries.size <= _SHORT)
     if scaled.learned(rows, most) is not None:
         many, few = (max(_ROWS, size // rows.shape[1]) for size in (_LEARNED, _LEARNED // 8))

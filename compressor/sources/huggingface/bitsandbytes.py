@@ -84,8 +84,8 @@ def _four_bits(path: Path, base: str, state: str, tensors: Tensors) -> Layer:
         return Layer(names, (Weight(base, Dense(made), note=note),))
     grid, block = found
     by_block = computed(grid, FLOAT32, partial(np.reshape, shape=grid), scale)
-    encoding = floats.scaled(codes, values, by_block, block)
-    return Layer(names, (Weight(base, encoding, note="" if said.dtype == FLOAT32 else floats.ROUNDED_LAST),))
+    rounded = None if said.dtype == FLOAT32 else said.dtype
+    return Layer(names, (Weight(base, floats.scaled(codes, values, by_block, block, rounded)),))
 
 
 def _values(said: _State, table: NDArray, codes: NDArray, scale: NDArray) -> NDArray:
@@ -168,6 +168,8 @@ def _said(path: Path, name: str, state: Array) -> _State:
         said = json.loads(np.asarray(state).tobytes())
         shape, block, nested = said["shape"], said["blocksize"], said.get("nested_blocksize", 1)
         dtype, offset = FLOAT_DTYPES[said["dtype"]], float(said.get("nested_offset", 0.0))
+        if dtype.itemsize > FLOAT32.itemsize:
+            raise ValueError(f"products are float32, not {dtype}")
         if any(type(each) is not int or each < 1 for each in (*shape, block, nested)) or math.prod(shape) >= 1 << 56:
             raise ValueError(str(said)[:200])
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:

@@ -19,14 +19,20 @@ ROUNDED_LAST = "its library rounds codes times scales to 16 bits last; here they
 """Of scales that 16 bits do not hold."""
 
 
-def scaled(codes: Array, values: NDArray, scale: Array | Palettized, block: Shape | None = None) -> Quantized:
-    """Codes uint8 into `values` `[K]`, times a scale, by block, of whose dtype the weight is.
+def scaled(
+    codes: Array,
+    values: NDArray,
+    scale: Array | Palettized,
+    block: Shape | None = None,
+    rounded: DType | None = None,
+) -> Quantized:
+    """Codes uint8 into `values` `[K]`, times a scale, by block, of whose dtype the weight is unless it is rounded last.
 
     block: its lengths where the last one is shorter.
     """
     rank = len(codes.shape)
     lut = values.astype(scale.dtype).reshape(*(1,) * rank, len(values), 1)
-    return Quantized(Palettized(codes, lut), scale, block=block)
+    return Quantized(Palettized(codes, lut), scale, None, block, rounded)
 
 
 def table(kind: DType) -> NDArray:

@@ -125,6 +125,8 @@ def _legal(encoding: Quantized) -> Quantized:
     data = encoding.data
     if len(shape(data)) != 2:
         raise Illegal("the format has matrices alone")
+    if encoding.rounded is not None:
+        raise Illegal(f"loaders multiply in the type of the scales, and round nothing to {encoding.rounded} afterwards")
     if encoding.block is not None:
         raise Illegal("the format has no groups that end short")
     if is_float(dtype(data)):

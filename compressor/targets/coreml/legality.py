@@ -67,7 +67,7 @@ def legalize(encoding: Encoding, version: int) -> Encoding:
 
     Where several forms have that value, it is the smallest. What `why_not` refuses comes back in whatever form.
     """
-    if isinstance(encoding, Concatenated):
+    if isinstance(encoding, Concatenated) or _rounds(encoding):
         return encoding
     encoding = _evenly(_with_wide_tables(encoding))
     if not isinstance(encoding, Sparse):
@@ -78,6 +78,12 @@ def legalize(encoding: Encoding, version: int) -> Encoding:
     else:
         mask = repeated(encoding.mask, encoding.shape)
     return Sparse(mask, _smallest(encoding.values, encoding.shape, version, spec_of(mask)), encoding.shape)
+
+
+def _rounds(encoding: Whole) -> bool:
+    """Whether products are rounded to another type last."""
+    inner = encoding.values if isinstance(encoding, Sparse) else encoding
+    return isinstance(inner, Quantized) and inner.rounded is not None
 
 
 def _with_wide_tables(encoding: Whole) -> Whole:
@@ -135,6 +141,8 @@ def _refusal(encoding: Encoding, version: int) -> str:
         return f"Core ML has weights in float16 and float32, not in {dtype(encoding)}"
     if isinstance(encoding, Concatenated):
         return "Core ML has no constant that is made of several"
+    if _rounds(encoding):
+        return f"Core ML rounds no constant to {dtype(encoding)} after it was multiplied"
     if isinstance(encoding, Dense):
         stored = stored_type(encoding.values)
         return "" if stored in WEIGHT_DTYPES else f"Core ML casts float16 to float32, not {stored} to {dtype(encoding)}"

@@ -147,10 +147,10 @@ def _same(one: NDArray, other: NDArray) -> bool:
 def as_codes(encoding: Encoding) -> Quantized | None:
     """A quantized weight as all of its codes, those of zeros too, computed whenever they are read.
 
-    None for a weight that is not quantized.
+    None for a weight that is not quantized, or whose products are rounded to another type.
     """
     inner = codes_of(encoding)
-    if inner is None:
+    if inner is None or inner.rounded is not None:
         return None
     codes = inner.data
     if isinstance(encoding, Sparse):
@@ -162,7 +162,7 @@ def as_codes(encoding: Encoding) -> Quantized | None:
 
 def as_table(encoding: Encoding) -> Quantized | None:
     """A weight of floats in tables times scales, those of 8 bits as the codes that they are; None for any other."""
-    if not isinstance(encoding, Quantized) or codes_of(encoding) is not None:
+    if not isinstance(encoding, Quantized) or encoding.rounded is not None or codes_of(encoding) is not None:
         return None
     data, scale = encoding.data, plain(encoding.scale)
     if isinstance(data, Dense) and isinstance(data.values, NarrowArray) and data.values.values.dtype.itemsize == 1:
