@@ -6,7 +6,7 @@ Passes over a weight that stays in a file then hold a few of its rows, and what 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -14,9 +14,10 @@ import numpy as np
 
 from compressor.arrays import Array, ComputedArray, MappedArray, NarrowArray, PackedArray, bits
 from compressor.blocks import BLOCK, blocks
-from compressor.encodings import Dense, Encoding, Palettized, Quantized, decode, map_arrays, shape
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, decode, map_arrays, shape
+from compressor.errors import DamageError
 
-_VALUES = 8 * BLOCK
+_VALUES = 4 * BLOCK
 """Of a part: opening a file costs as much as reading a block."""
 
 
@@ -38,9 +39,40 @@ def in_rows(encoding: Encoding) -> Iterator[Encoding]:
     if not whole:
         yield encoding
         return
+    parts = blocks(whole[0], max(1, _VALUES // max(1, math.prod(whole[1:]))))
+    if isinstance(encoding, Sparse) and _is_scattered(encoding):
+        yield from _scattered(map_arrays(_held, encoding), parts)
+        return
     held = map_arrays(_held, encoding) if _is_cut(encoding, whole[0]) else Dense(decode(encoding))
-    for part in blocks(whole[0], max(1, _VALUES // max(1, math.prod(whole[1:])))):
+    for part in parts:
         yield _rows(held, part.start, part.stop)
+
+
+def _is_scattered(encoding: Sparse) -> bool:
+    """Whether each place of a weight has a bit, and each value stands for itself or in one table."""
+    match encoding.values:
+        case Dense():
+            return encoding.mask.shape == encoding.shape
+        case Palettized(_, lut, None):
+            return encoding.mask.shape == encoding.shape and lut.size == lut.shape[-2]
+        case _:
+            return False
+
+
+def _scattered(encoding: Sparse, parts: Iterable[slice]) -> Iterator[Sparse]:
+    """The values of some rows follow those of the rows before. Raises `DamageError` where they are not as many."""
+    size, done = math.prod(shape(encoding.values)), 0
+    for part in parts:
+        mask = np.asarray(rows(encoding.mask, part.start, part.stop))
+        count = int(np.count_nonzero(mask))
+        if done + count > size:
+            raise DamageError(f"a mask of more than {size} set bits for {size} values")
+        values = _rows(encoding.values, done, done + count)
+        assert isinstance(values, Dense | Palettized)
+        yield Sparse(mask, values, mask.shape)
+        done += count
+    if done < size:
+        raise DamageError(f"a mask of {done} set bits for {size} values")
 
 
 def rows(array: Array, start: int, stop: int) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from compressor import cutting
 from compressor.arrays import INT4, Array, ComputedArray, MappedArray, NarrowArray, NDArray, PackedArray, to_bytes
 from compressor.cutting import in_rows, leading, rows
 from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, decode, shape
+from compressor.errors import DamageError
 from compressor.packing import pack
 from tests import strategies
 from tests.strategies import bits_of
@@ -93,6 +95,20 @@ def test_what_all_rows_share_stays_and_what_each_has_is_cut(monkeypatch: pytest.
     assert isinstance(own[1], Quantized)
     assert own[1].scale.shape == (2, 2)
     assert isinstance(blocks[0], Dense)  # two rows share a scale, wherever a part ends
-    assert isinstance(sparse[0], Dense)
+    assert isinstance(sparse[0], Sparse)
+    assert shape(sparse[0].values) == (8,)
     tables = Palettized(np.zeros((4, 4), np.uint8), np.zeros((4, 1, 2, 1), np.float32))
     assert [part.lut.shape for part in in_rows(tables) if isinstance(part, Palettized)] == [(2, 1, 2, 1)] * 2
+
+
+@pytest.mark.parametrize("count", [9, 11])
+@pytest.mark.parametrize("values", [Dense, lambda held: Palettized(held, np.zeros((1, 1, 2, 1), np.float32))])
+def test_a_mask_that_contradicts_its_values_is_found_at_its_last_rows(
+    count: int, values: Callable[[NDArray], Dense | Palettized], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutting, "_VALUES", 4)
+    mask = np.array([[True] * 4, [True, False] * 2, [True] * 4])
+    parts = in_rows(Sparse(mask, values(np.zeros(count, np.uint8)), mask.shape))
+    assert decode(next(parts)).shape == (1, 4)
+    with pytest.raises(DamageError, match=f"a mask of .*10 set bits for {count} values|of more than 9 set bits"):
+        list(parts)

@@ -11,6 +11,7 @@ import numpy as np
 
 from compressor import packing
 from compressor.arrays import Array, ArraySpec, NDArray, PackedArray, bits, stored_type
+from compressor.compilation import by_rows
 from compressor.compilation.plan import Choice
 from compressor.compilation.stream import InexactError
 from compressor.cutting import in_rows
@@ -35,7 +36,16 @@ from compressor.encodings import spec as spec_of
 from compressor.errors import DamageError
 from compressor.kernels import select
 from compressor.recognition import schemes
-from compressor.recognition.schemes import Candidate, Scheme, Values, linear_quantize, narrow, scales, sparsify
+from compressor.recognition.schemes import (
+    Candidate,
+    Scheme,
+    Values,
+    linear_quantize,
+    narrow,
+    palettize,
+    scales,
+    sparsify,
+)
 from compressor.targets import Illegal
 from compressor.weight import Weight
 
@@ -122,6 +132,10 @@ def _encoded(source: Encoding, spec: Encoding, scheme: Scheme[Any] | None, thres
         return Dense(decode(source))
     if scheme is linear_quantize and isinstance(source, Dense) and isinstance(spec, Quantized) and _has_own(spec):
         return _row_by_row(source, spec)
+    if isinstance(source, Dense) and isinstance(spec, Sparse) and by_rows.is_mask(spec):
+        return by_rows.masked(source, spec, threshold, lambda values: _described(values, spec.values, scheme, None))
+    if scheme is palettize and isinstance(source, Dense) and isinstance(spec, Palettized) and by_rows.is_palette(spec):
+        return by_rows.palettized(source, spec)
     if isinstance(source, Quantized) and codes_of(source) and isinstance(spec, Sparse) and codes_of(spec):
         values = linear_quantize.centred(source)
     else:

@@ -10,6 +10,7 @@ import pytest
 
 from compressor import cutting, encodings
 from compressor.arrays import CODE_DTYPES, ArraySpec, NDArray, bits
+from compressor.compilation import by_rows
 from compressor.compilation.encode import encode, stored
 from compressor.compilation.plan import Choice, as_values
 from compressor.compilation.stream import InexactError
@@ -134,6 +135,56 @@ def test_a_grid_that_is_encoded_row_by_row(name: str, *, few_scales: bool, monke
     assert (encodings.dtype(made.data), made.scale.shape) == (code, (200, 4))
     assert isinstance(made.scale, Palettized) == few_scales
     assert np.array_equal(encodings.decode(made), values)
+
+
+ROWS = {
+    "palettized2": (3, 0.0),
+    "palettized4": (16, 0.0),
+    "palettized8": (256, 0.0),
+    "sparse(palettized3)": (8, 0.6),
+    "sparse": (0, 0.8),
+    "sparse(narrow)": (-1, 0.8),
+}
+"""How many distinct values there are, 0 for all, -1 for those of float16; and the share of zeros."""
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_palettes_and_masks_are_the_same_some_rows_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, (entries, zeros) = np.random.default_rng(0), ROWS[name]
+    values = rng.standard_normal((200, 64)).astype(np.float16 if entries < 0 else np.float32).astype(np.float32)
+    if entries > 0:  # which the first rows do not have all of
+        values = values.reshape(-1)[:entries][np.minimum(rng.integers(0, entries, (200, 64)), np.arange(200)[:, None])]
+    values[rng.random(values.shape) < zeros] = 0
+    values[199, values[199] == 0] = -0.0
+    weight = Weight("w", Dense(values))
+    found = find(weight, Settings(threshold=0.0)).candidates
+    forms = [one for one in found if encodings.name(one.spec) == name.partition("(n")[0]]
+    form = min(forms, key=lambda one: encodings.nbytes(one.spec))
+    whole = encode(weight, form)
+    monkeypatch.setattr(cutting, "_VALUES", 3 * 64)
+    made = encode(weight, form)
+    for one, other in zip(encodings.arrays(made), encodings.arrays(whole), strict=True):
+        assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
+    assert encodings.spec(made) == encodings.spec(whole) == form.spec
+    assert np.array_equal(encodings.decode(made), values)
+    for each in ("is_palette", "is_mask"):
+        monkeypatch.setattr(by_rows, each, lambda _: False)
+    for one, other in zip(encodings.arrays(encode(weight, form)), encodings.arrays(whole), strict=True):
+        assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
+
+
+@pytest.mark.parametrize("zeros", [0, 1])
+def test_rows_that_are_not_what_was_planned_are_refused(zeros: int) -> None:
+    values = np.ones((4, 8), np.float32)
+    values[0, :zeros] = 0
+    mask = ArraySpec((4, 8), np.dtype(np.bool_))
+    planned = 32 - 1 + zeros
+    with pytest.raises(InexactError, match=rf"cannot be stored as sparse: {planned} values, got {32 - zeros}"):
+        encoded(values, Sparse(mask, Dense(ArraySpec((planned,), F32)), (4, 8)))
+    lut = ArraySpec((1, 1, 2, 1), F32)
+    values[2:] = np.arange(16).reshape(2, 8)
+    with pytest.raises(InexactError, match=r"at most 2 distinct values, got 1[67]"):
+        encoded(values, Palettized(ArraySpec((4, 8), np.dtype(np.uint8)), lut), scheme="palettize")
 
 
 def test_codes_that_the_type_has_not_are_refused() -> None:

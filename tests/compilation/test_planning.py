@@ -198,14 +198,14 @@ def test_the_next_best_form_takes_the_place_of_one_that_cannot_be_encoded(
     pruned = palette(1)
     pruned[np.random.default_rng(0).random(pruned.shape) < 0.8] = 0
     source = chain(tmp_path / "m.onnx", {"a": pruned, "b": palette(2)})
-    encode = encoding.sparsify.encode
+    masked = encoding.by_rows.masked
 
-    def failing(values: NDArray, spec: Any, threshold: float, inner: Callable[..., Any]) -> Any:
+    def failing(values: Any, spec: Any, threshold: float, described: Callable[..., Any]) -> Any:
         if encodings.name(spec) == "sparse(palettized4)":
             raise ValueError("no such mask")
-        return encode(values, spec, threshold, inner)
+        return masked(values, spec, threshold, described)
 
-    monkeypatch.setattr(encoding.sparsify, "encode", failing)
+    monkeypatch.setattr(encoding.by_rows, "masked", failing)
     made = compressor.compress(source, tmp_path / "out")
     assert [weight.encoding for weight in made.weights] == ["palettized5", "palettized4"]
     reason = "cannot be stored as sparse(palettized4): no such mask"

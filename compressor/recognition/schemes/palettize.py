@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from compressor.arrays import UINT8, ArraySpec, DType, NDArray, Shape, bits, is_
 from compressor.encodings import Palettized, nbytes
 from compressor.errors import plural
 from compressor.kernels import select, take
-from compressor.patterns import above, eps, sortable, starts, unsortable
+from compressor.patterns import above, eps, patterns, sortable, starts, unique, unsortable
 from compressor.recognition import clusters
 from compressor.recognition.granularity import Granularity, channel_axes
 from compressor.recognition.row_tables import places, row_tables, without_duplicates
@@ -113,9 +113,9 @@ def encode(values: NDArray, spec: Palettized, where: NDArray | None) -> Palettiz
         return vectors.encode(values, spec.vector_axis, entries, length)
     if math.prod(groups) == 1:
         chosen = values if where is None else select(values, where)
-        table = _table(chosen, entries)
-        lut = padded(table.entries, entries).reshape(*groups, entries, 1)
-        return Palettized(table.index(chosen), lut)
+        found = table([chosen] if chosen.size else [], entries)
+        lut = padded(found.entries, entries).reshape(*groups, entries, 1)
+        return Palettized(found.index(chosen), lut)
     lut, indices = np.zeros((*groups, entries, 1), values.dtype), np.empty(values.shape, np.uint8)
     lengths = tuple(dim // count for dim, count in zip(values.shape, groups, strict=True))
     for part in Granularity(values.shape, lengths).parts():
@@ -168,12 +168,26 @@ def padded(entries: NDArray, count: int) -> NDArray:
     return np.concatenate([entries, np.zeros(count - entries.size, entries.dtype)])
 
 
-def _table(chosen: NDArray, entries: int) -> Table:
-    table = distinct(chosen, enough=entries) if chosen.size else None
-    if table is None or table.entries.size > entries:
-        found = "more" if table is None else str(table.entries.size)
-        raise ValueError(f"at most {entries} distinct values, got {found}")
-    return table
+def table(parts: Iterable[NDArray], entries: int) -> Table:
+    """The distinct values of what has at least one; no more is looked at once so many are found.
+
+    Raises:
+        ValueError: there are more.
+    """
+    found: Table | None = None
+    for some in parts:
+        new = distinct(some, enough=entries)
+        if new is not None and found is not None:
+            keys = unique(np.concatenate([patterns(found.entries), patterns(new.entries)]))
+            new = Table.of(keys, some.dtype)
+        if new is None or new.entries.size > entries:
+            raise ValueError(f"at most {entries} distinct values, got {'more' if new is None else new.entries.size}")
+        found = new
+        if new.entries.size == entries:
+            break
+    if found is None:
+        raise ValueError(f"at most {entries} distinct values, got no value")
+    return found
 
 
 def _counts(tables: NDArray, chosen: NDArray) -> NDArray:

@@ -1,0 +1,87 @@
+"""Palettes and masks of a weight that lies in a file, made of some rows at a time.
+
+Neither all values nor all codes are in memory as such: codes are packed at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from compressor import packing
+from compressor.arrays import UINT8, NDArray, PackedArray
+from compressor.cutting import in_rows
+from compressor.encodings import Dense, Encoding, Palettized, Sparse, decode, dtype, index_bits, shape
+from compressor.kernels import select
+from compressor.patterns import above
+from compressor.recognition.schemes import palettize
+
+
+def is_palette(spec: Encoding) -> bool:
+    """Whether all values have one table, and rows bytes of codes of their own."""
+    return (
+        isinstance(spec, Palettized)
+        and spec.vector_axis is None
+        and spec.lut.size == spec.lut.shape[-2]
+        and _in_bytes(shape(spec), index_bits(spec.lut))
+    )
+
+
+def palettized(source: Dense, spec: Palettized) -> Palettized:
+    """The place of every value in the table of all.
+
+    Raises:
+        ValueError: there are more values than the table has.
+    """
+    width = index_bits(spec.lut)
+    table = palettize.table(map(decode, in_rows(source)), spec.lut.shape[-2])
+    codes, done = np.empty(packing.packed_nbytes(math.prod(shape(spec)), width), np.uint8), 0
+    for some in in_rows(source):
+        packed = packing.pack(table.index(decode(some)), width)
+        codes[done : done + packed.size] = packed
+        done += packed.size
+    indices = PackedArray(codes, shape(spec), UINT8, width)
+    lut = palettize.padded(table.entries, spec.lut.shape[-2]).reshape(spec.lut.shape)
+    return Palettized(indices if width < 8 else np.asarray(indices), lut)
+
+
+def is_mask(spec: Encoding) -> bool:
+    """Whether each place has a bit, rows have bytes of their own, and the values are described without the mask."""
+    if not isinstance(spec, Sparse) or spec.mask.shape != spec.shape or not _in_bytes(spec.shape, 1):
+        return False
+    match spec.values:
+        case Dense():
+            return True
+        case Palettized(_, lut, None):
+            return lut.size == lut.shape[-2]
+        case _:
+            return False
+
+
+def masked(source: Dense, spec: Sparse, threshold: float, described: Callable[[NDArray], Any]) -> Sparse:
+    """The mask, and what `described` makes of the values that it keeps.
+
+    Raises:
+        ValueError: it keeps others than as many as were planned.
+    """
+    bits, values = np.empty(packing.packed_nbytes(math.prod(spec.shape), 1), np.uint8), []
+    done = 0
+    for some in in_rows(source):
+        each = decode(some)
+        kept = above(each, threshold)
+        packed = packing.pack(kept, 1)
+        bits[done : done + packed.size] = packed
+        done += packed.size
+        values.append(select(each, kept))
+    count, planned = sum(one.size for one in values), math.prod(shape(spec.values))
+    if count != planned:
+        raise ValueError(f"{planned:,} values, got {count:,}")
+    chosen = np.concatenate(values) if values else np.empty(0, dtype(source))
+    return Sparse(PackedArray(bits, spec.shape, np.dtype(np.bool_), 1), described(chosen), spec.shape)
+
+
+def _in_bytes(shape: tuple[int, ...], width: int) -> bool:
+    return len(shape) > 1 and math.prod(shape[1:]) * width % 8 == 0
