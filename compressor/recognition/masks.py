@@ -134,6 +134,8 @@ def _explained(mask: NDArray, lengths: Shape) -> bool:
     if empty < (1 if size >= _LONG_BLOCK else _FEWEST_BLOCKS):
         return False
     zeros, by_chance = 1 - np.count_nonzero(cut) / cut.size, 0.0
+    if empty <= blocks.size * _EXPLAINED * zeros:  # whatever chance makes
+        return False
     for axis in channel_axes(cut.ndim):
         if size * cut.shape[axis] != cut.size:  # a channel does not explain itself
             rates = 1 - cut.mean(axis=tuple(place for place in range(cut.ndim) if place != axis))

@@ -16,6 +16,7 @@ import numpy as np
 
 from compressor.arrays import DType, NDArray, mantissa_bits
 from compressor.recognition.lookup import Lookup
+from compressor.patterns import starts
 from compressor.recognition.row_tables import row_tables
 from compressor.recognition.rows import exact, in_blocks, rounded
 from compressor.recognition.tables import ENTRIES
@@ -58,10 +59,13 @@ def learned(rows: NDArray, most: int) -> NDArray | None:
 
 def _aligned(values: NDArray, most: int) -> NDArray | None:
     """The entries that rows share once each is multiplied by the power of two by which it shares most."""
-    each = [np.unique(row) for row in values[:_ALIGNED]]
-    each.sort(key=len, reverse=True)
-    entries, most = each[0], min(most, _SHARED * each[0].size)
-    for row in each[1:]:
+    ordered = np.sort(values[:_ALIGNED], axis=1)
+    new = starts(ordered)
+    counts = np.count_nonzero(new, axis=1)
+    longest, *others = np.argsort(-counts, kind="stable")
+    entries, most = ordered[longest][new[longest]], min(most, _SHARED * int(counts[longest]))
+    for at in others:
+        row = ordered[at][new[at]]
         power = np.frexp(np.abs(entries).max())[1] - np.frexp(np.abs(row).max())[1]
         shifted = [np.ldexp(row, power + by) for by in (0, -1, 1)]
         shared = [int(np.count_nonzero(entries[np.searchsorted(entries[:-1], one)] == one)) for one in shifted]

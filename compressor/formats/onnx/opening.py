@@ -34,16 +34,16 @@ def refusal(path: Path) -> str:
         "session.model_external_initializers_file_folder_path": str(path.parent),
     }
     try:
-        session(model.SerializeToString(), entries)
+        session(model.SerializeToString(), entries, runs=False)
     except Exception as error:  # noqa: BLE001 - each kind of failure has a class of its own, without a common base
         return f"ONNX Runtime {onnxruntime.__version__}: {line(error)}"
     return ""
 
 
-def session(model: bytes, entries: Mapping[str, str] = {}) -> Any:
+def session(model: bytes, entries: Mapping[str, str] = {}, *, runs: bool = True) -> Any:
     """A session of a serialized model as it is: nothing is optimized, on one thread of several that work on weights.
 
-    entries: of its configuration. Raises whatever ONNX Runtime raises: each kind of failure has a class of its own.
+    entries: of its configuration. runs: whether it is more than opened. Raises whatever ONNX Runtime raises: each kind of failure has a class of its own.
     """
     import onnxruntime
 
@@ -51,6 +51,7 @@ def session(model: bytes, entries: Mapping[str, str] = {}) -> Any:
     options.log_severity_level = 4  # what it would log is what it raises
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
+    options.enable_mem_pattern = options.enable_mem_reuse = runs  # planning that costs a quarter of an opening
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
