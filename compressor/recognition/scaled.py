@@ -15,8 +15,8 @@ import itertools
 import numpy as np
 
 from compressor.arrays import DType, NDArray, mantissa_bits
-from compressor.recognition.lookup import Lookup
 from compressor.patterns import starts
+from compressor.recognition.lookup import Lookup
 from compressor.recognition.row_tables import row_tables
 from compressor.recognition.rows import exact, in_blocks, rounded
 from compressor.recognition.tables import ENTRIES

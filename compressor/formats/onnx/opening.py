@@ -43,7 +43,9 @@ def refusal(path: Path) -> str:
 def session(model: bytes, entries: Mapping[str, str] = {}, *, runs: bool = True) -> Any:
     """A session of a serialized model as it is: nothing is optimized, on one thread of several that work on weights.
 
-    entries: of its configuration. runs: whether it is more than opened. Raises whatever ONNX Runtime raises: each kind of failure has a class of its own.
+    entries: of its configuration. runs: whether it is more than opened.
+
+    Raises whatever ONNX Runtime raises: each kind of failure has a class of its own.
     """
     import onnxruntime
 
