@@ -28,6 +28,7 @@ from compressor.arrays import (
     stored_type,
 )
 from compressor.errors import DamageError
+from compressor.gaps import is_gaps, to_mask
 from compressor.kernels import dequantize, expand, facing, look_up, scatter
 from compressor.nodes import PLACES, Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, Whole, dtype, shape
 from compressor.packing import packed_nbytes
@@ -48,6 +49,8 @@ __all__ = [
     "full_mask",
     "index_bits",
     "is_encoded",
+    "is_gaps",
+    "is_listed",
     "is_places",
     "map_arrays",
     "name",
@@ -104,6 +107,8 @@ def full_mask(encoding: Sparse) -> NDArray:
         DamageError: places are not ascending, or lie outside of the weight.
     """
     mask = np.asarray(encoding.mask)
+    if is_gaps(mask):
+        return to_mask(mask, encoding.shape)
     if not is_places(mask):
         return expand(mask, encoding.shape)
     places, size = mask, math.prod(encoding.shape)
@@ -180,6 +185,11 @@ def is_places(mask: Array) -> bool:
     return bool(mask.dtype == PLACES)
 
 
+def is_listed(mask: Array) -> bool:
+    """Whether a mask is a list of what there is of values, in any way, and no bit for each element or block."""
+    return mask.dtype != np.bool_
+
+
 def stored(encoding: Encoding) -> Iterator[tuple[Array, int]]:
     """The arrays that are stored, outermost first, each with the bits of an element: codes and masks are packed."""
     if isinstance(encoding, Concatenated):
@@ -231,5 +241,5 @@ def _fields(node: Whole) -> Iterator[tuple[str, Array | Encoding, int]]:
             yield "indices", indices, index_bits(lut)
             yield "lut", lut, bits(stored_type(lut))
         case Sparse(mask, values):
-            yield "mask", mask, bits(mask.dtype) if is_places(mask) else 1
+            yield "mask", mask, bits(mask.dtype) if is_listed(mask) else 1
             yield "values", values, 0

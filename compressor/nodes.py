@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from compressor.arrays import CODE_DTYPES, Array, DType, NDArray, Shape, is_float
+from compressor.gaps import is_gaps
 from compressor.kernels import look_up
 
 _PRODUCTS = np.dtype(np.float32)
@@ -131,8 +132,9 @@ class Quantized:
 class Sparse:
     """Non-zeros and where they are: values scattered where the mask is set, zero elsewhere, in row-major order.
 
-    mask: bool; each dimension divides the weight's: one bit a block (`shape // mask.shape`), 1 for unstructured. Or,
-        for few values, their places: int32 `[D]`, ascending in row-major order.
+    mask: bool; each dimension divides the weight's: one bit a block (`shape // mask.shape`), 1 for unstructured. Or
+        the distances between the values in row-major order: uint4 or uint8 `[G]`, see `gaps`. Or, for very few values,
+        their places: int32 `[D]`, ascending in row-major order.
     values: an encoding of the `[D]` values under the set mask bits.
     shape: the weight's.
 
@@ -149,8 +151,12 @@ class Sparse:
             if len(self.mask.shape) != 1 or math.prod(self.shape) > 1 << 31:
                 raise ValueError(f"places int32 [D] below 2**31, got {list(self.mask.shape)} in {list(self.shape)}")
             return
+        if is_gaps(self.mask):
+            if len(self.mask.shape) != 1:
+                raise ValueError(f"gaps [G], got {list(self.mask.shape)}")
+            return
         if self.mask.dtype != np.bool_:
-            raise ValueError(f"a bool mask or int32 places, got {self.mask.dtype}")
+            raise ValueError(f"a bool mask, gaps of 4 or 8 bits or int32 places, got {self.mask.dtype}")
         if len(self.mask.shape) != len(self.shape):
             raise ValueError(f"a mask of rank {len(self.shape)}, got {list(self.mask.shape)}")
         _check_blocks("mask", self.mask.shape, self.shape)

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from compressor.arrays import Array, ArraySpec, ComputedArray, MappedArray, NarrowArray, NDArray, PackedArray, Shape
-from compressor.encodings import Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, is_places, shape
+from compressor.encodings import Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, is_listed, shape
 
 Values = Dense | Quantized | Palettized
 
@@ -39,7 +39,7 @@ def with_shape(encoding: Encoding, to: Shape) -> Encoding | None:
     try:
         if not isinstance(encoding, Sparse):
             return _values(encoding, whole, to, leaf=True)
-        mask = encoding.mask if is_places(encoding.mask) else _by_block(encoding.mask, whole, to)
+        mask = encoding.mask if is_listed(encoding.mask) else _by_block(encoding.mask, whole, to)
         return Sparse(mask, _values(encoding.values, whole, to, leaf=False), to)
     except _BlocksError:
         return None

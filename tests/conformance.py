@@ -32,11 +32,12 @@ from compressor.encodings import (
     arrays,
     decode,
     dtype,
-    is_places,
+    full_mask,
     shape,
     spec,
 )
 from compressor.formats.onnx.dtypes import DATA_TYPES
+from compressor.gaps import GAPS, of_mask
 from compressor.model import Model
 from compressor.targets import Illegal, Target
 from compressor.weight import Weight
@@ -209,6 +210,8 @@ def masks(rng: np.random.Generator) -> Iterator[tuple[str, tuple[NDArray, Shape]
     """Element and block masks: random, full and empty ones; and places."""
     for to in SHAPES:
         yield f"{to} places", (np.flatnonzero(rng.random(to) < 0.2).astype(PLACES), to)
+        for of, density in itertools.product(GAPS, (0.0, 0.04, 0.3, 1.0)):
+            yield f"{to} gaps {of} {density}", (of_mask(rng.random(to) < density, of), to)
         for counts in dict.fromkeys((to, *parameters(to))):
             for density in (0.0, 0.3, 1.0) if counts == to else (0.4,):
                 yield f"{to} mask {counts} {density}", (rng.random(counts) < density, to)
@@ -217,7 +220,7 @@ def masks(rng: np.random.Generator) -> Iterator[tuple[str, tuple[NDArray, Shape]
 def under(rng: np.random.Generator, name: str, mask: tuple[NDArray, Shape]) -> Iterator[Case]:
     """Everything that can stand under a mask."""
     bits, to = mask
-    count = (bits.size if is_places(bits) else int(np.count_nonzero(bits)) * math.prod(to) // bits.size,)
+    count = (int(np.count_nonzero(full_mask(Sparse(bits, Dense(np.empty(0, F32)), to)))),)
     for of in FLOATS:
         yield f"sparse {of} {name}", Sparse(bits, Dense(floats(rng, count, of)), to)
     for stored in (F16, BF16):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from compressor import encodings
 from compressor.arrays import NDArray, is_float
-from compressor.encodings import Concatenated, Dense, Encoding, Palettized, Quantized, Sparse
+from compressor.encodings import Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, is_gaps
 
 
 def elementwise(encoding: Encoding) -> NDArray:
@@ -17,15 +18,27 @@ def elementwise(encoding: Encoding) -> NDArray:
         return np.concatenate([elementwise(part) for part in encoding.parts], encoding.axis)
     value = np.zeros(encodings.shape(encoding), encodings.dtype(encoding))
     rank = 0
-    for place in np.ndindex(value.shape):
+    left = {*places_of_gaps(encoding.mask)} if isinstance(encoding, Sparse) and is_gaps(encoding.mask) else None
+    for number, place in enumerate(np.ndindex(value.shape)):
         if isinstance(encoding, Sparse):
-            if not encoding.mask[block(place, value.shape, encoding.mask.shape)]:  # type: ignore[index]
+            is_left = left is not None and number in left
+            if left is None:
+                is_left = encoding.mask[block(place, value.shape, encoding.mask.shape)]  # type: ignore[index]
+            if not is_left:
                 continue
             value[place] = leaf(encoding.values, place, value.shape, rank)
             rank += 1
         else:
             value[place] = leaf(encoding, place, value.shape, None)
     return value
+
+
+def places_of_gaps(codes: Any) -> Iterator[int]:
+    place, most = 0, {"uint4": 15, "uint8": 255}[codes.dtype.name]
+    for code in np.asarray(codes).astype(int):
+        place += code
+        if code < most:
+            yield place
 
 
 def block(place: tuple[int, ...], whole: tuple[int, ...], counts: tuple[int, ...]) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, STORED_DTYPES, DType, NarrowArray, NDArray, Shape, bits
 from compressor.encodings import Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, Whole, decode
 from compressor.encodings import shape as shape_of
+from compressor.gaps import GAPS, of_mask
 from compressor.kernels import expand
 from compressor.patterns import patterns
 
@@ -145,7 +146,10 @@ def wholes(draw: st.DrawFn) -> Whole:
     if outer:
         blocked = generator.random(draw(counts(shape))) < draw(st.sampled_from([0, 0.3, 1]))
         leaf = (int(np.count_nonzero(expand(blocked, shape))),)
-        wrap = lambda encoding: Sparse(blocked, encoding, shape)  # noqa: E731 - the one that belongs to this mask
+        mask: Any = blocked
+        if draw(st.booleans()):
+            mask = of_mask(expand(blocked, shape), draw(st.sampled_from(GAPS)))
+        wrap = lambda encoding: Sparse(mask, encoding, shape)  # noqa: E731 - the one that belongs to this mask
     if inner == "dense" or (outer and inner == "vector"):
         return wrap(Dense(any_bits(generator, leaf, dtype)))
     if inner == "palettized":

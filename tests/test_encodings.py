@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from compressor import encodings
 from compressor.arrays import CODE_DTYPES, STORED_DTYPES, ArraySpec, NarrowArray, NDArray, to_bytes
-from compressor.encodings import Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, decode
+from compressor.encodings import Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, decode, is_gaps
 from compressor.packing import pack
 from tests import strategies
 from tests.elementwise import elementwise
@@ -67,7 +67,7 @@ def test_the_bytes_counted_are_the_bytes_stored(encoding: Encoding) -> None:
             case Palettized(indices, lut):
                 return len(pack(np.asarray(indices), encodings.index_bits(lut))) + len(to_bytes(np.asarray(lut)))
             case Sparse(mask, values):
-                return len(pack(np.asarray(mask), 1)) + stored(values)
+                return len(to_bytes(np.asarray(mask)) if is_gaps(mask) else pack(np.asarray(mask), 1)) + stored(values)
 
     assert encodings.nbytes(encoding) == stored(encoding)
 
@@ -293,7 +293,12 @@ def test_names_and_bytes_follow_from_specs(encoding: Encoding, name: str, nbytes
         (Quantized, (INT8_DATA, of_shape(F32, 4)), "a scale of rank 2"),
         (Quantized, (INT8_DATA, of_shape(F32, 4, 1), of_shape(np.uint8, 4, 1)), r"a zero point int8\[4, 1\]"),
         (Quantized, (INT8_DATA, of_shape(F32, 4, 1), of_shape(np.int8, 1, 1)), r"got int8\[1, 1\]"),
-        (Sparse, (of_shape(np.uint8, 4, 6), Dense(of_shape(F32, 5)), (4, 6)), "a bool mask or int32 places, got uint8"),
+        (Sparse, (of_shape(np.uint8, 4, 6), Dense(of_shape(F32, 5)), (4, 6)), r"gaps \[G\], got \[4, 6\]"),
+        (
+            Sparse,
+            (of_shape(np.int8, 4, 6), Dense(of_shape(F32, 5)), (4, 6)),
+            "gaps of 4 or 8 bits or int32 places, got",
+        ),
         (Sparse, (of_shape(BOOL, 24), Dense(of_shape(F32, 5)), (4, 6)), r"a mask of rank 2, got \[24\]"),
         (Sparse, (of_shape(BOOL, 4, 5), Dense(of_shape(F32, 5)), (4, 6)), r"a mask whose shape divides \[4, 6\]"),
     ],

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from compressor import native
 from compressor.arrays import DType, NDArray, mantissa_bits
+from compressor.gaps import gaps_into, gaps_to_mask
 from compressor.kernels import dequantize_into, look_up_into, scatter_into, select_into
 from compressor.packing import pack_into, packed_nbytes, unpack_into
 from compressor.patterns import compared, magnitude_bits, unique
@@ -34,9 +35,9 @@ from tests import strategies
 LOOPS: dict[str, Callable[..., Any]] = {
     each.__name__: each
     for each in (
-        codes_into, compared, dequantize_into, distinct_into, extremes_into, fits_into, known, look_up_into,
-        narrow_into, near_zero, pack_into, places_into, row_places_into, scatter_into, search_into, select_into,
-        unpack_into, widen_into,
+        codes_into, compared, dequantize_into, distinct_into, extremes_into, fits_into, gaps_into, gaps_to_mask, known,
+        look_up_into, narrow_into, near_zero, pack_into, places_into, row_places_into, scatter_into, search_into,
+        select_into, unpack_into, widen_into,
     )
 }  # fmt: skip
 
@@ -162,6 +163,22 @@ def test_masks_end_in_every_way(before: int) -> None:
         count = int(np.count_nonzero(where))
         assert agree("select_into", values, where, np.zeros(count, np.uint64))
         assert agree("scatter_into", values[:count].copy(), where, np.zeros(where.size, np.uint64))
+
+
+@compiled
+@given(sizes, widths, st.sampled_from([0.0, 0.004, 0.1, 0.5, 1.0]), st.data())
+def test_distances(size: int, width: int, share: float, data: st.DataObject) -> None:
+    generator, most = strategies.random(data.draw), (1 << width) - 1
+    where = generator.random(size) < share
+    if data.draw(st.booleans()):
+        where = (where * generator.integers(1, 256, size)).astype(np.uint8).view(np.bool_)
+    assert agree("gaps_into", where, BYTES[:0], most)
+    codes = filled(generator, gaps_into(where, BYTES[:0], most), np.dtype("u1"))
+    if codes.size:
+        assert agree("gaps_into", where, codes, most)
+    # Any bytes, too: what has to be refused is, before anything is written beyond the mask.
+    ours, defined = answers("gaps_to_mask", filled(generator, size // 4, np.dtype("u1")), np.zeros(size, bool), most)
+    assert ours == defined or ours[0] is defined[0] is False
 
 
 @compiled
@@ -377,6 +394,12 @@ KEYS = np.arange(16, dtype=np.uint32)
         ("scatter_into", (WORDS[:15], ~MASK, WORDS), "as many values as the mask has set"),
         ("scatter_into", (WORDS[:0], MASK[:15], WORDS), "a mask of the weight's length"),
         ("scatter_into", (BYTES[:0], MASK, WORDS), "room for the values' type"),
+        ("gaps_into", (~MASK, BYTES[:15], 15), "room for as many codes as the mask takes"),
+        ("gaps_into", (~MASK, np.zeros(17, np.uint8), 15), "room for as many codes as the mask takes"),
+        ("gaps_into", (WORDS, BYTES, 15), "a byte a place and a code"),
+        ("gaps_into", (MASK, BYTES, 256), "codes of 1 to 8 bits"),
+        ("gaps_to_mask", (BYTES, WORDS, 15), "a byte a code and a place"),
+        ("gaps_to_mask", (BYTES, MASK, 0), "codes of 1 to 8 bits"),
         ("compared", (BYTES, BYTES[:15], 0, 0), "arrays of one length"),
         ("compared", (BYTES, WORDS, 0, 0), "arrays of one type"),
         ("compared", (BYTES, np.zeros(1, np.complex128), 0, 0), "elements of 1, 2, 4 or 8 bytes, got 16"),

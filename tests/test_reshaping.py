@@ -9,7 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compressor.arrays import ArraySpec, ComputedArray, MappedArray, NarrowArray, PackedArray, Shape, to_bytes
+from compressor.arrays import (
+    UINT4,
+    ArraySpec,
+    ComputedArray,
+    MappedArray,
+    NarrowArray,
+    NDArray,
+    PackedArray,
+    Shape,
+    to_bytes,
+)
 from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, arrays, decode, spec
 from compressor.reshaping import with_shape
 from tests.conformance import forms
@@ -101,8 +111,9 @@ def test_vectors_stay_along_their_axis() -> None:
     assert with_shape(form, (2, 4, 6)) is None
 
 
-def test_places_are_the_same_in_every_shape() -> None:
-    form = Sparse(np.array([3, 5], np.int32), Dense(np.array([1.0, 2.0])), (2, 6))
+@pytest.mark.parametrize("places", [np.array([3, 5], np.int32), np.array([3, 2], UINT4)])
+def test_places_are_the_same_in_every_shape(places: NDArray) -> None:
+    form = Sparse(places, Dense(np.array([1.0, 2.0])), (2, 6))
     found = with_shape(form, (12,))
     assert found is not None
     assert decode(found).tolist() == decode(form).reshape(-1).tolist()

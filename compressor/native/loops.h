@@ -83,6 +83,8 @@ FUNCTION(places_into);
 FUNCTION(known);
 FUNCTION(select_into);
 FUNCTION(scatter_into);
+FUNCTION(gaps_into);
+FUNCTION(gaps_to_mask);
 FUNCTION(near_zero);
 FUNCTION(compared);
 FUNCTION(extremes_into);

@@ -1,4 +1,4 @@
-/* Masks and zeros: values selected and scattered, magnitudes counted, and how two arrays differ. */
+/* Masks and zeros: values selected and scattered, distances between them, magnitudes counted, how two arrays differ. */
 
 #include "loops.h"
 
@@ -74,6 +74,76 @@ the sign. */
         } \
     }
 FOR_PATTERNS(COMPARED)
+
+/* The codes of the distances between the places that a mask sets; how many there are. `most` is no value. Codes that no
+value follows are not counted, and not written where `room` is for those that are. */
+static Py_ssize_t gaps_of(const u8 *where, Py_ssize_t size, u8 *codes, Py_ssize_t room, unsigned most) {
+    Py_ssize_t made = 0, counted = 0;
+    unsigned distance = 0;
+    for (Py_ssize_t i = 0; i < size; i++) {
+        if (distance == most) {
+            if (made < room)
+                codes[made] = (u8)most;
+            made++;
+            distance = 0;
+        }
+        if (made < room)
+            codes[made] = (u8)distance;
+        unsigned set = where[i] != 0;
+        made += set;
+        counted = set ? made : counted;
+        distance = set ? 1 : distance + 1;
+    }
+    return counted;
+}
+
+/* 0 where places are not ascending, or lie outside. */
+static int gaps_set(const u8 *codes, Py_ssize_t count, u8 *mask, Py_ssize_t size, unsigned most) {
+    uint64_t place = 0, next = 0; /* where the next value may be at the earliest */
+    for (Py_ssize_t i = 0; i < count; i++) {
+        unsigned code = codes[i] & most;
+        place += code;
+        if (code == most)
+            continue;
+        if (place < next || place >= (uint64_t)size)
+            return 0;
+        mask[place] = 1;
+        next = place + 1;
+    }
+    return 1;
+}
+
+FUNCTION(gaps_into) {
+    Buffers buffers;
+    uint64_t most;
+    Py_ssize_t count;
+    if (acquire(&buffers, given, all, 2, 1, &most, 1) < 0
+        || refused(&buffers, width_of(&buffers, 0) == 1 && width_of(&buffers, 1) == 1, "a byte a place and a code")
+        || refused(&buffers, most && most < 256, "codes of 1 to 8 bits"))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    count = gaps_of(data(&buffers, 0), length(&buffers, 0), data(&buffers, 1), length(&buffers, 1), (unsigned)most);
+    Py_END_ALLOW_THREADS
+    if (refused(&buffers, !length(&buffers, 1) || count == length(&buffers, 1), "room for as many codes as the mask takes"))
+        return NULL;
+    release(&buffers);
+    return PyLong_FromSsize_t(count);
+}
+
+FUNCTION(gaps_to_mask) {
+    Buffers buffers;
+    uint64_t most;
+    int whole;
+    if (acquire(&buffers, given, all, 2, 1, &most, 1) < 0
+        || refused(&buffers, width_of(&buffers, 0) == 1 && width_of(&buffers, 1) == 1, "a byte a code and a place")
+        || refused(&buffers, most && most < 256, "codes of 1 to 8 bits"))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    whole = gaps_set(data(&buffers, 0), length(&buffers, 0), data(&buffers, 1), length(&buffers, 1), (unsigned)most);
+    Py_END_ALLOW_THREADS
+    release(&buffers);
+    return PyBool_FromLong(whole);
+}
 
 FUNCTION(select_into) {
     Buffers buffers;

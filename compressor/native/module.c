@@ -60,6 +60,8 @@ static PyMethodDef methods[] = {
     LISTED(known),
     LISTED(select_into),
     LISTED(scatter_into),
+    LISTED(gaps_into),
+    LISTED(gaps_to_mask),
     LISTED(near_zero),
     LISTED(compared),
     LISTED(extremes_into),

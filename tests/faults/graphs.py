@@ -36,7 +36,8 @@ OPERATORS = {
     "LayerNormalization QuantizeLinear DynamicQuantizeLinear MatMulInteger LSTM GRU Resize Shape Where EyeLike "
     "NonZero OneHot Einsum Split ReduceSum Relu Neg SequenceAt Loop If Scan NoSuchOperator",
     "com.microsoft": "MatMulNBits QLinearAdd DequantizeLinear QAttention NoSuchOperator",
-    "compressor": "lut_to_dense dequantize_float32 sparse_to_dense places widen_uint8 reshaped unpack_uint4 counter",
+    "compressor": "lut_to_dense dequantize_float32 sparse_to_dense places places_by_gaps4 widen_uint8 reshaped "
+    "unpack_uint4 counter",
     "ai.onnx.ml": "Normalizer",
 }
 ATTRIBUTES = (

@@ -18,6 +18,7 @@ from compressor import targets
 from compressor.arrays import CODE_DTYPES, STORED_DTYPES, NarrowArray
 from compressor.encodings import Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, decode
 from compressor.formats.onnx.writing import MODEL
+from compressor.gaps import GAPS, of_mask
 from compressor.model import Model
 from compressor.weight import Weight
 from tests.conformance import BF16, F16, F32, codes, floats, model, palette, quantized
@@ -60,6 +61,11 @@ def forms() -> Mapping[str, Encoding]:
     )
     places = np.array([3, 40, 41, 150], np.int32)
     found["sparse-by-places"] = Sparse(places, Dense(floats(rng, (4,), F32)), SHAPE)
+    apart = np.zeros((12, 48), np.bool_)
+    apart.reshape(-1)[[0, 1, 16, 17, 40, 85, 400, 575]] = True
+    for dtype in GAPS:
+        codes_of_gaps, values = of_mask(apart, dtype), Dense(floats(np.random.default_rng(7), (8,), F32))
+        found[f"sparse-by-gaps-{dtype.name}"] = Sparse(codes_of_gaps, values, (12, 48))
     for bits in (3, 5, 6, 7):  # looked up in tables before
         found[f"palettized{bits}-by-shifts"] = found[f"palettized{bits}"]
         found[f"sparse-palettized{bits}-by-shifts"] = found[f"sparse-palettized{bits}"]

@@ -110,6 +110,16 @@ def places(body: Body, *, blocks: bool, shared: bool) -> None:
     body.node("Compress", counter, flat)
 
 
+def places_by_gaps(body: Body, width: int) -> None:
+    """Where codes of `width` bits say that values are: int32 `[D]`. codes: `[G]`, see `gaps`.
+
+    `Compress` costs a mispredicted branch where what it keeps changes: here nearly all of it is kept.
+    """
+    codes, most = body.cast(body.input("codes"), INT32), body.constant((1 << width) - 1, INT32)
+    found = body.node("Less", codes, most)
+    body.node("Compress", body.node("CumSum", codes, body.integer(0)), found)
+
+
 def sparse_to_dense(body: Body) -> None:
     """The values `[D]` at the places of a weight, int32 `[D]`, and `zeros` `[size]` elsewhere."""
     places, values, zeros = body.input("places"), body.input("values"), body.input("zeros")

@@ -134,6 +134,11 @@ class _Calls:
         if self.values.producer(places) is None:
             return self.constant(places), whole
         node = self.call(places, "places")
+        if node.op_type.startswith("places_by_gaps"):
+            gaps = self.codes(node.input[0])
+            if node.op_type != f"places_by_gaps{bits(gaps.dtype)}":
+                raise ValueError(f"{node.op_type} of {gaps.dtype}")
+            return gaps, whole
         blocks = _ints(node, "mask_grid")[::2]
         return _packed(self.constant(node.input[0]), blocks or whole, np.dtype(np.bool_), 1), whole
 

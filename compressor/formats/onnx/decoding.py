@@ -3,7 +3,7 @@
     Dense                              an initializer; Cast(values) of what is stored in a narrower type
     Palettized                         lut_to_dense(indices, lut)
     Quantized                    dequantize(codes, scale, zero_point), or dequantize_linear: see `Form`
-    Sparse                             sparse_to_dense(places(mask), values, zeros)
+    Sparse                             sparse_to_dense(places(mask), values, zeros); the places of gaps, or themselves
     Concatenated                       concatenated_2(part, part), ...
 
 `calls.encoding` is the inverse. Packed codes are stored as ONNX's 2- and 4-bit types where the opset has them, as bytes
@@ -27,6 +27,7 @@ from compressor.arrays import (
     NarrowArray,
     Shape,
     as_stored,
+    bits,
     is_float,
     stored_type,
 )
@@ -42,13 +43,14 @@ from compressor.encodings import (
     dtype,
     index_bits,
     is_encoded,
+    is_gaps,
     is_places,
     shape,
     tabled,
 )
 from compressor.formats.onnx import n_bits, quantized
 from compressor.formats.onnx.body import INT32
-from compressor.formats.onnx.codes import spread
+from compressor.formats.onnx.codes import spread, store_codes
 from compressor.formats.onnx.dtypes import SINCE
 from compressor.formats.onnx.functions import MOST_GROUPED_AXES, MOST_PARTS
 from compressor.formats.onnx.lowered import BITS, COUNTER, Lowered, NonZeros
@@ -220,6 +222,10 @@ def _places(made: Lowered, mask: Array, whole: Shape, count: int) -> str:
     name = f"{made.prefix}.places"
     if is_places(mask):
         return made.store(name, mask)
+    if is_gaps(mask):
+        made.declare(name, INT32, count)
+        codes = store_codes(made, f"{made.prefix}.gaps", mask)
+        return made.call(f"places_by_gaps{bits(mask.dtype)}", [codes], name)
     packed = made.store(f"{made.prefix}.mask", mask, (packed_nbytes(mask.size, 1),), 1)
     made.counter = max(made.counter, -(-math.prod(whole) // 8) * 8)
     made.declare(name, INT32, count)

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from compressor.arrays import FLOAT_DTYPES, INT8, UINT8
+from compressor.arrays import FLOAT_DTYPES, INT8, UINT8, bits
 from compressor.formats.onnx import bodies
 from compressor.formats.onnx.body import Body
+from compressor.gaps import GAPS
 
 if TYPE_CHECKING:
     import onnx
@@ -87,6 +88,8 @@ def _scattering() -> Iterator[Named]:
     for shared, suffix in ((False, ""), (True, "_by_bits")):
         yield f"places{suffix}", partial(bodies.places, blocks=False, shared=shared)
         yield f"places_of_blocks{suffix}", partial(bodies.places, blocks=True, shared=shared)
+    for dtype in GAPS:
+        yield f"places_by_gaps{bits(dtype)}", partial(bodies.places_by_gaps, width=bits(dtype))
     yield "sparse_to_dense", bodies.sparse_to_dense
     for dtype in (*FLOAT_DTYPES.values(), INT8, UINT8):
         yield f"zeros_{dtype.name}", partial(bodies.zeros, dtype=dtype)

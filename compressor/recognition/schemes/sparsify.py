@@ -1,21 +1,34 @@
-"""Sparse storage: a bit mask and the non-zeros, which may themselves be palettized or quantized.
+"""Sparse storage: where the non-zeros are, and themselves, which may be palettized or quantized.
 
-The structure of the zeros is found in the mask: where it is constant over blocks, one bit a block is enough.
+The structure of the zeros is found in the mask: where it is constant over blocks, one bit a block is enough. Elsewhere
+the distances between the non-zeros may take less, or their places.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from compressor.arrays import ArraySpec, NDArray, Shape, is_float, spec_of
-from compressor.encodings import PLACES, Dense, Encoding, Palettized, Quantized, Sparse, is_places, nbytes, shape
+from compressor import gaps
+from compressor.arrays import ArraySpec, DType, NDArray, Shape, is_float, spec_of
+from compressor.encodings import (
+    PLACES,
+    Dense,
+    Encoding,
+    Palettized,
+    Quantized,
+    Sparse,
+    is_gaps,
+    is_listed,
+    nbytes,
+    shape,
+)
 from compressor.errors import plural
+from compressor.gaps import GAPS
 from compressor.kernels import expand
-from compressor.packing import packed_nbytes
 from compressor.patterns import above
 from compressor.recognition import masks
 from compressor.recognition.masks import Structure
@@ -27,6 +40,10 @@ NAME = "sparsify"
 
 THRESHOLD = 1e-3
 """Values up to this magnitude are noise in a pruned weight: what Core ML Tools' guide takes."""
+
+SOONER = 1.02
+"""Distances are stored instead of a mask where all of it takes at most so many times as much: a runtime that has to
+find the set bits of a mask by a branch for each takes three times as long."""
 
 EncodeInner = Callable[[NDArray, Values, NDArray], Values]
 
@@ -63,12 +80,41 @@ def _masked(
     share = f"{1 - count / scan.size:.1%} zeros, {zeros.name}"
     if changed:
         share += f", {changed:,} of them values up to {threshold:g}"
-    stored = ArraySpec(_counts(values.shape, zeros.lengths), _BOOL)
-    if count * PLACES.itemsize < packed_nbytes(stored.size, 1):
-        stored = ArraySpec((count,), PLACES)
+    where = _Where(values, zeros.lengths, count, threshold)
     for schemes, nonzeros, told in _nonzeros(values, scan, inner, count, threshold):
-        spec, evidence = Sparse(stored, nonzeros, values.shape), "; ".join(filter(None, (share, told)))
+        spec, evidence = where.smallest(nonzeros), "; ".join(filter(None, (share, told)))
         yield Candidate((NAME, *schemes), spec, evidence, Loss(threshold, changed), zeros.name)
+
+
+@dataclass
+class _Where:
+    """The ways to say where the `count` values above `threshold` are. lengths: of the blocks of a mask."""
+
+    values: NDArray
+    lengths: Shape
+    count: int
+    threshold: float
+    codes: dict[DType, ArraySpec] = field(default_factory=dict)
+
+    def smallest(self, nonzeros: Values) -> Sparse:
+        """The smallest form of the non-zeros with any of them; distances where they take hardly more than a mask."""
+        bits = self._of(ArraySpec(_counts(self.values.shape, self.lengths), _BOOL), nonzeros)
+        most = SOONER * nbytes(bits)
+        # As if no distance took a second code: most weights are ruled out by that.
+        short = [dtype for dtype in GAPS if nbytes(self._of(ArraySpec((self.count,), dtype), nonzeros)) <= most]
+        listed = [self._of(self._gaps(dtype), nonzeros) for dtype in short if max(self.lengths, default=1) == 1]
+        if self.count * PLACES.itemsize < bits.mask.size / 8 and self.values.size <= 1 << 31:
+            listed.append(self._of(ArraySpec((self.count,), PLACES), nonzeros))
+        least = min(listed, key=nbytes, default=bits)
+        return least if nbytes(least) <= most else bits
+
+    def _of(self, mask: ArraySpec, nonzeros: Values) -> Sparse:
+        return Sparse(mask, nonzeros, self.values.shape)
+
+    def _gaps(self, dtype: DType) -> ArraySpec:
+        if dtype not in self.codes:
+            self.codes[dtype] = ArraySpec((gaps.count_of(above(self.values, self.threshold), dtype),), dtype)
+        return self.codes[dtype]
 
 
 def _nonzeros(
@@ -92,17 +138,18 @@ def _nonzeros(
 
 
 def mask(values: NDArray, spec: Sparse, threshold: float) -> tuple[NDArray, NDArray]:
-    """The stored mask or places, and the mask at full size: a block with any non-zero is kept as a whole.
+    """The stored mask, distances or places, and the mask at full size: a block with any non-zero is kept as a whole.
 
     Raises:
         ValueError: it does not keep as many values as `spec` has.
     """
     full = above(values, threshold)
-    if is_places(spec.mask):
-        places = np.flatnonzero(full).astype(PLACES)
-        if places.size != spec.mask.size:
-            raise ValueError(f"{spec.mask.size:,} values, got {places.size:,}")
-        return places, full
+    if is_listed(spec.mask):
+        listed = gaps.of_mask(full, spec.mask.dtype) if is_gaps(spec.mask) else np.flatnonzero(full).astype(PLACES)
+        kept, planned = int(np.count_nonzero(full)), math.prod(shape(spec.values))
+        if (kept, listed.size) != (planned, spec.mask.size):
+            raise ValueError(f"{planned:,} values at {spec.mask.size:,} stored places, got {kept:,} at {listed.size:,}")
+        return listed, full
     lengths = tuple(dim // count for dim, count in zip(values.shape, spec.mask.shape, strict=True))
     stored = full if max(lengths, default=1) == 1 else masks.kept(full, lengths)
     full = np.ascontiguousarray(expand(stored, full.shape))

@@ -45,7 +45,7 @@ from compressor.encodings import (
     dtype,
     full_mask,
     is_encoded,
-    is_places,
+    is_listed,
     nbytes,
     plain,
     shape,
@@ -72,7 +72,7 @@ def legalize(encoding: Encoding, version: int) -> Encoding:
     encoding = _evenly(_with_wide_tables(encoding))
     if not isinstance(encoding, Sparse):
         return _smallest(encoding, shape(encoding), version, None)
-    if is_places(encoding.mask):  # there is no such form
+    if is_listed(encoding.mask):  # there is no such form
         known = isinstance(encoding.mask, ArraySpec)
         mask: Array = ArraySpec(encoding.shape, np.dtype(np.bool_)) if known else full_mask(encoding)
     else:

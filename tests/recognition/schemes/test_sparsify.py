@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compressor import encodings
-from compressor.arrays import ArraySpec, NDArray, Shape
+from compressor.arrays import UINT4, ArraySpec, NDArray, Shape
 from compressor.encodings import Dense, Sparse
 from compressor.kernels import expand, select
 from compressor.packing import pack
@@ -28,18 +28,18 @@ def plain(values: NDArray) -> Candidate:
 
 def test_the_example_of_the_guide() -> None:
     values = np.array([[0, 7, 0, 0, 0, 0, 0, 56.3]], np.float32)
-    (candidate,) = sparsify.detect(values, scan(values, 0.0), [plain(values)], 0.0, 0.0)
-    encoded = sparsify.encode(values, candidate.spec, 0.0, dense_inner)  # type: ignore[arg-type]
+    spec = Sparse(ArraySpec((1, 8), np.dtype(bool)), Dense(ArraySpec((2,), values.dtype)), (1, 8))
+    encoded = sparsify.encode(values, spec, 0.0, dense_inner)
     assert pack(np.asarray(encoded.mask), 1).tolist() == [0b10000010]
     assert np.asarray(encoded.values.values).tolist() == [7, np.float32(56.3)]  # type: ignore[union-attr]
 
 
 def test_a_layer_whose_size_is_no_multiple_of_8() -> None:
     values = np.random.default_rng(0).normal(size=(121, 21)).astype(np.float32)
-    values.reshape(-1)[np.random.default_rng(1).permutation(2541)[:1779]] = 0
+    values.reshape(-1)[np.random.default_rng(1).permutation(2541)[:1143]] = 0
     (candidate,) = sparsify.detect(values, scan(values, 0.0), [plain(values)], 0.0, 0.0)
-    assert encodings.nbytes(candidate.spec) == 318 + 762 * 4
-    assert candidate.evidence == "70.0% zeros, unstructured"
+    assert encodings.nbytes(candidate.spec) == 318 + 1398 * 4
+    assert candidate.evidence == "45.0% zeros, unstructured"
     encoded = sparsify.encode(values, candidate.spec, 0.0, dense_inner)  # type: ignore[arg-type]
     assert np.array_equal(encodings.decode(encoded), values)
 
@@ -66,6 +66,46 @@ def test_a_mask_stored_by_block_is_the_mask(shape: Shape, data: st.DataObject) -
     assert np.array_equal(full, mask)
     assert stored.shape == stored_shape
     assert np.array_equal(expand(stored, shape), mask)
+
+
+@pytest.mark.parametrize(
+    ("zeros", "dtype", "stored"),
+    [
+        (0.5, np.float32, "bool"),
+        (0.6, np.float32, "bool"),
+        (0.68, np.float32, "bool"),  # distances would take 2.6 % more
+        (0.72, np.float32, "uint4"),  # 1.4 % more
+        (0.72, np.float16, "bool"),  # 2.4 % more
+        (0.74, np.float16, "uint4"),
+        (0.9, np.float32, "uint4"),
+        (0.97, np.float32, "uint8"),
+        (0.9999, np.float32, "int32"),
+    ],
+)
+def test_what_tells_the_places_is_the_smallest_but_for_a_mask(zeros: float, dtype: type, stored: str) -> None:
+    """Distances are decoded sooner than a mask: they may take up to 2 % more with all that they belong to."""
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=(512, 384)).astype(dtype)
+    values[generator.random(values.shape) < zeros] = 0
+    (candidate,) = sparsify.detect(values, scan(values, 0.0), [plain(values)], 0.0, 0.0)
+    assert isinstance(candidate.spec, Sparse)
+    assert candidate.spec.mask.dtype.name == stored
+    encoded = sparsify.encode(values, candidate.spec, 0.0, dense_inner)
+    assert encodings.spec(encoded) == candidate.spec
+    assert np.array_equal(encodings.decode(encoded), values)
+
+
+def test_blocks_keep_their_mask() -> None:
+    values = np.repeat(np.random.default_rng(0).random((64, 16)) < 0.1, 4, axis=1).astype(np.float32)
+    (candidate,) = sparsify.detect(values, scan(values, 0.0), [plain(values)], 0.0, 0.0)
+    assert candidate.spec.mask == ArraySpec((64, 16), np.dtype(bool))  # type: ignore[union-attr]
+
+
+def test_other_distances_than_were_planned_are_refused() -> None:
+    values = np.eye(40, dtype=np.float32)
+    spec = Sparse(ArraySpec((78,), UINT4), Dense(ArraySpec((40,), values.dtype)), (40, 40))
+    with pytest.raises(ValueError, match="40 values at 78 stored places, got 40 at 118"):
+        sparsify.mask(values, spec, 0.0)
 
 
 def test_a_mask_of_other_blocks_is_refused() -> None:

@@ -11,12 +11,14 @@ from onnx import TensorProto, helper
 
 import compressor
 from compressor import sources
+from compressor.arrays import UINT4, UINT8
 from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, arrays, decode, spec
 from compressor.errors import CompressorError, DamageError
 from compressor.formats.onnx.decoding import lower
 from compressor.formats.onnx.functions import DOMAIN, VERSION, function
 from compressor.formats.onnx.lowered import shared
 from compressor.formats.onnx.quantized import Form
+from compressor.gaps import of_mask
 from tests.sources.onnx.models import RNG, check_same, floats, tensor, value
 
 MASK = RNG.random((32, 48)) < 0.3
@@ -31,6 +33,8 @@ ENCODINGS: dict[str, Encoding] = {
     "sparse palettized": Sparse(
         MASK, Palettized(RNG.integers(0, 3, COUNT).astype(np.uint8), floats(1, 1, 3, 1)), (32, 48)
     ),
+    "sparse by 4 bits": Sparse(of_mask(MASK, UINT4), Dense(floats(COUNT)), (32, 48)),
+    "sparse int8 by 8 bits": Sparse(of_mask(MASK, UINT8), Quantized(Dense(INT8_CODES[MASK]), floats(32, 1)), (32, 48)),
     "sparse int8": Sparse(MASK, Quantized(Dense(INT8_CODES[MASK]), floats(1, 1)), (32, 48)),
 }
 
@@ -134,6 +138,28 @@ def test_types_and_attributes_that_no_weight_has_are_no_traceback(tmp_path: Path
         onnx.save(model, path)
         with pytest.raises(CompressorError, match=expected):
             compressor.dry_run(path)
+
+
+@pytest.mark.parametrize("opset", [18, 21])
+def test_gaps_that_run_over_the_end_are_damage(tmp_path: Path, opset: int) -> None:
+    path = artefact(tmp_path / "m.onnx", {"w": ENCODINGS["sparse by 4 bits"]}, opset=opset)
+    model = onnx.load(path)
+    gaps = next(one for one in model.graph.initializer if one.name == "w.gaps")
+    gaps.raw_data = b"\xee" * len(gaps.raw_data)
+    onnx.save(model, path)
+    with pytest.raises(CompressorError, match="weight w: gaps between ascending places below 1,536"):
+        compressor.compress(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_gaps_of_another_width_are_not_read(tmp_path: Path) -> None:
+    path = artefact(tmp_path / "m.onnx", {"w": ENCODINGS["sparse by 4 bits"]})
+    model = onnx.load(path)
+    next(node for node in model.graph.node if node.output[0] == "w.places").op_type = "places_by_gaps8"
+    model.functions.append(function("places_by_gaps8", 21))
+    onnx.save(model, path)
+    with pytest.raises(CompressorError, match="weight 'w': its stored parts do not fit together: places_by_gaps8 of u"):
+        compressor.dry_run(path)
 
 
 def test_codes_that_are_not_as_many_as_the_mask_has_set_are_damage() -> None:

@@ -23,6 +23,7 @@ from compressor.encodings import (
     nbytes,
     spec,
 )
+from compressor.gaps import of_mask
 from compressor.targets.coreml.legality import legalize, why_not
 from tests import strategies
 from tests.conformance import codes, palette, quantized
@@ -208,6 +209,15 @@ def test_masks_have_a_bit_for_each_element() -> None:
     assert isinstance(made, Sparse)
     assert made.mask.shape == SHAPE
     np.testing.assert_array_equal(np.asarray(made.mask), np.arange(24)[:, None].repeat(64, 1) < 12)
+
+
+def test_distances_become_a_mask() -> None:
+    mask = RNG.random(SHAPE) < 0.1
+    form = Sparse(of_mask(mask, CODE_DTYPES["uint4"]), Dense(np.ones(np.count_nonzero(mask), F16)), SHAPE)
+    made = legalize(form, 7)
+    assert isinstance(made, Sparse)
+    np.testing.assert_array_equal(np.asarray(made.mask), mask)
+    assert legalize(spec(form), 7) == spec(made)
 
 
 def test_ios16_has_no_single_scale_without_a_zero_point() -> None:

@@ -1,0 +1,119 @@
+"""Places of non-zeros as the distances between them, in codes of 4 or 8 bits.
+
+A code is the distance from the value before, the first from place 0. The greatest code is no value: it is a distance
+that the next code adds to. So of 4 bits:
+
+    places       3   4    40                     distances   3  1  36
+    codes        3   1    15  15  6
+
+Codes fill whole bytes: one more that is no value follows where there would be half of one.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from compressor import native
+from compressor.arrays import UINT4, UINT8, Array, DType, NDArray, Shape, bits
+from compressor.blocks import blocks
+from compressor.errors import DamageError
+
+GAPS = (UINT4, UINT8)
+"""The types of such codes."""
+
+
+def is_gaps(mask: Array) -> bool:
+    """Whether a mask is the distances between the values."""
+    return mask.dtype in GAPS
+
+
+def greatest(dtype: DType) -> int:
+    """The code that is no value."""
+    return (1 << bits(dtype)) - 1
+
+
+def count_of(mask: NDArray, dtype: DType) -> int:
+    """How many codes the places have that a mask sets."""
+    return _even(gaps_into(_bytes(mask), np.empty(0, np.uint8), greatest(dtype)), dtype)
+
+
+def of_mask(mask: NDArray, dtype: DType) -> NDArray:
+    """The codes of the places that a mask sets, in row-major order.
+
+    >>> mask = np.zeros(50, np.bool_)
+    >>> mask[[3, 4, 40]] = True
+    >>> of_mask(mask, UINT4).tolist()
+    [3, 1, 15, 15, 6, 15]
+    """
+    flat, most = _bytes(mask), greatest(dtype)
+    count = gaps_into(flat, np.empty(0, np.uint8), most)
+    codes = np.full(_even(count, dtype), most, np.uint8)
+    if count:
+        gaps_into(flat, codes[:count], most)
+    return codes.view(dtype)
+
+
+def to_mask(codes: NDArray, shape: Shape) -> NDArray:
+    """The mask of the places: bool, the weight's shape.
+
+    Raises:
+        DamageError: places are not ascending, or lie outside of the weight.
+    """
+    mask = np.zeros(math.prod(shape), np.bool_)
+    if not gaps_to_mask(np.ascontiguousarray(codes).view(np.uint8), mask, greatest(codes.dtype)):
+        raise DamageError(f"gaps between ascending places below {mask.size:,}")
+    return mask.reshape(shape)
+
+
+def _bytes(mask: NDArray) -> NDArray:
+    return np.ascontiguousarray(mask).reshape(-1)
+
+
+def _even(count: int, dtype: DType) -> int:
+    step = 8 // bits(dtype)
+    return -(-count // step) * step
+
+
+@native.loop
+def gaps_into(where: NDArray, codes: NDArray, most: int) -> int:
+    """Write the codes of the places that a mask sets, where there is room for all of them; how many there are.
+
+    Raises:
+        ValueError: there is room for some, and not for all.
+    """
+    made = last = 0
+    for part in blocks(where.size):
+        places = np.flatnonzero(where[part]) + part.start
+        if not places.size:
+            continue
+        distances = np.diff(places, prepend=last)
+        ends = np.cumsum(distances // most + 1)
+        block = np.full(ends[-1], most, np.uint8)
+        block[ends - 1] = distances % most
+        if codes.size:
+            if made + block.size > codes.size:
+                raise ValueError("room for as many codes as the mask takes")
+            codes[made : made + block.size] = block
+        made, last = made + block.size, int(places[-1])
+    if codes.size and made != codes.size:
+        raise ValueError("room for as many codes as the mask takes")
+    return made
+
+
+@native.loop
+def gaps_to_mask(codes: NDArray, mask: NDArray, most: int) -> bool:
+    """Set the places of the values in a mask of zeros; whether they are ascending, and inside of it."""
+    end, last = 0, -1
+    for part in blocks(codes.size):
+        block = codes[part] & most
+        ends = np.cumsum(block, dtype=np.int64) + end
+        places = ends[block < most]
+        if places.size:
+            if places[0] <= last or places[-1] >= mask.size or (places[1:] <= places[:-1]).any():
+                return False
+            mask[places] = True
+            last = int(places[-1])
+        end = int(ends[-1])
+    return True
