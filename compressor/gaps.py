@@ -48,11 +48,10 @@ def of_mask(mask: NDArray, dtype: DType) -> NDArray:
     [3, 1, 15, 15, 6, 15]
     """
     flat, most = _bytes(mask), greatest(dtype)
-    count = gaps_into(flat, np.empty(0, np.uint8), most)
-    codes = np.full(_even(count, dtype), most, np.uint8)
-    if count:
-        gaps_into(flat, codes[:count], most)
-    return codes.view(dtype)
+    room = np.empty(np.count_nonzero(flat) + flat.size // most + 1, np.uint8)
+    count = gaps_into(flat, room, most)
+    room[count] = most
+    return room[: _even(count, dtype)].copy().view(dtype)
 
 
 def to_mask(codes: NDArray, shape: Shape) -> NDArray:
@@ -78,10 +77,10 @@ def _even(count: int, dtype: DType) -> int:
 
 @native.loop
 def gaps_into(where: NDArray, codes: NDArray, most: int) -> int:
-    """Write the codes of the places that a mask sets, where there is room for all of them; how many there are.
+    """Write the codes of the places that a mask sets, if there is any room; how many there are.
 
     Raises:
-        ValueError: there is room for some, and not for all.
+        ValueError: there is room, and not for all of them.
     """
     made = last = 0
     for part in blocks(where.size):
@@ -97,8 +96,6 @@ def gaps_into(where: NDArray, codes: NDArray, most: int) -> int:
                 raise ValueError("room for as many codes as the mask takes")
             codes[made : made + block.size] = block
         made, last = made + block.size, int(places[-1])
-    if codes.size and made != codes.size:
-        raise ValueError("room for as many codes as the mask takes")
     return made
 
 

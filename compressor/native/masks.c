@@ -75,26 +75,48 @@ the sign. */
     }
 FOR_PATTERNS(COMPARED)
 
-/* The codes of the distances between the places that a mask sets; how many there are. `most` is no value. Codes that no
-value follows are not counted, and not written where `room` is for those that are. */
-static Py_ssize_t gaps_of(const u8 *where, Py_ssize_t size, u8 *codes, Py_ssize_t room, unsigned most) {
-    Py_ssize_t made = 0, counted = 0;
-    unsigned distance = 0;
-    for (Py_ssize_t i = 0; i < size; i++) {
-        if (distance == most) {
-            if (made < room)
-                codes[made] = (u8)most;
-            made++;
-            distance = 0;
-        }
-        if (made < room)
-            codes[made] = (u8)distance;
-        unsigned set = where[i] != 0;
-        made += set;
-        counted = set ? made : counted;
-        distance = set ? 1 : distance + 1;
+/* Which of up to 64 places are set: the first in the lowest bit. */
+static inline uint64_t bits_of(const u8 *where, Py_ssize_t count) {
+    uint64_t bits = 0;
+    Py_ssize_t i = 0;
+    for (; i + 8 <= count && is_mask(where + i); i += 8) {
+        uint64_t word;
+        memcpy(&word, where + i, 8);
+        bits |= (word * 0x0102040810204080u >> 56) << i; /* the byte of place j comes to bit 56 + j, no two to one */
     }
-    return counted;
+    for (; i < count; i++)
+        bits |= (uint64_t)(where[i] != 0) << i;
+    return bits;
+}
+
+static inline int lowest(uint64_t bits) {
+#if defined(__GNUC__) || defined(__clang__)
+    return __builtin_ctzll(bits);
+#else
+    int place = 0;
+    for (; !(bits & 1); bits >>= 1)
+        place++;
+    return place;
+#endif
+}
+
+/* The codes of the distances between the places that a mask sets, where there is room; how many there are. */
+static Py_ssize_t gaps_of(const u8 *where, Py_ssize_t size, u8 *codes, Py_ssize_t room, unsigned most) {
+    Py_ssize_t made = 0, last = 0;
+    for (Py_ssize_t start = 0; start < size; start += 64) {
+        uint64_t bits = bits_of(where + start, size - start < 64 ? size - start : 64);
+        for (; bits; bits &= bits - 1) {
+            Py_ssize_t place = start + lowest(bits), distance = place - last;
+            for (; distance >= (Py_ssize_t)most; distance -= most, made++)
+                if (made < room)
+                    codes[made] = (u8)most;
+            if (made < room)
+                codes[made] = (u8)distance;
+            made++;
+            last = place;
+        }
+    }
+    return made;
 }
 
 /* 0 where places are not ascending, or lie outside. */
@@ -124,7 +146,7 @@ FUNCTION(gaps_into) {
     Py_BEGIN_ALLOW_THREADS
     count = gaps_of(data(&buffers, 0), length(&buffers, 0), data(&buffers, 1), length(&buffers, 1), (unsigned)most);
     Py_END_ALLOW_THREADS
-    if (refused(&buffers, !length(&buffers, 1) || count == length(&buffers, 1), "room for as many codes as the mask takes"))
+    if (refused(&buffers, !length(&buffers, 1) || count <= length(&buffers, 1), "room for as many codes as the mask takes"))
         return NULL;
     release(&buffers);
     return PyLong_FromSsize_t(count);

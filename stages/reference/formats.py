@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 
 from compressor import targets
-from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, STORED_DTYPES, UINT8, ArraySpec, DType, Shape
-from compressor.encodings import Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, nbytes
+from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, STORED_DTYPES, UINT4, UINT8, ArraySpec, DType, Shape
+from compressor.encodings import PLACES, Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, nbytes
 from compressor.errors import plural
+from compressor.gaps import greatest
 from compressor.targets import Illegal
 
 from .markdown import WRITTEN, table
@@ -55,9 +56,11 @@ def forms() -> Iterator[tuple[str, str, Encoding]]:
     yield "pruned, 50 % zeros", "Sparse(mask, Dense)", Sparse(_mask(WHOLE), Dense(_array(half)), WHOLE)
     blocks = _mask((WHOLE[0] // 4, WHOLE[1]))
     yield "pruned in blocks of 4, 50 %", "Sparse(mask of blocks, Dense)", Sparse(blocks, Dense(_array(half)), WHOLE)
-    few = (count // 100,)
-    places = Sparse(ArraySpec(few, np.dtype(np.int32)), Dense(_array(few)), WHOLE)
-    yield "pruned, 99 % zeros", "Sparse(places, Dense)", places
+    for zeros, dtype in ((0.75, UINT4), (0.9, UINT4), (0.99, UINT8)):
+        yield f"pruned, {zeros:.0%} zeros".replace("%", " %"), "Sparse(distances, Dense)", _by_gaps(count, zeros, dtype)
+    few = (count // 10_000,)
+    places = Sparse(ArraySpec(few, PLACES), Dense(_array(few)), WHOLE)
+    yield "pruned, 99.99 % zeros", "Sparse(places, Dense)", places
     for bits in (1, 2, 3, 4, 6, 8):
         yield f"palette, {plural(bits, 'bit')}", "Palettized", _palette(1 << bits)
     yield "palette of each 16 channels, 4 bits", "Palettized, tables by group", _palette(16, (WHOLE[0] // 16, 1))
@@ -116,6 +119,13 @@ def _bits(form: Encoding) -> float:
 
 def _array(shape: Shape, stored: DType | None = None) -> ArraySpec:
     return ArraySpec(shape, _F32, stored)
+
+
+def _by_gaps(count: int, zeros: float, dtype: DType) -> Sparse:
+    """As many codes as distances take where chance has set values to zero."""
+    kept, most = round(count * (1 - zeros)), greatest(dtype)
+    codes = kept * (1 + zeros ** (most - 1) / (1 - zeros**most))
+    return Sparse(ArraySpec((round(codes),), dtype), Dense(_array((kept,))), WHOLE)
 
 
 def _mask(shape: Shape) -> ArraySpec:

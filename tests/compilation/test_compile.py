@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import compressor
 from compressor import CompressorError, Detection, Settings, UsageError
-from compressor.arrays import NDArray
+from compressor.arrays import UINT4, NDArray
+from compressor.gaps import count_of
 from compressor.recognition.findings import Finding
 from compressor.recognition.schemes import Loss
 
@@ -71,9 +72,10 @@ def test_values_become_zero_only_where_that_is_asked_for(
     assert ("7 of them values up to 0.001" in made.weights[1].evidence) == bool(changed)
     (stored,) = (one for one in compressor.inspect(tmp_path / "out").weights if one.name == "noisy")
     assert stored.encoding == ("dense" if pipeline == "default_palettization" else "sparse")
-    # Beside a mask of a bit a weight, 4 bytes for each value that is left.
-    left = int(np.count_nonzero(weights["noisy"])) - changed
-    assert stored.nbytes == (SIZE * SIZE * 4 if stored.encoding == "dense" else SIZE * SIZE // 8 + 4 * left)
+    # Beside the distances between them, 4 bytes for each value that is left.
+    left = np.abs(weights["noisy"]) > (1e-3 if changed else 0)
+    sparse = count_of(left, UINT4) // 2 + 4 * int(np.count_nonzero(left))
+    assert stored.nbytes == (SIZE * SIZE * 4 if stored.encoding == "dense" else sparse)
 
 
 def test_the_manifest_adds_up(tmp_path: Path, weights: dict[str, NDArray]) -> None:

@@ -37,7 +37,7 @@ def test_a_palette_that_is_just_missed_is_named(entries: int) -> None:
         (lambda: np.where(PLACES_64 % 50 == 0, 0, normal((64, 64))), "2.0% zeros: a mask costs more than it saves"),
         (
             lambda: small_between_zeros(7),
-            "7 values up to 0.001 are not zero; `detect.threshold: 0.001` would make them so and save 28 bytes",
+            "7 values up to 0.001 are not zero; `detect.threshold: 0.001` would make them so and save 31 bytes",
         ),
     ],
 )
