@@ -91,7 +91,7 @@ def test_a_palette_just_missed() -> None:
 
 
 def test_a_threshold() -> None:
-    values = np.where(RANDOM.random((SIZE, SIZE)) < 0.7, 0, normal() + 3).astype(np.float32)
+    values = np.where(RANDOM.random((SIZE, SIZE)) < 0.75, 0, normal() + 3).astype(np.float32)
     values[0, :10] = 1e-5
     one = about(advised({"w": values}), "detect.threshold: 0.001")
     assert one.saves == made() - made(settings=Settings(threshold=1e-3))
