@@ -79,7 +79,7 @@ def test_a_repository():
     page = Page()
     assert page.unclosed == []
     assert "Its accuracy is 0.95, worse by 0.002. Both limits are kept." in page.text
-    assert "The metrics are of another artefact: models/compressed takes 0.04 MB, and they say 0.05." in page.text
+    assert "The metrics are of another artefact: models/compressed takes 0.040 MB, and they say 0.05." in page.text
     assert page.tables["Limits"][0][1:] == [
         ["accuracy drop", "at most 0.01", "0.002", "kept"],
         ["times smaller", "at least 3", "4", "kept"],
