@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from compressor.encodings import Concatenated, Whole, shape
 from compressor.errors import CompressorError
 from compressor.weight import Copy, Weight
 
@@ -36,6 +39,10 @@ UNTRACED = "compressor.untraced"
 
 FOLDED = "compressor.folded"
 """The key in the metadata of which weights, as a JSON list, were multiplied with a batch norm."""
+
+
+SPLIT = "compressor.split"
+"""The key in the metadata of which weights are several, as a JSON object: the axis, and where each part of it ends."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +83,41 @@ class Model:
         """The graph where it is one of ONNX."""
         # Known by what it has: the classes of either kind are imported where there is one.
         return cast("onnx.ModelProto | None", self.graph if hasattr(self.graph, "ir_version") else None)
+
+
+def part_name(weight: str, start: int, end: int) -> str:
+    """What a part of a weight is called that became a weight of its own.
+
+    >>> part_name("qkv.weight", 0, 256)
+    'qkv.weight[0:256]'
+    """
+    return f"{weight}[{start}:{end}]"
+
+
+def joined(model: Model) -> list[Weight]:
+    """The weights, those whose parts are several weights in the model as one, where the first of them is."""
+    weights = {weight.name: weight for weight in model.weights}
+    try:
+        said = [(name, int(axis), [*map(int, ends)]) for name, (axis, *ends) in _split(model).items()]
+    except (ValueError, TypeError, AttributeError, RecursionError):  # whoever wrote that: it is a note
+        return [*model.weights]
+    whole: dict[str, Weight] = {}
+    for name, axis, ends in said:
+        names = [part_name(name, *span) for span in pairwise([0, *ends])]
+        if name in weights or len(names) < 2 or not weights.keys() >= {*names}:
+            continue
+        try:
+            form = Concatenated(tuple(cast("Whole", weights[one].encoding) for one in names), axis)
+        except ValueError:
+            continue
+        if [shape(part)[axis] for part in form.parts] == [end - start for start, end in pairwise([0, *ends])]:
+            whole |= dict.fromkeys(names, replace(weights[names[0]], name=name, encoding=form))
+    return [*dict.fromkeys(whole.get(weight.name, weight) for weight in model.weights)]
+
+
+def _split(model: Model) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = json.loads(model.metadata.get(SPLIT, "{}"))
+    return found
 
 
 def stamps(files: Iterable[Path]) -> Stamps:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from compressor.arrays import Array, NDArray, Shape
+from compressor.arrays import NDArray, Shape
 from compressor.encodings import Encoding
 
 
@@ -57,7 +57,6 @@ class Weight:
     evidence: what its codes were recognised by, where they were found in values; empty for codes of the source.
     linear: whether its source decodes it by `DequantizeLinear`, so that a runtime may compute with its codes.
     n_bits: the `accuracy_level` of the `MatMulNBits` that multiplies by its codes in the source; None where none does.
-    values: as the source has them, where the encoding is codes that were found in them; None where it has no others.
     scaled: whether its values are products of those that were trained: what is small there says nothing about training.
     signed: what tells -0.0 from 0.0 where the weight is read (a division, an output, ...): then it keeps both. Empty
         where every reader is linear in it and the like: then 0.0 may stand for -0.0.
@@ -75,6 +74,5 @@ class Weight:
     n_bits: int | None = None
     scaled: bool = False
     signed: str = ""
-    values: Array | None = None
     shapes: tuple[Shape, ...] = ()
     origin: Origin | None = None

@@ -15,7 +15,7 @@ from compressor.differences.pairs import copies, pairs
 from compressor.differences.values import Values, compare
 from compressor.encodings import Encoding, Quantized, Sparse, decode, full_mask, is_encoded
 from compressor.errors import CompressorError, DamageError
-from compressor.model import FOLDED, Model
+from compressor.model import FOLDED, Model, joined
 from compressor.weight import Weight
 
 
@@ -132,8 +132,9 @@ def differences(before: Model, after: Model) -> Differences:
     """
     mine, theirs = _Reader(before), _Reader(after)
     found = []
-    paired = pairs(before.weights, after.weights)
-    twice = copies([one for one, other in paired if one is not None and other is None], after.weights)
+    weights = joined(after)
+    paired = pairs(joined(before), weights)
+    twice = copies([one for one, other in paired if one is not None and other is None], weights)
     for one, other in paired:
         values = None
         if one is not None and other is None and one.name in twice:

@@ -109,12 +109,12 @@ def _candidates(encoding: Encoding, settings: Settings, *, sampled: bool) -> tup
     found = _of_one_kind(values, facts, settings.max_thresholded, settings.looked_for)
     if is_float(values.dtype):
         best = min(encodings.nbytes(one.spec) for one in found if one.loss == EXACT)
-        found += parts.detect(values, best, partial(_of_part, settings=settings, sampled=sampled))
+        found += parts.detect(values, best, partial(of_part, settings=settings, sampled=sampled))
         found += _near_candidates(values, settings.tolerance) if settings.tolerance else ()
     return values, facts, found[1:]
 
 
-def _of_part(values: NDArray, settings: Settings, *, sampled: bool) -> list[Candidate]:
+def of_part(values: NDArray, settings: Settings, *, sampled: bool) -> list[Candidate]:
     """The ways to store a part of a weight exactly, as its values first."""
     values = np.ascontiguousarray(values)
     return _of_one_kind(values, scan(values, 0.0, sampled=sampled), settings.max_thresholded, 0.0)

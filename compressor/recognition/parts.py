@@ -8,7 +8,7 @@ distinct values, and so has the first part, and the whole has no table of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -55,16 +55,16 @@ _WORTH, _BITS, _LEAST = 1 / 4, 5, 1 << 13
 value, in weights of so many values."""
 
 
-def detect(values: NDArray, best: float, describe: Describe) -> Iterator[Candidate]:
+def detect(values: NDArray, best: float, describe: Describe, axes: Iterable[int] | None = None) -> Iterator[Candidate]:
     """The smallest concatenation of parts, if one saves a sixteenth of `best`: a mask of channels has parts too.
 
-    best: the bytes of the smallest form of the whole.
+    best: the bytes of the smallest form of the whole. axes: along which parts may lie; all if none are given.
     """
     found: tuple[dict[int, Candidate], int] | None = None
     if best <= max(values.nbytes * _WORTH, values.size * _BITS / 8) or values.size < _LEAST or values.ndim < 2:
         return
     best *= 1 - _SAVED
-    for axis in range(values.ndim):
+    for axis in range(values.ndim) if axes is None else axes:
         for ends in _cuts(values, axis):
             parts = _smallest(values, axis, ends, describe)
             size = sum(encodings.nbytes(one.spec) for one in parts.values())

@@ -17,7 +17,7 @@ from compressor.patterns import eps
 from compressor.recognition import schemes
 from compressor.recognition.find import described_by, skipped
 from compressor.recognition.findings import Settings
-from compressor.recognition.scan import scan
+from compressor.recognition.scan import Scan, scan
 from compressor.recognition.schemes import Candidate, sparsify
 from compressor.weight import Weight
 
@@ -27,8 +27,10 @@ Worth = Callable[[Sequence[Encoding]], bool]
 
 def recovered(
     weight: Weight, settings: Settings, precision: DType, taking_part: Collection[str], worth: Worth
-) -> Weight:
+) -> tuple[Weight, int | None]:
     """A dense weight that scales multiply as its codes or its table, exactly; any other as it is.
+
+    Beside it the bytes of the smallest form of its values, by a sample; None where they were not looked at.
 
     precision: in which they would be multiplied. A weight of a coarser type keeps its values: the products would lie
         beside them.
@@ -36,20 +38,23 @@ def recovered(
     worth: asked once for each form that has scales, the smallest first, with what it is under a mask of its zeros.
     """
     encoding = weight.encoding
-    if not isinstance(encoding, Dense) or not is_float(encodings.dtype(encoding)) or skipped(weight, settings):
-        return weight
-    if eps(encodings.dtype(encoding)) > eps(precision):
-        return weight
-    values, failed = np.asarray(encoding.values), ""
+    if not taking_part or not isinstance(encoding, Dense) or not is_float(encodings.dtype(encoding)):
+        return weight, None
+    if skipped(weight, settings) or eps(encodings.dtype(encoding)) > eps(precision):
+        return weight, None
+    values, failed, least = np.asarray(encoding.values), "", None
     for sampled in (True, False):  # a sample tells most; where it has missed a value, all of them do
-        form = _form(values, taking_part, worth, sampled=sampled)
+        facts = scan(values, 0.0, sampled=sampled)
+        described = described_by(values, facts)
+        least = min([values.nbytes, *(encodings.nbytes(one.spec) for one in described)])
+        form = _form(values, facts, described, taking_part, worth)
         if form is None:
-            return weight
+            return weight, least
         try:
-            return _as_codes(weight, encoding, values, form)
+            return _as_codes(weight, encoding, values, form), least
         except ValueError as error:
             failed = f"kept as values: cannot be stored as {encodings.name(form.spec)}: {error}"
-    return replace(weight, note="; ".join(filter(None, (weight.note, failed))))
+    return replace(weight, note="; ".join(filter(None, (weight.note, failed)))), least
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +70,10 @@ class _Codes:
         return encodings.decode(found.data) if isinstance(found.data, Dense) else np.asarray(found.data.indices)
 
 
-def _form(values: NDArray, taking_part: Collection[str], worth: Worth, *, sampled: bool) -> Candidate | None:
+def _form(
+    values: NDArray, facts: Scan, described: Sequence[Candidate], taking_part: Collection[str], worth: Worth
+) -> Candidate | None:
     """The smallest form of a weight that has scales and is worth it."""
-    facts = scan(values, 0.0, sampled=sampled)
-    described = described_by(values, facts)
     multiplied = [one for one in described if isinstance(one.spec, Quantized) and one.schemes[-1] in taking_part]
     for one in sorted(multiplied, key=lambda one: encodings.nbytes(one.spec)):
         masked = sparsify.detect(values, facts, [one], 0.0, 0.0) if sparsify.NAME in taking_part else ()
@@ -90,7 +95,7 @@ def _as_codes(weight: Weight, source: Dense, values: NDArray, form: Candidate) -
     found = schemes.get(scheme).encode(values, spec, None)
     later = ComputedArray(encodings.shape(found), _code_dtype(found), _Codes(source, scheme, spec))
     data = replace(found.data, indices=later) if isinstance(found.data, Palettized) else Dense(later)
-    return replace(weight, encoding=replace(found, data=data), evidence=form.evidence, values=source.values)
+    return replace(weight, encoding=replace(found, data=data), evidence=form.evidence)
 
 
 def _code_dtype(found: Quantized) -> DType:

@@ -163,9 +163,7 @@ class Bench:
     def copies(self, tried: Iterable[Subject]) -> tuple[Subject, ...]:
         """Weights with the values that lie beside the model here: whoever trains on may replace those of the source."""
         weights = {weight.name: weight for weight in TARGET.read(self.path.parent).weights}
-        return tuple(
-            replace(one, weight=replace(one.weight, encoding=weights[one.name].encoding, values=None)) for one in tried
-        )
+        return tuple(replace(one, weight=replace(one.weight, encoding=weights[one.name].encoding)) for one in tried)
 
     def key(self) -> dict[str, str]:
         """What the outcome of a trial depends on, each part as a digest or in words."""

@@ -5,7 +5,6 @@ graph --frontend--> program, slots --batch norms--> slots with factors --stubs, 
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,28 +15,24 @@ from typing import Any
 
 import numpy as np
 
-from compressor.arrays import ArraySpec, DType, NDArray, Shape
-from compressor.encodings import Dense, Encoding, Sparse, decode, dtype, map_arrays, nbytes, shape
-from compressor.formats.coreml.opsets import IOS18
+from compressor.arrays import DType, NDArray, Shape
+from compressor.encodings import Dense, Sparse, nbytes, shape
 from compressor.formats.coreml.skeleton import Skeleton, rename
 from compressor.formats.coreml.values import Held
 from compressor.formats.onnx.dtypes import DTYPES
-from compressor.model import FOLDED, Model
-from compressor.recognition.recovery import recovered
+from compressor.model import FOLDED, SPLIT, Model
 from compressor.targets import Asked
-from compressor.targets.coreml import batch_norm, conversion, legality
+from compressor.targets.coreml import batch_norm, conversion
 from compressor.targets.coreml.frontends import Translated, translated
+from compressor.targets.coreml.holding import Room, Sources
 from compressor.targets.coreml.moves import InTurn
 from compressor.targets.coreml.request import Request
-from compressor.targets.coreml.rounding import as_codes, as_table, rounded
+from compressor.targets.coreml.rounding import as_codes
 from compressor.targets.coreml.sharing import share, stored_again
 from compressor.targets.coreml.slots import Slot
 from compressor.weight import Copy, Weight
 
 LARGEST = float(np.finfo(np.float16).max)
-
-_LITTLE = 1.01
-"""What a form of rounded values may take more than codes before scales are rounded instead."""
 
 PARAMETERS = 4
 """A batch norm has so many numbers a channel."""
@@ -66,54 +61,28 @@ def fit(model: Model, request: Request, asked: Asked) -> Prepared:
         CompressorError: Core ML does not have what the model consists of.
     """
     to = np.dtype(request.precision)
+    room = Room(request.version, to, asked)
     # Rounded values show neither grid nor table: codes are found before.
-    model = replace(model, weights=[_recovered(weight, to, request.version, asked) for weight in model.weights])
-    sources = {weight.name: weight.encoding for weight in model.weights}
+    sources = room.sources(model.weights)
     found = translated(model, request)
-    why_not = partial(_why_not_fold, sources, to, request.version, asked)
-    slots, stay = batch_norm.fold(found.program, share(found.slots), why_not)
-    again = stored_again(slots, {name: math.prod(shape(encoding)) for name, encoding in sources.items()})
+    slots, stay = batch_norm.fold(found.program, share(found.slots), partial(_why_not_fold, room, sources))
+    again = stored_again(slots, {weight.name: math.prod(shape(weight.encoding)) for weight in model.weights})
+    slots, sources, cuts = room.split(slots, sources)
     found = replace(found, slots=slots, notes={**found.notes, **again, **stay})
     wide = frozenset(place for place, slot in enumerate(slots) if to == np.float16 and _is_too_large(slot))
-    skeleton = _skeleton(*conversion.convert(found.program, slots, wide, request), slots)
-    return _prepared(skeleton, found, model, request, _other_precisions(skeleton, {slots[at].name for at in wide}, to))
+    skeleton = _skeleton(*conversion.convert(found.program, slots, wide, request), slots, cuts)
+    kept = _other_precisions(skeleton, {slots[at].name for at in wide}, to)
+    return _prepared(skeleton, found, sources, room, model, request, kept)
 
 
-def _recovered(weight: Weight, to: DType, version: int, asked: Asked) -> Weight:
-    """A weight as the codes, or the table, that scales multiply, where that takes fewer bytes than rounded values."""
-
-    @functools.cache
-    def as_values() -> int:
-        values, _ = rounded(decode(weight.encoding), None, to, None)
-        return nbytes(asked.smallest(replace(weight, encoding=values)))
-
-    def worth(forms: Sequence[Encoding]) -> bool:
-        held = (_in_precision(form, to) for form in forms)
-        sizes = [nbytes(legality.legalize(one, version)) for one in held if not _why_not_held(version, one)]
-        return bool(sizes) and min(sizes) * _LITTLE < as_values()
-
-    return recovered(weight, asked.settings_of(weight), to, asked.schemes(weight), worth)
-
-
-def _in_precision(form: Encoding, to: DType) -> Encoding:
-    """A spec whose values are of the dtype `to`."""
-    of = dtype(form)
-    return map_arrays(lambda array, _: ArraySpec(tuple(array.shape), to) if array.dtype == of else array, form)
-
-
-def _why_not_held(version: int, form: Encoding) -> str:
-    """Why a version does not have codes or a table with scales; one table of products is rounded as values are."""
-    if version < IOS18 and as_table(form) is not None:
-        return "scales over tables need iOS18"
-    return legality.why_not(form, version)
-
-
-def _skeleton(proto: Any, constants: Held, slots: Sequence[Slot]) -> Skeleton:
-    """The converted model, in which each stub is called like its weight, and which says what was folded."""
+def _skeleton(proto: Any, constants: Held, slots: Sequence[Slot], cuts: Mapping[str, Sequence[int]]) -> Skeleton:
+    """The converted model, in which each stub is called like its weight, and which says what was folded and split."""
     names = tuple(slot.name for slot in slots)
     rename(proto, names)
     if folded := [slot.name for slot in slots if slot.factor is not None]:
         proto.description.metadata.userDefined[FOLDED] = json.dumps(folded, separators=(",", ":"))
+    if cuts:
+        proto.description.metadata.userDefined[SPLIT] = json.dumps(cuts, separators=(",", ":"))
     return Skeleton(proto, names, constants)
 
 
@@ -127,18 +96,23 @@ def _other_precisions(skeleton: Skeleton, wide: AbstractSet[str], to: DType) -> 
 
 
 def _prepared(
-    skeleton: Skeleton, found: Translated, model: Model, request: Request, kept: Mapping[str, str]
+    skeleton: Skeleton,
+    found: Translated,
+    sources: Sources,
+    room: Room,
+    model: Model,
+    request: Request,
+    kept: Mapping[str, str],
 ) -> Prepared:
     """The weights of the skeleton. kept: why one has another precision, by its name."""
     assert model.onnx is not None
     specs, shapes, signed = skeleton.specs(), skeleton.shapes(), skeleton.signed()
-    by_name = {weight.name: weight for weight in model.weights}
-    sources = {name: weight.encoding for name, weight in by_name.items()}
     # What no pass has left a reader for is not in the model.
     weights: list[Weight] = []
     for slot in (_in_shape(slot, specs[slot.name].shape) for slot in found.slots if slot.name in specs):
-        encoding, reason = _rounded(slot, sources, specs[slot.name].dtype, request.version)
-        source = None if slot.origin is None else by_name.get(slot.origin.weight)
+        encoding, reason = room.rounded(slot, sources, specs[slot.name].dtype)
+        (known, _) = sources.of(slot)
+        source = None if known is None else known.weight
         told = [found.notes.get(slot.name), kept.get(slot.name), reason]
         if source is not None:
             # Whose weights are codes is who asked for quantized activations too.
@@ -190,24 +164,13 @@ def _told(graph: Any, request: Request, found: Translated) -> Iterator[str]:
         yield notes[ACTIVATIONS]
 
 
-def _rounded(slot: Slot, sources: Mapping[str, Encoding], to: DType, version: int) -> tuple[Encoding, str]:
-    source = None if slot.origin is None else sources.get(slot.origin.weight)
-    return rounded(slot.values, source, to, slot.move, slot.factor, partial(_why_not_held, version))
-
-
-def _why_not_fold(
-    sources: Mapping[str, Encoding], to: DType, version: int, asked: Asked, slot: Slot, factor: NDArray
-) -> str:
+def _why_not_fold(room: Room, sources: Sources, slot: Slot, factor: NDArray) -> str:
     """Why a batch norm stays behind a layer: the weight would lose more than the batch norm takes."""
-
-    def smallest(slot: Slot) -> Encoding:
-        return asked.smallest(Weight(slot.name, _rounded(slot, sources, to, version)[0]))
-
-    form = smallest(slot)
+    form = room.smallest(slot, sources)
     if isinstance(form.values if isinstance(form, Sparse) else form, Dense):
         return ""  # values and zeros are as many, whatever they are multiplied with
-    plain, folded = nbytes(form), nbytes(smallest(replace(slot, factor=factor)))
-    if folded <= plain + PARAMETERS * factor.size * to.itemsize:
+    plain, folded = nbytes(form), nbytes(room.smallest(replace(slot, factor=factor), sources))
+    if folded <= plain + PARAMETERS * factor.size * room.to.itemsize:
         return ""
     return f"with it, the weight would take {folded:,} bytes instead of {plain:,}"
 

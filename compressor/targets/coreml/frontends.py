@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
 from compressor.arrays import NDArray
 from compressor.encodings import decode
 from compressor.errors import CompressorError
@@ -48,10 +46,7 @@ def translated(model: Model, request: Request) -> Translated:
         CompressorError: there is no program, and why not by either way.
     """
     conversion.forget()
-    values = {
-        weight.name: spilled(np.asarray(decode(weight.encoding) if weight.values is None else weight.values))
-        for weight in model.weights
-    }
+    values = {weight.name: spilled(decode(weight.encoding)) for weight in model.weights}
     by_torch = _by_torch(model, request, values)
     if isinstance(by_torch, Translated) and not by_torch.lost:
         return by_torch

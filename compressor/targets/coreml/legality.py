@@ -140,7 +140,7 @@ def _refusal(encoding: Encoding, version: int) -> str:
     if dtype(encoding) not in WEIGHT_DTYPES:
         return f"Core ML has weights in float16 and float32, not in {dtype(encoding)}"
     if isinstance(encoding, Concatenated):
-        return "Core ML has no constant that is made of several"
+        return "Core ML has no constant that is made of several, and what reads it is not split"
     if _rounds(encoding):
         return f"Core ML rounds no constant to {dtype(encoding)} after it was multiplied"
     if isinstance(encoding, Dense):

@@ -129,6 +129,19 @@ class InTurn:
         return array
 
 
+@dataclass(frozen=True)
+class Slice:
+    """A way of a weight's elements: those of some channels alone."""
+
+    axis: int
+    start: int
+    end: int
+
+    def __call__(self, array: NDArray) -> NDArray:
+        """The elements of these channels."""
+        return array[(slice(None),) * self.axis + (slice(self.start, self.end),)]
+
+
 def moved(name: str, weight: str, moves: Sequence[Move]) -> Moved:
     """The way to `name` alone, of all moves of a program."""
     needed, chosen = {name}, list[Move]()

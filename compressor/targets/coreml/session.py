@@ -18,7 +18,7 @@ from compressor.arrays import ComputedArray, DType, NDArray
 from compressor.encodings import Dense, Encoding, decode, dtype, shape
 from compressor.errors import CompressorError, line
 from compressor.formats.coreml.importing import coremltools
-from compressor.model import FOLDED, Model
+from compressor.model import FOLDED, Model, joined
 from compressor.targets.session import Port, Session, checked
 from compressor.weight import Origin
 
@@ -91,7 +91,7 @@ def load(path: Path, label: str) -> CoreMLSession:
 def _restored(model: Model, source: Model, artefact: Model) -> Model:
     """The source of a fitted model, its weights with the values that an artefact has where it has them."""
     folded = set(json.loads(artefact.metadata.get(FOLDED, "[]")))
-    stored = {weight.name: weight.encoding for weight in artefact.weights}
+    stored = {weight.name: weight.encoding for weight in (*artefact.weights, *joined(artefact))}
     parts: dict[str, list[tuple[Origin, Encoding]]] = defaultdict(list)
     for weight in model.weights:
         if weight.origin is not None and weight.name in stored:

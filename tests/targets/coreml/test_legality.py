@@ -172,7 +172,7 @@ LEGAL: list[tuple[str, Encoding, tuple[str, ...]]] = [
     (
         "parts",
         Concatenated((Dense(np.ones(SHAPE, F16)), table()), 0),
-        ("Core ML has no constant that is made of several",) * 3,
+        ("Core ML has no constant that is made of several, and what reads it is not split",) * 3,
     ),
     ("bfloat16", Dense(np.zeros(SHAPE, BF16)), ("Core ML has weights in float16 and float32, not in bfloat16",) * 3),
     (
