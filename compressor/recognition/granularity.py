@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -194,6 +194,25 @@ def chains(shape: Shape) -> Iterator[list[Granularity]]:
     last = (rank - 1, rank - 2)
     for axis, other in (last, last[::-1]):
         yield _chain(shape, (axis,), other, last)
+
+
+def longer(cut: Granularity, values: NDArray, fits: Callable[[NDArray], bool]) -> Granularity | None:
+    """The same blocks, several times as long, of which the first of some rows fit; None for channels, or if none do.
+
+    Blocks need not be of a length that is looked for: those of 96 are found as three of 32 first.
+    """
+    axis = next((at for at, length in enumerate(cut.lengths) if 1 < length < cut.shape[at]), None)
+    if axis is None or (named := f" {cut.lengths[axis]} along axis {axis}") not in cut.name:
+        return None
+    found, length = None, 2 * cut.lengths[axis]
+    while length < cut.shape[axis]:
+        lengths = tuple(length if at == axis else other for at, other in enumerate(cut.lengths))
+        first = values[(slice(None),) * axis + (slice(length),)]
+        if not fits(Granularity(first.shape, lengths).some(first, _ROWS_PROBED)):
+            break
+        found = Granularity(cut.shape, lengths, cut.name.replace(named, f" {length} along axis {axis}"))
+        length += cut.lengths[axis]
+    return found
 
 
 def _chain(shape: Shape, channels: Collection[int], blocked: int, single: Collection[int]) -> list[Granularity]:

@@ -75,7 +75,7 @@ def _aligned(values: NDArray, most: int) -> NDArray | None:
             entries = np.union1d(entries, shifted[int(np.argmax(shared))])
         if entries.size > most:
             return None
-    return entries
+    return np.asarray(entries)
 
 
 def _shared(values: NDArray, scale: NDArray, dtype: DType) -> NDArray | None:

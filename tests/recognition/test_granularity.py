@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from compressor.arrays import Shape, bits
 from compressor.compilation.encode import encode
-from compressor.encodings import Dense, Quantized, decode, dtype, spec
+from compressor.encodings import Dense, Palettized, Quantized, decode, dtype, nbytes, spec
 from compressor.recognition.find import find
 from compressor.recognition.findings import Settings
 from compressor.recognition.granularity import Granularity, chains, per_tensor
+from compressor.recognition.lookup import formats
 from compressor.weight import Weight
 from tests import strategies
 
@@ -139,6 +140,30 @@ def test_a_grid_in_blocks_is_found_along_any_axis(shape: Shape, counts: Shape, *
     again = encode(Weight("w", Dense(decode(source))), grid)
     assert spec(again) == grid.spec
     assert np.array_equal(decode(again), decode(source))
+
+
+@pytest.mark.parametrize("length", [48, 80, 96, 320, 512])
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("table", ["int4", "nf4"])
+def test_blocks_of_any_multiple_of_16_are_found_whole(length: int, axis: int, table: str) -> None:
+    random = np.random.default_rng(1)
+    counts = (64, 5) if axis else (5, 64)
+    lengths = (1, length) if axis else (length, 1)
+    shape = tuple(count * size for count, size in zip(counts, lengths, strict=True))
+    scale = random.uniform(0.01, 0.1, counts).astype(np.float32)
+    data: Dense | Palettized
+    if table == "int4":
+        data = Dense(random.integers(-8, 8, shape).astype(np.int8))
+    else:
+        entries = dict(formats())[table]
+        data = Palettized(random.integers(0, 16, shape).astype(np.uint8), entries.reshape(1, 1, 16, 1))
+    source = Weight("w", Dense(decode(Quantized(data, scale))))
+    finding = find(source, Settings(min_elements=1))
+    smallest = min(finding.candidates, key=lambda one: nbytes(one.spec))
+    assert f"per block of {length} along axis {axis}" in smallest.evidence
+    assert isinstance(smallest.spec, Quantized)
+    assert smallest.spec.scale.shape == counts
+    assert np.array_equal(decode(encode(source, smallest)), decode(source.encoding))
 
 
 def test_all_of_a_weight_is_one_row() -> None:

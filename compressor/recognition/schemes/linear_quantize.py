@@ -46,7 +46,8 @@ def detect(values: NDArray, scan: Scan, best: float) -> Iterator[Candidate]:  # 
             if grids.find(each.probe(values)) is None:
                 continue
             if (found := _on_grid(values, each, sampled=scan.sampled)) is not None:
-                yield found
+                longer = granularity.longer(each, values, lambda rows: grids.find(rows) is not None)
+                yield (longer and _on_grid(values, longer, sampled=scan.sampled)) or found
                 return
 
 

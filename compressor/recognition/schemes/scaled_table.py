@@ -52,12 +52,13 @@ def detect(values: NDArray, scan: Scan, best: float) -> Iterator[Candidate]:
         codes = math.inf  # of a table that serves longer blocks: it serves shorter ones, which take more scales
         for cut in chain:
             for called, table in _promises(values, scan, cut, best, codes):
-                if (scale := _scales(values, cut, table)) is None:
+                if (served := _served(values, cut, table)) is None:
                     continue
-                spec, codes = _spec(values, cut, scale, table), _nbytes(values, scan, table.entries.size)
+                blocks, scale = served
+                spec, codes = _spec(values, blocks, scale, table), _nbytes(values, scan, table.entries.size)
                 if (size := codes + nbytes(spec) - nbytes(spec.data)) < best:
                     name = called or f"one table of {table.entries.size} values"
-                    best, found = size, Candidate((NAME,), spec, f"{name}, scaled {cut.name}")
+                    best, found = size, Candidate((NAME,), spec, f"{name}, scaled {blocks.name}")
                 break  # the shortest are tried first
     if found is not None:
         yield found
@@ -110,6 +111,15 @@ def _promises(values: NDArray, scan: Scan, cut: Granularity, best: float, codes:
             continue
         if all(scaled.scales(some, table) is not None for some in (rows[:1], rows)):
             yield name, table
+
+
+def _served(values: NDArray, cut: Granularity, table: Lookup) -> tuple[Granularity, NDArray] | None:
+    """The blocks that a table serves, of these or several times as long, and their scales; None if it serves none."""
+    if (scale := _scales(values, cut, table)) is None:
+        return None
+    longer = granularity.longer(cut, values, lambda rows: scaled.scales(rows, table) is not None)
+    fewer = None if longer is None else _scales(values, longer, table)
+    return (cut, scale) if longer is None or fewer is None else (longer, fewer)
 
 
 def _scales(values: NDArray, cut: Granularity, table: Lookup) -> NDArray | None:
