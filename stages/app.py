@@ -12,31 +12,21 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from types import FrameType
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, cast
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from compressor.errors import CompressorError
 
 from . import examples, noise, streams
-from .check import check
-from .compress import compress
-from .detect import detect
-from .diff import diff
-from .evaluate import evaluate
-from .explain import explain
-from .export import export
-from .init import init
-from .inspect import inspect
-from .report import report
-from .sensitivity import sensitivity
-from .targets import targets
 from .text import visible
-from .toolchain import toolchain
-from .validate import validate
 
 A = ParamSpec("A")
 
@@ -44,14 +34,64 @@ DEBUG = "COMPRESSOR_DEBUG"
 COMPLETION = "_COMPRESSOR_COMPLETE"  # typer's: that a shell asks what fits
 DEFECT, INTERRUPTED = 70, 130
 
+COMMANDS = (
+    "init",
+    "validate",
+    "export",
+    "detect",
+    "compress",
+    "evaluate",
+    "check",
+    "report",
+    "inspect",
+    "diff",
+    "explain",
+    "sensitivity",
+    "targets",
+    "toolchain",
+)
+"""In the order of `--help`: the function of that name in the module of that name is the command."""
+
+
+class _Built(Mapping[str, Any]):
+    """The commands, each imported and built once it is asked for: all take nearly as long as numpy."""
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in COMMANDS:
+            raise KeyError(name)
+        return _built(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class _Commands(TyperGroup):
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = ChainMap(self.commands, cast(Any, _Built()))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _make_direct(self.get_params(ctx))
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the same in any context
+        return list(self.commands)
+
+
+_HELP = {"help_option_names": ["-h", "--help"]}
+
 app = typer.Typer(
     name="compressor",
+    cls=_Commands,
     help="A compiler for compressed weights: the smallest artefact with exactly the weights of a fine-tuned model.",
     epilog="Settings come from params.yaml; -S key=value and the options of a command override them.",
     no_args_is_help=True,
     rich_markup_mode=None,  # its renderer of help takes as long to import as all the rest
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=_HELP,
 )
 
 
@@ -119,31 +159,52 @@ def _end(message: str, status: int) -> typer.Exit:
     return typer.Exit(status)
 
 
+@dataclass(frozen=True)
+class _Direct:
+    """What an argument becomes that may be any text: a path, or itself. typer would ask pydantic, as slow as numpy."""
+
+    kind: type[bool | str | Path]
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ARG002 - typer's protocol
+        if param.multiple or param.nargs == -1:
+            return [self.kind(one) for one in value or ()]
+        return None if value is None else self.kind(value)
+
+
+_DIRECT: Mapping[Any, _Direct] = {
+    bool: _Direct(bool),  # of a flag, which is one already
+    **{kind: _Direct(str) for kind in (str, list[str])},
+    **{kind: _Direct(Path) for kind in (Path, list[Path])},
+}
+
+
+def _make_direct(params: Iterable[Any]) -> None:
+    """Have those converted here that take any text; a typer that asks parameters for nothing of the kind does it."""
+    for param in params:
+        known = _DIRECT.get(getattr(getattr(param, "type_descriptor", None), "annotation", None))
+        if known is not None:
+            vars(param)["get_runtime_param"] = lambda known=known: known
+
+
 class _Plain(TyperCommand):
     """A command whose usage has its arguments as its help has them, without braces."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _make_direct(self.get_params(ctx))
+        return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
 
 
-for command in (
-    init,
-    validate,
-    export,
-    detect,
-    compress,
-    evaluate,
-    check,
-    report,
-    inspect,
-    diff,
-    explain,
-    sensitivity,
-    targets,
-    toolchain,
-):
-    _said, _examples = examples.split(command)
-    app.command(cls=_Plain, help=_said, epilog=examples.epilog(_examples))(reported(command))
+@functools.cache
+def _built(name: str) -> Any:
+    command = getattr(import_module(f".{name}", __package__), name)
+    said, shown = examples.split(command)
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    epilog = examples.epilog(shown)
+    alone.command(name, cls=_Plain, help=said, epilog=epilog, context_settings=_HELP)(reported(command))
+    return typer.main.get_command(alone)
 
 
 def main() -> None:

@@ -15,8 +15,9 @@ from .text import visible
 
 if TYPE_CHECKING:
     from .gate import Gate, Verdict
+    from .given import Given
     from .groups import Evaluate
-    from .params import CheckParams, Given
+    from .params import CheckParams
 
 
 FOLDER, NAME = Path("compression"), "metrics.json"
@@ -85,7 +86,8 @@ def check(
     from compressor.errors import CompressorError, UsageError
 
     from .annotations import annotation
-    from .params import CheckParams, Given, load
+    from .given import Given
+    from .params import CheckParams, load
 
     shown = _format(form, as_json=as_json)
     try:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from compressor.recognition.findings import Detection, Settings
     from compressor.targets import Target
 
+    from .given import Given
     from .groups import Export
-    from .params import Given
 
 
 OutDir = Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Where to write the artefact.", show_default=False)]
@@ -82,8 +82,8 @@ def compress(
     from compressor import targets
     from compressor.errors import UsageError
 
-    from . import cluster, display, files, toolchain
-    from .params import Given
+    from . import cluster, files, toolchain
+    from .given import Given
 
     for option, given in (("--plots", plots), ("--scheduler", scheduler)):
         if dry_run and given is not None:
@@ -94,11 +94,15 @@ def compress(
     asked = _asked(model, detection, Given(params, settings or (), {"target": target, "compress.pipeline": pipeline}))
     files.check_outputs(out, plots, model, params, detection)
     if dry_run:
+        from . import display
+
         planned = asked.planned(model)
         display.show_json(plan_document(planned)) if as_json else display.show(display.plan(planned))
         return
     targets.check_installed(asked.target.name)
     made = asked.made(model, out, scheduler, resume=resume)
+    from . import display  # what draws tables takes its time, which no weight waits for
+
     if plots is not None:
         files.write_rows(plots, display.bytes_rows(made.weights), display.BYTES_COLUMNS)
     shown = made.to_json() if as_json else display.manifest(made, refusals=verbose, threshold=asked.threshold)
@@ -159,6 +163,8 @@ class _Asked:
 
 def _asked(model: Path, detection: Path | None, given: Given) -> _Asked:
     """What the settings and the options ask for; groups that this run does not need are not read."""
+    if (default := _by_default(model, detection, given)) is not None:
+        return default
     from compressor.recognition.findings import Settings
 
     from . import graph
@@ -176,6 +182,30 @@ def _asked(model: Path, detection: Path | None, given: Given) -> _Asked:
         own.compress.rules,
         alone.export if alone and exports and chosen.needs_graph else None,
     )
+
+
+def _by_default(model: Path, detection: Path | None, given: Given) -> _Asked | None:
+    """What is asked for where nothing is set; None where settings are read, or an option is refused by its name.
+
+    Whoever sets nothing does not wait for what checks settings: it takes longer to import than small models do.
+    """
+    from compressor import targets
+    from compressor.compilation import pipelines
+    from compressor.errors import UsageError
+    from compressor.recognition.findings import Settings
+
+    from . import graph
+
+    if not given.alone or graph.needs_export(model):
+        return None
+    target, pipeline = (given.options[name] for name in ("target", "compress.pipeline"))
+    try:
+        chosen = targets.get(str(target or targets.DEFAULT))
+        name = pipelines.get(str(pipeline or "auto")).name
+    except UsageError:
+        return None
+    found = None if detection is None else read_detection(detection)
+    return _Asked(chosen, name, found, Settings(), {}, None)
 
 
 def read_detection(path: Path) -> Detection:

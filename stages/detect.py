@@ -39,7 +39,8 @@ def detect(
     from compressor.compilation.plan import plan
 
     from . import display, files, graph, progress, toolchain
-    from .params import DetectAlone, DetectParams, Given, core_settings, load
+    from .given import Given
+    from .params import DetectAlone, DetectParams, core_settings, load
 
     toolchain.check("detect", params, strict=strict)
     files.check_json(out)

@@ -19,7 +19,7 @@ from compressor.errors import plural
 from compressor.recognition.findings import Detection, Finding
 
 from .sheet import Row, Sheet
-from .text import visible
+from .text import size, visible
 
 T = TypeVar("T")
 
@@ -41,21 +41,6 @@ def show_json(document: object) -> None:
     """Print one JSON document; a text is one already."""
     text = document if isinstance(document, str) else json.dumps(document, indent=2, ensure_ascii=False)
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
-
-
-def size(count: int) -> str:
-    """Bytes for a reader, in powers of 1000 as file managers and networks count.
-
-    >>> size(999), size(1_566_000), size(12_345), size(2_040_000_000)
-    ('999 B', '1.57 MB', '12.3 kB', '2.04 GB')
-    """
-    if count < 1000:
-        return f"{count} B"
-    for power, unit in ((3, "kB"), (6, "MB"), (9, "GB"), (12, "TB")):
-        value = count / 10**power
-        if value < 999.5 or unit == "TB":
-            break
-    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
 
 
 def ratio(before: int, after: int) -> str:

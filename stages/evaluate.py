@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from compressor.evaluation.metrics import Size, Values
     from compressor.targets import Target
 
+    from .given import Given
     from .groups import Evaluate, Export
     from .latency import Document
-    from .params import EvaluateParams, Given
+    from .params import EvaluateParams
 
 
 ACCURACY_SIZE, CONFUSION = "accuracy_size.csv", "confusion.csv"
@@ -77,7 +78,7 @@ def evaluate(
     from compressor.errors import CompressorError, UsageError
 
     from . import display, files, toolchain
-    from .params import Given
+    from .given import Given
 
     toolchain.check("evaluate", params, strict=strict)
     files.check_json(out)

@@ -37,8 +37,9 @@ def export(
     """
     from compressor.compilation import publish
 
-    from . import display, files, graph, toolchain
-    from .params import ExportParams, Given, load
+    from . import display, files, graph, text, toolchain
+    from .given import Given
+    from .params import ExportParams, load
 
     toolchain.check("export", params, strict=strict)
     own = load(ExportParams, Given(params, settings or ()))
@@ -49,4 +50,4 @@ def export(
     if as_json:
         display.show_json({"path": str(out), "files": written})
     else:
-        display.show(display.pairs("file", "bytes", [(name, display.size(count)) for name, count in written.items()]))
+        display.show(display.pairs("file", "bytes", [(name, text.size(count)) for name, count in written.items()]))

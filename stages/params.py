@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -20,10 +19,8 @@ from compressor.errors import UsageError, unknown
 from compressor.recognition import findings
 
 from . import groups, overrides, yaml
+from .given import Given, file
 from .groups import Compress, Detect, Evaluate, Export, Group, Target, Targets
-
-DEFAULT_FILE, OWN_FILE = Path("params.yaml"), Path("compressor.yaml")
-"""Where settings stand that no `--params` names: in a file of their own, if there is one, as `init` makes it."""
 
 
 class ExportParams(Group):
@@ -126,20 +123,6 @@ def target(params: MadeParams, name: str | None = None) -> targets.Target:
 P = TypeVar("P", bound=Group)
 
 
-@dataclass(frozen=True)
-class Given:
-    """Where a command's settings come from; what stands further down wins.
-
-    file: a params file; None: `params.yaml` in the current directory, if there is one.
-    overrides: the texts of `-S`.
-    options: the values of the command's own options by the key they set; None where an option is not given.
-    """
-
-    file: Path | None = None
-    overrides: Sequence[str] = ()
-    options: Mapping[str, object] = field(default_factory=dict)
-
-
 def load(schema: type[P], given: Given) -> P:
     """The settings of `schema`, from the defaults, the params file, `-S` and the command's options.
 
@@ -210,11 +193,6 @@ def place(given: Given, *key: str) -> tuple[Path, int] | None:
 def core_settings(group: Detect) -> findings.Settings:
     """The group `detect` as the core takes it."""
     return findings.Settings(**group.model_dump())
-
-
-def file(named: Path | None) -> Path:
-    """The params file that is meant: the one that is named, or the one that is here."""
-    return named or (OWN_FILE if OWN_FILE.is_file() else DEFAULT_FILE)
 
 
 def read(named: Path | None) -> Mapping[str, Any]:

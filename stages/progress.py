@@ -65,7 +65,7 @@ def _bars(counted: str) -> Iterator[Report]:
 
 
 def _lines(counted: str) -> Report:
-    from .display import size
+    from .text import size
 
     last: dict[str, float] = {}
 

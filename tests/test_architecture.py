@@ -56,8 +56,10 @@ LATE = ("rich", "ruamel")
     [
         (("import compressor",), (*HEAVY, *LATE, "pydantic", "typer")),
         ((COMMAND, "--help"), (*HEAVY, *LATE, "pydantic")),
-        ((COMMAND, "compress", "--help"), (*HEAVY, *LATE)),  # typer has options checked by pydantic
+        ((COMMAND, "compress", "--help"), (*HEAVY, *LATE, "pydantic")),
+        ((COMMAND, "inspect", "m.onnx"), ("coremltools", "onnx_ir", "onnxruntime", "pydantic", "ruamel")),
         ((COMMAND, "detect", "m.onnx"), ("coremltools", "onnx_ir", "onnxruntime", "ruamel", "sklearn", "torch")),
+        ((COMMAND, "compress", "m.onnx", "out", "--target", "onnx-opset21"), ("onnx_ir", "pydantic", "ruamel")),
     ],
     ids=" ".join,
 )

@@ -12,9 +12,9 @@ from rich.text import Text
 
 from compressor.errors import plural
 
-from ..display import TIMES, ratio, size
+from ..display import TIMES, ratio
 from ..sheet import Row, Sheet
-from ..text import visible
+from ..text import size, visible
 
 if TYPE_CHECKING:
     from compressor.differences.models import Difference, Differences, Stored

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from compressor.accounting.account import Account
     from compressor.accounting.look import Look
 
-    from ..params import Given
+    from ..given import Given
 
 File = Annotated[
     Path,
@@ -60,7 +60,7 @@ def explain(
     from compressor.errors import UsageError
 
     from .. import display
-    from ..params import Given
+    from ..given import Given
     from . import tables
 
     if target is not None and not advised:

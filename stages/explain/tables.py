@@ -18,10 +18,9 @@ from compressor.compilation.manifest import Manifest
 from compressor.compilation.publish import MANIFEST
 from compressor.errors import CompressorError, plural
 
-from ..display import size
 from ..files import read_text
 from ..sheet import Row, Sheet
-from ..text import visible
+from ..text import size, visible
 
 MOST_NAMES = 3
 """So many weights are named in a line."""

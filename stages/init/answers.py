@@ -79,7 +79,8 @@ def settings(repository: Repository, name: str) -> Mapping[str, Any]:
     Raises:
         UsageError: a stage would not take them.
     """
-    from ..params import Given, Settings, load
+    from ..given import Given
+    from ..params import Settings, load
 
     content = merging.content(repository.text(name) or "", name)
     if content:

@@ -8,7 +8,7 @@ from unittest import mock
 
 from typer.testing import CliRunner
 
-from ..app import app
+from ..app import COMMANDS, app
 from .markdown import WRITTEN
 
 INTRODUCTION = f"""\
@@ -31,12 +31,7 @@ INTRODUCTION = f"""\
 
 def page() -> str:
     """The whole text."""
-    return "\n".join([INTRODUCTION, *_help("compressor"), *(line for name in names() for line in _help(name))])
-
-
-def names() -> tuple[str, ...]:
-    """The commands in the order of `compressor --help`."""
-    return tuple(str(command.name or getattr(command.callback, "__name__", "")) for command in app.registered_commands)
+    return "\n".join([INTRODUCTION, *_help("compressor"), *(line for name in COMMANDS for line in _help(name))])
 
 
 def _help(name: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ import typer
 
 from .. import completion
 from ..options import Overrides, ParamsFile
-from ..text import visible
+from ..text import size, visible
 
 PAGE = Path("report.html")
 STDOUT = Path("-")
@@ -66,7 +66,7 @@ def report(
     from compressor.compilation import publish
 
     from .. import files
-    from ..params import Given
+    from ..given import Given
     from . import collect, portraits
     from .markdown import text
     from .page import html
@@ -106,7 +106,5 @@ def _check(page: Path | None, markdown: Path | None, artefacts: list[Path] | Non
 def _write(path: Path, content: str) -> None:
     from compressor.compilation import publish
 
-    from .. import display
-
     publish.text(path, content)
-    print(f"{visible(str(path))} {display.size(len(content.encode()))}")
+    print(f"{visible(str(path))} {size(len(content.encode()))}")

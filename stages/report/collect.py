@@ -15,6 +15,8 @@ from compressor.evaluation.metrics import MADE_FOR
 from compressor.recognition.findings import Detection
 
 from .. import files, gate, latency, params, revisions, yaml
+from ..given import Given
+from ..given import file as params_file
 from ..groups import Evaluate
 from ..revisions import Revision
 from . import facts, history
@@ -58,7 +60,7 @@ def places(targets: Sequence[str] = ()) -> tuple[Place, ...]:
 def read() -> tuple[Path, ...]:
     """The files that a report of the repository is made of, and that it must not replace."""
     made = [file for place in places() for file in (place.metrics, place.manifest, place.times)]
-    return (*made, DETECTION, params.file(None))
+    return (*made, DETECTION, params_file(None))
 
 
 def of_artefacts(paths: Sequence[Path]) -> Report:
@@ -74,7 +76,7 @@ def of_artefacts(paths: Sequence[Path]) -> Report:
     return Report(paths[0].resolve().name if len(paths) == 1 else f"{len(paths)} artefacts", variants)
 
 
-def of_repository(given: params.Given, against: str | None) -> Report:
+def of_repository(given: Given, against: str | None) -> Report:
     """The report of the training repository in the current folder.
 
     Raises:
@@ -173,7 +175,7 @@ def _detection() -> Detection | None:
 
 def _settings(file: Path | None) -> Mapping[str, str]:
     """Everything in the params file, which is known to be one."""
-    path = params.file(file)
+    path = params_file(file)
     return history.flat(yaml.read(files.read_text(path), str(path))) if path.is_file() else {}
 
 

@@ -10,7 +10,7 @@ from compressor.compilation.manifest import WeightFacts
 from compressor.errors import plural
 
 from .. import display
-from ..text import visible
+from ..text import size, visible
 from . import tradeoff, views
 from .facts import Change, Report, Variant, number
 
@@ -80,7 +80,7 @@ def _summary(variant: Variant) -> str:
     made, values = variant.manifest, variant.metrics
     parts = []
     if made is not None:
-        parts.append(f"**{display.size(made.nbytes)}**")
+        parts.append(f"**{size(made.nbytes)}**")
         if made.nbytes:
             parts.append(f"{display.smaller(made.dense_nbytes, made.nbytes)} uncompressed")
     elif values:
@@ -139,7 +139,7 @@ def _changed(variant: Variant, against: str, most: int) -> Iterator[str]:
 
 
 def _stored(weight: WeightFacts | None) -> str:
-    return "" if weight is None else f"{escaped(weight.encoding)}, {display.size(weight.nbytes)}"
+    return "" if weight is None else f"{escaped(weight.encoding)}, {size(weight.nbytes)}"
 
 
 def _weights(variant: Variant, most: int) -> Iterator[str]:
@@ -169,8 +169,8 @@ def _row(name: str, same: Sequence[WeightFacts]) -> tuple[str, ...]:
         name,
         views.shape(same[0]) if len(same) == 1 else "",
         escaped(same[0].encoding),
-        display.size(before),
-        display.size(after),
+        size(before),
+        size(after),
         display.ratio(before, after),
         escaped(same[0].evidence),
     )

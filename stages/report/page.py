@@ -17,7 +17,7 @@ from compressor.errors import plural
 
 from .. import display
 from ..sheet import elided
-from ..text import visible
+from ..text import size, visible
 from . import plots, png, tradeoff, views
 from .facts import KINDS, NAMELESS, Report, kind, number
 from .portraits import Portrait
@@ -45,7 +45,7 @@ def html(report: Report, portraits: Mapping[str, Sequence[Portrait]], version: s
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "size": display.size,
+        "size": size,
         "wrapped": wrapped,
         "coded": coded,
         "signed": views.signed,

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from compressor.sensitivity.study import Bench, Outcome, Subject
     from compressor.sensitivity.trials import Journal, Trial
 
+    from ..given import Given
     from ..groups import Detect, Evaluate, Export
-    from ..params import Given
     from .shown import Studied
 
 JOURNAL = Path("compression/sensitivity.jsonl")
@@ -75,7 +75,7 @@ def sensitivity(
     from compressor.compilation import publish
 
     from .. import display, files
-    from ..params import Given
+    from ..given import Given
     from . import shown
 
     for path, suffix in ((out, ".jsonl"), (coremltools, ".yaml"), (torchao, ".json")):

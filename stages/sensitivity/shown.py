@@ -18,10 +18,10 @@ from compressor.sensitivity.study import Bench, Outcome, Subject
 from compressor.sensitivity.trials import Trial
 from compressor.sensitivity.variants import VARIANTS
 
-from ..display import labels, size
+from ..display import labels
 from ..report.labels import distinct
 from ..sheet import Row, Sheet
-from ..text import visible
+from ..text import size, visible
 
 COLUMNS = ("weight", "variant", "drop", "error", "saved")
 """Of the rows for `dvc plots`; saved in bytes."""

@@ -53,7 +53,8 @@ def validate(
     from compressor.errors import CompressorError, UsageError, plural
 
     from .. import display, progress
-    from ..params import Given, Settings, asked
+    from ..given import Given
+    from ..params import Settings, asked
     from . import everything, stages
 
     asked(Settings, settings or ())

@@ -12,6 +12,8 @@ from compressor.compilation import publish
 from compressor.errors import CompressorError, UsageError
 
 from .. import params
+from ..given import Given
+from ..given import file as params_file
 from . import measuring, model, stages
 from .checks import Check, Checks
 
@@ -21,7 +23,7 @@ LIKE = 0.8
 
 def checks(
     source: Path | None,
-    given: params.Given,
+    given: Given,
     pipeline: stages.Pipeline | CompressorError | None,
     begun: Callable[[str], None],
 ) -> list[Check]:
@@ -50,11 +52,11 @@ def checks(
     return done.done
 
 
-def _params(done: Checks, given: params.Given, wrong: Mapping[str, str]) -> None:
+def _params(done: Checks, given: Given, wrong: Mapping[str, str]) -> None:
     with done.look("params") as told:
         if wrong:
             raise CompressorError("\n".join(wrong.values()))
-        file = params.file(given.file)
+        file = params_file(given.file)
         known, there = set(params.Settings.model_fields), params.read(given.file)
         lines = [str(file) if file.is_file() else f"there is no {file}: the defaults"]
         for name in map(str, there):

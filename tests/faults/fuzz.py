@@ -156,7 +156,8 @@ def _load(path: Path) -> None:
     from compressor.sources.torch.declared import declare
     from compressor.sources.torch.load import load
     from compressor.sources.torch.trace import quiet
-    from compressor.stages.params import DetectAlone, Given
+    from compressor.stages.given import Given
+    from compressor.stages.params import DetectAlone
     from compressor.stages.params import load as settings
 
     factory = settings(DetectAlone, Given(None, ())).export.factory
