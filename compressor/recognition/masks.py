@@ -6,7 +6,6 @@ A mask is True where values are not zero. Blocks are given by their lengths alon
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -58,15 +57,13 @@ def structure(values: NDArray, threshold: float) -> Structure:
 
     A probe of the first rows, and a corner of it, rule most structures out: an unstructured weight is not read again.
     """
-    longest = _GROUP_LENGTHS[-1]
-    rows = -(-_PROBE // (values.size // values.shape[0] * longest)) * longest
+    rows = -(-_PROBE // (values.size // values.shape[0] * _CORNER)) * _CORNER
     probe, full = above(values[:rows], threshold), functools.cache(lambda: above(values, threshold))
     if max(_constant(probe, values.shape)) > 1 and max(lengths := _constant(full(), values.shape)) > 1:
         return _named(lengths, values.shape)
     single = (1,) * values.ndim
-    corner = probe[(slice(longest),) * probe.ndim]
-    for axis, m in _groups(values.shape):
-        if _pattern(corner, axis, m).share == 1 and (found := _pattern(full(), axis, m)).share == 1:
+    for (axis, m), counts in _tallies(probe[(slice(_CORNER),) * probe.ndim], values.shape).items():
+        if _described(counts).share == 1 and (found := _pattern(full(), axis, m)).share == 1:
             return Structure(single, f"{found.n}:{m} along axis {axis}")
     if _crosses(probe) and _crosses(full()):
         return Structure(single, "channels along axis 0 and 1")
@@ -76,11 +73,8 @@ def structure(values: NDArray, threshold: float) -> Structure:
 def almost(values: NDArray) -> Iterator[str]:
     """The n:m pattern that nearly all groups of an unstructured weight have."""
     corner = above(values[(slice(_CORNER),) * values.ndim], 0.0)
-    for axis, m in _groups(values.shape):
-        if (
-            _pattern(corner, axis, m).share >= _NEARLY
-            and (found := _pattern(above(values, 0.0), axis, m)).share >= _NEARLY
-        ):
+    for (axis, m), counts in _tallies(corner, values.shape).items():
+        if _described(counts).share >= _NEARLY and (found := _pattern(above(values, 0.0), axis, m)).share >= _NEARLY:
             yield f"{found.n}:{m} along axis {axis} in all but {1 - found.share:.2%} of the groups"
             return
 
@@ -93,11 +87,8 @@ def cover(values: NDArray, value_nbytes: float) -> tuple[Structure, int] | None:
     value_nbytes: what a value that is kept takes: the blocks that take the fewest bytes are chosen.
     """
     full = functools.cache(lambda: above(values, 0.0))
-    corner = functools.cache(lambda sides: above(values[tuple(slice(side) for side in sides)], 0.0))
     best, least = None, math.inf
-    for blocks in _block_structures(values.shape):
-        if not _explained(corner(_corner(values.shape, blocks.lengths)), blocks.lengths):
-            continue
+    for blocks in _promising(values):
         if not _explained(full(), blocks.lengths):
             continue
         stored = kept(full(), blocks.lengths)
@@ -129,28 +120,53 @@ def _explained(mask: NDArray, lengths: Shape) -> bool:
     """
     lengths = tuple(min(length, dim) for length, dim in zip(lengths, mask.shape, strict=True))
     cut = mask[tuple(slice(dim // length * length) for dim, length in zip(mask.shape, lengths, strict=True))]
-    blocks, size = kept(cut, lengths), math.prod(lengths)
-    empty = blocks.size - int(np.count_nonzero(blocks))
-    if empty < (1 if size >= _LONG_BLOCK else _FEWEST_BLOCKS):
-        return False
-    zeros, by_chance = 1 - np.count_nonzero(cut) / cut.size, 0.0
-    if empty <= blocks.size * _EXPLAINED * zeros:  # whatever chance makes
-        return False
-    for axis in channel_axes(cut.ndim):
-        if size * cut.shape[axis] != cut.size:  # a channel does not explain itself
-            rates = 1 - cut.mean(axis=tuple(place for place in range(cut.ndim) if place != axis))
-            by_chance = max(by_chance, float((rates**size).mean()))
-    return bool(empty / blocks.size - by_chance > _EXPLAINED * (zeros - by_chance))
+    blocks = kept(cut, lengths)
+    return _beyond_chance(blocks.size - int(np.count_nonzero(blocks)), math.prod(lengths), _Zeros(cut))
 
 
-def _block_structures(shape: Shape) -> Iterator[Structure]:
-    """The blocks that are looked for where zeros lie outside of them too: channels, kernels, groups of neighbours."""
+class _Zeros:
+    """The zeros of a mask: how many of all places, and of each channel's, along the axes of channels."""
+
+    def __init__(self, mask: NDArray) -> None:
+        self.size, self.shape = mask.size, mask.shape
+        self.share = 1 - np.count_nonzero(mask) / mask.size
+        self.rates = functools.cache(lambda axis: _rates(mask, axis))
+
+
+def _rates(mask: NDArray, axis: int) -> NDArray:
+    return np.asarray(1 - mask.mean(axis=tuple(place for place in range(mask.ndim) if place != axis)))
+
+
+def _beyond_chance(empty: int, size: int, zeros: _Zeros) -> bool:
+    """Whether so many empty blocks of `size` places are far more than chance makes."""
+    count, by_chance = zeros.size // size, 0.0
+    if empty < (1 if size >= _LONG_BLOCK else _FEWEST_BLOCKS) or empty <= count * _EXPLAINED * zeros.share:
+        return False  # whatever chance makes
+    for axis in channel_axes(len(zeros.shape)):
+        if size * zeros.shape[axis] != zeros.size:  # a channel does not explain itself
+            by_chance = max(by_chance, float((zeros.rates(axis) ** size).mean()))
+    return bool(empty / count - by_chance > _EXPLAINED * (zeros.share - by_chance))
+
+
+def _promising(values: NDArray) -> Iterator[Structure]:
+    """The blocks that explain the zeros of a part: channels and kernels, then groups of neighbours."""
+    for blocks in _large_blocks(shape := values.shape):
+        part = tuple(slice(side) for side in _corner(shape, blocks.lengths))
+        if _explained(above(values[part], 0.0), blocks.lengths):
+            yield blocks
+    corner = above(values[(slice(_CORNER),) * values.ndim], 0.0)
+    zeros = _Zeros(corner)
+    for (axis, length), counts in _tallies(corner, shape).items():
+        if _beyond_chance(int(counts[0]), length, zeros):
+            yield _named(tuple(length if place == axis else 1 for place in range(len(shape))), shape)
+
+
+def _large_blocks(shape: Shape) -> Iterator[Structure]:
+    """Channels and kernels."""
     for axis in channel_axes(len(shape)):
         yield _named(tuple(1 if place == axis else dim for place, dim in enumerate(shape)), shape)
     if len(shape) > 2 and max(shape[2:]) > 1:
         yield _named((1, 1, *shape[2:]), shape)
-    for axis, length in _groups(shape):
-        yield _named(tuple(length if place == axis else 1 for place in range(len(shape))), shape)
 
 
 def _corner(shape: Shape, lengths: Shape) -> Shape:
@@ -158,11 +174,20 @@ def _corner(shape: Shape, lengths: Shape) -> Shape:
     return tuple(dim if math.prod(lengths) * dim == math.prod(shape) else min(dim, _CORNER) for dim in shape)
 
 
-def _groups(shape: Shape) -> Iterator[tuple[int, int]]:
-    """The axes and lengths of groups of neighbours that a mask may have."""
-    for axis, length in itertools.product(range(len(shape)), _GROUP_LENGTHS):
-        if shape[axis] % length == 0 and shape[axis] >= 2 * length:
-            yield axis, length
+def _tallies(mask: NDArray, shape: Shape) -> dict[tuple[int, int], NDArray]:
+    """How many groups of neighbours have 0, 1, ... all of their places set, by the axis and the length of the groups.
+
+    mask: a part of that of a weight of `shape`, whose sides groups of every length fill.
+    """
+    found = {}
+    for axis, dim in enumerate(shape):
+        before, counts = (slice(None),) * axis, mask.view(np.uint8)
+        for length in _GROUP_LENGTHS:
+            if dim % length or dim < 2 * length:
+                break
+            counts = counts[(*before, slice(0, None, 2))] + counts[(*before, slice(1, None, 2))]
+            found[axis, length] = np.bincount(counts.reshape(-1), minlength=length + 1)
+    return found
 
 
 def _crosses(mask: NDArray) -> bool:
@@ -217,7 +242,12 @@ def _pattern(mask: NDArray, axis: int, m: int) -> Pattern:
     """
     grouped = mask[(slice(None),) * axis + (slice(mask.shape[axis] // m * m),)]
     grouped = grouped.reshape(*mask.shape[:axis], -1, m, *mask.shape[axis + 1 :])
-    counts = np.bincount(np.add.reduce(grouped, axis=axis + 1, dtype=np.uint8).reshape(-1), minlength=m + 1)
+    return _described(np.bincount(np.add.reduce(grouped, axis=axis + 1, dtype=np.uint8).reshape(-1), minlength=m + 1))
+
+
+def _described(counts: NDArray) -> Pattern:
+    """The pattern of groups of which so many have 0, 1, ... m places set."""
+    m = counts.size - 1
     n, groups = int(counts.argmax()), int(counts.sum())
     if not 0 < n < m or counts[n] < _TIGHT * groups:
         return Pattern(0, 0.0)

@@ -63,7 +63,8 @@ def _aligned(values: NDArray, most: int) -> NDArray | None:
     new = starts(ordered)
     counts = np.count_nonzero(new, axis=1)
     longest, *others = np.argsort(-counts, kind="stable")
-    entries, most = ordered[longest][new[longest]], min(most, _SHARED * int(counts[longest]))
+    entries: NDArray = ordered[longest][new[longest]]
+    most = min(most, _SHARED * entries.size)
     for at in others:
         row = ordered[at][new[at]]
         power = np.frexp(np.abs(entries).max())[1] - np.frexp(np.abs(row).max())[1]

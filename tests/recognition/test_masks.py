@@ -84,3 +84,14 @@ def test_a_pattern_that_nearly_all_groups_have_is_named() -> None:
     values[5, :4] = 1
     assert list(masks.almost(values)) == ["2:4 along axis 1 in all but 0.05% of the groups"]
     assert not list(masks.almost(np.eye(64, dtype=np.float32)))
+
+
+@pytest.mark.parametrize("shape", [(64, 96), (40, 6), (2, 32), (4, 8, 3, 3)])
+def test_all_tallies_count_the_places_of_each_group(shape: Shape) -> None:
+    mask = np.random.default_rng(0).random(shape) < 0.3
+    found = masks._tallies(mask, shape)
+    for (axis, length), counts in found.items():
+        groups = mask.reshape(*shape[:axis], -1, length, *shape[axis + 1 :])
+        assert counts.tolist() == [int((groups.sum(axis + 1) == some).sum()) for some in range(length + 1)]
+    fitting = {(axis, m) for axis, dim in enumerate(shape) for m in (2, 4, 8, 16, 32) if dim % m == 0 and dim >= 2 * m}
+    assert found.keys() == fitting
