@@ -40,7 +40,7 @@ def inspect(path: Path | str) -> Manifest:
     Raises:
         CompressorError: it cannot be read.
     """
-    model = sources.read(Path(path))
+    model = sources.weights(Path(path))
     weights = tuple(_inspected(weight) for weight in model.weights)
     found = files(model.files, model.path if model.graph is None and model.path.is_dir() else model.path.parent)
     total = sum(file.nbytes for file in found)

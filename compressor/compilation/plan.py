@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import numpy as np
+
 from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec, Shape
 from compressor.compilation.cheapest import Cost, smallest
 from compressor.compilation.manifest import WeightFacts
@@ -163,7 +165,8 @@ class _Options:
 
 def as_values(finding: Finding) -> Candidate:
     """The form of a weight as its values."""
-    return Candidate((), Dense(ArraySpec(finding.shape, _DTYPES[finding.dtype])), finding.evidence)
+    dtype = _DTYPES.get(finding.dtype) or np.dtype(finding.dtype)  # counters and masks beside weights have others
+    return Candidate((), Dense(ArraySpec(finding.shape, dtype)), finding.evidence)
 
 
 def _options(
@@ -202,6 +205,8 @@ def _options(
             rejected.append(Rejected(name(candidate.spec), reason))
         else:
             legal.append(_Form(candidate, spec, nbytes(spec)))
+    if not legal:  # a counter, a mask, ids beside the weights of a file without a graph: nothing of a target's
+        legal = [_Form(dense, dense.spec, nbytes(dense.spec))]
     # A quantized source keeps every code, also where a scale for few of them makes that larger.
     kept = [form for form in legal if form.candidate is not dense] if _quantized(finding) else []
     if kept:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import defaultdict
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from omegaconf import OmegaConf
 
 from compressor import sources
 from compressor.encodings import decode
@@ -201,8 +204,17 @@ def test_a_state_dict_beside_what_trainings_save(model, tmp_path: Path, key: str
 
 @pytest.mark.parametrize(
     "beside",
-    [argparse.Namespace(lr=0.1), SimpleNamespace(lr=0.1), Path("runs") / "3"],
-    ids=["namespace", "simple", "path"],
+    [
+        argparse.Namespace(lr=0.1),
+        SimpleNamespace(lr=0.1),
+        Path("runs") / "3",
+        np.float64(0.9),
+        np.arange(3),
+        defaultdict(list, loss=[0.1]),
+        datetime(2020, 1, 1, tzinfo=UTC),
+        OmegaConf.create({"lr": 0.1, "layers": [1, {"width": 2}]}),
+    ],
+    ids=["namespace", "simple", "path", "number", "array", "history", "date", "configuration"],
 )
 @pytest.mark.parametrize("zipped", [True, False])
 def test_what_runs_nothing_may_lie_beside_the_weights(model, tmp_path: Path, beside: object, zipped: bool):  # noqa: FBT001
@@ -210,6 +222,14 @@ def test_what_runs_nothing_may_lie_beside_the_weights(model, tmp_path: Path, bes
     torch.save(content, tmp_path / "trained.pt", _use_new_zipfile_serialization=zipped)
     export(tmp_path / "trained.pt", tmp_path, factory=FACTORY, inputs=FEATURES)
     assert (tmp_path / "model.onnx").is_file()
+
+
+@pytest.mark.parametrize("inner", [True, False])
+def test_what_is_among_the_weights_is_none_of_them(tmp_path: Path, *, inner: bool):
+    state = {"0.weight": np.ones((64, 64)), "0.bias": torch.ones(64)}
+    torch.save({"state_dict": state} if inner else state, tmp_path / "trained.pt")
+    with pytest.raises(CompressorError, match=r"0\.weight is a numpy.* among the weights, where tensors are expected"):
+        sources.weights(tmp_path / "trained.pt")
 
 
 def several(model: torch.nn.Module, path: Path) -> Path:

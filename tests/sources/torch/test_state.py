@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
+import compressor
 from compressor import sources
 from compressor.encodings import decode
 from compressor.errors import CompressorError
@@ -48,3 +50,21 @@ def test_a_pickle_that_runs_code_is_not_read(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "m.pt")
     with pytest.raises(CompressorError, match=r"runs code .* Then name the graph that `compressor export` writes"):
         sources.weights(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_counters_and_masks_beside_the_weights(tmp_path, suffix):
+    """What no form is for stays what it is, on targets that would not hold it in a graph either."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3), torch.nn.BatchNorm2d(64), torch.nn.Linear(64, 64))
+    state = network.state_dict()
+    state |= {"2.weight": (state["2.weight"] * 20).round() / 20, "mask": torch.rand(64, 64) > 0.5}
+    state |= {"ids": torch.arange(5000, dtype=torch.int32).reshape(50, 100)}
+    path = tmp_path / f"m{suffix}"
+    safetensors.torch.save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    assert compressor.detect(path).compressible == 1
+    for target in ("onnxruntime", "iOS17"):
+        facts = {choice.name: choice.facts for choice in compressor.dry_run(path, target=target).choices}
+        assert facts["2.weight"].encoding == ("palettized3" if target == "onnxruntime" else "palettized4")
+        assert facts["ids"].encoding in ("dense", "uint8")
+        assert facts["ids"].nbytes == facts["ids"].dense_nbytes
+    assert {one.name for one in compressor.inspect(path).weights} == facts.keys()

@@ -9,12 +9,10 @@ Source: torchao 0.18, quantization/quantize_/workflows: `Int8Tensor`, `IntxUnpac
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import types
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path, PosixPath, PurePosixPath
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
@@ -26,6 +24,7 @@ from torch.nn import Module, Parameter
 from compressor.arrays import CODE_DTYPES, NDArray
 from compressor.encodings import Dense, Quantized, decode
 from compressor.errors import CompressorError
+from compressor.sources.torch import beside
 from compressor.sources.torch.declared import floats
 from compressor.sources.torch.declared.claims import Claim, numbers
 from compressor.sources.torch.declared.recover import ContradictionError, by_block
@@ -49,10 +48,6 @@ CODED = ("Int8Tensor", "IntxUnpackedToInt8Tensor")
 """Classes whose `qdata` are int8 codes of the weight's shape, `scale` and `zero_point` by block."""
 
 
-HARMLESS = (argparse.Namespace, types.SimpleNamespace, PurePosixPath, PosixPath)
-"""Classes of what trainings put beside their weights: made of attributes or text, and nothing of theirs runs."""
-
-
 def load(source: Path, *, mmap: bool, weights_only: bool) -> object:
     """What torch reads from a file; tensors of torchao's too, where it is installed.
 
@@ -60,8 +55,7 @@ def load(source: Path, *, mmap: bool, weights_only: bool) -> object:
     """
     read = partial(torch.load, source, map_location="cpu", mmap=mmap, weights_only=weights_only)
     try:
-        with torch.serialization.safe_globals([*HARMLESS]):
-            return read()
+        return beside.read(read)
     except UnpicklingError as error:
         if f"GLOBAL {PACKAGE}" not in str(error):
             raise
@@ -72,8 +66,8 @@ def load(source: Path, *, mmap: bool, weights_only: bool) -> object:
         raise CompressorError(
             f"{source}: holds tensors of torchao's, which cannot be imported ({error}). Install torchao 0.18 or later."
         ) from error
-    with torch.serialization.safe_globals([*HARMLESS, *classes]):
-        return read()
+    with torch.serialization.safe_globals(classes):
+        return beside.read(read)
 
 
 def is_own(value: object) -> bool:
