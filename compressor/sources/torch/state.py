@@ -49,11 +49,13 @@ def read(path: Path) -> Model:
 
 
 def _weights(path: Path, state: Mapping[str, object]) -> Iterator[Weight]:
+    tensors = {name: one for name, one in state.items() if isinstance(one, Tensor) and not one.is_meta}
+    if nested := [name for name, tensor in tensors.items() if tensor.is_nested]:
+        raise CompressorError(f"{path}: {nested[0]} is a nested tensor, which has no shape. Save its parts one by one.")
+    # What lies in a file that is mapped is read when it is asked for, tensor by tensor.
     arrays = {
-        # What lies in a file that is mapped is read when it is asked for, tensor by tensor.
         name: ComputedArray(tuple(tensor.shape), _dtype(tensor), partial(_values, tensor))
-        for name, tensor in state.items()
-        if isinstance(tensor, Tensor) and not tensor.is_meta and not tensor.is_complex()
+        for name, tensor in ((name, _real(one)) for name, one in tensors.items())
     }
     layers = {part: layer for layer in bitsandbytes.read(path, arrays) for part in layer.parts}
     for name, array in arrays.items():
@@ -61,6 +63,11 @@ def _weights(path: Path, state: Mapping[str, object]) -> Iterator[Weight]:
             yield Weight(name, Dense(array))
         elif layers[name].parts[0] == name:
             yield from layers[name].weights
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """Complex numbers as their real and imaginary parts, along a last axis of two."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def _dtype(tensor: Tensor) -> DType:
@@ -76,6 +83,8 @@ def _dtype(tensor: Tensor) -> DType:
 
 def _values(tensor: Tensor) -> NDArray:
     plain = tensor.detach()
+    if plain.layout != torch.strided:
+        plain = plain.to_dense()
     if plain.is_quantized or type(plain).__module__.startswith("torchao"):
         plain = plain.dequantize()
     if plain.dtype == torch.bfloat16:

@@ -22,6 +22,8 @@ VALUES = torch.arange(12, dtype=torch.float32).reshape(3, 4) / 8
         (VALUES.to(torch.float8_e4m3fn), "float32", VALUES.numpy()),
         (torch.nn.Parameter(VALUES), "float32", VALUES.numpy()),
         (torch.tensor(3), "int64", np.array(3)),
+        (VALUES.to_sparse(), "float32", VALUES.numpy()),
+        (torch.complex(VALUES, -VALUES).conj(), "float32", np.stack([VALUES, VALUES], -1)),
     ],
 )
 def test_every_kind_of_tensor_is_values(tmp_path, tensor, dtype, expected):
@@ -44,6 +46,13 @@ def test_a_program_has_no_state_dict(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "s.pt"))
     with pytest.raises(CompressorError, match=r"s.pt: holds a program, not a state dict"):
         sources.weights(tmp_path / "s.pt")
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype stage:UserWarning")
+def test_a_tensor_without_a_shape_is_named(tmp_path):
+    torch.save({"w": torch.nested.nested_tensor([VALUES[0], VALUES[1, :2]])}, tmp_path / "n.pt")
+    with pytest.raises(CompressorError, match=r"n.pt: w is a nested tensor, which has no shape"):
+        sources.weights(tmp_path / "n.pt")
 
 
 def test_a_pickle_that_runs_code_is_not_read(tmp_path):
