@@ -6,23 +6,21 @@ from __future__ import annotations
 
 import numpy as np
 from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - its users call it that
-from coremltools.converters.mil.mil import Operation, Program
+from coremltools.converters.mil.mil import Operation, Program, Var
 
 from compressor.targets.coreml.editing import in_blocks, operations
+from compressor.targets.coreml.mil.values import is_float
+from compressor.targets.coreml.stubs import slot_index
 
 
 def respell(program: Program) -> None:
-    """Write `x - c` as `x + -c` behind a convolution.
+    """Write `x - c` as `x + -c`.
 
-    Core ML Tools' `conv_bias_fusion` negates a constant where it is, though others may read it, and even where it then
-    finds that it cannot be the bias.
+    Behind a convolution, Core ML Tools' `conv_bias_fusion` negates a constant where it is, though others may read it or
+    it may not be written to, and even where it then finds that it cannot be the bias. What stands between the two (a
+    transpose, a batch norm) other passes may have taken away by then.
     """
-    differences = [
-        operation
-        for operation in operations(program)
-        if operation.op_type == "sub" and _is_convolution(operation.x.op) and operation.y.val is not None
-    ]
-    in_blocks(differences, _as_sum)
+    in_blocks([one for one in operations(program) if one.op_type == "sub" and _is_fixed(one.y)], _as_sum)
 
 
 def _as_sum(operation: Operation) -> None:
@@ -32,5 +30,6 @@ def _as_sum(operation: Operation) -> None:
     block.remove_ops([operation])
 
 
-def _is_convolution(operation: Operation | None) -> bool:
-    return operation is not None and operation.op_type in {"conv", "conv_transpose"}
+def _is_fixed(var: Var) -> bool:
+    """Whether a variable is a constant of floats, and no weight's stub, whose values are not there yet."""
+    return var.val is not None and is_float(var) and (var.op is None or slot_index(var.op) is None)

@@ -118,6 +118,20 @@ def test_a_constant_that_is_subtracted_behind_a_convolution(tmp_path: Path) -> N
     check(tmp_path, nodes, feeds, {"w": RNG.standard_normal((4, 3, 3, 3)).astype(np.float32), "c": np.float32([[[2]]])})
 
 
+def test_a_constant_that_is_subtracted_behind_a_convolution_and_a_transpose(tmp_path: Path) -> None:
+    """As in a network of TensorFlow with its batch norms in parts; passes of Core ML Tools move the transposes away."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("Transpose", ["a"], ["t"], perm=[0, 2, 3, 1]),
+        helper.make_node("Sub", ["t", "mean"], ["b"]),
+        helper.make_node("Mul", ["b", "scale"], ["c"]),
+        helper.make_node("Transpose", ["c"], ["y"], perm=[0, 3, 1, 2]),
+    ]
+    feeds = {"x": RNG.standard_normal((1, 3, 5, 5)).astype(np.float32)}
+    floats = {"w": (16, 3, 3, 3), "mean": (16,), "scale": (16,)}
+    check(tmp_path, nodes, feeds, {name: RNG.standard_normal(dims).astype(np.float32) for name, dims in floats.items()})
+
+
 def test_a_weight_on_a_grid_whose_rows_are_reordered(tmp_path: Path) -> None:
     grid = RNG.integers(-127, 128, (64, 128)).astype(np.float32) * np.float32(0.0137)
     grid[0, 0] = 127 * np.float32(0.0137)
