@@ -3,7 +3,9 @@
     .kept/journal.jsonl    the state that all below is of; then a line for each weight that was looked at, and each part
     .kept/...              the files of these parts, verified
 
-A line is written once what it tells is on disk. One that is cut short is the last one, and ends what is known.
+A line is written once what it tells is on disk. One that is cut short is the last one, and ends what is known; so does
+one that is none of these, whoever wrote it. Files are digested again, and what weights were taken for is compared with
+their values, as ever.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,58 +87,67 @@ def begun(directory: Path, state: Mapping[str, Any]) -> Journal:
     state: all that decides what is written, as JSON.
     """
     folder, digest = directory / NAME, _digest(json.dumps(state, sort_keys=True).encode())
-    lines = list(_lines(folder / _JOURNAL))
-    if not lines or lines[0].get("state") != digest:
-        if lines:
+    noted = _noted(folder / _JOURNAL)
+    if not noted or noted[0][1] != digest:
+        if noted:
             _log.warning("What an earlier run has done is of another source, request or version: all is done again.")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         made = Journal(folder, {}, {})
         made._add({"state": digest})  # noqa: SLF001 - its own first line
         return made
-    _cut(folder / _JOURNAL, lines)
-    return Journal(folder, dict(_findings(lines)), dict(_parts(folder, lines)))
+    (folder / _JOURNAL).write_bytes(b"".join(line + b"\n" for line, _ in noted))
+    findings = {one.name: one for _, one in noted if isinstance(one, Finding)}
+    parts = {one.facts.name: (one.key, one.facts) for _, one in noted if isinstance(one, _Part) and one.is_in(folder)}
+    return Journal(folder, findings, parts)
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        return
-    for line in path.read_bytes().split(b"\n")[:-1]:
-        try:
-            found = json.loads(line)
-        except ValueError:
-            return
-        if not isinstance(found, dict):
-            return
-        yield found
+@dataclass(frozen=True)
+class _Part:
+    """What a line says of a part."""
+
+    key: str
+    facts: FileFacts
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether its file is still what was noted."""
+        path = folder / self.facts.name
+        if not path.is_file() or path.stat().st_size != self.facts.nbytes:
+            return False
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == self.facts.sha256
 
 
-def _cut(path: Path, lines: list[dict[str, Any]]) -> None:
-    """Leave the lines that are whole."""
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+def _noted(path: Path) -> list[tuple[bytes, str | Finding | _Part]]:
+    """The lines of a journal as they are, and what each says, up to the first that says nothing."""
+    found: list[tuple[bytes, str | Finding | _Part]] = []
+    for line in path.read_bytes().split(b"\n")[:-1] if path.is_file() else ():
+        if (said := _said(line)) is None:
+            _log.warning(
+                "Line %d of what an earlier run has noted is none that is written there: what it and those below it "
+                "tell of is done again.",
+                len(found) + 1,
+            )
+            break
+        found.append((line, said))
+    return found
 
 
-def _findings(lines: list[dict[str, Any]]) -> Iterator[tuple[str, Finding]]:
-    for line in lines:
-        if "finding" in line:
-            try:
-                (finding,) = Detection.from_json(line["finding"]).findings
-            except (CompressorError, ValueError):
-                return
-            yield finding.name, finding
-
-
-def _parts(folder: Path, lines: list[dict[str, Any]]) -> Iterator[tuple[str, tuple[str, FileFacts]]]:
-    """The parts whose files are still what was noted."""
-    for line in lines:
-        if "file" not in line:
-            continue
-        path = folder / line["file"]
-        if path.is_file() and path.stat().st_size == line["nbytes"]:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found == line["sha256"]:
-                yield line["file"], (line["key"], FileFacts(line["file"], line["nbytes"], found))
+def _said(line: bytes) -> str | Finding | _Part | None:
+    """The state, what a weight is, or a part; None where it is none of them."""
+    try:
+        match json.loads(line):
+            case {"state": str(state)}:
+                return state
+            case {"finding": str(text)}:
+                (finding,) = Detection.from_json(text).findings
+                return finding
+            case {"file": str(file), "key": str(key_), "nbytes": int(nbytes), "sha256": str(sha256)}:
+                inside = not Path(file).is_absolute() and ".." not in Path(file).parts
+                return _Part(key_, FileFacts(file, nbytes, sha256)) if inside else None
+    except (CompressorError, ValueError, RecursionError):
+        pass
+    return None
 
 
 def key(content: Any) -> str:

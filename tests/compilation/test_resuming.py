@@ -164,6 +164,55 @@ def test_a_file_that_is_no_longer_what_was_noted_is_done_again(
     assert [name[6:11] for name in seen.begun] == ["00002", "00004", "00005", "00006"]
 
 
+PART = '{"file": "model-00002-of-00006.safetensors", "key": "k", "nbytes": 3, "sha256": "s"}'
+
+
+@pytest.mark.parametrize("at", [0, 1, -1], ids=["first", "second", "last"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        PART.replace('"model-00002-of-00006.safetensors"', "3"),
+        PART.replace('"model-00002-of-00006.safetensors"', '"../source/model-00001-of-00006.safetensors"'),
+        PART.replace('"model-00002-of-00006.safetensors"', '"/etc/passwd"'),
+        PART.replace('"model-00002-of-00006.safetensors"', '"\\u0000"'),
+        PART.replace('"key": "k", ', ""),
+        PART.replace("3,", '"3",'),
+        PART.replace('"s"', "null"),
+        PART.replace('"s"', '"\\ud800"'),
+        '{"finding": 3}',
+        '{"finding": "{}"}',
+        '{"finding": "\\ud800"}',
+        '{"state": 3}',
+        '{"state": "another"}',
+        '{"file": "model',
+        "[" * 100_000,
+        "[]",
+        "3",
+        "",
+        "\x00\xff",
+    ],
+    ids=str,
+)
+def test_a_line_that_nobody_wrote_ends_what_is_known(
+    source: Path, tmp_path: Path, line: str, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = compressed(source, tmp_path / "whole")
+    seen = Counted(monkeypatch)
+    seen.failing = 4
+    with pytest.raises(CompressorError, match="No space left"):
+        compressed(source, tmp_path / "out", resume=True)
+    (kept,) = left(tmp_path / "out")
+    noted = kept / journal.NAME / "journal.jsonl"
+    lines = noted.read_bytes().splitlines()
+    lines[at if at >= 0 else len(lines) - 1] = line.encode("latin-1")
+    noted.write_bytes(b"\n".join(lines) + b"\n")
+    seen.begun, seen.failing = [], -1
+    assert compressed(source, tmp_path / "out", resume=True) == whole
+    assert len(seen.begun) >= {0: SHARDS, 1: 2, -1: 3}[at]
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+    assert left(tmp_path / "out") == []
+
+
 def test_a_form_that_fails_costs_its_shard_alone(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen, verify = Counted(monkeypatch), artefact.verify
 
