@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,9 +29,13 @@ from compressor.errors import CompressorError
 from compressor.formats.layout import Part
 from compressor.model import Model
 from compressor.targets import Fitted, Target
+from compressor.weight import Weight
 
 _DIGESTS = 4
 """Files whose digests are computed at a time."""
+
+Steps = Generator[None, None, list[InexactError]]
+"""Work that pauses each time workers have something to do; the weights that are not what they were planned to be."""
 
 
 class FailedError(CompressorError):
@@ -48,6 +54,7 @@ class Work:
     directory: where the artefact is written.
     run: what maps a function over weights.
     progress: what is told.
+    abreast: the weights whose files are written at a time; a file of more is alone.
     """
 
     fitted: Fitted
@@ -55,18 +62,19 @@ class Work:
     directory: Path
     progress: Progress | None
     run: Run = stream
+    abreast: int = 1
 
-    def write(self, part: Part) -> list[InexactError]:
+    def write(self, part: Part) -> Steps:
         """Encodes the weights of a part, and writes each at its place; those that are not what was planned."""
         part.begin(self.directory)
         places = [part.places[weight.name] for weight in self.fitted.model.weights]
         task = partial(failure, partial(write, self.fitted.target.legalize, self.directory))
-        failed = self._each("compress", task, self.choices, places)
+        failed = yield from self._each("compress", task, self.choices, places)
         if not failed:
             part.check(self.directory)
         return failed
 
-    def verify(self, file: str = "") -> list[InexactError]:
+    def verify(self, file: str = "") -> Steps:
         """Reads the weights back from the artefact, or a file of it, and compares each with its source.
 
         Raises:
@@ -77,26 +85,35 @@ class Work:
         if missing := [name for name in names if name not in read]:
             raise CompressorError(f"{len(missing)} weights are missing from the artefact, the first is {missing[0]}")
         losses = (choice.form.loss for choice in self.choices)
-        return self._each("verify", partial(failure, verify), (read[name] for name in names), losses)
+        return (yield from self._each("verify", partial(failure, verify), (read[name] for name in names), losses))
 
-    def _each(self, phase: str, task: Callable[..., InexactError | None], *others: Iterable[Any]) -> list[InexactError]:
+    def _each(self, phase: str, task: Callable[..., InexactError | None], *others: Iterable[Any]) -> Steps:
         weights = self.fitted.model.weights
-        return [*filter(None, watched(self.run(task, weights, *others), weights, phase, self.progress))]
+        results = self.run(task, weights, *others)
+        yield
+        return [*filter(None, watched(results, weights, phase, self.progress))]
+
+    def skip(self) -> None:
+        """Tells that all of it is done."""
+        if self.progress is not None:
+            nbytes = sum(encodings.nbytes(weight.encoding) for weight in self.fitted.model.weights)
+            for phase in ("compress", "verify"):
+                self.progress(phase, nbytes, nbytes)
+
+    @functools.cached_property
+    def _by_name(self) -> Mapping[str, tuple[Weight, Choice]]:
+        return {one[0].name: one for one in zip(self.fitted.model.weights, self.choices, strict=True)}
 
     def of(self, part: Part, progress: Progress | None) -> Work:
         """The same for the weights of a part."""
-        pairs = [
-            (weight, choice)
-            for weight, choice in zip(self.fitted.model.weights, self.choices, strict=True)
-            if weight.name in part.places
-        ]
+        pairs = [self._by_name[name] for name in part.places]
         model = replace(self.fitted.model, weights=[weight for weight, _ in pairs])
         chosen = [choice for _, choice in pairs]
         return replace(self, fitted=replace(self.fitted, model=model), choices=chosen, progress=progress)
 
 
 def write_all(work: Work, metadata: Mapping[str, str], kept: Journal | None = None) -> Mapping[str, FileFacts]:
-    """Writes the parts one by one. One with a file of its own is read back, compared and kept before the next.
+    """Writes the parts, some of them abreast. One with a file of its own is read back, compared and kept.
 
     Returns the facts of the files that are kept; the others are in the directory.
 
@@ -104,24 +121,60 @@ def write_all(work: Work, metadata: Mapping[str, str], kept: Journal | None = No
         FailedError: some weights are not what they were planned to be, or not read back as they were.
     """
     layout = work.fitted.target.layout(work.fitted.model, {one.name: one.legal for one in work.choices}, metadata)
-    failed: list[InexactError] = []
-    files: list[str] = []
+    told = _together(work.progress, sum(encodings.nbytes(one.encoding) for one in work.fitted.model.weights))
     with _keeping(kept, work.directory) as keep:
-        for part, told in zip(layout.parts, _shares(layout.parts, work), strict=True):
-            some = work.of(part, told)
+
+        def whole(some: Work, part: Part) -> Steps:
+            """A part from its first weight to its place among those that are kept."""
             if not part.file or kept is None:
-                failed += some.write(part)
-                continue
+                return (yield from some.write(part))
             content = _key(some, metadata)
-            files.append(part.file)
-            if not kept.has(part.file, content):
-                wrong = some.write(part) or some.verify(part.file)
-                failed += wrong
-                if not wrong:
-                    keep(part.file, content)
+            if kept.has(part.file, content):
+                some.skip()
+                return []
+            wrong = (yield from some.write(part)) or (yield from some.verify(part.file))
+            if not wrong:
+                keep(part.file, content)
+            return wrong
+
+        parts = ((part, work.of(part, told())) for part in layout.parts)
+        steps = ((len(some.choices), whole(some, part)) for part, some in parts)
+        failed = [*chain.from_iterable(_abreast(steps, work.abreast))]
     if failed:
         raise FailedError(failed)
-    return {} if kept is None else {file: kept.parts[file][1] for file in files}
+    return {} if kept is None else {part.file: kept.parts[part.file][1] for part in layout.parts if part.file}
+
+
+def finished(steps: Steps) -> list[InexactError]:
+    """What comes of some work once all of its steps are done."""
+    return [*chain.from_iterable(_abreast([(1, steps)], 1))]
+
+
+def _abreast(begun: Iterable[tuple[int, Steps]], most: int) -> Iterator[list[InexactError]]:
+    """What comes of each work, all of whose steps are done, of as many weights at a time as may be, or of one work.
+
+    Each is begun as soon as it may, then they go on in turn: while one waits for its weights, workers have others.
+    """
+    at_work: deque[tuple[int, Steps]] = deque()
+
+    def turn(weights: int, steps: Steps) -> Iterator[list[InexactError]]:
+        try:
+            next(steps)
+        except StopIteration as end:
+            yield end.value
+        else:
+            at_work.append((weights, steps))
+
+    try:
+        for weights, steps in begun:
+            while at_work and weights + sum(others for others, _ in at_work) > most:
+                yield from turn(*at_work.popleft())
+            yield from turn(weights, steps)
+        while at_work:
+            yield from turn(*at_work.popleft())
+    finally:
+        for _, steps in at_work:
+            steps.close()
 
 
 @contextmanager
@@ -157,17 +210,22 @@ def _key(work: Work, metadata: Mapping[str, str]) -> str:
     return key([forms, dict(metadata)])
 
 
-def _shares(parts: Sequence[Part], work: Work) -> Iterator[Progress | None]:
-    """What is told of each part: the bytes that are done of all of them."""
-    sizes = {weight.name: encodings.nbytes(weight.encoding) for weight in work.fitted.model.weights}
-    total, before = sum(sizes.values()), 0
-    for part in parts:
-        yield None if work.progress is None else partial(_shifted, work.progress, before, total)
-        before += sum(sizes[name] for name in part.places)
+def _together(progress: Progress | None, total: int) -> Callable[[], Progress | None]:
+    """What makes for each part what is told of it: the bytes that are done of all of them."""
+    done: Counter[str] = Counter()
 
+    def one() -> Progress | None:
+        before: Counter[str] = Counter()
 
-def _shifted(progress: Progress, before: int, total: int, phase: str, done: int, _: int) -> None:
-    progress(phase, before + done, total)
+        def told(phase: str, now: int, _: int) -> None:
+            done[phase] += now - before[phase]
+            before[phase] = now
+            assert progress is not None
+            progress(phase, done[phase], total)
+
+        return None if progress is None else told
+
+    return one
 
 
 def put_source(model: Model, target: Target, chosen: Plan, directory: Path, beside: int = 0) -> Plan | None:

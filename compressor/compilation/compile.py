@@ -14,7 +14,7 @@ from typing import Any
 from compressor import sources, targets
 from compressor.compilation import describe, journal, publish, workers
 from compressor.compilation import rules as rules_
-from compressor.compilation.artefact import FailedError, Work, contents, opened, put_source, write_all
+from compressor.compilation.artefact import FailedError, Work, contents, finished, opened, put_source, write_all
 from compressor.compilation.manifest import Manifest
 from compressor.compilation.pipelines import UNCOMPRESSED
 from compressor.compilation.pipelines import get as get_pipeline
@@ -154,7 +154,7 @@ def write_baseline(model: Model | Path | str, out: Path | str, *, target: str | 
         choices = [describe.as_dense(weight) for weight in fitted.model.weights]
         work = Work(fitted, choices, directory, None)
         write_all(work, describe.written())
-        if failed := work.verify():
+        if failed := finished(work.verify()):
             raise FailedError(failed)
     return fitted.model
 
@@ -211,14 +211,15 @@ def _written(fitted: Fitted, chosen: Plan, asked: Request, directory: Path) -> M
         FailedError: some weights cannot be stored so, or are not read back as they were.
     """
     target, model, kept = fitted.target, fitted.model, asked.kept
-    work = Work(fitted, chosen.choices, directory, asked.progress, asked.run or stream)
+    abreast = 1 if asked.run is None else workers.ABREAST
+    work = Work(fitted, chosen.choices, directory, asked.progress, asked.run or stream, abreast)
     with ThreadPoolExecutor(1) as executor:
         done = write_all(work, describe.said(chosen), kept)
         source = put_source(model, target, chosen, directory, sum(facts.nbytes for facts in done.values()))
         chosen, done = (chosen, done) if source is None else (source, {})
         files = executor.submit(describe.files, sorted(contents(directory)), directory)
         # What was kept has been compared already.
-        if not done and (failed := replace(work, choices=chosen.choices).verify()):
+        if not done and (failed := finished(replace(work, choices=chosen.choices).verify())):
             raise FailedError(failed)
         if kept is not None:
             kept.release(done, directory)

@@ -33,6 +33,10 @@ R = TypeVar("R")
 MOST_TASKS = 512
 """Tasks that an executor has at a time: so many workers are kept busy, and so few tasks are remembered."""
 
+ABREAST = 128
+"""Weights whose files are written and compared side by side, in files of fewer weights: so that workers that are done
+with one have another."""
+
 BATCH_NBYTES, MOST_IN_BATCH = 4 << 20, 64
 """Small weights go together: dense bytes from which on a task has enough, and the most weights of one."""
 
@@ -55,14 +59,15 @@ class Workers:
         Raises:
             CompressorError: the executor or a worker has failed.
         """
-        for results in self.map(partial(_each, function), _batches(zip(weights, *others, strict=True))):
-            yield from results
+        return itertools.chain.from_iterable(
+            self.map(partial(_each, function), _batches(zip(weights, *others, strict=True)))
+        )
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        """`map(function, items)` on the workers, a task an item, results in order.
+        """`map(function, items)` on the workers, a task an item, results in order; the first tasks are on their way.
 
-        At most `MOST_TASKS` of them, and `IN_FLIGHT` bytes of what they carry, are on their way. What cannot be pickled
-        is done here.
+        At most `MOST_TASKS` of them, and `IN_FLIGHT` bytes of what they carry, are at a time. What cannot be pickled is
+        done here.
 
         Raises:
             CompressorError: the executor or a worker has failed.
@@ -71,28 +76,38 @@ class Workers:
         try:
             (self.room / str(number)).write_bytes(pickled(function))
         except UNPICKLABLE:
-            yield from map(function, items)
-            return
-        pending: deque[tuple[Future[bytes] | None, Any]] = deque()
-        in_flight = 0
+            return map(function, items)
+        results = self._results(function, number, items)
+        next(results)  # it has begun, so that closing it cancels the tasks
+        return results
+
+    def _results(self, function: Callable[[Any], R], number: int, items: Iterable[Any]) -> Iterator[Any]:
+        """The results, after something else: then as many tasks are on their way as may be."""
+        pending: deque[tuple[Future[bytes] | None, Any, int]] = deque()
+        in_flight, told = 0, False
         try:
             for item in items:
                 task = _task(item)
                 size = 0 if task is None else len(task)
                 while pending and (len(pending) >= MOST_TASKS or in_flight + size > IN_FLIGHT):
-                    future, told = pending.popleft()
-                    in_flight -= told[1] if future else 0
-                    yield self._done(function, future, told)
+                    if not told:
+                        yield (told := True)
+                    future, known, done = pending.popleft()
+                    in_flight -= done
+                    yield self._done(function, future, known)
                 if task is None:
-                    pending.append((None, item))
+                    pending.append((None, item, 0))
                 else:
                     seal = secrets.token_hex(8)
-                    pending.append((self._submit(work, seal, number, task), (seal, size)))
+                    pending.append((self._submit(work, seal, number, task), seal, size))
                     in_flight += size
+            if not told:
+                yield True
             while pending:
-                yield self._done(function, *pending.popleft())
+                future, known, _ = pending.popleft()
+                yield self._done(function, future, known)
         finally:
-            for future, _ in pending:
+            for future, _, _ in pending:
                 if future is not None:
                     future.cancel()
 
@@ -121,12 +136,13 @@ class Workers:
             except RuntimeError as error:
                 raise CompressorError(f"the executor takes no tasks: {line(error)}. Nothing was published.") from error
 
-    def _done(self, function: Callable[[Any], R], future: Future[bytes] | None, told: Any) -> R:
+    def _done(self, function: Callable[[Any], R], future: Future[bytes] | None, known: Any) -> R:
+        """A result. known: the seal of a task, or the item where there is none."""
         if future is None:
-            return function(told)
+            return function(known)
         with _executors_errors():
             content = future.result()
-        result: R = opened(content, told[0])
+        result: R = opened(content, known)
         return result
 
 

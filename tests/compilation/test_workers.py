@@ -172,12 +172,59 @@ def test_a_run_whose_workers_failed_goes_on_where_it_was(tmp_path: Path) -> None
     results = itertools.count()
     failing = Inline(lambda content: None if next(results) == 7 else content)
     with pytest.raises(CompressorError, match="damaged result"):
-        compressed(failing)  # hello, look, two tasks each for two shards, and the first of the third one
+        compressed(failing)  # hello, look, four shards are written, the first one is compared, the second one is not
     rest = Inline()
     compressed(rest)
-    assert rest.started == 1 + 1 + 2 * 2  # weights of less than a megabyte are looked at again
+    assert rest.started == 1 + 1 + 2 * 3  # weights of less than a megabyte are looked at again
     assert snapshot(tmp_path / "out") == snapshot(tmp_path / "here")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "model", "out"]
+
+
+@pytest.mark.parametrize(("abreast", "most"), [(1, 1), (4, 2), (5, 2), (6, 3), (128, 6)])
+def test_shards_of_few_weights_are_worked_on_side_by_side(
+    tmp_path: Path, abreast: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six shards of two weights, which are one task: as many are on their way as are of so many weights."""
+    checkpoint(tmp_path / "model", shards=6, side=256)
+    monkeypatch.setattr(workers, "ABREAST", abreast)
+    executor, told = Inline(), list[tuple[str, int, int]]()
+    compressor.compress(
+        tmp_path / "model",
+        tmp_path / "out",
+        target="compressed-tensors",
+        executor=executor,
+        progress=lambda *one: told.append(one),
+    )
+    assert executor.most == most
+    for phase in ("compress", "verify"):
+        done = [(done, total) for one, done, total in told if one == phase]
+        assert done == sorted(set(done))
+        assert done[-1] == (6 * 2 * 256 * 256 * 2,) * 2
+
+
+class Never(Executor):
+    """Takes tasks and does none but the first ones."""
+
+    def __init__(self, first: int) -> None:
+        self.first, self.futures = first, list[Future[Any]]()
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **_: Any) -> Future[Any]:
+        self.futures.append(Future())
+        if len(self.futures) <= self.first:
+            self.futures[-1].set_result(function(*arguments))
+        elif len(self.futures) == self.first + 3:
+            self.futures[-3].set_exception(CompressorError("the disk is full"))
+        return self.futures[-1]
+
+
+def test_what_one_failure_leaves_undone_is_cancelled(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "model", shards=6, side=256)
+    executor = Never(2)  # hello, and the look
+    with pytest.raises(CompressorError, match="the disk is full"):
+        compressor.compress(tmp_path / "model", tmp_path / "out", target="compressed-tensors", executor=executor)
+    assert len(executor.futures) == 2 + 6
+    assert all(future.cancelled() for future in executor.futures[3:])
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_form_that_a_sample_has_missed_is_mended_as_without_workers(tmp_path: Path) -> None:
