@@ -1,7 +1,8 @@
 """What workers cost: seconds of processors and bytes a weight, by form, and two of them against one.
 
-Bytes are counted by the system (`/proc/self/io`, what a process asks for, whether from the page cache or not) and by
-the executor (what tasks and results take, pickled).
+How much faster two are shows in the share of the time in which workers have a task, which others on the machine do not
+change: they slow down what is in a task and what is not alike. Bytes are counted by the system (`/proc/self/io`, what a
+process asks for, whether from the page cache or not) and by the executor (what tasks and results take, pickled).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +43,33 @@ class Spent:
 
 @dataclass
 class Counted(Executor):
-    """An executor whose tasks and results are counted, in bytes."""
+    """An executor whose tasks and results are counted, in bytes. seconds: that tasks took, by the clock."""
 
     pool: Executor
     nbytes: int = 0
-    tasks: int = field(default=0)
+    seconds: float = 0.0
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
-        self.tasks += 1
         self.nbytes += sum(len(one) for one in arguments if isinstance(one, bytes | str))
-        future = self.pool.submit(function, *arguments, **options)
-        future.add_done_callback(self._count)
-        return future
+        counted = Future[Any]()
 
-    def _count(self, future: Future[Any]) -> None:
-        if not future.cancelled() and future.exception() is None:
-            self.nbytes += len(future.result())
+        def done(future: Future[Any]) -> None:
+            if error := future.exception():
+                counted.set_exception(error)
+                return
+            seconds, result = future.result()
+            self.seconds += seconds
+            self.nbytes += len(result)
+            counted.set_result(result)
+
+        self.pool.submit(timed, function, *arguments, **options).add_done_callback(done)
+        return counted
+
+
+def timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = function(*arguments)
+    return time.perf_counter() - start, result
 
 
 def figures(folder: Path) -> Iterator[Figure]:
@@ -93,24 +105,28 @@ def checkpoint(path: Path, shards: int = SHARDS, side: int = SIDE) -> None:
 
 
 def _figures(folder: Path, kind: str, parameters: int, target: str) -> Iterator[Figure]:
-    spent = {}
+    spent, rate = {}, {}
     for count in (1, 2):
-        driver, workers, sent, wall = _run(folder / kind, folder / f"{kind}-out", target, count)
-        spent[count] = workers.cpu
-        detail = f"{wall:.2f} s by the clock, the driver {driver.cpu:.2f} s and {driver.read / 1e6:.0f} MB read"
+        driver, workers, counted, wall = _run(folder / kind, folder / f"{kind}-out", target, count)
+        spent[count], rate[count], sent = workers.cpu, counted.seconds / wall / workers.cpu, counted.nbytes
+        at_work = f"{wall:.2f} s by the clock, {counted.seconds / count:.2f} s of them at work"
+        detail = f"{at_work}; the driver {driver.cpu:.2f} s and {driver.read / 1e6:.0f} MB read"
         name = f"{kind} {parameters / 1e6:.0f} M, {count} worker{'s' * (count > 1)}"
         yield Figure(f"{name}: CPU ns a weight", 1e9 * workers.cpu / parameters, 40, detail)
         yield Figure(f"{name}: driver's CPU ns a weight", 1e9 * driver.cpu / parameters, 10, "")
         yield Figure(f"{name}: bytes read a weight", workers.read / parameters, 17, "")
         yield Figure(f"{name}: bytes written a weight", workers.written / parameters, 5, "")
         yield Figure(f"{name}: bytes sent a weight", sent / parameters, 0.01, f"{sent:,} bytes")
+    yield Figure(
+        f"{kind}: times faster two workers are, by their time at work", rate[2] / rate[1], 1.7, "", at_least=True
+    )
     detail = f"{spent[2]:.2f} s / {spent[1]:.2f} s"
     yield Figure(f"{kind}: CPU of two workers / one", spent[2] / spent[1], 1.3, detail)
     shutil.rmtree(folder / kind)
 
 
-def _run(source: Path, out: Path, target: str, count: int) -> tuple[Spent, Spent, int, float]:
-    """What the driver and the workers spend in a second run, what is sent, and the seconds by the clock."""
+def _run(source: Path, out: Path, target: str, count: int) -> tuple[Spent, Spent, Counted, float]:
+    """What the driver and the workers spend in a second run, what was counted, and the seconds by the clock."""
     with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
         compressor.compress(source, out, target=target, executor=pool)  # imports, and the cache
         before = _all(pool, count)
@@ -123,7 +139,7 @@ def _run(source: Path, out: Path, target: str, count: int) -> tuple[Spent, Spent
     return (
         driver,
         Spent(*(sum(getattr(one, name) for one in workers) for name in ("cpu", "read", "written"))),
-        counted.nbytes,
+        counted,
         wall,
     )
 
