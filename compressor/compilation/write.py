@@ -23,4 +23,9 @@ def write(
         InexactError: the weight is not what its form says, or the target refuses the data whose spec it took.
         OSError: the files cannot be written.
     """
-    place.write(directory, stored(legalize, weight, choice).encoding)
+    encoding = stored(legalize, weight, choice).encoding
+    try:
+        place.write(directory, encoding)
+    except OSError as error:  # of what is open already, the system does not say what it is
+        error.filename = error.filename or str(directory)
+        raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Sequence
@@ -102,6 +103,18 @@ def test_a_worker_that_is_given_up_and_wakes_up_late(model: Path, expected: dict
 def test_one_error_says_what_is_wrong(model: Path, shared: Path, workers: Sequence[Worker], says: str) -> None:
     check_refusal(*compressed(model, shared, *workers), status=1, says=says)
     assert list(shared.iterdir()) == []
+
+
+def test_a_file_system_that_is_full(model: Path, shared: Path) -> None:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", shared], capture_output=True).returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        ended = compressed(model, shared, Worker(), Worker())
+        check_refusal(*ended, status=1, says=f"No space left on device, on the worker on {socket.gethostname()}")
+        assert f"error: {shared}/.compressor-out-" in ended[2]
+        assert list(shared.iterdir()) == []
+    finally:
+        subprocess.run(["umount", shared], check=True)
 
 
 def test_a_worker_with_other_code(model: Path, shared: Path) -> None:
