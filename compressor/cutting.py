@@ -14,7 +14,18 @@ import numpy as np
 
 from compressor.arrays import Array, ComputedArray, MappedArray, NarrowArray, PackedArray, bits
 from compressor.blocks import BLOCK, blocks
-from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, decode, map_arrays, shape
+from compressor.encodings import (
+    Dense,
+    Encoding,
+    Palettized,
+    Quantized,
+    Sparse,
+    decode,
+    full_mask,
+    is_listed,
+    map_arrays,
+    shape,
+)
 from compressor.errors import DamageError
 
 _VALUES = 4 * BLOCK
@@ -41,7 +52,8 @@ def in_rows(encoding: Encoding) -> Iterator[Encoding]:
         return
     parts = blocks(whole[0], max(1, _VALUES // max(1, math.prod(whole[1:]))))
     if isinstance(encoding, Sparse) and _is_scattered(encoding):
-        yield from _scattered(map_arrays(_held, encoding), parts)
+        mask = full_mask(encoding) if is_listed(encoding.mask) else encoding.mask
+        yield from _scattered(map_arrays(_held, Sparse(mask, encoding.values, encoding.shape)), parts)
         return
     held = map_arrays(_held, encoding) if _is_cut(encoding, whole[0]) else Dense(decode(encoding))
     for part in parts:
@@ -49,12 +61,14 @@ def in_rows(encoding: Encoding) -> Iterator[Encoding]:
 
 
 def _is_scattered(encoding: Sparse) -> bool:
-    """Whether each place of a weight has a bit, and each value stands for itself or in one table."""
+    """Whether each place of a weight has a bit, or each value its place, and stands for itself or in one table."""
+    if not is_listed(encoding.mask) and encoding.mask.shape != encoding.shape:
+        return False
     match encoding.values:
         case Dense():
-            return encoding.mask.shape == encoding.shape
+            return True
         case Palettized(_, lut, None):
-            return encoding.mask.shape == encoding.shape and lut.size == lut.shape[-2]
+            return lut.size == lut.shape[-2]
         case _:
             return False
 

@@ -12,6 +12,7 @@ Codes fill whole bytes: one more that is no value follows where there would be h
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -52,6 +53,26 @@ def of_mask(mask: NDArray, dtype: DType) -> NDArray:
     count = gaps_into(flat, room, most)
     room[count] = most
     return room[: _even(count, dtype)].copy().view(dtype)
+
+
+def of_masks(masks: Iterable[NDArray], dtype: DType) -> NDArray:
+    """The same of a mask that comes some rows at a time."""
+    most, before, found = greatest(dtype), 0, [np.empty(0, np.uint8)]
+    for mask in masks:
+        flat = _bytes(mask)
+        codes = np.empty(np.count_nonzero(flat) + flat.size // most + 1, np.uint8)
+        codes = codes[: gaps_into(flat, codes, most)]
+        if not codes.size:
+            before += flat.size
+            continue
+        # The first value is as far from the one before as from where these rows begin, and these from that one.
+        longer = int(np.argmax(codes != most))
+        times, rest = divmod(before + longer * most + int(codes[longer]), most)
+        found += [np.full(times, most, np.uint8), np.array([rest], np.uint8), codes[longer + 1 :]]
+        before = int(np.argmax(flat[::-1])) + 1
+    count = sum(one.size for one in found)
+    found.append(np.full(_even(count, dtype) - count, most, np.uint8))
+    return np.concatenate(found).view(dtype)
 
 
 def to_mask(codes: NDArray, shape: Shape) -> NDArray:

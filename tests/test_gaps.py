@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from compressor.arrays import UINT4, UINT8, DType, bits
 from compressor.encodings import Dense, Sparse, decode, nbytes
 from compressor.errors import DamageError
-from compressor.gaps import GAPS, count_of, gaps_into, gaps_to_mask, of_mask, to_mask
+from compressor.gaps import GAPS, count_of, gaps_into, gaps_to_mask, of_mask, of_masks, to_mask
 from tests import strategies
 
 dtypes = st.sampled_from(GAPS)
@@ -41,6 +41,9 @@ def test_codes_are_the_distances_and_tell_the_places(dtype: DType, places: list[
     assert codes.dtype == dtype
     assert codes.tolist() == [*by_hand(places, dtype)]
     assert count_of(mask, dtype) == codes.size
+    for length in (1, 7, 100):
+        rows = (mask[start : start + length] for start in range(0, mask.size, length))
+        assert of_masks(rows, dtype).tolist() == codes.tolist()
     assert np.array_equal(to_mask(codes, mask.shape), mask)
 
 

@@ -6,15 +6,16 @@ Neither all values nor all codes are in memory as such: codes are packed at once
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from compressor import packing
-from compressor.arrays import UINT8, NDArray, PackedArray
+from compressor import gaps, packing
+from compressor.arrays import UINT8, NDArray, PackedArray, Shape
 from compressor.cutting import in_rows
 from compressor.encodings import Dense, Encoding, Palettized, Sparse, decode, dtype, index_bits, shape
+from compressor.gaps import is_gaps
 from compressor.kernels import select
 from compressor.patterns import above
 from compressor.recognition.schemes import palettize
@@ -49,8 +50,10 @@ def palettized(source: Dense, spec: Palettized) -> Palettized:
 
 
 def is_mask(spec: Encoding) -> bool:
-    """Whether each place has a bit, rows have bytes of their own, and the values are described without the mask."""
-    if not isinstance(spec, Sparse) or spec.mask.shape != spec.shape or not _in_bytes(spec.shape, 1):
+    """Whether each place has a bit, in rows of whole bytes, or distances tell it; and no mask describes the values."""
+    if not isinstance(spec, Sparse):
+        return False
+    if not is_gaps(spec.mask) and (spec.mask.shape != spec.shape or not _in_bytes(spec.shape, 1)):
         return False
     match spec.values:
         case Dense():
@@ -62,26 +65,36 @@ def is_mask(spec: Encoding) -> bool:
 
 
 def masked(source: Dense, spec: Sparse, threshold: float, described: Callable[[NDArray], Any]) -> Sparse:
-    """The mask, and what `described` makes of the values that it keeps.
+    """The mask, or the distances, and what `described` makes of the values that it keeps.
 
     Raises:
         ValueError: it keeps others than as many as were planned.
     """
-    bits, values = np.empty(packing.packed_nbytes(math.prod(spec.shape), 1), np.uint8), []
-    done = 0
-    for some in in_rows(source):
-        each = decode(some)
-        kept = above(each, threshold)
-        packed = packing.pack(kept, 1)
+    values: list[NDArray] = []
+
+    def kept() -> Iterator[NDArray]:
+        for some in in_rows(source):
+            each = decode(some)
+            where = above(each, threshold)
+            values.append(select(each, where))
+            yield where
+
+    mask = gaps.of_masks(kept(), spec.mask.dtype) if is_gaps(spec.mask) else _bits(kept(), spec.shape)
+    count, planned = sum(one.size for one in values), math.prod(shape(spec.values))
+    if (count, mask.size) != (planned, spec.mask.size):
+        raise ValueError(f"{planned:,} values at {spec.mask.size:,} stored places, got {count:,} at {mask.size:,}")
+    chosen = np.concatenate(values) if values else np.empty(0, dtype(source))
+    return Sparse(mask, described(chosen), spec.shape)
+
+
+def _bits(masks: Iterable[NDArray], shape: Shape) -> PackedArray:
+    bits, done = np.empty(packing.packed_nbytes(math.prod(shape), 1), np.uint8), 0
+    for mask in masks:
+        packed = packing.pack(mask, 1)
         bits[done : done + packed.size] = packed
         done += packed.size
-        values.append(select(each, kept))
-    count, planned = sum(one.size for one in values), math.prod(shape(spec.values))
-    if count != planned:
-        raise ValueError(f"{planned:,} values, got {count:,}")
-    chosen = np.concatenate(values) if values else np.empty(0, dtype(source))
-    return Sparse(PackedArray(bits, spec.shape, np.dtype(np.bool_), 1), described(chosen), spec.shape)
+    return PackedArray(bits, shape, np.dtype(np.bool_), 1)
 
 
-def _in_bytes(shape: tuple[int, ...], width: int) -> bool:
+def _in_bytes(shape: Shape, width: int) -> bool:
     return len(shape) > 1 and math.prod(shape[1:]) * width % 8 == 0
