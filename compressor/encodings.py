@@ -28,7 +28,7 @@ from compressor.arrays import (
     stored_type,
 )
 from compressor.errors import DamageError
-from compressor.gaps import is_gaps, to_mask
+from compressor.gaps import greatest, is_gaps, to_mask
 from compressor.kernels import dequantize, expand, facing, look_up, scatter
 from compressor.nodes import PLACES, Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, Whole, dtype, shape
 from compressor.packing import packed_nbytes
@@ -79,8 +79,6 @@ def decode(encoding: Encoding) -> NDArray:
     if not isinstance(encoding, Sparse):
         return _decode(encoding, None)
     mask = full_mask(encoding)
-    if (size := math.prod(shape(encoding.values))) != np.count_nonzero(mask):
-        raise DamageError(f"a mask of {np.count_nonzero(mask)} set bits for {size} values")
     return scatter(_decode(encoding.values, mask), mask)
 
 
@@ -104,14 +102,19 @@ def full_mask(encoding: Sparse) -> NDArray:
     """Where the values are: bool, the weight's shape.
 
     Raises:
-        DamageError: places are not ascending, or lie outside of the weight.
+        DamageError: places are not ascending, or lie outside of the weight, or are not as many as the values.
     """
-    mask = np.asarray(encoding.mask)
+    mask, size = np.asarray(encoding.mask), math.prod(encoding.shape)
+    kept = mask.size if is_places(mask) else int(np.count_nonzero(mask)) * (size // max(mask.size, 1))
+    if is_gaps(mask):
+        kept = int(np.count_nonzero(mask.view(np.uint8) & (most := greatest(mask.dtype)) != most))
+    if kept != (values := math.prod(shape(encoding.values))):  # before anything is as large as the weight claims to be
+        raise DamageError(f"a mask of {kept} set bits for {values} values")
     if is_gaps(mask):
         return to_mask(mask, encoding.shape)
     if not is_places(mask):
         return expand(mask, encoding.shape)
-    places, size = mask, math.prod(encoding.shape)
+    places = mask
     if places.size and (places[0] < 0 or places[-1] >= size or (places[1:] <= places[:-1]).any()):
         raise DamageError(f"ascending places below {size:,}")
     mask = np.zeros(size, np.bool_)

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compressor import encodings
-from compressor.arrays import CODE_DTYPES, STORED_DTYPES, ArraySpec, NarrowArray, NDArray, to_bytes
+from compressor.arrays import CODE_DTYPES, STORED_DTYPES, UINT4, ArraySpec, NarrowArray, NDArray, to_bytes
 from compressor.encodings import Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, decode, is_gaps
+from compressor.errors import DamageError
 from compressor.packing import pack
 from tests import strategies
 from tests.elementwise import elementwise
@@ -306,6 +307,23 @@ def test_names_and_bytes_follow_from_specs(encoding: Encoding, name: str, nbytes
 def test_contradictions_are_refused(node: Any, fields: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         node(*fields)
+
+
+@pytest.mark.parametrize(
+    ("mask", "told"),
+    [
+        (np.ones((1, 1), np.bool_), 1 << 80),
+        (np.zeros((1, 1), np.bool_), 0),
+        (np.array([5, 7], np.int32), 2),
+        (np.array([5, 7, 3], UINT4), 3),
+        (np.array([5, 255, 3], np.uint8), 2),
+    ],
+)
+def test_a_mask_that_claims_more_than_there_is_costs_nothing(mask: NDArray, told: int) -> None:
+    """A few bytes can say that a weight is as large as no memory is."""
+    whole = (1 << 40, 1 << 40) if mask.dtype == np.bool_ else (1 << 15, 1 << 15)
+    with pytest.raises(DamageError, match=f"a mask of {told} set bits for 1 values"):
+        decode(Sparse(mask, Dense(np.ones(1, np.float32)), whole))
 
 
 @pytest.mark.parametrize("values", [1, 3])

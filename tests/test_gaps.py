@@ -72,7 +72,7 @@ def test_codes_that_tell_no_places_are_refused(codes: list[int], size: int, *, c
     read = gaps_to_mask if compiled else inspect.unwrap(gaps_to_mask)
     assert not read(np.array(codes, np.uint8), np.zeros(size, np.bool_), 15)
     with pytest.raises(DamageError, match=rf"gaps between ascending places below {size}"):
-        decode(Sparse(np.array(codes, UINT4), Dense(np.ones(len(codes), np.float32)), (size,)))
+        decode(Sparse(np.array(codes, UINT4), Dense(np.ones(len(codes) - codes.count(15), np.float32)), (size,)))
 
 
 @pytest.mark.parametrize("values", [2, 4])

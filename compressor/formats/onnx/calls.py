@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import mod
 from typing import TYPE_CHECKING, Protocol
@@ -16,12 +15,10 @@ from compressor.arrays import (
     STORED_DTYPES,
     UINT8,
     Array,
-    DType,
     MappedArray,
     NarrowArray,
     Shape,
     bits,
-    from_bytes,
     is_float,
 )
 from compressor.encodings import (
@@ -38,9 +35,9 @@ from compressor.encodings import (
 )
 from compressor.errors import CompressorError
 from compressor.formats.onnx.dtypes import DTYPES
-from compressor.formats.onnx.functions import DOMAIN
+from compressor.formats.onnx.functions import DOMAIN, MOST_FOLDED
+from compressor.formats.onnx.reading import packed, reshaped
 from compressor.formats.onnx.unsigned import signed
-from compressor.packing import packed_nbytes
 
 if TYPE_CHECKING:
     import onnx
@@ -78,6 +75,8 @@ def _check(found: Whole | Palettized) -> None:
     Raises:
         ValueError: they are not, or no weight has its type.
     """
+    if math.prod(shape(found)) * max(4, dtype(found).itemsize) > MOST_FOLDED:
+        raise ValueError(f"ONNX Runtime folds values of at most {MOST_FOLDED >> 30} GiB, got {list(shape(found))}")
     inner, whole, block = found.values if isinstance(found, Sparse) else found, shape(found), None
     if not is_float(dtype(found)) and dtype(found) not in CODE_DTYPES.values():
         raise ValueError(f"floats or codes, got {dtype(found)}")
@@ -140,7 +139,7 @@ class _Calls:
                 raise ValueError(f"{node.op_type} of {gaps.dtype}")
             return gaps, whole
         blocks = _ints(node, "mask_grid")[::2]
-        return _packed(self.constant(node.input[0]), blocks or whole, np.dtype(np.bool_), 1), whole
+        return packed(self.constant(node.input[0]), blocks or whole, np.dtype(np.bool_), 1), whole
 
     def leaf(self, node: onnx.NodeProto, whole: Shape | None) -> Quantized | Palettized:
         """A weight's node, or one of the non-zeros of a weight of shape `whole`."""
@@ -231,7 +230,7 @@ class _Calls:
             kind = node.op_type.split("_")[1]
             own = int(kind.removeprefix("u").removeprefix("int"))
             dtype = UINT8 if width else CODE_DTYPES[kind]
-            return _packed(self.constant(node.input[0]), _ints(node, "shape"), dtype, own)
+            return packed(self.constant(node.input[0]), _ints(node, "shape"), dtype, own)
         array = self.constant(name)
         if width and bits(array.dtype) < 8:
             if isinstance(array, MappedArray):
@@ -277,27 +276,3 @@ def _ints(node: onnx.NodeProto, name: str) -> Shape:
     if min(found, default=0) < 0:
         raise ValueError(f"{name} {list(found)}")
     return found
-
-
-def _packed(raw: Array, to: Sequence[int], dtype: DType, width: int) -> Array:
-    """Stored bytes as the codes packed in them; a slice of a file stays one."""
-    dims, nbytes = tuple(to), packed_nbytes(math.prod(to), width)
-    if raw.size < nbytes:
-        raise ValueError(f"{list(dims)} codes of {width} bits take {nbytes} bytes, got {raw.size}")
-    if isinstance(raw, MappedArray):
-        return MappedArray(raw.path, raw.offset, dims, dtype, width)
-    values = from_bytes(np.asarray(raw).reshape(-1)[:nbytes], dims, dtype if width in {2, 4} else UINT8, width)
-    return values.view(dtype) if dtype == np.bool_ else values
-
-
-def reshaped(array: Array, to: Shape) -> Array:
-    """The array in another shape; a slice of a file stays one.
-
-    Raises:
-        ValueError: it has not as many elements.
-    """
-    if math.prod(to) != array.size:
-        raise ValueError(f"{list(array.shape)} is not {list(to)}")
-    if isinstance(array, NarrowArray):
-        return NarrowArray(reshaped(array.values, to), array.dtype)
-    return replace(array, shape=to) if isinstance(array, MappedArray) else np.asarray(array).reshape(to)

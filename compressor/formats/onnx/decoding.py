@@ -52,7 +52,7 @@ from compressor.formats.onnx import n_bits, quantized
 from compressor.formats.onnx.body import INT32
 from compressor.formats.onnx.codes import spread, store_codes
 from compressor.formats.onnx.dtypes import SINCE
-from compressor.formats.onnx.functions import MOST_GROUPED_AXES, MOST_PARTS
+from compressor.formats.onnx.functions import MOST_FOLDED, MOST_GROUPED_AXES, MOST_PARTS
 from compressor.formats.onnx.lowered import BITS, COUNTER, Lowered, NonZeros
 from compressor.formats.onnx.palettes import palettized
 from compressor.formats.onnx.quantized import BLOCKED_SINCE, BY_NODE, Form
@@ -60,8 +60,6 @@ from compressor.packing import packed_nbytes
 
 _BITWISE_SINCE = 18
 _STRADDLING = {3, 5, 6, 7}
-# Source: ONNX Runtime, onnxruntime_session_options_config_keys.h, "constant_folding_max_output_size_in_bytes".
-_FOLDED_BYTES = 1 << 30
 
 
 def why_not(encoding: Encoding) -> str:
@@ -75,8 +73,8 @@ def why_not(encoding: Encoding) -> str:
         return ""
     if size == 0:
         return "it has no elements"
-    if size * max(4, dtype(encoding).itemsize) > _FOLDED_BYTES:
-        return f"ONNX Runtime folds values of at most {_FOLDED_BYTES >> 30} GiB, decoding takes more"
+    if size * max(4, dtype(encoding).itemsize) > MOST_FOLDED:
+        return f"ONNX Runtime folds values of at most {MOST_FOLDED >> 30} GiB, decoding takes more"
     palette = _palette(encoding)
     if isinstance(encoding, Sparse) and palette is not None:
         groups, vector = palette.lut.shape[:-2], palette.lut.shape[-1]

@@ -24,6 +24,13 @@ DOMAIN = "compressor"
 VERSION = 1
 
 
+MOST_FOLDED = 1 << 30
+"""The bytes of the largest value that ONNX Runtime folds.
+
+Source: ONNX Runtime, onnxruntime_session_options_config_keys.h, "constant_folding_max_output_size_in_bytes".
+"""
+
+
 def function(name: str, opset: int) -> onnx.FunctionProto:
     """The function of that name, over the operators of `opset`."""
     import onnx

@@ -17,9 +17,9 @@ import numpy as np
 
 from compressor.arrays import CODE_DTYPES, Array, MappedArray, NDArray, Shape, bits, is_float
 from compressor.encodings import Dense, Palettized, Quantized, dtype, shape
-from compressor.formats.onnx.calls import reshaped
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.formats.onnx.graphs import is_standard
+from compressor.formats.onnx.reading import reshaped
 from compressor.sources.onnx.scopes import Index, integer, operand
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from compressor.formats.onnx.functions import DOMAIN, VERSION, function
 from compressor.formats.onnx.lowered import shared
 from compressor.formats.onnx.quantized import Form
 from compressor.gaps import of_mask
+from compressor.packing import pack, unpack
 from tests.sources.onnx.models import RNG, check_same, floats, tensor, value
 
 MASK = RNG.random((32, 48)) < 0.3
@@ -145,11 +146,25 @@ def test_gaps_that_run_over_the_end_are_damage(tmp_path: Path, opset: int) -> No
     path = artefact(tmp_path / "m.onnx", {"w": ENCODINGS["sparse by 4 bits"]}, opset=opset)
     model = onnx.load(path)
     gaps = next(one for one in model.graph.initializer if one.name == "w.gaps")
-    gaps.raw_data = b"\xee" * len(gaps.raw_data)
+    codes = unpack(np.frombuffer(gaps.raw_data, np.uint8), 4, 2 * len(gaps.raw_data))
+    gaps.raw_data = pack(np.where(codes < 15, np.uint8(14), codes), 4).tobytes()
     onnx.save(model, path)
     with pytest.raises(CompressorError, match="weight w: gaps between ascending places below 1,536"):
         compressor.compress(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("form", ["sparse", "sparse by 4 bits"])
+def test_a_small_file_that_claims_a_huge_weight_is_refused(tmp_path: Path, form: str) -> None:
+    encoding = ENCODINGS[form] if form != "sparse" else Sparse(np.ones((1, 1), bool), Dense(floats(1536)), (32, 48))
+    path = artefact(tmp_path / "m.onnx", {"w": encoding})
+    model = onnx.load(path)
+    for node in model.graph.node:
+        for one in (one for one in node.attribute if node.output[0].startswith("w") and list(one.ints) == [32, 48]):
+            one.ints[:] = [1 << 30, 1 << 30]
+    onnx.save(model, path)
+    with pytest.raises(CompressorError, match="ONNX Runtime folds values of at most 1 GiB, got "):
+        compressor.dry_run(path)
 
 
 def test_gaps_of_another_width_are_not_read(tmp_path: Path) -> None:
