@@ -40,7 +40,7 @@ class Body:
         made = onnx.helper.make_node(
             op_type,
             inputs,
-            [f"v{len(self.nodes)}"],
+            [_letters(len(self.nodes))],
             **{key: value for key, value in attributes.items() if not isinstance(value, Caller)},
         )
         for key, value in attributes.items():
@@ -67,6 +67,10 @@ class Body:
         """The attribute `name` of the calling node: int64 `[n]`."""
         return self.node("Constant", value_ints=Caller(name, 7))
 
+    def int(self, name: str) -> str:
+        """The attribute `name` of the calling node: an int64 scalar."""
+        return self.node("Constant", value_int=Caller(name, 2))
+
     def cast(self, value: str, dtype: DType) -> str:
         return self.node("Cast", value, to=DATA_TYPES[dtype.name])
 
@@ -85,6 +89,16 @@ class Body:
         """The elements of a flat value up to `size`, the product of an attribute."""
         count = self.node("ReduceProd", self.ints(size), keepdims=1)
         return self.node("Slice", value, self.integers([0]), count)
+
+
+def _letters(place: int) -> str:
+    """A name of as few letters as there are names: operands have longer ones.
+
+    >>> [_letters(place) for place in (0, 25, 26, 701)]
+    ['a', 'z', 'aa', 'zz']
+    """
+    before, last = divmod(place, 26)
+    return f"{_letters(before - 1) if before else ''}{chr(ord('a') + last)}"
 
 
 @dataclass(frozen=True)

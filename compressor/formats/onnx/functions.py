@@ -44,7 +44,7 @@ def function(name: str, opset: int) -> onnx.FunctionProto:
         output=[body.output],
         attribute=body.attributes,
         node=body.nodes,
-        opset_import=[onnx.OperatorSetIdProto(domain="", version=opset)],
+        opset_import=[onnx.OperatorSetIdProto(version=opset)],
     )
 
 
@@ -67,11 +67,10 @@ Named = tuple[str, Callable[[Body], None]]
 
 def _unpacking() -> Iterator[Named]:
     for part, suffix in ((False, ""), (True, "_part")):
-        for width in (1, 2):
-            yield f"unpack_uint{width}{suffix}", partial(bodies.unpack, width=width, dtype=UINT8, part=part)
-        yield f"unpack_uint4{suffix}", partial(bodies.unpack_halves, part=part)
+        for width in (1, 2, 4):
+            yield f"unpack_uint{width}{suffix}", partial(bodies.unpack, width=width, part=part)
         for width in (2, 4):
-            yield f"unpack_int{width}{suffix}", partial(bodies.unpack, width=width, dtype=INT8, part=part)
+            yield f"unpack_int{width}{suffix}", partial(bodies.unpack_signed, width=width, part=part)
         for width in (3, 5, 6, 7):
             yield f"unpack_uint{width}{suffix}", partial(bodies.unpack_straddling, width=width, part=part)
 

@@ -55,7 +55,7 @@ def _repeated(made: Lowered, parameter: str, encoding: Quantized) -> str:
     assert encoding.block is not None
     for axis, (count, size, dim) in enumerate(zip(encoding.scale.shape, encoding.block, shape(encoding), strict=True)):
         if 1 < count < dim:
-            attributes = {"axis": axis, "block": [size], "length": [dim]}
+            attributes = {"axis": axis, "block": [size], "length": dim}
             parameter = made.call("by_block", [parameter], f"{parameter}.{axis}", **attributes)
     return parameter
 
