@@ -108,8 +108,10 @@ def _candidates(encoding: Encoding, settings: Settings, *, sampled: bool) -> tup
         return values, facts, []
     found = _of_one_kind(values, facts, settings.max_thresholded, settings.looked_for)
     if is_float(values.dtype):
-        best = min(encodings.nbytes(one.spec) for one in found if one.loss == EXACT)
-        found += parts.detect(values, best, partial(of_part, settings=settings, sampled=sampled))
+        smallest = min((one.spec for one in found if one.loss == EXACT), key=encodings.nbytes)
+        best, codes = encodings.nbytes(smallest), parts.codes_nbytes(smallest)
+        describe = partial(of_part, settings=settings, sampled=sampled)
+        found += parts.detect(values, best, describe, codes=codes, zeros=facts.zeros)
         found += _near_candidates(values, settings.tolerance) if settings.tolerance else ()
     return values, facts, found[1:]
 

@@ -8,6 +8,7 @@ distinct values, and so has the first part, and the whole has no table of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import cast
@@ -16,7 +17,8 @@ import numpy as np
 
 from compressor import encodings
 from compressor.arrays import NDArray
-from compressor.encodings import Concatenated, Whole, shape
+from compressor.encodings import Concatenated, Encoding, Palettized, Quantized, Sparse, Whole, index_bits, shape
+from compressor.packing import packed_nbytes
 from compressor.patterns import magnitude_bits, starts
 from compressor.recognition.scan import distinct
 from compressor.recognition.schemes import Candidate
@@ -52,26 +54,68 @@ _SAVED = 1 / 16
 
 _WORTH, _BITS, _LEAST = 1 / 4, 5, 1 << 13
 """Parts are looked for where the best form takes more than this share of the values' bytes and more than so many bits a
-value, in weights of so many values."""
+value, in weights of so many values; and where tables and scales, or zeros, leave something to be saved."""
 
 
-def detect(values: NDArray, best: float, describe: Describe, axes: Iterable[int] | None = None) -> Iterator[Candidate]:
+def detect(
+    values: NDArray,
+    best: float,
+    describe: Describe,
+    axes: Iterable[int] | None = None,
+    codes: float = math.inf,
+    zeros: int = 0,
+) -> Iterator[Candidate]:
     """The smallest concatenation of parts, if one saves a sixteenth of `best`: a mask of channels has parts too.
 
     best: the bytes of the smallest form of the whole. axes: along which parts may lie; all if none are given.
+    codes: how many of the bytes are those of codes, or of values, if that is known. zeros: how many values are zero.
     """
     found: tuple[dict[int, Candidate], int] | None = None
-    if best <= max(values.nbytes * _WORTH, values.size * _BITS / 8) or values.size < _LEAST or values.ndim < 2:
+    large = best > max(values.nbytes * _WORTH, values.size * _BITS / 8)
+    # Where codes take nearly all, equal parts of one kind save nothing: each has as many of them.
+    beside = best - codes > best * _SAVED
+    if values.size < _LEAST or values.ndim < 2 or not (large or beside or zeros > values.size * _ZEROS / 2):
         return
     best *= 1 - _SAVED
     for axis in range(values.ndim) if axes is None else axes:
-        for ends in _cuts(values, axis):
+        cuts = [*_cuts(values, axis, equal=large or beside, least=1 if large else 2)]
+        needed = best
+        for ends in cuts:  # which become more
             parts = _smallest(values, axis, ends, describe)
             size = sum(encodings.nbytes(one.spec) for one in parts.values())
-            if len(parts) > 1 and size < best:
-                found, best = (parts, axis), size
+            if len(parts) > 1 and size < needed:
+                found, best, needed = (parts, axis), size, size * (1 - _SAVED)
+                cuts += _finer(parts, values.shape[axis])
     if found:
         yield _candidate(*found)
+
+
+def _finer(parts: Mapping[int, Candidate], length: int) -> Iterator[list[int]]:
+    """The ends of parts, and of equal parts of those that have more beside their codes than parts would save."""
+    starts_ = [*parts]
+    ends = [*starts_[1:], length]
+    for count in _EQUAL:
+        more = {
+            start + (end - start) // count * place
+            for start, end, one in zip(starts_, ends, parts.values(), strict=True)
+            if encodings.nbytes(one.spec) - codes_nbytes(one.spec) > encodings.nbytes(one.spec) * _SAVED
+            for place in range(1, count if (end - start) % count == 0 else 1)
+        }
+        if more:
+            yield sorted({*starts_[1:], *more})
+
+
+def codes_nbytes(spec: Encoding) -> float:
+    """The bytes of a form's codes, or of its values, and of their mask: all but tables and scales."""
+    match spec:
+        case Palettized(indices, lut):
+            return packed_nbytes(indices.size, index_bits(lut))
+        case Quantized(data):
+            return codes_nbytes(data)
+        case Sparse(_, values):
+            return encodings.nbytes(spec) - encodings.nbytes(values) + codes_nbytes(values)
+        case _:
+            return encodings.nbytes(spec)
 
 
 def _smallest(values: NDArray, axis: int, ends: Sequence[int], describe: Describe) -> dict[int, Candidate]:
@@ -108,18 +152,24 @@ def _candidate(parts: Mapping[int, Candidate], axis: int) -> Candidate:
     return Candidate(tuple(schemes), spec, evidence, parts=tuple(parts.values()))
 
 
-def _cuts(values: NDArray, axis: int) -> Iterator[list[int]]:
-    """The places along an axis at which the parts may end, but for the last one."""
+def _cuts(values: NDArray, axis: int, *, equal: bool, least: int) -> Iterator[list[int]]:
+    """The places along an axis at which the parts may end, but for the last one.
+
+    equal: whether parts of equal length are tried. least: how many of the rows that are looked at a part has.
+    """
     rows = values.shape[axis]
     most = rows if axis == 0 and values.ndim > 2 else _MOST
     if rows < 2:
         return
     places = _places(rows, _ROWS)
-    kinds = _kinds(values, axis, places)
-    differ = np.flatnonzero((kinds[1:] != kinds[:-1]).any(axis=1))
-    if 0 < differ.size < most:
-        yield [_edge(values, axis, places[at], places[at + 1], kinds[at]) for at in differ]
-    elif not differ.size and kinds[0, _DISTINCT]:
+    for some in (_SOME, _FEW):  # of rows that have hardly few enough values some would be of one kind, some of another
+        kinds = _kinds(values, axis, places, some)
+        differ = np.flatnonzero((kinds[1:] != kinds[:-1]).any(axis=1))
+        if differ.size < most:
+            break
+    if 0 < differ.size < most and np.diff([-1, *differ, places.size - 1]).min() >= least:
+        yield [_edge(values, axis, places[at : at + 2], kinds[at], some) for at in differ]
+    elif equal and not differ.size and kinds[0, _DISTINCT]:
         for parts in (parts for parts in _EQUAL if rows % parts == 0):
             length = rows // parts
             if distinct(values[(slice(None),) * axis + (slice(length),)], sampled=True) is not None:
@@ -136,19 +186,20 @@ def _places(length: int, most: int) -> NDArray:
     return begun + within
 
 
-def _edge(values: NDArray, axis: int, left: int, right: int, kind: NDArray) -> int:
-    """Where the rows end that are of the kind of row `left`, before row `right`, which is of another."""
+def _edge(values: NDArray, axis: int, between: NDArray, kind: NDArray, some: float) -> int:
+    """Where the rows end that are of the kind of the first of two rows, before the second, which is of another."""
+    left, right = between
     while right - left > 1:
         middle = (left + right) // 2
-        same = np.array_equal(_kinds(values, axis, np.array([middle]))[0], kind)
+        same = np.array_equal(_kinds(values, axis, np.array([middle]), some)[0], kind)
         left, right = (middle, right) if same else (left, middle)
     return int(right)
 
 
-def _kinds(values: NDArray, axis: int, places: NDArray) -> NDArray:
+def _kinds(values: NDArray, axis: int, places: NDArray, some: float) -> NDArray:
     """Whether rows have zeros, how few their distinct values are (0, 1, 2), and whether all are of a narrower type.
 
-    By a sample: int `[places, 3]`.
+    By a sample: int `[places, 3]`. some: the share of distinct values up to which they are not all.
     """
     rows = np.moveaxis(values, axis, 0)
     columns = _places(values.size // len(rows), _VALUES)
@@ -157,4 +208,4 @@ def _kinds(values: NDArray, axis: int, places: NDArray) -> NDArray:
     zeros = np.count_nonzero(patterns & magnitude_bits(few.dtype) == 0, axis=1)
     others = np.count_nonzero(starts(patterns), axis=1) - (zeros > 0)
     share = others / np.maximum(1, few.shape[1] - zeros)
-    return np.stack([zeros > few.shape[1] * _ZEROS, (share <= _SOME) * 1 + (share <= _FEW), narrower(few)], axis=1)
+    return np.stack([zeros > few.shape[1] * _ZEROS, (share <= some) * 1 + (share <= _FEW), narrower(few)], axis=1)

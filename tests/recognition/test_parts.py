@@ -37,6 +37,17 @@ def grid(*dims: int) -> NDArray:
     return RNG.integers(-127, 128, dims).astype(np.float32) * np.float32(0.003)
 
 
+def by_row(rows: int, columns: int, block: int = 0) -> NDArray:
+    """Codes of 4 bits, a scale for each row or block of it."""
+    codes = RNG.integers(-8, 8, (rows, columns // (block or columns), block or columns)).astype(np.float32)
+    scale = RNG.random((rows, codes.shape[1], 1), np.float32) * np.float32(0.01) + np.float32(0.001)
+    return np.asarray((codes * scale).reshape(rows, columns))
+
+
+def pruned_palette(rows: int, columns: int) -> NDArray:
+    return np.where(RNG.random((rows, columns)) < 0.25, palette(rows, columns), np.float32(0))
+
+
 def half(*dims: int) -> NDArray:
     return dense(*dims).astype(np.float16).astype(np.float32)
 
@@ -48,6 +59,18 @@ CASES = {
     "one row of another kind": (0, [dense(1, 4096), grid(99, 4096)], ["dense", "int8"]),
     "gates of a palette each": (0, [palette(33, 300, entries=200) for _ in range(3)], ["palettized8"] * 3),
     "half precision beside full": (0, [half(64, 256), dense(64, 256)], ["float16", "dense"]),
+    "half a palette, half codes by row": (0, [palette(192, 512), by_row(192, 512)], ["palettized4", "int4"]),
+    "half a palette, half codes by block": (0, [palette(192, 512), by_row(192, 512, 32)], ["palettized4", "int4"]),
+    "half of a palette is pruned": (
+        0,
+        [pruned_palette(192, 512), palette(192, 512)],
+        ["sparse(palettized4)", "palettized4"],
+    ),
+    "a pruned palette, one that is not, codes by row": (
+        0,
+        [pruned_palette(256, 768), palette(256, 768), by_row(256, 768)],
+        ["sparse(palettized4)", "palettized4", "int4"],
+    ),
     "experts": (0, [palette(2, 96, 64), pruned(1, 96, 64), dense(1, 96, 64)], ["palettized4", "sparse", "dense"]),
     "a convolution's filters": (0, [grid(32, 16, 3, 3), pruned(32, 16, 3, 3)], ["int8", "sparse"]),
 }
