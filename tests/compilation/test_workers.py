@@ -12,7 +12,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -134,6 +134,59 @@ def test_any_number_of_processes_writes_the_same_bytes(tmp_path: Path, count: in
     assert all(done == total for done, total in {phase: (done, total) for phase, done, total in seen}.values())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "m.onnx", "there"]
     check_mixed(tmp_path / "there")
+
+
+class Messages(Executor):
+    """Tasks and results go as messages, pickled, as with the executors of MPI; futures are its own."""
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
+        future = Future[Any]()
+        future.set_running_or_notify_cancel()
+        try:
+            called, given, named = pickle.loads(pickle.dumps((function, arguments, options)))  # noqa: S301
+            future.set_result(pickle.loads(pickle.dumps(called(*given, **named))))  # noqa: S301
+        except Exception as error:  # noqa: BLE001 - any
+            future.set_exception(pickle.loads(pickle.dumps(error)))  # noqa: S301
+        return future
+
+
+def loky() -> Executor:
+    """Joblib's processes, which are spawned and used again."""
+    module = pytest.importorskip("joblib.externals.loky")
+    return cast("Executor", module.ProcessPoolExecutor(2))
+
+
+EXECUTORS = {
+    "threads": lambda: ThreadPoolExecutor(2),
+    "spawned": lambda: ProcessPoolExecutor(2, multiprocessing.get_context("spawn")),
+    "forkserver": lambda: ProcessPoolExecutor(2, multiprocessing.get_context("forkserver")),
+    "ended after each task": lambda: ProcessPoolExecutor(
+        2, multiprocessing.get_context("spawn"), max_tasks_per_child=1
+    ),
+    "loky": loky,
+    "messages": Messages,
+}
+
+
+@pytest.mark.parametrize("name", EXECUTORS)
+def test_any_executor_will_do(tmp_path: Path, name: str) -> None:
+    checkpoint(tmp_path / "model", shards=2, side=256)
+    compressor.compress(tmp_path / "model", tmp_path / "here", target="compressed-tensors")
+    with working_directory(tmp_path), EXECUTORS[name]() as executor:
+        compressor.compress("model", "out", target="compressed-tensors", executor=executor)
+        assert executor.submit(abs, -1).result() == 1  # it is not shut down
+    assert snapshot(tmp_path / "out") == snapshot(tmp_path / "here")
+
+
+@pytest.mark.parametrize("name", ["spawned", "loky"])
+def test_an_executor_whose_processes_cannot_begin(tmp_path: Path, name: str) -> None:
+    class Failing(Executor):
+        def submit(self, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
+            return inner.submit(dies)
+
+    with EXECUTORS[name]() as inner, pytest.raises(CompressorError, match=r"a worker of the executor has died"):
+        compressor.compress(chain(tmp_path / "m.onnx"), tmp_path / "out", executor=Failing())
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=[*CASES])
