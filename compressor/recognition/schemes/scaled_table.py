@@ -40,6 +40,10 @@ _ROWS, _TOGETHER, _LEARNED = 8, 64, 1 << 18
 """So many blocks rule a granularity out; from so many or more, of fewer values than that, a table is learned."""
 
 
+_PARTS = 4
+"""Parts of a weight whose scales tell what all of them take at least."""
+
+
 def detect(values: NDArray, scan: Scan, best: float) -> Iterator[Candidate]:
     """The granularity and the table that take the fewest bytes, if they are fewer than `best`."""
     if not is_float(values.dtype) or values.size < _LEAST or values.ndim < 2 or not _recurs(values):
@@ -52,11 +56,12 @@ def detect(values: NDArray, scan: Scan, best: float) -> Iterator[Candidate]:
         codes = math.inf  # of a table that serves longer blocks: it serves shorter ones, which take more scales
         for cut in chain:
             for called, table in _promises(values, scan, cut, best, codes):
-                if (served := _served(values, cut, table)) is None:
+                indices = _nbytes(values, scan, table.entries.size)
+                if (served := _served(values, cut, table, best - indices)) is None:
                     continue
-                blocks, scale = served
-                spec, codes = _spec(values, blocks, scale, table), _nbytes(values, scan, table.entries.size)
-                if (size := codes + nbytes(spec) - nbytes(spec.data)) < best:
+                blocks, spec = served
+                codes = indices
+                if (size := codes + _beside(spec)) < best:
                     name = called or f"one table of {table.entries.size} values"
                     best, found = size, Candidate((NAME,), spec, f"{name}, scaled {blocks.name}")
                 break  # the shortest are tried first
@@ -113,13 +118,23 @@ def _promises(values: NDArray, scan: Scan, cut: Granularity, best: float, codes:
             yield name, table
 
 
-def _served(values: NDArray, cut: Granularity, table: Lookup) -> tuple[Granularity, NDArray] | None:
-    """The blocks that a table serves, of these or several times as long, and their scales; None if it serves none."""
-    if (scale := _scales(values, cut, table)) is None:
-        return None
+def _served(values: NDArray, cut: Granularity, table: Lookup, most: float) -> tuple[Granularity, Quantized] | None:
+    """The blocks that a table serves, of these or several times as long, and the form; None if it serves none.
+
+    most: of how many bytes scales must take fewer, as far as those of some blocks tell: all of them take no fewer.
+    """
     longer = granularity.longer(cut, values, lambda rows: scaled.scales(rows, table) is not None)
-    fewer = None if longer is None else _scales(values, longer, table)
-    return (cut, scale) if longer is None or fewer is None else (longer, fewer)
+    for blocks in (longer, cut):
+        if blocks is None:
+            continue
+        parts = [*blocks.parts()]
+        some = [scaled.scales(part.rows(values), table) for part in parts[:: max(1, len(parts) // _PARTS)]]
+        few = [scale for scale in some if scale is not None]
+        if len(few) < len(some) or _beside(_spec(values, blocks, np.concatenate(few), table)) >= most:
+            continue
+        if (scale := _scales(values, blocks, table)) is not None:
+            return blocks, _spec(values, blocks, scale, table)
+    return None
 
 
 def _scales(values: NDArray, cut: Granularity, table: Lookup) -> NDArray | None:
@@ -138,6 +153,11 @@ def _spec(values: NDArray, cut: Granularity, scale: NDArray, table: Lookup) -> Q
     data = Palettized(ArraySpec(cut.shape, UINT8), lut)
     rounded = None if scale.dtype == values.dtype else values.dtype
     return Quantized(data, scales.spec(scale, cut.counts), None, cut.block, rounded)
+
+
+def _beside(spec: Quantized) -> int:
+    """The bytes of the scales."""
+    return nbytes(spec) - nbytes(spec.data)
 
 
 def _tables(values: NDArray, cut: Granularity, rows: NDArray, most: int) -> Iterator[tuple[str, Lookup]]:

@@ -192,3 +192,15 @@ def test_values_that_are_not_what_was_planned_are_refused() -> None:
     other = np.random.default_rng(3).normal(size=SHAPE).astype(np.float32)
     with pytest.raises(ValueError, match="one table of 16 values times"):
         scaled_table.encode(other, candidate.spec, None)
+
+
+def test_no_table_is_looked_for_in_all_blocks_whose_scales_take_as_much_as_a_grids(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every grid of 4 bits is a table of 16 entries, with the same scales."""
+    rng = np.random.default_rng(0)
+    scale = rng.uniform(0.5, 2, (512, 32, 1)).astype(np.float32)
+    values = (rng.integers(-8, 8, (512, 32, 128)) * scale).astype(np.float32).reshape(512, 4096)
+    monkeypatch.setattr(scaled_table, "_scales", lambda *_: pytest.fail("all blocks"))
+    found = find(Weight("w", Dense(values)), Settings(), sampled=True)
+    assert ["linear_quantize"] in [[*one.schemes] for one in found.candidates]
