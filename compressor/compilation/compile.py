@@ -205,7 +205,7 @@ def _settled(taken: Taken, asked: Request, directory: Path) -> Manifest:
 
 
 def _written(fitted: Fitted, chosen: Plan, asked: Request, directory: Path) -> Manifest:
-    """Writes, reads back, compares; the files' digests are computed meanwhile.
+    """Writes, reads back, compares; the runtime opens the files and their digests are computed meanwhile.
 
     Raises:
         FailedError: some weights cannot be stored so, or are not read back as they were.
@@ -213,17 +213,18 @@ def _written(fitted: Fitted, chosen: Plan, asked: Request, directory: Path) -> M
     target, model, kept = fitted.target, fitted.model, asked.kept
     abreast = 1 if asked.run is None else workers.ABREAST
     work = Work(fitted, chosen.choices, directory, asked.progress, asked.run or stream, abreast)
-    with ThreadPoolExecutor(1) as executor:
+    with ThreadPoolExecutor(2) as executor:
         done = write_all(work, describe.said(chosen), kept)
         source = put_source(model, target, chosen, directory, sum(facts.nbytes for facts in done.values()))
         chosen, done = (chosen, done) if source is None else (source, {})
         files = executor.submit(describe.files, sorted(contents(directory)), directory)
-        # What was kept has been compared already.
+        # What was kept has been compared already, and is not here yet.
+        opening = None if done else executor.submit(opened, model, target, directory)
         if not done and (failed := finished(replace(work, choices=chosen.choices).verify())):
             raise FailedError(failed)
         if kept is not None:
             kept.release(done, directory)
-        notes = (*chosen.notes, *opened(model, target, directory))
+        notes = (*chosen.notes, *(opened(model, target, directory) if opening is None else opening.result()))
         made = describe.manifest(fitted, chosen, (*files.result(), *done.values()), notes)
         (directory / publish.MANIFEST).write_text(made.to_json(), encoding="utf-8", newline="\n")
     return made
