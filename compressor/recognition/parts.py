@@ -203,7 +203,7 @@ def _kinds(values: NDArray, axis: int, places: NDArray, some: float) -> NDArray:
     """
     rows = np.moveaxis(values, axis, 0)
     columns = _places(values.size // len(rows), _VALUES)
-    few = np.stack([rows[place].reshape(-1)[columns] for place in places])
+    few = np.ascontiguousarray(rows[(places[:, None], *np.unravel_index(columns, rows.shape[1:]))])
     patterns = np.sort(few.view(f"<u{few.dtype.itemsize}"), axis=1)
     zeros = np.count_nonzero(patterns & magnitude_bits(few.dtype) == 0, axis=1)
     others = np.count_nonzero(starts(patterns), axis=1) - (zeros > 0)
