@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from compressor.arrays import DType, NDArray, Shape
-from compressor.encodings import Dense, Sparse, nbytes, shape
+from compressor.encodings import Dense, Sparse, map_arrays, nbytes, shape
 from compressor.formats.coreml.skeleton import Skeleton, rename
 from compressor.formats.coreml.values import Held
 from compressor.formats.onnx.dtypes import DTYPES
@@ -30,6 +30,7 @@ from compressor.targets.coreml.request import Request
 from compressor.targets.coreml.rounding import as_codes
 from compressor.targets.coreml.sharing import share, stored_again
 from compressor.targets.coreml.slots import Slot
+from compressor.targets.coreml.spilling import computed_once
 from compressor.weight import Copy, Weight
 
 LARGEST = float(np.finfo(np.float16).max)
@@ -111,6 +112,7 @@ def _prepared(
     weights: list[Weight] = []
     for slot in (_in_shape(slot, specs[slot.name].shape) for slot in found.slots if slot.name in specs):
         encoding, reason = room.rounded(slot, sources, specs[slot.name].dtype)
+        encoding = map_arrays(lambda array, _: computed_once(array), encoding)
         (known, _) = sources.of(slot)
         source = None if known is None else known.weight
         told = [found.notes.get(slot.name), kept.get(slot.name), reason]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from tempfile import TemporaryFile, gettempdir
 
 import numpy as np
 
-from compressor.arrays import NDArray
+from compressor.arrays import Array, ComputedArray, NDArray
 from compressor.errors import CompressorError
 
 SPILLED = 1 << 20
@@ -32,6 +34,52 @@ def spilled(values: NDArray) -> NDArray:
         raise CompressorError(f"{gettempdir()}: cannot be written: {error.strerror}.") from error
     made.flags.writeable = False
     return made
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """What was computed once, for a look, a file and a comparison with that; in another process it is computed anew."""
+
+    values: NDArray
+    compute: Callable[[], NDArray]
+
+    def __call__(self) -> NDArray:
+        return self.values
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object]]:
+        return _itself, (self.compute,)
+
+
+@dataclass(frozen=True, eq=False)
+class _KeptRows:
+    """The rows of what was computed once."""
+
+    values: NDArray
+    rows: Callable[[int, int], NDArray] | None
+
+    def __call__(self, start: int, end: int) -> NDArray:
+        return self.values[start:end]
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object]]:
+        return _itself, (self.rows,)
+
+
+def computed_once(array: Array) -> Array:
+    """A large array that is computed as the file of what that gives; any other as it is.
+
+    Raises:
+        CompressorError: the file cannot be written.
+    """
+    if not isinstance(array, ComputedArray) or array.size * array.dtype.itemsize < SPILLED:
+        return array
+    values = np.ascontiguousarray(array)
+    spilled_ = spilled(values.reshape(-1).view(np.uint8))  # codes of few bits are no type that files have
+    made = spilled_.view(values.dtype).reshape(values.shape)
+    return replace(array, compute=_Kept(made, array.compute), rows=_KeptRows(made, array.rows))
+
+
+def _itself(compute: object) -> object:
+    return compute
 
 
 def _is_mapped(values: NDArray) -> bool:
