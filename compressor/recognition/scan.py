@@ -42,6 +42,7 @@ class Scan:
     zeros: how many are 0.0 or -0.0.
     small: how many others have a magnitude up to the threshold.
     table: the distinct values, None where there are more than `COUNTED`.
+    least: how many distinct values there are at least: those that were seen.
     by_channel: along an axis, the `row_tables` of its channels; made when they are first asked for, and kept.
     sampled: whether a sample tells what the values are, as a hypothesis for whoever compares all of them later.
     """
@@ -50,21 +51,22 @@ class Scan:
     zeros: int
     small: int
     table: Table | None
+    least: int
     by_channel: Callable[[int], NDArray | None]
     sampled: bool = False
 
 
 def scan(values: NDArray, threshold: float, *, sampled: bool = False) -> Scan:
     """The zeros, the small and the distinct values of a weight; the latter by a sample if `sampled`."""
-    table, by_channel = distinct(values, sampled=sampled), functools.cache(partial(_channel_tables, values))
+    (table, least), by_channel = _distinct(values, 0, sampled), functools.cache(partial(_channel_tables, values))
     edge = bound(threshold, values.dtype)
     if table is not None:
         # The table tells which magnitudes occur at all: most palettes have no zero and no small entry.
         entries = patterns(table.entries) & magnitude_bits(values.dtype)
         if not (entries <= edge).any():
-            return Scan(values.size, 0, 0, table, by_channel, sampled)
+            return Scan(values.size, 0, 0, table, least, by_channel, sampled)
     zeros, small = _count_near_zero(values, edge)
-    return Scan(values.size, zeros, small, table, by_channel, sampled)
+    return Scan(values.size, zeros, small, table, least, by_channel, sampled)
 
 
 def _channel_tables(values: NDArray, axis: int) -> NDArray | None:
@@ -77,11 +79,19 @@ def distinct(values: NDArray, *, enough: int = 0, sampled: bool = False) -> Tabl
     enough: how many there are, from a former pass: then the search ends as soon as it has them all.
     sampled: trust a larger sample that has few enough for a palette, as a hypothesis that is verified later.
     """
+    return _distinct(values, enough, sampled)[0]
+
+
+def _distinct(values: NDArray, enough: int, sampled: bool) -> tuple[Table | None, int]:  # noqa: FBT001 - as `distinct`
+    """The same, and how many were seen."""
     flat = patterns(values)
-    keys = _distinct_patterns(sample(flat), values.dtype)
+    first = flat if flat.size <= _SMALL else sample(flat)
+    keys = _distinct_patterns(first, values.dtype)
     if keys.size > COUNTED:
-        return None
+        return None, keys.size
     table = Table.of(keys, values.dtype)
+    if first is flat:
+        return table, keys.size
     looked_at = sample(flat, _TRUSTED) if sampled else flat
     while looked_at.size and table.entries.size != enough:
         # Blocks after this one are looked at with its values in the table: what is missing there is new.
@@ -90,9 +100,9 @@ def distinct(values: NDArray, *, enough: int = 0, sampled: bool = False) -> Tabl
         if missing.size:
             keys = _distinct_patterns(np.concatenate([keys, missing]), values.dtype)
             if keys.size > COUNTED:
-                return None
+                return None, keys.size
             table = Table.of(keys, values.dtype)
-    return distinct(values) if sampled and table.entries.size > ENTRIES else table
+    return _distinct(values, enough, False) if sampled and table.entries.size > ENTRIES else (table, keys.size)
 
 
 def few_distinct(values: NDArray) -> NDArray | None:

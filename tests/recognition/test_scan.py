@@ -181,3 +181,11 @@ def test_a_sample_is_a_hypothesis() -> None:
     assert exact is not None
     assert sampled is not None
     assert (exact.entries.size, sampled.entries.size) == (17, 16)
+
+
+@pytest.mark.parametrize(("size", "count"), [(5000, 5000), (8192, 321), (1 << 16, 400), (1 << 16, 1 << 16), (5000, 7)])
+def test_what_was_seen_are_no_more_than_there_are(size: int, count: int) -> None:
+    values = (np.arange(size) % count).astype(np.float32).reshape(8, -1)
+    found = scan(values, 0.0)
+    assert min(count, COUNTED) <= found.least <= count
+    assert found.least == count or size > 1 << 13

@@ -45,10 +45,15 @@ def detect(values: NDArray, scan: Scan, best: float) -> Iterator[Candidate]:
         best = min(best, _least_nbytes(scan, values, 1, count, int(np.count_nonzero(scan.table.entries))))
     scalars = math.inf if scan.table is None else scan.table.entries.size
     for axis, length in itertools.product(channel_axes(values.ndim), vectors.LENGTHS):
+        if scan.least > ENTRIES * length:  # each of them lies in some vector
+            continue
         if (by_vector := vectors.find(values, axis, length, scalars, best)) is not None:
             best = nbytes(by_vector)
             evidence = f"{plural(by_vector.lut.shape[-2], 'distinct vector')} of {length} along axis {axis}"
             yield Candidate((NAME,), by_vector, evidence)
+    # Whatever the groups, each value but zero stands in some table, and each place has a bit of a code or of a mask.
+    if values.size / 8 + (scan.least - 1) * values.dtype.itemsize >= best:
+        return
     for axis in channel_axes(values.ndim):
         if (found := _grouped(values, scan, axis, best)) is not None:
             best, candidate = found

@@ -92,3 +92,18 @@ def test_what_a_mask_leaves_out_needs_no_entry(threshold: float, left: int) -> N
     assert palettize.without_zero(values, spec, threshold, scan(values, threshold)) == left
     grouped = palettize.spec(values.shape, values.dtype, (50, 1), 4)
     assert palettize.without_zero(values, grouped, threshold, scan(values, threshold)) == left
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.75])
+def test_too_many_values_for_any_tables_are_not_looked_at_by_group(
+    zeros: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((64, 64), np.float32) * (rng.random((64, 64)) >= zeros)
+    asked: list[object] = []
+    monkeypatch.setattr(palettize.vectors, "find", lambda *given: asked.append(given))
+    monkeypatch.setattr(palettize, "_grouped", lambda *given: asked.append(given))
+    found = scan(values, 0.0)
+    best = min(values.nbytes, values.size / 8 + (values.size - found.zeros) * 4)
+    assert not [*palettize.detect(values, found, best)]
+    assert not asked
