@@ -12,9 +12,18 @@ import numpy as np
 
 from compressor import encodings
 from compressor.arrays import CODE_DTYPES, ArraySpec, NDArray, is_float, stored_type
-from compressor.encodings import Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, codes_of, is_encoded
+from compressor.encodings import (
+    Concatenated,
+    Dense,
+    Encoding,
+    Palettized,
+    Quantized,
+    Sparse,
+    codes_of,
+    is_encoded,
+)
 from compressor.patterns import distance, has_minus_zero, largest
-from compressor.recognition import parts
+from compressor.recognition import parts, slices
 from compressor.recognition.findings import Finding, Settings
 from compressor.recognition.near_misses import near_misses
 from compressor.recognition.scan import Scan, scan
@@ -42,6 +51,9 @@ def find(weight: Weight, settings: Settings, *, sampled: bool = False) -> Findin
     known = unlooked(weight, skipped(weight, settings))
     if known.skipped:
         return known
+    if sampled and (told := _by_slices(weight.encoding, settings)) is not None:
+        facts = _facts(*told, settings.threshold or 0.0)
+        return replace(known, **facts, candidates=(*known.candidates, *told[1]))
     values, scanned, candidates = _candidates(weight.encoding, settings, sampled=sampled)
     source = encodings.nbytes(weight.encoding)
     near = () if sampled else tuple(near_misses(values, scanned, candidates, source, settings.threshold))
@@ -106,20 +118,46 @@ def _candidates(encoding: Encoding, settings: Settings, *, sampled: bool) -> tup
     facts = scan(values, settings.looked_for, sampled=sampled)
     if codes_of(encoding):
         return values, facts, []
+    found = _forms(values, facts, settings, sampled=sampled)
+    if is_float(values.dtype) and settings.tolerance:
+        found += _near_candidates(values, settings.tolerance)
+    return values, facts, found[1:]
+
+
+def _forms(values: NDArray, facts: Scan, settings: Settings, *, sampled: bool) -> list[Candidate]:
+    """The ways to store all values, in one form or in parts; as they are first."""
     found = _of_one_kind(values, facts, settings.max_thresholded, settings.looked_for)
     if is_float(values.dtype):
         smallest = min((one.spec for one in found if one.loss == EXACT), key=encodings.nbytes)
         best, codes = encodings.nbytes(smallest), parts.codes_nbytes(smallest)
         describe = partial(of_part, settings=settings, sampled=sampled)
         found += parts.detect(values, best, describe, codes=codes, zeros=facts.zeros)
-        found += _near_candidates(values, settings.tolerance) if settings.tolerance else ()
-    return values, facts, found[1:]
+    return found
 
 
 def of_part(values: NDArray, settings: Settings, *, sampled: bool) -> list[Candidate]:
     """The ways to store a part of a weight exactly, as its values first."""
     values = np.ascontiguousarray(values)
     return _of_one_kind(values, scan(values, 0.0, sampled=sampled), settings.max_thresholded, 0.0)
+
+
+def _by_slices(encoding: Encoding, settings: Settings) -> tuple[Scan, list[Candidate]] | None:
+    """What some of a large weight says of all of it; None where that is not enough.
+
+    It is without zeros, and in parts of one kind: all values in one table, on one grid, of a narrower type, or dense.
+    """
+    few = slices.read(encoding.values) if isinstance(encoding, Dense) and not settings.tolerance else None
+    if few is None or not is_float(few.runs.dtype) or len({*map(tuple, parts.kinds(few.stripes).tolist())}) > 1:
+        return None
+    facts = scan(few.runs, settings.looked_for)
+    if facts.zeros or palettize.has_more_tables(few.runs, facts):
+        return None
+    found = _forms(few.runs, facts, settings, sampled=False)
+    whole = [slices.of_whole(one.spec, encodings.shape(encoding)) for one in found]
+    if not all(whole):
+        return None
+    made = [replace(one, spec=spec) for one, spec in zip(found, whole, strict=True) if spec is not None]
+    return replace(facts, size=math.prod(encodings.shape(encoding))), made[1:]
 
 
 def _of_one_kind(values: NDArray, facts: Scan, max_thresholded: float, threshold: float) -> list[Candidate]:

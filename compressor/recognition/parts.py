@@ -196,6 +196,11 @@ def _edge(values: NDArray, axis: int, between: NDArray, kind: NDArray, some: flo
     return int(right)
 
 
+def kinds(rows: NDArray) -> NDArray:
+    """Of what kind each of `[rows, n]` is, for whoever compares them: `[rows, 3]`."""
+    return _kinds(rows, 0, np.arange(len(rows)), _SOME)
+
+
 def _kinds(values: NDArray, axis: int, places: NDArray, some: float) -> NDArray:
     """Whether rows have zeros, how few their distinct values are (0, 1, 2), and whether all are of a narrower type.
 

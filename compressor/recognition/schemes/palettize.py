@@ -157,6 +157,21 @@ def spec(shape: Shape, dtype: DType, groups: Shape, entries: int) -> Palettized:
     return Palettized(ArraySpec(tuple(shape), UINT8), ArraySpec((*groups, entries, 1), dtype))
 
 
+def has_more_tables(values: NDArray, scan: Scan) -> bool:
+    """Whether values that have one table may have smaller ones by channel, or of vectors, in a larger weight."""
+    if scan.table is None or (count := scan.table.entries.size) > ENTRIES:
+        return False
+    by_channel = (scan.by_channel(axis) for axis in channel_axes(values.ndim))
+    if any(one is not None and _width(one.shape[1]) < _width(count) for one in by_channel):
+        return True
+    every = itertools.product(channel_axes(values.ndim), vectors.LENGTHS)
+    return any(vectors.find(values, axis, length, count, math.inf) is not None for axis, length in every)
+
+
+def _width(entries: int) -> int:
+    return max(1, (entries - 1).bit_length())
+
+
 def without_zero(values: NDArray, candidate: Palettized, threshold: float, scan: Scan) -> int:
     """The longest table of a palette when magnitudes up to `threshold` are left to a mask; 0 if nothing is left."""
     groups = candidate.lut.shape[:-2]

@@ -1,0 +1,123 @@
+"""Large weights of which some is read: what that tells, and that no more is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import compressor
+from compressor import sources
+from compressor.arrays import MappedArray, NDArray
+from compressor.encodings import Dense, nbytes
+from compressor.recognition.find import find
+from compressor.recognition.findings import Settings
+from compressor.recognition.slices import LARGE
+from compressor.weight import Weight
+from tests.compilation.test_planning import chain
+
+SIDE = 2304
+SHAPE = (SIDE, SIDE)
+assert SIDE * SIDE > LARGE
+
+
+def random() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def dense() -> NDArray:
+    return random().standard_normal(SHAPE, np.float32)
+
+
+def palette(entries: int = 16, *, rows: int = SIDE) -> NDArray:
+    table = random().standard_normal(entries, np.float32)
+    return np.asarray(table[random().integers(0, entries, (rows, SIDE))])
+
+
+def by_channel() -> NDArray:
+    """64 values in all, 16 of them in each column."""
+    table = random().standard_normal(64, np.float32)
+    first = 16 * random().integers(0, 4, (1, SIDE))
+    return np.asarray(table[first + random().integers(0, 16, SHAPE)])
+
+
+def vectors(entries: int) -> NDArray:
+    table = random().standard_normal((entries, 2), np.float32)
+    return np.asarray(table[random().integers(0, entries, (SIDE, SIDE // 2))].reshape(SHAPE))
+
+
+def with_part(kind: NDArray, start: int) -> NDArray:
+    values = dense()
+    values[start : start + len(kind)] = kind
+    return values
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The bytes of every reading of a file's slice."""
+    counted: list[int] = []
+    runs = MappedArray.runs
+
+    def counting(self: MappedArray, count: int) -> Iterator[NDArray]:
+        counted.append(self.nbytes)
+        return runs(self, count)
+
+    monkeypatch.setattr(MappedArray, "runs", counting)
+    return counted
+
+
+WHOLE = {
+    "dense": dense,
+    "a palette": palette,
+    "half precision": lambda: dense().astype(np.float16).astype(np.float32),
+}
+OTHERS = {
+    "a grid": lambda: random().integers(-100, 100, SHAPE).astype(np.float32) * np.float32(0.003),
+    "zeros": lambda: dense() * (random().random(SHAPE) < 0.5),
+    "smaller tables by channel": by_channel,
+    "a grid by channel": lambda: random().integers(-100, 100, SHAPE) * random().random((SIDE, 1), np.float32),
+    "a part that is a palette": lambda: with_part(palette(rows=300), 1100),
+    "a part that is zero": lambda: with_part(np.zeros((300, SIDE), np.float32), 1500),
+    "vectors": lambda: vectors(64),
+}
+
+
+def written(values: NDArray, folder: Path) -> Weight:
+    save_file({"w": values.astype(np.float32)}, folder / "w.safetensors")
+    (weight,) = sources.weights(folder / "w.safetensors").weights
+    assert isinstance(weight.encoding, Dense)
+    return weight
+
+
+@pytest.mark.parametrize("kind", [*WHOLE, *OTHERS])
+def test_some_rows_tell_what_all_would(kind: str, tmp_path: Path, read: list[int]) -> None:
+    weight = written((WHOLE | OTHERS)[kind](), tmp_path)
+    read.clear()
+    some = find(weight, Settings(), sampled=True)
+    share = sum(read) / (4 * SIDE * SIDE)
+    assert (share < 0.2) == (kind in WHOLE)
+    whole = find(weight, Settings())
+    smallest = [min(map(nbytes, (one.spec for one in found.candidates)), default=0) for found in (some, whole)]
+    assert smallest[0] == smallest[1]
+    assert [one.spec for one in some.candidates] == [one.spec for one in whole.candidates]
+
+
+def test_a_value_that_was_not_seen_costs_the_form(tmp_path: Path) -> None:
+    values = palette()
+    values[SIDE // 2, 77] = 7
+    source = chain(tmp_path / "m.onnx", {"w": values})
+    found = {one.name: one for one in compressor.compress(source, tmp_path / "out").weights}
+    assert found["w"].encoding == "palettized5"
+    assert found["w"].exact
+
+
+@pytest.mark.parametrize("kind", ["dense", "a palette"])
+def test_a_source_is_read_to_be_written_and_to_be_compared(kind: str, tmp_path: Path, read: list[int]) -> None:
+    source = chain(tmp_path / "m.onnx", {"w": WHOLE[kind]()})
+    read.clear()
+    compressor.compress(source, tmp_path / "out")
+    own = sum(file.stat().st_size for file in (tmp_path / "out").iterdir())
+    assert sum(read) < 2.2 * 4 * SIDE * SIDE + own
