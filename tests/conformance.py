@@ -36,6 +36,7 @@ from compressor.encodings import (
     shape,
     spec,
 )
+from compressor.formats.narrow_floats import E2M1, E2M3, E4M3, quotients, table
 from compressor.formats.onnx.dtypes import DATA_TYPES
 from compressor.gaps import GAPS, of_mask
 from compressor.model import Model
@@ -153,6 +154,7 @@ def scaled_floats(rng: np.random.Generator) -> Iterator[Case]:
             exponents = NarrowArray(np.exp2(rng.integers(-3, 3, counts)).astype(STORED_DTYPES["float8_e8m0fnu"]), F32)
             yield f"scaled {stored} {label}", Quantized(Dense(narrow), exponents if of == F32 else scale, None, block)
     yield from rounded(rng)
+    yield from floats_of_formats(rng)
     for (name, of), to in itertools.product(CODE_DTYPES.items(), SHAPES[3:]):
         for (counts, block), zero_point in itertools.product(short_blocks(to), (False, True)):
             data = Dense(codes(rng, to, of))
@@ -175,6 +177,30 @@ def rounded(rng: np.random.Generator) -> Iterator[Case]:
             int4 = codes(rng, to, CODE_DTYPES["int4"])
             zero = codes(rng, counts, CODE_DTYPES["int4"])
             yield f"int4 {label}", Quantized(Dense(int4), scale, zero, block, of)
+
+
+def floats_of_formats(rng: np.random.Generator) -> Iterator[Case]:
+    """Floats of 4, 6 and 8 bits in the blocks of MXFP4, MXFP6, MXFP8 and NVFP4, and tables of their values."""
+    to, powers = (4, 64), STORED_DTYPES["float8_e8m0fnu"]
+    for of, kind in itertools.product((F32, BF16), (E2M1, E2M3, E4M3)):
+        entries = table(kind)[np.isfinite(table(kind))]
+        codes_ = rng.integers(0, len(entries), to).astype(np.uint8)
+        data = Palettized(codes_, entries.astype(of).reshape(1, 1, -1, 1))
+        exponents = np.exp2(rng.integers(-3, 3, (4, 2))).astype(powers)
+        yield f"{kind} of {of} by 32, powers", Quantized(data, NarrowArray(exponents, of))
+        yield f"{kind} of {of} by 32, powers of its own type", Quantized(data, exponents.astype(of))
+        yield f"{kind} of {of} by 32", Quantized(data, np.abs(floats(rng, (4, 2), of)) + of.type(0.25))
+        wide = replace(data, lut=data.lut.astype(F32))
+        for divisor in (2.0**7, 2688.5):
+            every = quotients(np.float32(divisor)).reshape(1, 1, -1, 1)
+            scale = Palettized(rng.integers(1, 127, (4, 4)).astype(np.uint8), every)
+            last = None if of == F32 else of
+            yield f"{kind} of {of} by 16, two scales {divisor}", Quantized(wide, scale, None, None, last)
+            yield f"{kind} of {of} by 16 {divisor}", Quantized(wide, np.asarray(scale), None, None, last)
+            yield f"{kind} of {of} by 16, scales of {of} {divisor}", Quantized(data, np.asarray(scale).astype(of))
+        if len(entries) > 64:
+            table_ = (entries.astype(of) * of.type(0.75)).reshape(1, 1, -1, 1)
+            yield f"palettized {of}, all {kind} times one scale", Palettized(codes_, table_)
 
 
 def short_blocks(to: Shape) -> tuple[tuple[Shape, Shape], ...]:

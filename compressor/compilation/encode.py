@@ -35,6 +35,7 @@ from compressor.encodings import (
 from compressor.encodings import spec as spec_of
 from compressor.errors import DamageError
 from compressor.kernels import select
+from compressor.levelling import levelled
 from compressor.recognition import schemes
 from compressor.recognition.schemes import (
     Candidate,
@@ -65,6 +66,8 @@ def stored(legalize: Callable[[Encoding], Encoding], weight: Weight, choice: Cho
         if refusal.instead is None:
             raise InexactError(weight.name, encoding, refusal.reason) from refusal
         legal = refusal.instead
+    if choice.alike and isinstance(legal, Quantized) and isinstance(choice.legal, Quantized):
+        legal = levelled(legal, choice.legal)
     return replace(weight, encoding=map_arrays(_packed, legal))
 
 

@@ -46,6 +46,7 @@ class Choice:
     legal: the form's spec as the target stores it.
     rejected: the other forms, with reasons.
     rule: the pattern of the rule that held; empty for none.
+    alike: why it is stored in another form of the same value; empty where it is not.
     """
 
     finding: Finding
@@ -53,6 +54,7 @@ class Choice:
     legal: Encoding
     rejected: tuple[Rejected, ...] = ()
     rule: str = ""
+    alike: str = ""
 
     @property
     def name(self) -> str:
@@ -73,7 +75,7 @@ class Choice:
             encoding=name(self.legal),
             nbytes=nbytes(self.legal),
             dense_nbytes=self.finding.nbytes,
-            evidence="; ".join(filter(None, (self.form.evidence, self.finding.note, self._ruled))),
+            evidence="; ".join(filter(None, (self.form.evidence, self.finding.note, self._ruled, self.alike))),
             exact=not self.form.loss.changed,
             changed=self.form.loss.changed,
             rejected=tuple((one.encoding, one.reason) for one in self.rejected),

@@ -136,12 +136,18 @@ def planned(taken: Taken, asked: Request) -> Plan:
     failed, target = dict(taken.failed), taken.fitted.target
     while True:
         made = plan(taken.findings.values(), target, asked.pipeline, failed, ruled, shapes)
-        misfits = target.misfits({choice.name: choice.legal for choice in made.choices})
-        if not misfits:
-            return replace(made, notes=taken.fitted.model.notes)
+        found = target.together({choice.name: choice.legal for choice in made.choices})
+        if not found.misfits:
+            choices = tuple(_alike(choice, *found.alike.get(choice.name, ())) for choice in made.choices)
+            return replace(made, choices=choices, notes=(*taken.fitted.model.notes, *found.notes))
         for choice in made.choices:  # each time, some weight has a form less
-            if choice.name in misfits:
-                failed[choice.name] = {**failed.get(choice.name, {}), choice.form.spec: misfits[choice.name]}
+            if choice.name in found.misfits:
+                failed[choice.name] = {**failed.get(choice.name, {}), choice.form.spec: found.misfits[choice.name]}
+
+
+def _alike(choice: Choice, form: Encoding | None = None, why: str = "") -> Choice:
+    """The choice, stored in another form, if there is one, to be like others."""
+    return choice if form is None else replace(choice, legal=form, alike=why)
 
 
 def _again(taken: Taken, failures: Mapping[str, InexactError], asked: Request) -> dict[str, Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -54,6 +54,20 @@ class Fitted:
     model: Model
 
 
+@dataclass(frozen=True)
+class Together:
+    """The forms of all weights of a model beside each other; nothing where each weight is decoded by itself.
+
+    misfits: the weights that cannot have theirs beside those of the others, by name, with the reason.
+    alike: others of the same values, which some weights have because others have theirs, by name, with the reason.
+    notes: what there is to say of the model as a whole, once there are no misfits.
+    """
+
+    misfits: Mapping[str, str] = field(default_factory=dict)
+    alike: Mapping[str, tuple[Encoding, str]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
 class Layout(Protocol):
     """An artefact before its weights are there: those of a part are written one by one, in any order and process."""
 
@@ -95,11 +109,8 @@ class Target(Protocol):
     def legalize(self, encoding: Encoding) -> Encoding:
         """The encoding as the target holds it, of the same value; on specs and on data alike. Raises `Illegal`."""
 
-    def misfits(self, forms: Mapping[str, Encoding]) -> Mapping[str, str]:
-        """The weights that cannot have these forms beside those of the others, by name, with the reason.
-
-        forms: specs of all weights, by name.
-        """
+    def together(self, forms: Mapping[str, Encoding]) -> Together:
+        """What there is to say of these forms beside each other. forms: specs of all weights, by name."""
 
     def overhead(self, name: str, encoding: Encoding) -> Mapping[str, int]:
         """The bytes that a form of the weight `name` adds to an artefact beside those that it takes itself.

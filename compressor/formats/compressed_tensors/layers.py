@@ -1,28 +1,27 @@
 """The tensors of a quantized linear layer.
 
-    pack-quantized   weight_packed int32 [out, ceil(in * bits / 32)], weight_scale, weight_shape int64 [2]
-    int-quantized    weight int8 [out, in], weight_scale
+    pack-quantized      weight_packed int32 [out, ceil(in * bits / 32)], weight_scale, weight_shape int64 [2]
+    weight_scale        the weight's dtype: [out, 1] by channel, [out, groups] by group of inputs
+    weight_zero_point   of what is not symmetric, packed along the outputs: int32 [ceil(out * bits / 32), groups]
 
-    weight_scale        the weight's dtype: [1] by tensor, [out, 1] by channel, [out, groups], or [blocks, blocks]
-    weight_zero_point   of what is not symmetric: packed along the outputs, int32 [ceil(out * bits / 32), groups], by
-                        channel and group; int8 of the scale's shape elsewhere
+Codes are signed, and have 2 ** (bits - 1) added. Every row begins with a word of its own. For codes that are floats see
+`floats`.
 
-Codes are signed; packed ones have 2 ** (bits - 1) added. Every row begins with a word of its own.
+int-quantized, whose bytes are not packed, is not written: vLLM and SGLang load it with quantized activations alone.
 
 Source: the compressors of the compressed-tensors library, which are the reference of the layouts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from compressor import packing
 from compressor.arrays import (
     CODE_DTYPES,
-    INT8,
     Array,
     ArraySpec,
     DType,
@@ -31,100 +30,52 @@ from compressor.arrays import (
     PackedArray,
     Shape,
     bits,
+    is_float,
     to_bytes,
     widened,
 )
 from compressor.encodings import Dense, Palettized, Quantized, dtype, index_bits, plain, shape
+from compressor.formats.compressed_tensors import floats
+from compressor.formats.compressed_tensors.schemes import scheme
 
 INT32, INT64 = np.dtype(np.int32), np.dtype(np.int64)
-PACKED, INTEGERS = "pack-quantized", "int-quantized"
-_PACKED_ZERO_POINTS = ("channel", "group")
 _WORD = 32
 _COUNTED = (3, 5, 6, 7)
 
 Tensors = Mapping[str, tuple[DType, Shape]]
 
 
-@dataclass(frozen=True)
-class Scheme:
-    """How a layer is quantized.
-
-    format: `PACKED` or `INTEGERS`. bits: of a code. strategy: what has a scale: tensor, channel, group, block.
-    group: inputs of a group; None for others. block: outputs and inputs of a block; None for others.
-    symmetric: whether all zero points are 0.
-    """
-
-    format: str
-    bits: int
-    strategy: str
-    group: int | None
-    block: tuple[int, int] | None
-    symmetric: bool
-
-
-def scheme(encoding: Quantized) -> Scheme:
-    """That of a matrix whose zero points, if it has any, are those of its codes. Data are not looked at."""
-    (rows, columns), counts = shape(encoding.data), tuple(encoding.scale.shape)
-    width = index_bits(encoding.data.lut) if isinstance(encoding.data, Palettized) else bits(dtype(encoding.data))
-    # Without padding bytes are no larger, and other loaders have kernels for words alone.
-    stored = INTEGERS if width == 8 and columns % (_WORD // width) else PACKED
-    size = (rows // counts[0], columns // counts[1])
-    if counts == (1, 1):
-        strategy = "tensor"
-    elif counts[0] == rows:
-        strategy = "channel" if counts[1] == 1 else "group"
-    else:
-        strategy = "block"
-    return Scheme(
-        stored,
-        width,
-        strategy,
-        size[1] if strategy == "group" else None,
-        size if strategy == "block" else None,
-        encoding.zero_point is None,
-    )
-
-
 def tensors(prefix: str, encoding: Quantized) -> Tensors:
     """The tensors of a layer by full name: the dtype and shape of each."""
-    how, (rows, columns), counts = scheme(encoding), shape(encoding.data), tuple(encoding.scale.shape)
-    scale = (1,) if how.strategy == "tensor" else counts
-    made: dict[str, tuple[DType, Shape]] = {}
-    if how.format == INTEGERS:
-        made["weight"] = INT8, (rows, columns)
-    else:
-        made["weight_packed"] = INT32, (rows, _words(columns, how.bits))
-        made["weight_shape"] = INT64, (2,)
-    made["weight_scale"] = encoding.scale.dtype, scale
-    if not how.symmetric and how.format == PACKED and how.strategy in _PACKED_ZERO_POINTS:
-        made["weight_zero_point"] = INT32, (_words(rows, how.bits), scale[1])
-    elif not how.symmetric:
-        made["weight_zero_point"] = INT8, scale
-    return {prefix + name: tensor for name, tensor in made.items()}
+    made = floats.tensors(encoding) if is_float(dtype(encoding.data)) else _tensors(encoding)
+    return {prefix + name: (kind, size) for name, kind, size in made}
 
 
 def values(prefix: str, encoding: Quantized) -> Mapping[str, NDArray]:
     """The tensors of a layer with their elements, each C-contiguous."""
-    how, scale, whole = scheme(encoding), np.ascontiguousarray(encoding.scale), shape(encoding.data)
-    layout = tensors(prefix, encoding)
-    made: dict[str, NDArray] = {}
-    if isinstance(encoding.data, Palettized):
-        made["weight_packed"] = _counts(encoding.data.indices, how.bits)
-    elif how.format == INTEGERS:
-        made["weight"] = _integers(encoding.data.values)
-    else:
-        made["weight_packed"] = _packed(encoding.data.values, how.bits)
-    if how.format == PACKED:
-        made["weight_shape"] = np.array(whole, INT64)
-    made["weight_scale"] = scale.reshape(layout[f"{prefix}weight_scale"][1])
+    planned = tensors(prefix, encoding)
+    made = floats.values(encoding) if is_float(dtype(encoding.data)) else _values(encoding)
+    return {prefix + name: np.ascontiguousarray(array).reshape(planned[prefix + name][1]) for name, array in made}
+
+
+def _tensors(encoding: Quantized) -> Iterator[tuple[str, DType, Shape]]:
+    how, (rows, columns), counts = scheme(encoding), shape(encoding.data), tuple(encoding.scale.shape)
+    yield "weight_packed", INT32, (rows, _words(columns, how.bits))
+    yield "weight_shape", INT64, (2,)
+    yield "weight_scale", encoding.scale.dtype, counts
+    if not how.symmetric:
+        yield "weight_zero_point", INT32, (_words(rows, how.bits), counts[1])
+
+
+def _values(encoding: Quantized) -> Iterator[tuple[str, NDArray]]:
+    data, width = encoding.data, scheme(encoding).bits
+    packed = _counts(data.indices, width) if isinstance(data, Palettized) else _packed(data.values, width)
+    yield "weight_packed", packed
+    yield "weight_shape", np.array(shape(data), INT64)
+    yield "weight_scale", np.asarray(encoding.scale)
     if encoding.zero_point is not None:
-        zero_point = np.asarray(encoding.zero_point)
-        if layout[f"{prefix}weight_zero_point"][0] == INT32:
-            by_group = _unsigned(np.ascontiguousarray(zero_point.T), how.bits)
-            made["weight_zero_point"] = np.ascontiguousarray(_rows_of_words(by_group, how.bits).T)
-        else:
-            made["weight_zero_point"] = _integers(zero_point).reshape(layout[f"{prefix}weight_zero_point"][1])
-    return {prefix + name: array for name, array in made.items()}
+        by_group = _unsigned(np.ascontiguousarray(np.asarray(encoding.zero_point).T), width)
+        yield "weight_zero_point", _rows_of_words(by_group, width).T
 
 
 def _words(count: int, width: int) -> int:
@@ -170,11 +121,6 @@ def _unsigned(codes: NDArray, width: int) -> NDArray:
     return (codes.view(np.uint8) + np.uint8(1 << width - 1)) & np.uint8((1 << width) - 1)
 
 
-def _integers(codes: Array) -> NDArray:
-    """Signed codes as they are stored unpacked: int8."""
-    return np.ascontiguousarray(np.asarray(codes).astype(np.int8))
-
-
 def is_count(data: Palettized) -> bool:
     """Whether a table is that of all codes of 3, 5, 6 or 7 bits, the least one first: it says how many bits they take.
 
@@ -199,12 +145,11 @@ def legal(encoding: Quantized) -> Quantized:
             codes = replace(codes, lut=_signed(codes.lut, width))
         else:
             codes = Dense(_signed(codes.values, width))
-    made = Quantized(codes, scale, zero_point)
-    if scheme(made).strategy == "tensor" and scheme(made).format == PACKED:
-        # Loaders' kernels know scales by channel and by group.
-        counts = (shape(codes)[0], 1)
-        return Quantized(codes, _repeated(scale, counts), None if zero_point is None else _repeated(zero_point, counts))
-    return made
+    # Loaders' kernels know scales by channel and by group.
+    counts = (shape(codes)[0], scale.shape[1])
+    if tuple(scale.shape) == counts:
+        return Quantized(codes, scale, zero_point)
+    return Quantized(codes, _repeated(scale, counts), None if zero_point is None else _repeated(zero_point, counts))
 
 
 def why_not(encoding: Quantized) -> str:
@@ -231,6 +176,7 @@ def _zeros(like: Array, code: DType) -> Array:
 
 
 def _repeated(array: Array, to: Shape) -> Array:
+    """A parameter of blocks of several rows, for each row."""
     if isinstance(array, ArraySpec):
         return ArraySpec(to, array.dtype)
-    return np.ascontiguousarray(np.broadcast_to(np.asarray(array), to))
+    return np.repeat(np.asarray(array), to[0] // array.shape[0], axis=0)

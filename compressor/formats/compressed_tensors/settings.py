@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from compressor.formats.compressed_tensors.layers import Scheme
+from compressor.formats.compressed_tensors.schemes import Scheme
 
 MIXED = "mixed-precision"
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
@@ -50,14 +50,16 @@ def settings(schemes: Mapping[str, Scheme], dense: Iterable[str]) -> dict[str, A
 
 def _weights(scheme: Scheme) -> dict[str, Any]:
     block = {} if scheme.block is None else {"block_structure": list(scheme.block)}
+    scale = {} if scheme.scale is None else {"scale_dtype": scheme.scale}
     return {
         "num_bits": scheme.bits,
-        "type": "int",
+        "type": scheme.type,
         "symmetric": scheme.symmetric,
         "strategy": scheme.strategy,
         "group_size": scheme.group,
         "dynamic": False,
         **block,
+        **scale,
     }
 
 

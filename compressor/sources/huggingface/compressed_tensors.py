@@ -26,9 +26,10 @@ import numpy as np
 from compressor.arrays import BFLOAT16, INT8, UINT8, Array, MappedArray, NDArray, bits, is_float
 from compressor.encodings import Dense, Palettized
 from compressor.errors import CompressorError
+from compressor.formats import narrow_floats
+from compressor.formats.narrow_floats import E4M3, E8M0, WIDTHS
 from compressor.sources.huggingface import bitmask, floats
 from compressor.sources.huggingface.checkpoint import Checkpoint
-from compressor.sources.huggingface.floats import E4M3, E8M0, WIDTHS
 from compressor.sources.huggingface.layers import Layer, layers, report_unknown, unsupported
 from compressor.sources.huggingface.layouts import (
     FLOAT8,
@@ -44,7 +45,7 @@ from compressor.sources.huggingface.parts import QuantizedParts, zero_points
 from compressor.sources.huggingface.schemes import LayerScheme, schemes
 from compressor.weight import Weight
 
-INT32, FLOAT32 = np.dtype(np.int32), np.dtype(np.float32)
+INT32 = np.dtype(np.int32)
 POWERS = (UINT8, E8M0)
 """Types of the exponents of scales."""
 Layout = Callable[[int, int], int]
@@ -145,18 +146,14 @@ def _packed_floats(prefix: str, tensors: Mapping[str, MappedArray], declared: tu
         raise CompressorError(
             f"{packed.path}: {prefix}weight_packed holds codes of {WIDTHS[kind]} bits: config_groups says {scheme}."
         )
-    codes, values = floats.packed(packed, shape, kind), floats.table(kind)
+    codes, values = floats.packed(packed, shape, kind), narrow_floats.table(kind)
     if of_two:
         return Weight(f"{prefix}weight", floats.scaled(codes, values, floats.powers(scale, scale.shape, BFLOAT16)))
     assert whole is not None, "without one, scales are powers of two"
-    return Weight(f"{prefix}weight", floats.scaled(codes, values, _divided(scale, whole)), note=floats.ROUNDED_LAST)
-
-
-def _divided(scale: MappedArray, whole: MappedArray) -> Palettized:
-    """The scales of blocks, which one scale of all has multiplied: a table of all quotients."""
-    with np.errstate(divide="ignore", invalid="ignore"):  # by whatever the file has, and of some that are no numbers
-        quotients = floats.table(E4M3) / np.asarray(whole).astype(FLOAT32).reshape(())
-    return Palettized(replace(scale, dtype=UINT8), quotients.reshape(1, 1, -1, 1))
+    quotients = narrow_floats.quotients(np.asarray(whole)).reshape(1, 1, -1, 1)
+    scales = Palettized(replace(scale, dtype=UINT8), quotients)
+    # Its library multiplies in float32, and gives bfloat16 whatever the model computes in.
+    return Weight(f"{prefix}weight", floats.scaled(codes, values, scales, rounded=BFLOAT16))
 
 
 def _fitting(row: int, columns: int, bits: int) -> list[tuple[int, Layout]]:

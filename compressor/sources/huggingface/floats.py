@@ -5,18 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import ml_dtypes
 import numpy as np
 
 from compressor.arrays import STORED_DTYPES, UINT8, Array, DType, MappedArray, NarrowArray, NDArray, Shape
 from compressor.encodings import Palettized, Quantized
-
-E2M1, E2M3 = np.dtype(ml_dtypes.float4_e2m1fn), np.dtype(ml_dtypes.float6_e2m3fn)
-E4M3, E8M0 = STORED_DTYPES["float8_e4m3fn"], STORED_DTYPES["float8_e8m0fnu"]
-WIDTHS = {E2M1: 4, E2M3: 6}
-"""The bits of a code of less than 8 by what it stands for."""
-ROUNDED_LAST = "its library rounds codes times scales to 16 bits last; here they are float32, as they are multiplied"
-"""Of scales that 16 bits do not hold."""
+from compressor.formats.narrow_floats import E8M0, WIDTHS
 
 
 def scaled(
@@ -33,17 +26,6 @@ def scaled(
     rank = len(codes.shape)
     lut = values.astype(scale.dtype).reshape(*(1,) * rank, len(values), 1)
     return Quantized(Palettized(codes, lut), scale, None, block, rounded)
-
-
-def table(kind: DType) -> NDArray:
-    """All values of a type of at most 8 bits, by their codes: float32 `[K]`.
-
-    >>> table(E2M1)[:8].tolist()
-    [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
-    """
-    codes = np.arange(1 << WIDTHS.get(kind, 8), dtype=np.uint8)
-    with np.errstate(invalid="ignore"):  # some are no numbers
-        return codes.view(kind).astype(np.float32)
 
 
 def packed(array: MappedArray, shape: Shape, kind: DType) -> MappedArray:

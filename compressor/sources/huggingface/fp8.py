@@ -14,9 +14,9 @@ from typing import Any
 
 from compressor.arrays import BFLOAT16, UINT8, MappedArray, is_float
 from compressor.errors import CompressorError
+from compressor.formats.narrow_floats import E8M0
 from compressor.sources.huggingface import floats
 from compressor.sources.huggingface.checkpoint import CONFIG, Checkpoint
-from compressor.sources.huggingface.floats import E8M0
 from compressor.sources.huggingface.layers import Layer, report_unknown, unsupported
 from compressor.sources.huggingface.layouts import FLOAT8
 from compressor.sources.huggingface.parts import QuantizedParts

@@ -14,10 +14,10 @@ from functools import partial
 import numpy as np
 
 from compressor.arrays import BFLOAT16, UINT8, MappedArray, NarrowArray, NDArray, Shape
+from compressor.formats.narrow_floats import E2M1, E8M0, table
 from compressor.packing import unpack
 from compressor.sources.huggingface import floats
 from compressor.sources.huggingface.checkpoint import Checkpoint
-from compressor.sources.huggingface.floats import E2M1, E8M0
 from compressor.sources.huggingface.layers import Layer, report_unknown, unsupported
 from compressor.sources.huggingface.layouts import computed, expect
 from compressor.weight import Weight
@@ -50,7 +50,7 @@ def _weight(name: str, blocks: MappedArray, scales: MappedArray) -> Weight:
     *experts, out, groups, _ = blocks.shape
     codes = computed((*experts, groups * _BLOCK, out), UINT8, partial(_codes, (*experts, out, groups * _BLOCK)), blocks)
     exponents = computed((*experts, groups, out), E8M0, _exponents, scales)
-    return Weight(name, floats.scaled(codes, floats.table(E2M1), NarrowArray(exponents, BFLOAT16)))
+    return Weight(name, floats.scaled(codes, table(E2M1), NarrowArray(exponents, BFLOAT16)))
 
 
 def _codes(shape: Shape, blocks: NDArray) -> NDArray:

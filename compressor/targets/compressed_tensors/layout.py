@@ -11,6 +11,7 @@ from typing import Any
 from compressor.encodings import Encoding, Quantized, dtype, is_encoded, shape
 from compressor.formats import safetensors
 from compressor.formats.compressed_tensors import layers
+from compressor.formats.compressed_tensors.schemes import scheme
 from compressor.formats.compressed_tensors.settings import settings
 from compressor.formats.places import why_not
 from compressor.sources.huggingface import weights
@@ -118,11 +119,11 @@ def _config(config: Mapping[str, Any], specs: Mapping[str, Encoding]) -> dict[st
     plain = {key: value for key, value in config.items() if key not in QUANTIZATION}
     if isinstance(text, Mapping):
         plain["text_config"] = {key: value for key, value in text.items() if key not in QUANTIZATION}
-    schemes = {name: layers.scheme(spec) for name, spec in specs.items() if isinstance(spec, Quantized)}
+    schemes = {name: scheme(spec) for name, spec in specs.items() if isinstance(spec, Quantized)}
     if not schemes:
         return plain
     dense = (name for name, spec in specs.items() if name not in schemes and fit.is_layer(name, shape(spec)))
-    named = {name.removesuffix(fit.WEIGHT): scheme for name, scheme in schemes.items()}
+    named = {name.removesuffix(fit.WEIGHT): how for name, how in schemes.items()}
     return {**plain, "quantization_config": settings(named, (name.removesuffix(fit.WEIGHT) for name in dense))}
 
 

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compressor.arrays import INT8, UINT8, DType, MappedArray, NDArray, Shape, in_blocks, to_bytes
+from compressor.arrays import UINT8, DType, MappedArray, NDArray, Shape, in_blocks, to_bytes
 from compressor.encodings import Encoding, Quantized, decode
 from compressor.errors import CompressorError
 from compressor.formats import safetensors
 from compressor.formats.compressed_tensors import layers
 from compressor.formats.layout import FileLayout, Part, Piece, Place
+from compressor.formats.narrow_floats import E4M3
 
 
 @dataclass(frozen=True)
@@ -168,4 +169,4 @@ def shard_layout(file: str, tensors: Mapping[str, Tensor], metadata: Mapping[str
 
 def _is_coded(tensor: Tensor) -> bool:
     """Whether a tensor that is called as its weight has its codes alone."""
-    return tensor.source is None and tensor.dtype == INT8
+    return tensor.source is None and tensor.dtype == E4M3

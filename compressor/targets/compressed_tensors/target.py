@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from compressor.arrays import is_float, stored_type
@@ -26,8 +26,9 @@ from compressor.formats.compressed_tensors import layers
 from compressor.model import Model
 from compressor.sources import huggingface, safetensors
 from compressor.sources.huggingface import checkpoint
-from compressor.targets import Asked, Fitted, Illegal
-from compressor.targets.compressed_tensors import NAME, fit
+from compressor.sources.huggingface import weights as stored
+from compressor.targets import Asked, Fitted, Illegal, Together
+from compressor.targets.compressed_tensors import NAME, fit, floats, fused
 from compressor.targets.compressed_tensors.layout import METHOD, layout, method, others
 from compressor.targets.compressed_tensors.parts import FolderLayout
 from compressor.targets.session import Session
@@ -38,12 +39,16 @@ HEADER_NBYTES = 70
 
 @dataclass(frozen=True)
 class CompressedTensors:
-    """Folders for vLLM, SGLang and transformers."""
+    """Folders for vLLM, SGLang and transformers.
+
+    own: the weights of the folder that it is fitted to which are stored in this format already, by name.
+    """
 
     name: str = NAME
     summary: str = "folders of Hugging Face for vLLM, SGLang and transformers"
     needs_graph: bool = False
     packs_codes: bool = True
+    own: frozenset[str] = field(default=frozenset(), compare=False)
 
     def fit(self, model: Model, asked: Asked) -> Fitted:  # noqa: ARG002 - it asks nothing
         if model.graph is not None or not checkpoint.is_folder(model.path):
@@ -60,14 +65,16 @@ class CompressedTensors:
         left = others(opened)
         weights = fit.fitted(tuple(model.weights), opened)
         notes = (*model.notes, *left.notes)
-        return Fitted(self, replace(model, weights=weights, notes=notes, files=(*model.files, *left.files)))
+        own = frozenset(stored.read(opened).parts) if method(opened) == METHOD else frozenset()
+        model = replace(model, weights=weights, notes=notes, files=(*model.files, *left.files))
+        return Fitted(replace(self, own=own), model)
 
     def legalize(self, encoding: Encoding) -> Encoding:
         match encoding:
             case Sparse():
                 raise Illegal("the format has no sparse weights that loaders still read")
             case Palettized():
-                raise Illegal("the format has no tables")
+                raise Illegal("the format has no tables", floats.by_tensor(encoding))
             case Concatenated():
                 raise Illegal("a layer has one scheme in the format")
             case Dense(values) if stored_type(values) != values.dtype:
@@ -76,16 +83,8 @@ class CompressedTensors:
                 return _legal(encoding)
         return encoding
 
-    def misfits(self, forms: Mapping[str, Encoding]) -> Mapping[str, str]:
-        experts = {name: form for name, form in forms.items() if fit.is_expert(name, shape(form))}
-        coded = {name: layers.scheme(form) for name, form in experts.items() if isinstance(form, Quantized)}
-        schemes = set(coded.values())
-        if len(schemes) == 1 and len(coded) == len(experts) and next(iter(schemes)).symmetric:
-            return {}
-        told = "others stay dense" if len(coded) < len(experts) else f"they have {len(schemes)} schemes"
-        told = "they have zero points" if len(schemes) == 1 and len(coded) == len(experts) else told
-        reason = f"loaders take all experts in one scheme without zero points, and {told}"
-        return dict.fromkeys(coded, reason)
+    def together(self, forms: Mapping[str, Encoding]) -> Together:
+        return fused.together(forms, self.own)
 
     def overhead(self, name: str, encoding: Encoding) -> Mapping[str, int]:
         if not isinstance(encoding, Quantized):
@@ -125,12 +124,12 @@ def _legal(encoding: Quantized) -> Quantized:
     data = encoding.data
     if len(shape(data)) != 2:
         raise Illegal("the format has matrices alone")
-    if encoding.rounded is not None:
-        raise Illegal(f"loaders multiply in the type of the scales, and round nothing to {encoding.rounded} afterwards")
-    if encoding.block is not None:
-        raise Illegal("the format has no groups that end short")
     if is_float(dtype(data)):
-        raise Illegal("floats under a scale are not written in this format: integer codes are")
+        return floats.legal(encoding)
+    if encoding.rounded is not None:
+        raise Illegal(floats.rounds_last(encoding.rounded))
+    if encoding.block is not None:
+        raise Illegal("the format has no groups of integers that end short")
     tables = isinstance(data, Palettized) and not layers.is_count(data)
     codes = Dense(plain(data)) if isinstance(data, Palettized) and tables else data
     legal = layers.legal(replace(encoding, data=codes))

@@ -17,7 +17,7 @@ from compressor.formats.coreml.importing import coremltools, messages
 from compressor.formats.coreml.skeleton import Skeleton
 from compressor.formats.layout import FileLayout
 from compressor.model import Model
-from compressor.targets import Asked, Fitted, Illegal
+from compressor.targets import Asked, Fitted, Illegal, Together
 from compressor.targets.coreml import PACKAGE, legality
 from compressor.targets.coreml.request import Input, Options, Request, Size
 from compressor.targets.coreml.upgrading import upgrade
@@ -57,8 +57,8 @@ class CoreML:
             raise Illegal(reason)
         return legality.legalize(encoding, self.version)
 
-    def misfits(self, forms: Mapping[str, Encoding]) -> Mapping[str, str]:  # noqa: ARG002 - each is decoded by itself
-        return {}
+    def together(self, forms: Mapping[str, Encoding]) -> Together:  # noqa: ARG002 - each is decoded by itself
+        return Together()
 
     def overhead(self, name: str, encoding: Encoding) -> Mapping[str, int]:
         dense = Dense(ArraySpec(shape(encoding), dtype(encoding)))

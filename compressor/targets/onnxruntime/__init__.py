@@ -16,7 +16,7 @@ from compressor.formats.onnx import assembly, copying, decoding, dtypes, functio
 from compressor.formats.onnx.lowered import shared
 from compressor.formats.onnx.quantized import Form, is_linear
 from compressor.model import Model
-from compressor.targets import Asked, Fitted, Illegal
+from compressor.targets import Asked, Fitted, Illegal, Together
 from compressor.targets.onnxruntime import computing, opsets
 from compressor.targets.onnxruntime.layout import layout
 from compressor.targets.onnxruntime.session import load
@@ -109,8 +109,8 @@ class OnnxRuntime:
             raise Illegal(reason, instead if decoding.needs_opset(instead) < oldest else None)
         return encoding
 
-    def misfits(self, forms: Mapping[str, Encoding]) -> Mapping[str, str]:  # noqa: ARG002 - each is decoded by itself
-        return {}
+    def together(self, forms: Mapping[str, Encoding]) -> Together:  # noqa: ARG002 - each is decoded by itself
+        return Together()
 
     def overhead(self, name: str, encoding: Encoding) -> Mapping[str, int]:
         opset = max(self.facts.opset, decoding.needs_opset(encoding))

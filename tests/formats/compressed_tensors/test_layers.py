@@ -14,6 +14,7 @@ from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, NDArray, PackedArray
 from compressor.encodings import Dense, Palettized, Quantized, decode, map_arrays
 from compressor.formats.compressed_tensors import layers
+from compressor.formats.compressed_tensors import schemes as named
 from compressor.packing import pack
 from tests.formats.compressed_tensors.decompressed import array
 
@@ -45,9 +46,10 @@ def quantized(shape: tuple[int, int], code: str, counts: tuple[int, int], kind: 
 
 
 def scheme(encoding: Quantized) -> QuantizationScheme:
-    how = layers.scheme(encoding)
+    how = named.scheme(encoding)
     given = {
         "num_bits": how.bits,
+        "type": how.type,
         "symmetric": how.symmetric,
         "strategy": how.strategy,
         "group_size": how.group,
@@ -57,7 +59,7 @@ def scheme(encoding: Quantized) -> QuantizationScheme:
 
 
 def compressor(encoding: Quantized) -> Any:
-    return BaseCompressor.get_value_from_registry(layers.scheme(encoding).format)
+    return BaseCompressor.get_value_from_registry(named.scheme(encoding).format)
 
 
 def reference(encoding: Quantized) -> dict[str, Any]:
@@ -65,8 +67,6 @@ def reference(encoding: Quantized) -> dict[str, Any]:
     state = {"weight": tensor(decode(encoding)), "weight_scale": tensor(np.asarray(encoding.scale))}
     if encoding.zero_point is not None:
         state["weight_zero_point"] = torch.from_numpy(np.asarray(encoding.zero_point).astype(np.int8))
-    if layers.scheme(encoding).strategy == "tensor":
-        state |= {name: one.reshape(1) for name, one in state.items() if name != "weight"}
     return dict(compressor(encoding).compress(state, scheme(encoding)))
 
 
@@ -111,7 +111,7 @@ def test_codes_of_any_number_of_bits(width: int, shape: tuple[int, int], asymmet
         assert layers.is_count(encoding.data)
         made = layers.legal(encoding)
         np.testing.assert_array_equal(decode(made), decode(encoding))
-        assert layers.scheme(made).bits == width
+        assert named.scheme(made).bits == width
         expected = reference(made)
         packed = map_arrays(lambda a, w: PackedArray(pack(a, w), a.shape, a.dtype, w) if w < 8 else a, made)
         for stored in (made, packed):
@@ -144,8 +144,17 @@ def test_codes_that_are_packed_already_are_not_unpacked(monkeypatch) -> None:
     np.testing.assert_array_equal(layers.values("", Quantized(packed, encoding.scale))["weight_packed"], plain)
 
 
-def test_bytes_in_rows_that_fill_no_words_take_no_more() -> None:
-    ragged = quantized((5, 33), "int8", (5, 1), "float32", asymmetric=False)
-    assert layers.scheme(ragged).format == "int-quantized"
-    whole = quantized((5, 36), "int8", (5, 1), "float32", asymmetric=False)
-    assert layers.scheme(whole).format == "pack-quantized"
+def test_bytes_fill_words_too() -> None:
+    """VLLM and SGLang load bytes that are not packed with quantized activations alone."""
+    ragged = layers.legal(quantized((5, 33), "int8", (5, 1), "float32", asymmetric=False))
+    assert named.scheme(ragged).format == "pack-quantized"
+    assert layers.values("", ragged)["weight_packed"].shape == (5, 9)
+
+
+@pytest.mark.parametrize("counts", [(1, 1), (2, 1), (4, 3)])
+def test_blocks_of_rows_are_groups_of_each_row(counts: tuple[int, int]) -> None:
+    """VLLM has no kernel for integers in blocks."""
+    encoding = quantized((8, 96), "uint4", counts, "bfloat16", asymmetric=True)
+    made = layers.legal(encoding)
+    assert named.scheme(made).strategy == ("channel" if counts[1] == 1 else "group")
+    np.testing.assert_array_equal(decode(made), decode(encoding))

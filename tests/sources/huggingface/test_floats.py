@@ -98,11 +98,8 @@ def test_compressed_tensors(form: str, dtype: torch.dtype, tmp_path: Path) -> No
         assert nbytes(encoding) * 8 / np.prod(SHAPE) == pytest.approx(bits, abs=0.2)
     values = decode(encoding)
     if form == "nvfp4-pack-quantized":  # two scales, whose quotient is float32
-        assert values.dtype == np.float32
-        assert "rounds codes times scales to 16 bits last" in weight.note
-        values = values.astype(BFLOAT16)
-    else:
-        assert weight.note == ""
+        assert (encoding.scale.dtype, encoding.rounded) == (np.float32, BFLOAT16)
+    assert weight.note == ""
     assert same(values, numpy(expected))
     assert decoding.needs_opset(encoding) <= 24
 

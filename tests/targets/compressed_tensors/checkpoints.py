@@ -48,7 +48,37 @@ class Grid:
         return values
 
 
-Rule = Callable[[str], Grid | None]
+@dataclass(frozen=True)
+class Floats:
+    """Floats of few bits under a scale. bits: 8 or 4. block: the outputs and inputs of a scale; 0 for all of them.
+    unit: of the scales of 16 inputs, which are floats of 8 bits times it; 0 for powers of two.
+    """
+
+    bits: int
+    block: tuple[int, int] = (0, 0)
+    unit: float = 0.0
+
+    def of(self, weight: torch.Tensor) -> torch.Tensor:
+        """The nearest of these values, in the weight's own type."""
+        *_, rows, columns = weight.shape
+        high, wide = self.block[0] or rows, self.block[1] or columns
+        by_block = weight.float().reshape(-1, rows // high, high, columns // wide, wide)
+        largest = by_block.abs().amax((2, 4), keepdim=True)
+        if self.bits == 8:
+            scale = (largest / 448).to(weight.dtype).float()
+            values = (by_block / scale).clamp(-448, 448).to(torch.float8_e4m3fn).float()
+        else:
+            entries = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+            entries = torch.cat([-entries.flip(0)[:-1], entries])
+            scale = torch.exp2(torch.ceil(torch.log2(largest / 6)))
+            if self.unit:
+                scale = (largest / 6 / self.unit).to(torch.float8_e4m3fn).float().clamp(min=2**-9) * self.unit
+            values = entries[((by_block / scale)[..., None] - entries).abs().argmin(-1)]
+        made: torch.Tensor = (values * scale).to(weight.dtype).reshape(weight.shape)
+        return made
+
+
+Rule = Callable[[str], Grid | Floats | None]
 """What the weight of that name lies on."""
 
 

@@ -17,7 +17,7 @@ from compressor.compilation.manifest import Manifest
 from tests.formats.compressed_tensors import decompressed
 from tests.sources.huggingface import folders
 from tests.targets.compressed_tensors import checkpoints
-from tests.targets.compressed_tensors.checkpoints import Grid
+from tests.targets.compressed_tensors.checkpoints import Floats, Grid
 
 TARGET = "compressed-tensors"
 RANDOM = np.random.default_rng(0)
@@ -76,6 +76,40 @@ def test_transformers_computes_the_same(kind: str, grid: str, tmp_path: Path) ->
         assert torch.equal(loaded.get_parameter(name), weight), name
 
 
+FLOATS = {
+    "8 bits by tensor": (Floats(8), "float-quantized"),
+    "8 bits by channel": (Floats(8, (1, 0)), "float-quantized"),
+    "8 bits by group": (Floats(8, (1, 64)), "float-quantized"),
+    "8 bits by block": (Floats(8, (64, 64)), "float-quantized"),
+    "4 bits by 32, powers of two": (Floats(4, (1, 32)), "mxfp4-pack-quantized"),
+    "4 bits by 16, two scales": (Floats(4, (1, 16), 2.0**-10), "nvfp4-pack-quantized"),
+}
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+@pytest.mark.parametrize("form", FLOATS)
+def test_transformers_computes_the_same_of_floats(kind: str, form: str, tmp_path: Path) -> None:
+    values, told = FLOATS[form]
+    sizes = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1}
+    model = checkpoints.saved(tmp_path / "source", kind, lambda _: values, shard="1GB", **sizes)
+    made = compressed(tmp_path / "source", tmp_path / "out")
+    layers = [one for one in made.weights if one.encoding.startswith("scaled")]
+    groups = said(tmp_path / "out")["config_groups"].values()
+    if told == "nvfp4-pack-quantized":  # of layers that are fused, whose scales would be one
+        assert len(layers) == (2 if kind == "llama" else 4)
+        assert {group["format"] for group in groups} == {"pack-quantized", told}
+    else:
+        assert len(layers) == 7
+        assert {group["format"] for group in groups} == {told}
+    check_same(tmp_path / "source", tmp_path / "out")
+    loaded = checkpoints.loaded(tmp_path / "out", kind)
+    assert torch.equal(checkpoints.logits(loaded), checkpoints.logits(model))
+    for name, weight in model.named_parameters():
+        assert torch.equal(loaded.get_parameter(name), weight), name
+    again = compressed(tmp_path / "out", tmp_path / "again")
+    assert {file.sha256 for file in again.files} == {file.sha256 for file in made.files}
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_every_type_of_floats(dtype: torch.dtype, tmp_path: Path) -> None:
     model = checkpoints.saved(tmp_path / "source", "llama", lambda _: Grid(4, 32), dtype)
@@ -95,19 +129,30 @@ def test_experts(part: str, count: int, tmp_path: Path) -> None:
     assert torch.equal(checkpoints.logits(loaded), checkpoints.logits(model))
 
 
-def test_experts_that_differ_stay_dense_together(tmp_path: Path) -> None:
+def test_experts_that_differ_have_one_scheme_that_holds_all(tmp_path: Path) -> None:
     tensors = {f"model.layers.{n // 2}.mlp.experts.{n % 2}.up_proj.weight": grid(64, 64) for n in range(4)}
     tensors["model.layers.1.self_attn.q_proj.weight"] = grid(64, 64)
-    two = {**tensors, "model.layers.1.mlp.experts.1.up_proj.weight": grid(64, 64, bits=8)}
-    some = {**tensors, "model.layers.1.mlp.experts.1.up_proj.weight": RANDOM.random((64, 64)).astype(np.float32)}
-    for number, (given, why) in enumerate([(two, "they have 2 schemes"), (some, "others stay dense")]):
-        made = compressed(folders.dense(tmp_path / f"{number}", given), tmp_path / f"out{number}")
-        assert [name for name, form in stored(made).items() if form != "dense"] == [
-            "model.layers.1.self_attn.q_proj.weight"
-        ]
-        refused = dict(next(one for one in made.weights if "experts.0" in one.name).rejected)
-        assert refused["int4"] == f"loaders take all experts in one scheme without zero points, and {why}"
-        check_same(tmp_path / f"{number}", tmp_path / f"out{number}")
+    tensors["model.layers.1.mlp.experts.1.up_proj.weight"] = grid(64, 64, bits=8)
+    made = compressed(folders.dense(tmp_path / "source", tensors), tmp_path / "out")
+    assert {name: form for name, form in stored(made).items() if form != "int8"} == {
+        "model.layers.1.self_attn.q_proj.weight": "int4"
+    }
+    told = "stored as the others are: loaders take all experts in one scheme without zero points"
+    assert next(one.evidence for one in made.weights if "0.mlp" in one.name).endswith(told)
+    check_same(tmp_path / "source", tmp_path / "out")
+
+
+def test_experts_beside_dense_ones_stay_dense(tmp_path: Path) -> None:
+    tensors = {f"model.layers.{n // 2}.mlp.experts.{n % 2}.up_proj.weight": grid(64, 64) for n in range(4)}
+    tensors["model.layers.1.self_attn.q_proj.weight"] = grid(64, 64)
+    tensors["model.layers.1.mlp.experts.1.up_proj.weight"] = RANDOM.random((64, 64)).astype(np.float32)
+    made = compressed(folders.dense(tmp_path / "source", tensors), tmp_path / "out")
+    coded = [name for name, form in stored(made).items() if form != "dense"]
+    assert coded == ["model.layers.1.self_attn.q_proj.weight"]
+    refused = dict(next(one for one in made.weights if "experts.0" in one.name).rejected)
+    told = "loaders take all experts in one scheme without zero points, and others stay dense"
+    assert refused["int4"] == told
+    check_same(tmp_path / "source", tmp_path / "out")
 
 
 @pytest.mark.filterwarnings("ignore:You passed `quantization_config`")
@@ -230,6 +275,15 @@ def test_what_the_format_does_not_have_is_refused_with_the_reason(tmp_path: Path
     }
     assert "layers.1.up" not in said(tmp_path / "out")["ignore"]
     check_same(tmp_path / "source", tmp_path / "out")
+
+
+def test_the_library_has_no_sparse_weights_any_more() -> None:
+    """Which is why they stay dense: it names the formats, and writes and reads none of them."""
+    from compressed_tensors.compressors import BaseCompressor
+
+    known = BaseCompressor.registered_names()
+    assert "pack-quantized" in known
+    assert not {"sparse-bitmask", "sparse-24-bitmask", "marlin-24"} & {*known}
 
 
 def test_a_type_that_the_model_is_not_loaded_in_would_round_scales(tmp_path: Path) -> None:

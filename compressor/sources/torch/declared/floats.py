@@ -18,9 +18,10 @@ import torch
 
 from compressor.arrays import DType, NarrowArray, NDArray
 from compressor.encodings import Dense, Palettized, Quantized
+from compressor.formats.narrow_floats import E2M1, E4M3, E8M0, table
 from compressor.packing import unpack
 from compressor.sources.huggingface import floats
-from compressor.sources.huggingface.floats import E2M1, E4M3, E8M0, is_narrow
+from compressor.sources.huggingface.floats import is_narrow
 from compressor.sources.torch.declared.claims import numbers
 from compressor.sources.torch.declared.recover import ContradictionError, by_block
 
@@ -48,7 +49,7 @@ def _mx(tensor: Any, values: NDArray) -> Quantized:
     exponents = by_block("scale", _of_8_bits(tensor.scale, E8M0), values.shape)
     scale = NarrowArray(exponents, values.dtype)
     if "float4" in str(tensor.elem_dtype):
-        return floats.scaled(_of_4_bits(tensor.qdata, values), floats.table(E2M1), scale)
+        return floats.scaled(_of_4_bits(tensor.qdata, values), table(E2M1), scale)
     return Quantized(Dense(NarrowArray(_of_8_bits(tensor.qdata), values.dtype)), scale)
 
 
@@ -60,7 +61,7 @@ def _nvfp4(tensor: Any, values: NDArray) -> Quantized:
     whole = tensor.per_tensor_scale
     both = stored.astype(np.float32) if whole is None else numbers(whole) * stored.astype(np.float32)
     scale = NarrowArray(stored, values.dtype) if whole is None else _own(both, values.dtype)
-    return floats.scaled(_of_4_bits(tensor.qdata, values), floats.table(E2M1), scale)
+    return floats.scaled(_of_4_bits(tensor.qdata, values), table(E2M1), scale)
 
 
 def _codebook(tensor: Any, values: NDArray) -> Palettized:
