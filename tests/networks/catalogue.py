@@ -61,6 +61,7 @@ _MAGIKA = Package("magika", "1.0.3", "3e9b49134e8116ee40b431664dcbed9e199413efdd
 _MICROFORMER = Package("microformer-mgm", "0.5.8", "210891685565022ea869e88a7452769dc6fbe3f699d2a133e15338d1e30eb92b")
 _NUDENET = Package("nudenet", "3.4.2", "5937dbd84e5d8e5de038f08ffea5a1bb50a08475776bf2b4795914ce0eaf0331")
 _ONNX_ASR = Package("onnx-asr", "0.12.0", "5e7ceca454609819ea7833f61e2302e0c8f6ece4f8a78b66c5daba53cb51de4a")
+_PIPECAT = Package("pipecat-ai", "1.14.0", "0352f504b44e78bdf524e45af4bc759601c835b9b7dc195efe5e03384b974a44")
 _RAPIDOCR = Package("rapidocr-onnxruntime", "1.4.4", "971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf")
 _SILERO = Package("silero-vad", "6.2.3", "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8")
 
@@ -101,6 +102,9 @@ NETWORKS: Mapping[str, Network] = {
         _BRAINMAZE,
         "brainmaze_eeg_models/spindles/_models/spindle-detector-eeg.onnx",
         {"raw_signal": (1, 1, 7500), "spectrogram": (1, 15, 7500)},
+    ),
+    "end of a turn (int8, statically quantized)": Network(
+        _PIPECAT, "pipecat/audio/turn/smart_turn/data/smart-turn-v3.2-cpu.onnx", {"input_features": (1, 80, 800)}
     ),
     "Khmer words (external data)": Network(_KHMERSM, "khmersm/model.onnx", {"x": (1, 16), "mask": (1, 16)}, most=20),
 }

@@ -124,7 +124,8 @@ def _gather_nd(x, indices, batch_dims=0, validate_indices=False):
     return np.stack([_gather_nd(one, place, batch_dims - 1) for one, place in zip(x, indices, strict=True)])
 
 
-def _dequantize(input, scale, zero_point, axis=None):  # noqa: A002 - the operator calls it that
+def _dequantize(input, scale, zero_point=None, axis=None):  # noqa: A002 - the operator calls it that
+    zero_point = np.zeros_like(scale) if zero_point is None else zero_point
     if axis is not None:
         dims = [-1 if place == axis else 1 for place in range(input.ndim)]
         scale, zero_point = scale.reshape(dims), zero_point.reshape(dims)
