@@ -14,7 +14,7 @@ from compressor.errors import CompressorError, line, unknown
 from compressor.formats import places
 from compressor.formats.coreml.package import MANIFEST
 from compressor.formats.wire import WireError
-from compressor.sources.coreml import UNREADABLE
+from compressor.sources import check_readable
 from compressor.sources.onnx import TRACED, place
 
 _ACCOUNTANTS: Sequence[ModuleType] = (gguf, onnx, safetensors, torch)
@@ -80,8 +80,7 @@ def _file(path: Path) -> Found:
             found = Found(path.parent)
             _claimed(module.claim, path, found)
             return found
-    if path.suffix.lower() in UNREADABLE:
-        raise CompressorError(f"{path}: {UNREADABLE[path.suffix.lower()]}")
+    check_readable(path)
     suffixes = {suffix for module in _ACCOUNTANTS for suffix in module.SUFFIXES}
     raise unknown("kind of model file", path.suffix or path.name, {*suffixes, _PACKAGE})
 

@@ -164,15 +164,24 @@ def _found(path: Path) -> tuple[Source, Path]:
             file = path / f"model{suffix}" if path.is_dir() else path
             if file.suffix.lower() == suffix and (file.exists() or not path.is_dir()):
                 return source, file
-    for module in _modules("UNREADABLE"):
-        if path.suffix.lower() in module.UNREADABLE:
-            raise CompressorError(f"{path}: {module.UNREADABLE[path.suffix.lower()]}")
+    check_readable(path)
     if exporter(path) is not None:
         raise CompressorError(f"{path}: has no ONNX graph yet; first run `compressor export {path} DIRECTORY`.")
     if path.is_dir():
         names = " or ".join(f"model{suffix}" for module in _modules("read") for suffix in module.SUFFIXES)
         raise CompressorError(f"{path}: a directory without {names}; expected an exported directory or a model file.")
     raise unknown_kind(path)
+
+
+def check_readable(path: Path) -> None:
+    """That a file is not of a format of which it is known what to do instead.
+
+    Raises:
+        CompressorError: it is, with what to do.
+    """
+    for module in _modules("UNREADABLE"):
+        if path.suffix.lower() in module.UNREADABLE:
+            raise CompressorError(f"{path}: {module.UNREADABLE[path.suffix.lower()]}")
 
 
 def unknown_kind(path: Path) -> UsageError:

@@ -83,7 +83,7 @@ def of_report(report: Report) -> dict[str, list[Portrait]]:
     found = {}
     for variant in here:
         assert variant.manifest is not None
-        weights = {weight.name: weight for weight in sources.read(variant.path).weights}
+        weights = {weight.name: weight for weight in sources.weights(variant.path).weights}
         looked_at = [facts for facts in chosen(variant.manifest.weights, most) if facts.name in weights]
         drawn = (portrait(facts, weights[facts.name]) for facts in looked_at)
         found[variant.name] = [one for one in drawn if one is not None]

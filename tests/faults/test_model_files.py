@@ -33,6 +33,23 @@ def test_a_file_that_is_no_model(content: bytes) -> None:
     refused("compress", "m.onnx", "out", status=1, says="m.onnx: not an ONNX model")
 
 
+@pytest.mark.parametrize("command", ["compress", "detect", "inspect", "export", "explain"])
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        (
+            "m.tflite",
+            "m.tflite: a model of TensorFlow Lite: give the ONNX file that `python -m tf2onnx.convert --tflite",
+        ),
+        ("m.KERAS", "m.KERAS: a model of Keras: give the ONNX file that"),
+        ("m.ort", "m.ort: a model in ONNX Runtime's own format: give the ONNX file that it was made of."),
+    ],
+)
+def test_a_format_that_becomes_onnx_by_others(command: str, name: str, says: str) -> None:
+    Path(name).write_bytes(b"TFL3")
+    refused(command, name, *(["out"] if command in {"compress", "export"} else []), status=1, says=says)
+
+
 def loads(path: Path) -> bool:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4

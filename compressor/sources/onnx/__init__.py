@@ -23,6 +23,19 @@ if TYPE_CHECKING:
 
 SUFFIXES: tuple[str, ...] = (".onnx",)
 
+_TO_ONNX = "give the ONNX file that `python -m tf2onnx.convert"
+UNREADABLE = {
+    ".tflite": f"a model of TensorFlow Lite: {_TO_ONNX} --tflite FILE --output model.onnx` writes.",
+    ".pb": f"a graph of TensorFlow: {_TO_ONNX} --saved-model FOLDER --output model.onnx` writes.",
+    **dict.fromkeys(
+        (".keras", ".h5"),
+        "a model of Keras: give the ONNX file that `model.export('model.onnx', format='onnx')` writes.",
+    ),
+    ".pdmodel": "a model of Paddle: give the ONNX file that `paddle2onnx` writes.",
+    ".ort": "a model in ONNX Runtime's own format: give the ONNX file that it was made of.",
+}
+"""What to do with files of other formats that become ONNX, by their suffix."""
+
 TRACED = "model.traced.pt"
 """The same module, traced by torch, where it was exported from there."""
 
