@@ -37,7 +37,7 @@ def shortened(outcome: Outcome) -> Outcome:
     word, _, reason = outcome.partition(": ")
     if word != REFUSED:
         return outcome
-    nodes = re.search(r"Core ML has no form for \d+ nodes: (.*?)\. (?:Export|Axes)", reason)
+    nodes = re.search(r"Core ML has no form for \d+ nodes?: (.*?)\. (?:Export|Axes)", reason)
     if nodes is None:
         return f"{REFUSED}: {_general(reason)}"
     return f"{REFUSED}: {re.sub(r'number [0-9]+', 'node', nodes[1])}"

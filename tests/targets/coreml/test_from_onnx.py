@@ -439,6 +439,26 @@ def test_quantized_activations_from_ios17_on():
     ]
 
 
+def cut(kind):
+    """As a quantizer of 3 bits writes its codes."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("Clip", ["q", "low", "high"], ["c"]),
+        helper.make_node("DequantizeLinear", ["c", "s", "z"], ["y"]),
+    ]
+    values = {"s": np.float32(0.02), "z": kind(0), "low": kind(0), "high": kind(7)}
+    tensors = [numpy_helper.from_array(np.array(value), name) for name, value in values.items()]
+    return build(nodes, [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3, 4])], ["y"], tensors, 21)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8])
+@pytest.mark.parametrize("version", [ct.target.iOS16, ct.target.iOS17])
+def test_codes_that_a_quantizer_of_fewer_bits_cuts(version, kind):
+    found, _, _ = translate(cut(kind), version)
+    expected = np.clip(np.round(X / np.float32(0.02)), 0, 7) * np.float32(0.02)
+    np.testing.assert_allclose(evaluate(found, {"x": X})["y"], expected, 1e-6)
+
+
 @pytest.mark.parametrize(("version", "kind"), [(ct.target.iOS16, np.uint8), (ct.target.iOS18, np.uint16)])
 def test_other_quantized_activations_stay_float_within_their_range(version, kind):
     found, notes, _ = translate(quantized(kind), version)

@@ -17,7 +17,7 @@ from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 - the nam
 from coremltools.converters.mil.mil import Function, Program, types
 
 from compressor.arrays import NDArray
-from compressor.errors import CompressorError
+from compressor.errors import CompressorError, plural
 from compressor.formats.onnx import assembly
 from compressor.targets.coreml.mil import interface, lowering
 from compressor.targets.coreml.mil.node import Scope
@@ -90,7 +90,8 @@ def _recent(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def _unsupported(failures: Mapping[str, Sequence[str]], varying: Sequence[Input]) -> str:
     """All nodes that have no form, by operator."""
-    message = f"Core ML has no form for {sum(map(len, failures.values()))} nodes: {lowering.listed(failures)}."
+    count = plural(sum(map(len, failures.values())), "node")
+    message = f"Core ML has no form for {count}: {lowering.listed(failures)}."
     if not varying:
         return f"{message} Export the model with other operators, or choose the target onnxruntime."
     names = ", ".join(f"{each.name} {list(each.shape)}" for each in varying)

@@ -116,10 +116,14 @@ def _clip(node: Node) -> Var:
     low, high = _bound(node, 1, "min"), _bound(node, 2, "max")
     if is_float(x) and isinstance(low, float) and isinstance(high, float) and low < high:
         return mb.clip(x=x, alpha=like(x, low), beta=like(x, high), name=node.output())
+    kind = spelled_dtype(x)
+    codes = kind in ("int8", "uint8")  # as a quantizer of fewer bits cuts them; they are not compared as such
+    if codes:
+        x, low, high = (mb.cast(x=one, dtype="int32") if isinstance(one, Var) else one for one in (x, low, high))
     for bound, emit in ((low, mb.maximum), (high, mb.minimum)):
         if bound is not None:
             x = emit(x=x, y=bound if isinstance(bound, Var) else like(x, bound))
-    return mb.identity(x=x, name=node.output())
+    return mb.cast(x=x, dtype=kind, name=node.output()) if codes else mb.identity(x=x, name=node.output())
 
 
 def _bound(node: Node, number: int, attribute: str) -> Any:
