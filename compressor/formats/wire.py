@@ -52,9 +52,10 @@ class FileBytes:
     def __getitem__(self, place: int | slice) -> int | bytes:
         if isinstance(place, slice):
             return self._read(place.start, place.stop - place.start)
-        if not self._start <= place < self._start + len(self._held):
-            self._start, self._held = place, self._read(place, min(_AHEAD, self._nbytes - place))
-        return self._held[place - self._start]
+        ahead = place - self._start
+        if not 0 <= ahead < len(self._held):
+            self._start, self._held, ahead = place, self._read(place, min(_AHEAD, self._nbytes - place)), 0
+        return self._held[ahead]
 
     def _read(self, start: int, count: int) -> bytes:
         parts = []
@@ -100,6 +101,8 @@ def runs(data: Bytes, start: int, end: int, number: int) -> Iterator[tuple[int, 
 
 def read_varint(data: Bytes, at: int, end: int) -> tuple[int, int]:
     """The number at `at`, seven bits a byte, lowest first, and where it ends."""
+    if at < end and (byte := data[at]) < 0x80:  # most are so short
+        return byte, at + 1
     number = 0
     for shift in range(0, 70, 7):
         if at >= end:

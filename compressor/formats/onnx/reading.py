@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 _MAX_RANK = 64  # numpy's
 
+Known = dict[str, tuple[Path, int]]
+"""Files of external data by their location, with their bytes: a file of many tensors is looked up once."""
+
 
 def load(path: Path) -> onnx.ModelProto:
     """The model of `path`; tensors with 1 KiB of data or more stay on disk, in external form.
@@ -113,15 +116,17 @@ def size(name: str, dims: Sequence[int]) -> int:
     return math.prod(dims)
 
 
-def array(tensor: onnx.TensorProto, directory: Path) -> Array:
+def array(tensor: onnx.TensorProto, directory: Path, known: Known | None = None) -> Array:
     """The elements of `tensor`; those of external data, looked up in `directory`, as a slice of their file.
+
+    known: the files that were looked up, to which this one is added.
 
     Raises:
         CompressorError: the data are missing, or are not what shape and dtype declare.
     """
     expected = spec(tensor)
     if tensor.data_location == EXTERNAL:
-        found = external(tensor, directory, expected.nbytes)
+        found = external(tensor, directory, expected.nbytes, known)
         if found.size != expected.nbytes:
             raise _mismatch(tensor, expected, f"{found.size} bytes", str(found.path))
         if expected.nbytes == 0:
@@ -133,24 +138,25 @@ def array(tensor: onnx.TensorProto, directory: Path) -> Array:
     return from_bytes(raw, expected.shape, expected.dtype)
 
 
-def external(tensor: onnx.TensorProto, directory: Path, nbytes: int | None = None) -> MappedArray:
+def external(
+    tensor: onnx.TensorProto, directory: Path, nbytes: int | None = None, known: Known | None = None
+) -> MappedArray:
     """The bytes of a tensor's external data: uint8 `[length]`; `nbytes` where the tensor does not say how many.
+
+    known: as for `array`.
 
     Raises:
         CompressorError: the file is missing, too short, or not inside `directory`.
     """
     entries = {entry.key: entry.value for entry in tensor.external_data if isinstance(entry.value, str)}
-    path = _inside(tensor, entries.get("location", ""), directory)
+    known, location = {} if known is None else known, entries.get("location", "")
+    if location not in known:
+        known[location] = _inside(tensor, location, directory)
+    path, available = known[location]
     try:
         offset, length = int(entries.get("offset", "0")), int(entries.get("length", "-1"))
-        found = path.stat()
     except ValueError as error:
         raise CompressorError(f"tensor {tensor.name!r}: external data at {path}: {error}.") from error
-    except OSError as error:
-        raise CompressorError(
-            f"tensor {tensor.name!r}: its data file {path} cannot be read ({error.strerror}); put it beside the model."
-        ) from error
-    available = found.st_size if stat.S_ISREG(found.st_mode) else 0
     if length < 0:
         length = available - offset if nbytes is None else nbytes
     if offset < 0 or length < 0 or offset + length > available:
@@ -160,14 +166,21 @@ def external(tensor: onnx.TensorProto, directory: Path, nbytes: int | None = Non
     return MappedArray(path, offset, (length,), UINT8)
 
 
-def _inside(tensor: onnx.TensorProto, location: str, directory: Path) -> Path:
-    """The file at `location`, which must lie in the model's `directory`: a model must not read anything else."""
+def _inside(tensor: onnx.TensorProto, location: str, directory: Path) -> tuple[Path, int]:
+    """The file at `location` and its bytes; it must lie in `directory`, the model's: no other file is to be read."""
     if reason := places.why_not(location, directory, directory, "the model's folder"):
         raise CompressorError(
             f"tensor {tensor.name!r}: the location {location!r} of its data {reason}; "
             f"expected a file inside {directory}: put a copy there."
         )
-    return directory / location
+    path = directory / location
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise CompressorError(
+            f"tensor {tensor.name!r}: its data file {path} cannot be read ({error.strerror}); put it beside the model."
+        ) from error
+    return path, found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
 def _typed(tensor: onnx.TensorProto, dtype: DType) -> NDArray:

@@ -33,6 +33,7 @@ class Index:
     readers: the numbers of the nodes that read a value, one for each input.
     inputs, outputs: the values that are those of a graph or subgraph.
     computed: the elements of constants that nodes computed from others, by name; their tensors have none.
+    files: those of external data that were looked up.
     """
 
     directory: Path
@@ -46,6 +47,7 @@ class Index:
     inputs: set[str] = field(default_factory=set)
     outputs: set[str] = field(default_factory=set)
     computed: Mapping[str, Array] = field(default_factory=dict)
+    files: reading.Known = field(default_factory=dict)
 
     def producer(self, name: str) -> onnx.NodeProto | None:
         """The node that computes a value; None for inputs and initializers."""
@@ -62,7 +64,7 @@ class Index:
     def array(self, name: str) -> Array:
         """The elements of a constant of a known type, whoever may override it."""
         found = self.computed.get(name)
-        return reading.array(self.tensors[name], self.directory) if found is None else found
+        return reading.array(self.tensors[name], self.directory, self.files) if found is None else found
 
 
 def index(

@@ -430,3 +430,26 @@ def test_the_files_of_a_model_are_those_that_its_tensors_lie_in(tmp_path: Path) 
     (tmp_path / "m.onnx.other").write_bytes(b"beside it")
     assert sources.read(path).files == (path, tmp_path / "weights/w.bin", tmp_path / "shared.bin")
     assert len(sources.read(path).weights) == 3
+
+
+def test_a_file_of_many_tensors_is_looked_up_as_often_as_one_of_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def looks(count: int) -> int:
+        nodes = [helper.make_node("MatMul", [f"h{at}", f"w{at}"], [f"h{at + 1}"]) for at in range(count)]
+        weights = [tensor(f"w{at}", floats(32, 32)) for at in range(count)]
+        inputs, outputs = [value("h0", [4, 32])], [value(f"h{count}", [4, 32])]
+        path = save(tmp_path / f"{count}.onnx", nodes, weights, inputs=inputs, outputs=outputs, opset=13)
+        asked: list[Path] = []
+
+        def looked(self: Path, **given: bool) -> object:
+            asked.append(self)
+            return stat(self, **given)
+
+        monkeypatch.setattr(Path, "stat", looked)
+        assert len(sources.read(path).weights) == count
+        monkeypatch.undo()
+        return len(asked)
+
+    stat = Path.stat
+    assert looks(100) == looks(3)
