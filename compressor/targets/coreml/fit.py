@@ -20,7 +20,7 @@ from compressor.encodings import Dense, Sparse, map_arrays, nbytes, shape
 from compressor.formats.coreml.skeleton import Skeleton, rename
 from compressor.formats.coreml.values import Held
 from compressor.formats.onnx.dtypes import DTYPES
-from compressor.model import FOLDED, SPLIT, Model
+from compressor.model import FOLDED, SPLIT, Model, part_name
 from compressor.targets import Asked
 from compressor.targets.coreml import batch_norm, conversion
 from compressor.targets.coreml.frontends import Translated, translated
@@ -80,7 +80,10 @@ def _skeleton(proto: Any, constants: Held, slots: Sequence[Slot], cuts: Mapping[
     """The converted model, in which each stub is called like its weight, and which says what was folded and split."""
     names = tuple(slot.name for slot in slots)
     rename(proto, names)
-    if folded := [slot.name for slot in slots if slot.factor is not None]:
+    folded = [slot.name for slot in slots if slot.factor is not None]
+    # Of a weight that was split, all parts are folded or none is.
+    folded += [name for name, (_, end, *_) in cuts.items() if part_name(name, 0, end) in folded]
+    if folded:
         proto.description.metadata.userDefined[FOLDED] = json.dumps(folded, separators=(",", ":"))
     if cuts:
         proto.description.metadata.userDefined[SPLIT] = json.dumps(cuts, separators=(",", ":"))

@@ -159,6 +159,13 @@ def test_one_pipeline_of_tables_has_those_that_scales_multiply(tmp_path: Path) -
     assert [facts.encoding for facts in manifest.weights] == ["dense"]
 
 
+def test_a_rule_leaves_scales_over_tables_out(tmp_path: Path) -> None:
+    rules = {"*": ["sparsify", "palettize", "linear_quantize", "narrow"]}
+    model = plain(PLAIN["a scale a channel"], tmp_path)
+    manifest = compressor.compress(model, tmp_path / "out", target="iOS26", rules=rules)
+    assert [facts.encoding for facts in manifest.weights] == ["palettized4"]
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_at_float32_it_is_exact(form: str, tmp_path: Path) -> None:
     target = targets.get("iOS26", {"precision": "float32"})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
@@ -139,6 +140,27 @@ def test_what_reads_all_of_a_weight_keeps_it_whole(case: Case, tmp_path: Path) -
     told = {form: reason for form, reason in facts.rejected if form.startswith("concatenated")}
     assert told
     assert all(reason.startswith("Core ML has no constant that is made of several") for reason in told.values())
+
+
+def test_a_batch_norm_is_folded_into_the_parts(tmp_path: Path) -> None:
+    """Each part is multiplied with the factors of its own channels; 16 values by as many of them are values."""
+    norm = {"gamma": RNG.uniform(0.5, 2, len(W)), "beta": B, "mean": B[::-1].copy(), "var": RNG.uniform(0.5, 2, len(W))}
+    case = CASES["a convolution"]
+    nodes = [
+        node("Conv", ["x", "w", "b"], ["c"]),
+        node("BatchNormalization", ["c", "gamma", "beta", "mean", "var"], ["y"]),
+    ]
+    constants = {**case.constants, **{key: values.astype(np.float32) for key, values in norm.items()}}
+    model = saved(tmp_path / "m.onnx", nodes, case.feeds, constants, {"y": TensorProto.FLOAT})
+    manifest = compressor.compress(model, tmp_path / "out", target="iOS17")
+    assert list(forms(manifest).values()) == ["sparse", "dense", "int8"]
+    (expected,) = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, dict(case.feeds))
+    found = evaluate_package(tmp_path / "out/model.mlpackage", list(case.feeds.values()))["y"]
+    assert np.allclose(found, expected, 2**-8, 2**-8)
+    fitted = compressor.write_baseline(model, tmp_path / "dense", target="iOS17")
+    session = targets.get("iOS17").session(tmp_path / "out/model.mlpackage", fitted, "package")
+    (again,) = session.run(["y"], dict(case.feeds))
+    assert np.allclose(again, expected, 2**-8, 2**-8)
 
 
 def test_a_rule_of_the_weight_holds_for_its_parts(tmp_path: Path) -> None:
