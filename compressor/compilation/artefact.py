@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 from compressor import encodings, specs
 from compressor.compilation import describe
 from compressor.compilation.describe import TARGET
+from compressor.compilation.digests import Digests
 from compressor.compilation.journal import Journal, key
 from compressor.compilation.manifest import FileFacts
 from compressor.compilation.plan import Choice, Plan
@@ -38,6 +40,10 @@ Steps = Generator[None, None, list[InexactError]]
 """Work that pauses each time workers have something to do; the weights that are not what they were planned to be."""
 
 
+_FOLLOWED = 16 << 20
+"""Bytes from which on the digest of a file is not left for later."""
+
+
 class FailedError(CompressorError):
     """Some weights are not stored as they were planned to be. failures: one for each."""
 
@@ -55,6 +61,7 @@ class Work:
     run: what maps a function over weights.
     progress: what is told.
     abreast: the weights whose files are written at a time; a file of more is alone.
+    digests: what computes those of large files while they are written.
     """
 
     fitted: Fitted
@@ -63,13 +70,21 @@ class Work:
     progress: Progress | None
     run: Run = stream
     abreast: int = 1
+    digests: Digests | None = None
 
     def write(self, part: Part) -> Steps:
         """Encodes the weights of a part, and writes each at its place; those that are not what was planned."""
         part.begin(self.directory)
-        places = [part.places[weight.name] for weight in self.fitted.model.weights]
+        names = [weight.name for weight in self.fitted.model.weights]
+        places = [part.places[name] for name in names]
         task = partial(failure, partial(write, self.fitted.target.legalize, self.directory))
-        failed = yield from self._each("compress", task, self.choices, places)
+        followed = part.followed
+        if self.digests is None or followed is None or followed.nbytes < _FOLLOWED or not names:
+            failed = yield from self._each("compress", task, self.choices, places)
+        else:
+            with self.digests.following(self.directory, followed.file) as complete:
+                done = map(complete, followed.complete(names))
+                failed = yield from self._each("compress", task, self.choices, places, done=done)
         if not failed:
             part.check(self.directory)
         return failed
@@ -87,9 +102,16 @@ class Work:
         losses = (choice.form.loss for choice in self.choices)
         return (yield from self._each("verify", partial(failure, verify), (read[name] for name in names), losses))
 
-    def _each(self, phase: str, task: Callable[..., InexactError | None], *others: Iterable[Any]) -> Steps:
+    def _each(
+        self,
+        phase: str,
+        task: Callable[..., InexactError | None],
+        *others: Iterable[Any],
+        done: Iterator[None] = itertools.repeat(None),  # noqa: B008 - it has no state
+    ) -> Steps:
+        """The failures of a task that is done with each weight. done: what steps on after each."""
         weights = self.fitted.model.weights
-        results = self.run(task, weights, *others)
+        results = (result for result, _ in zip(self.run(task, weights, *others), done, strict=False))
         yield
         return [*filter(None, watched(results, weights, phase, self.progress))]
 
@@ -228,10 +250,12 @@ def _together(progress: Progress | None, total: int) -> Callable[[], Progress | 
     return one
 
 
-def put_source(model: Model, target: Target, chosen: Plan, directory: Path, beside: int = 0) -> Plan | None:
+def put_source(
+    model: Model, target: Target, chosen: Plan, directory: Path, digests: Digests, beside: int = 0
+) -> Plan | None:
     """Puts the source's files in the place of an artefact that is larger; the plan that they are.
 
-    beside: the bytes of what lies elsewhere yet.
+    digests: of what is replaced then. beside: the bytes of what lies elsewhere yet.
     """
     source, made = _nbytes(model.files), _nbytes(contents(directory)) + beside
     if made <= source:
@@ -241,6 +265,8 @@ def put_source(model: Model, target: Target, chosen: Plan, directory: Path, besi
         folder = Path(name)
         if not target.copy(model, folder, untrue) or (copied := _nbytes(contents(folder))) >= made:
             return None
+        digests.settle()
+        digests.found.clear()
         for old in (entry for entry in directory.iterdir() if entry != folder):
             shutil.rmtree(old) if old.is_dir() else old.unlink()
         for new in folder.iterdir():

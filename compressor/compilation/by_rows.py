@@ -70,21 +70,22 @@ def masked(source: Dense, spec: Sparse, threshold: float, described: Callable[[N
     Raises:
         ValueError: it keeps others than as many as were planned.
     """
-    values: list[NDArray] = []
+    planned, counts = math.prod(shape(spec.values)), [0]
+    values = np.empty(planned, dtype(source))
 
     def kept() -> Iterator[NDArray]:
         for some in in_rows(source):
             each = decode(some)
             where = above(each, threshold)
-            values.append(select(each, where))
+            nonzeros, start = select(each, where), sum(counts)
+            values[start : start + nonzeros.size] = nonzeros[: max(0, planned - start)]
+            counts.append(nonzeros.size)
             yield where
 
     mask = gaps.of_masks(kept(), spec.mask.dtype) if is_gaps(spec.mask) else _bits(kept(), spec.shape)
-    count, planned = sum(one.size for one in values), math.prod(shape(spec.values))
-    if (count, mask.size) != (planned, spec.mask.size):
+    if ((count := sum(counts)), mask.size) != (planned, spec.mask.size):
         raise ValueError(f"{planned:,} values at {spec.mask.size:,} stored places, got {count:,} at {mask.size:,}")
-    chosen = np.concatenate(values) if values else np.empty(0, dtype(source))
-    return Sparse(mask, described(chosen), spec.shape)
+    return Sparse(mask, described(values), spec.shape)
 
 
 def _bits(masks: Iterable[NDArray], shape: Shape) -> PackedArray:

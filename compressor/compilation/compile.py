@@ -15,6 +15,7 @@ from compressor import sources, targets
 from compressor.compilation import describe, journal, publish, workers
 from compressor.compilation import rules as rules_
 from compressor.compilation.artefact import FailedError, Work, contents, finished, opened, put_source, write_all
+from compressor.compilation.digests import Digests
 from compressor.compilation.manifest import Manifest
 from compressor.compilation.pipelines import UNCOMPRESSED
 from compressor.compilation.pipelines import get as get_pipeline
@@ -212,12 +213,15 @@ def _written(fitted: Fitted, chosen: Plan, asked: Request, directory: Path) -> M
     """
     target, model, kept = fitted.target, fitted.model, asked.kept
     abreast = 1 if asked.run is None else workers.ABREAST
-    work = Work(fitted, chosen.choices, directory, asked.progress, asked.run or stream, abreast)
-    with ThreadPoolExecutor(2) as executor:
+    with ThreadPoolExecutor(3) as executor:
+        digests = Digests(executor)
+        # What workers elsewhere have written may be seen here only once a file is opened anew.
+        meanwhile = digests if asked.run is None else None
+        work = Work(fitted, chosen.choices, directory, asked.progress, asked.run or stream, abreast, meanwhile)
         done = write_all(work, describe.said(chosen), kept)
-        source = put_source(model, target, chosen, directory, sum(facts.nbytes for facts in done.values()))
+        source = put_source(model, target, chosen, directory, digests, sum(facts.nbytes for facts in done.values()))
         chosen, done = (chosen, done) if source is None else (source, {})
-        files = executor.submit(describe.files, sorted(contents(directory)), directory)
+        files = executor.submit(describe.files, sorted(contents(directory)), directory, digests.found)
         # What was kept has been compared already, and is not here yet.
         opening = None if done else executor.submit(opened, model, target, directory)
         if not done and (failed := finished(replace(work, choices=chosen.choices).verify())):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from importlib.metadata import version
 from pathlib import Path
 
@@ -95,18 +96,27 @@ def as_dense(weight: Weight) -> Choice:
     return Choice(found, form, form.spec)
 
 
-def files(paths: Iterable[Path], folder: Path) -> tuple[FileFacts, ...]:
-    """The facts of files, named from `folder` on; one elsewhere by its own name."""
-    return tuple(
-        _file(path, path.relative_to(folder).as_posix()) if path.is_relative_to(folder) else _file(path, path.name)
-        for path in paths
-    )
+def files(paths: Iterable[Path], folder: Path, known: Mapping[str, Future[str]] = {}) -> tuple[FileFacts, ...]:
+    """The facts of files, named from `folder` on; one elsewhere by its own name.
+
+    known: digests that are being computed, by these names.
+    """
+    return tuple(_file(path, _name(path, folder), known) for path in paths)
 
 
-def _file(path: Path, name: str) -> FileFacts:
+def _name(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+
+
+def _file(path: Path, name: str, known: Mapping[str, Future[str]]) -> FileFacts:
+    return FileFacts(name, path.stat().st_size, _digest(path, known.get(name)))
+
+
+def _digest(path: Path, known: Future[str] | None) -> str:
+    if known is not None:
+        return known.result()
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return FileFacts(name, path.stat().st_size, digest)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _inspected(weight: Weight) -> WeightFacts:

@@ -6,6 +6,8 @@ here, processes elsewhere (`workers`).
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -77,6 +79,17 @@ def stream(function: Callable[..., T], weights: Iterable[Weight], *others: Itera
         finally:
             for future, _ in pending:
                 future.cancel()
+    _given_back()(0)
+
+
+@functools.cache
+def _given_back() -> Callable[[int], object]:
+    """What gives freed memory back to the system, where the C library keeps it: glibc does, for each thread."""
+    try:
+        found: Callable[[int], object] = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return id
+    return found
 
 
 def dense_nbytes(weight: Weight) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, pairwise
+from itertools import accumulate, groupby, pairwise
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -64,6 +64,27 @@ class Place(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Followed:
+    """A file that weights are written to one after the other.
+
+    file: its path in the artefact. nbytes: its length. begins: where each weight begins in it that has bytes there.
+    """
+
+    file: str
+    nbytes: int
+    begins: Mapping[str, int]
+
+    def complete(self, names: Sequence[str]) -> list[int]:
+        """Up to where nothing is missing once each of the weights is written, in this order.
+
+        >>> Followed("f", 9, {"a": 2, "b": 4, "d": 6}).complete(["a", "b", "c", "d"])
+        [4, 6, 6, 9]
+        """
+        begins = (self.begins.get(name, self.nbytes) for name in reversed(names[1:]))
+        return [*accumulate(begins, min, initial=self.nbytes)][::-1]
+
+
 class Part(Protocol):
     """Files of an artefact that are written, read back and compared by themselves, after the parts before it."""
 
@@ -74,6 +95,10 @@ class Part(Protocol):
     @property
     def nbytes(self) -> int:
         """The bytes of all files."""
+
+    @property
+    def followed(self) -> Followed | None:
+        """The file whose digest may follow the writing, if one may."""
 
     @property
     def places(self) -> Mapping[str, Place]:
@@ -99,13 +124,14 @@ class FileLayout:
     """An artefact, or a part of one, before its weights are there.
 
     files: the length of each, by its path in the artefact. rest: all that is no weight.
-    places: of the weights, by name. file: as that of a `Part`.
+    places: of the weights, by name. file, followed: as those of a `Part`.
     """
 
     files: Mapping[str, int]
     rest: Sequence[Piece]
     places: Mapping[str, Place]
     file: str = field(default="", kw_only=True)
+    followed: Followed | None = field(default=None, kw_only=True)
 
     @property
     def parts(self) -> tuple[FileLayout]:

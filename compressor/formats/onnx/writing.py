@@ -7,14 +7,14 @@ Source: onnx.proto; protobuf's encoding, "Message Structure"; ONNX's ExternalDat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressor.encodings import Encoding
 from compressor.errors import CompressorError
-from compressor.formats.layout import FileLayout, Piece, around, put
+from compressor.formats.layout import FileLayout, Followed, Piece, around, put
 from compressor.formats.onnx.decoding import Lowering
 from compressor.formats.onnx.graphs import walk
 from compressor.formats.onnx.lowered import Part
@@ -79,7 +79,14 @@ def layout(
     slots = iter(made.slots)
     fixed = _filled([next(slots) for _ in constants], constants)
     places = {how.name: Slots(how, [next(slots) for _ in planned]) for how, planned in weights}
-    return FileLayout(made.files, [*made.pieces, *fixed], places)
+    return FileLayout(made.files, [*made.pieces, *fixed], places, followed=_followed(made.files, places))
+
+
+def _followed(files: Mapping[str, int], places: Mapping[str, Slots]) -> Followed:
+    """The file that holds the data, which lie in it as weights are written."""
+    file = DATA if DATA in files else MODEL
+    offsets = {name: [slot.offset for slot in place.slots if slot.file == file] for name, place in places.items()}
+    return Followed(file, files[file], {name: min(some) for name, some in offsets.items() if some})
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from compressor.encodings import Encoding, Quantized, decode
 from compressor.errors import CompressorError
 from compressor.formats import safetensors
 from compressor.formats.compressed_tensors import layers
-from compressor.formats.layout import FileLayout, Part, Piece, Place
+from compressor.formats.layout import FileLayout, Followed, Part, Piece, Place
 from compressor.formats.narrow_floats import E4M3
 
 
@@ -55,6 +55,7 @@ class Beside:
     copied: Mapping[str, Path]
     places: Mapping[str, Place]
     file: str = ""
+    followed: Followed | None = None
 
     @property
     def nbytes(self) -> int:
