@@ -42,7 +42,7 @@ test-sanitize: $(VENV)/dev
 	CFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" python setup.py --quiet build --build-base build/sanitize --build-lib build/sanitize/lib
 	test -e build/sanitize/lib/compressor/native/loops.abi3.so
 	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
-		pytest --override-ini "pythonpath=build/sanitize/lib ." --numprocesses 0 --capture no tests/test_native.py tests/test_packing.py tests/test_kernels.py
+		pytest --override-ini "pythonpath=build/sanitize/lib ." --numprocesses 0 --capture no tests/test_native.py tests/test_packing.py tests/test_kernels.py tests/test_gaps.py
 
 test-all: $(VENV)/dev
 	COMPRESSOR_TESTS=all pytest $(PYTEST_ARGS)
