@@ -32,13 +32,12 @@ from compressor.encodings import (
     arrays,
     decode,
     dtype,
-    full_mask,
     shape,
     spec,
 )
 from compressor.formats.narrow_floats import E2M1, E2M3, E4M3, quotients, table
 from compressor.formats.onnx.dtypes import DATA_TYPES
-from compressor.gaps import GAPS, of_mask
+from compressor.gaps import GAPS, is_gaps, of_mask, to_mask
 from compressor.model import Model
 from compressor.targets import Illegal, Target
 from compressor.weight import Weight
@@ -246,7 +245,10 @@ def masks(rng: np.random.Generator) -> Iterator[tuple[str, tuple[NDArray, Shape]
 def under(rng: np.random.Generator, name: str, mask: tuple[NDArray, Shape]) -> Iterator[Case]:
     """Everything that can stand under a mask."""
     bits, to = mask
-    count = (int(np.count_nonzero(full_mask(Sparse(bits, Dense(np.empty(0, F32)), to)))),)
+    if bits.dtype == np.bool_:
+        count: Shape = (int(np.count_nonzero(bits)) * math.prod(to) // bits.size,)
+    else:
+        count = (np.count_nonzero(to_mask(bits, to)) if is_gaps(bits) else bits.size,)
     for of in FLOATS:
         yield f"sparse {of} {name}", Sparse(bits, Dense(floats(rng, count, of)), to)
     for stored in (F16, BF16):
