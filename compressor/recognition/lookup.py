@@ -19,6 +19,9 @@ _NF4 = (
 )
 """Quantiles of a normal distribution. Source: QLoRA (arXiv:2305.14314), appendix E."""
 
+_INT4 = np.arange(-8, 8, dtype=np.float32)
+"""Codes times float32 scales: what GGUF's Q4_0 are in a model that was saved in half precision."""
+
 _FP4 = np.array([0, 0.0625, 2, 3, 4, 6, 8, 12], np.float32) / np.float32(12)
 """Source: bitsandbytes 0.50, functional.py, `get_4bit_type`."""
 
@@ -66,6 +69,8 @@ def known(dtype: DType) -> tuple[tuple[str, Lookup], ...]:
     Some libraries round a table to the type before they multiply, others do not.
     """
     found = []
+    if dtype.itemsize < _INT4.itemsize:  # in the type itself they are a grid
+        found.append((f"int4, rounded to {dtype} last", _INT4))
     for name, entries in formats():
         own = entries.astype(dtype)
         held = np.array_equal(own.astype(np.float32), entries)

@@ -112,7 +112,10 @@ def _promises(values: NDArray, scan: Scan, cut: Granularity, best: float, codes:
         return
     fewer = [1 << width for width in range(1, 9) if _nbytes(values, scan, 1 << width) < most_codes]
     for name, table in _tables(values, cut, rows, max(fewer)):
-        if not distinct <= table.entries.size <= max(fewer):
+        # Float32 scales are two bytes at the least: codes on a grid of the type's own are no smaller as a table.
+        least = blocks * 2 if table.entries.dtype != values.dtype else blocks
+        size = _nbytes(values, scan, table.entries.size) + least
+        if not distinct <= table.entries.size <= max(fewer) or size >= best:
             continue
         if all(scaled.scales(some, table) is not None for some in (rows[:1], rows)):
             yield name, table

@@ -113,6 +113,16 @@ def test_products_that_are_rounded_last_have_a_scale_that_serves_all(table: str,
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_codes_times_float32_that_were_rounded_last_are_a_table(dtype: str) -> None:
+    values = dequantized(np.arange(-8, 8, dtype=np.float32), dtype)
+    finding = look(values)
+    assert finding.grid == ""
+    candidate = found(finding)
+    assert candidate is not None
+    assert candidate.evidence == f"int4, rounded to {dtype} last, scaled per block of 64 along axis 1"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_value_beside_its_product_is_none_that_was_rounded_last(dtype: str) -> None:
     values = dequantized(TABLES["nf4"], dtype)
     values.view(np.uint16)[77, 301] ^= 1
