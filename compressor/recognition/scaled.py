@@ -21,8 +21,8 @@ from compressor.recognition.row_tables import row_tables
 from compressor.recognition.rows import exact, in_blocks, rounded
 from compressor.recognition.tables import ENTRIES
 
-_ROUNDED = 2.0**-24
-"""How much a product changes when it is rounded to float32, relatively."""
+_ROUNDED = np.float32(2.0**-23)
+"""How much a product, and a quotient, change when they are rounded to float32, relatively and together."""
 
 _SHARED = 2
 """Tables are one where all rows together have at most so many times the distinct values that one of them has."""
@@ -179,21 +179,20 @@ def _serving(rows: NDArray, near: NDArray, table: Lookup, *, own: bool) -> NDArr
     entries = np.abs(exact(table.entries))[table.index(exact(rows) / near.astype(np.float32)[:, None])]
     below, above = (middles[rows.view(f"<u{rows.dtype.itemsize}")] for middles in _middles(rows.dtype))
     used = entries > 0
-    low = np.where(used, below / entries, 0.0).max(axis=1)
-    high = np.where(used, above / entries, np.inf).min(axis=1)
-    scale = np.clip((low + high) / 2, 0, np.finfo(np.float32).max)
-    nearest = scale.astype(rows.dtype).astype(np.float64)
+    low = np.where(used, below / entries, np.float32(0)).max(axis=1)
+    high = np.where(used, above / entries, np.float32(np.inf)).min(axis=1)
+    scale = np.clip(low / 2 + high / 2, 0, np.finfo(np.float32).max)
+    nearest = scale.astype(rows.dtype).astype(np.float32)
     # A product is rounded to float32 before, maybe to just such a middle.
     inside = (low * (1 - _ROUNDED) <= nearest) & (nearest <= high * (1 + _ROUNDED))
-    return np.where(inside & own, nearest, scale).astype(np.float32)
+    return np.where(inside & own, nearest, scale)
 
 
 @functools.cache
 def _middles(dtype: DType) -> tuple[NDArray, NDArray]:
-    """Of every pattern of a type of 16 bits, the middles of its magnitude to the one below and above: float64."""
-    magnitudes = np.abs(np.arange(1 << 16, dtype=np.uint16).view(dtype).astype(np.float64))
-    positive = magnitudes[: 1 << 15]
-    beside = np.concatenate([[0.0], positive, [np.inf]])
+    """Of every pattern of a type of 16 bits, the middles of its magnitude to the one below and above: float32."""
+    positive = np.arange(1 << 15, dtype=np.uint16).view(dtype).astype(np.float32)
+    beside = np.concatenate([positive[:1], positive, positive[-1:]])
     below, above = (beside[:-2] + positive) / 2, (positive + beside[2:]) / 2
     return np.tile(below, 2), np.tile(above, 2)
 
