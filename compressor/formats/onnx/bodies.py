@@ -215,8 +215,8 @@ def dequantize(body: Body, dtype: DType, *, zero_point: bool, blocks: bool, at: 
     values = body.cast(codes, exact)
     grid = body.ints("grid") if blocks else ""
     scale, *offset = (
-        _parameter(body, body.cast(one, exact) if of != exact else one, group, grid)
-        for one, of in zip(parameters, (dtype, None), strict=False)
+        _parameter(body, one if of == exact.name else body.cast(one, exact), group, grid)
+        for one, of in zip(parameters, (dtype.name, ""), strict=False)  # numpy takes None for float64
     )
     if offset:
         values = body.node("Sub", values, offset[0])
