@@ -38,7 +38,10 @@ Strict = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 ModelPath = Annotated[
-    Path, typer.Argument(metavar="MODEL", show_default=False, help="An exported directory, or a bare model file.")
+    Path,
+    typer.Argument(
+        metavar="MODEL", show_default=False, help="An exported directory, a model file, or a Hugging Face folder."
+    ),
 ]
 Plots = Annotated[
     Path | None,

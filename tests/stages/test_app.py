@@ -98,7 +98,7 @@ def test_the_summary_of_every_command_is_whole_at_80_columns() -> None:
         (["detect", "m.onnx", "--plots", "a.png"], "error: a.png: expected a name that ends with .csv or .json"),
         (
             ["compress", "m.onnx", "out", "--pipeline", "x"],
-            "error: --pipeline: compress.pipeline: unknown pipeline 'x'",
+            "error: --pipeline: unknown pipeline 'x'",
         ),
         (["compress", "m.onnx", "out", "--dry-run", "--plots", "a.csv"], "error: --dry-run writes nothing"),
     ],
