@@ -10,7 +10,7 @@ from typing import Any
 
 from compressor import targets
 from compressor.accounting.account import Account, Portion, What
-from compressor.accounting.copies import ELSEWHERE
+from compressor.accounting.copies import CHECKPOINTS, ELSEWHERE
 from compressor.accounting.look import Look
 from compressor.accounting.onnx_roles import LATE
 from compressor.compilation import pipelines
@@ -246,7 +246,7 @@ def _share(portion: Portion) -> str:
         return f"delete {portion.model}, if nothing reads it: {other} has what it holds"
     if not _plain(portion):
         return "convert the model again from what shares them"
-    if portion.file.endswith((".pt", ".pth", ".ckpt", ".bin", ".safetensors")):
+    if portion.file.endswith(CHECKPOINTS):
         return "save one of them, and tie the others to it when the model is built"
     return "compressor compress stores weights of more than 2,048 elements once; share smaller ones in the exporter"
 

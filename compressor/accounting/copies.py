@@ -16,8 +16,11 @@ SMALLEST = 64
 SAME, ELSEWHERE = "the same bytes as ", "also in "
 """How the detail of a copy begins: of another constant of the model, or of one in another model, whose file follows."""
 
+CHECKPOINTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+"""Suffixes of files whose tensors the code of a model shares or not: those of one value are as they were made."""
+
 _CONSTANTS = {What.WEIGHTS, What.CONSTANTS}
-_SAMPLE, _BLOCK = 64, 1 << 20
+_SAMPLE, _BLOCK, _VALUE = 64, 1 << 20, 8
 
 
 def marked(claims: Iterable[Claim], root: Path, others: Iterable[Claim] = ()) -> Iterator[Claim]:
@@ -60,8 +63,10 @@ class _Known:
 
     def same(self, claim: Claim) -> Claim | None:
         """The first claim on the same bytes; None where this is it."""
-        nbytes = claim.end - claim.start
-        look = nbytes, _sample(self.root, claim)
+        nbytes, sample = claim.end - claim.start, _sample(self.root, claim)
+        if claim.file.endswith(CHECKPOINTS) and _repeats(sample) and _is_one_value(self.root, claim):
+            return None
+        look = nbytes, sample
         if look not in self.looks:
             self.looks[look] = claim
             return None
@@ -82,6 +87,19 @@ def _sample(root: Path, claim: Claim) -> bytes:
         end = min(claim.end, len(data))
         starts = (claim.start, (claim.start + end) // 2, end - _SAMPLE)
         return b"".join(data[start : min(start + _SAMPLE, end)] for start in starts if 0 <= start < end)
+
+
+def _repeats(some: bytes) -> bool:
+    """Whether it is one value of up to 8 bytes over and over."""
+    return len(some) > _VALUE and some[_VALUE:] == some[:-_VALUE]
+
+
+def _is_one_value(root: Path, claim: Claim) -> bool:
+    """Whether a constant has one value throughout, as the scales of norms have before a training."""
+    with opened(root / claim.file) as data:
+        end = min(claim.end, len(data))
+        starts = range(claim.start, end, _BLOCK)  # each begins with the value that ends the one before
+        return all(_repeats(data[max(claim.start, start - _VALUE) : min(start + _BLOCK, end)]) for start in starts)
 
 
 def _digest(root: Path, claim: Claim) -> bytes:

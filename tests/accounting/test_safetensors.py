@@ -47,7 +47,7 @@ def test_a_bare_file(tmp_path: Path) -> None:
 def test_constants_that_look_alike_are_read_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All samples of their bytes are zeros."""
     rows = np.zeros((200, 64), np.float32)
-    rows[:, 20] = np.arange(200) % 150
+    rows[:, 20] = 1 + np.arange(200) % 150
     path = saved(tmp_path / "m.safetensors", {f"w{place:03}": row for place, row in enumerate(rows)})
     read, digest = [], copies._digest
     monkeypatch.setattr(copies, "_digest", lambda root, claim: read.append(claim) or digest(root, claim))
@@ -161,3 +161,11 @@ def test_links_into_a_cache_are_files_and_others_are_not(tmp_path: Path) -> None
     found = explain(folder)
     assert found.files == {"model.safetensors": blob.stat().st_size}
     assert "notes.txt is a link that leads out of the folder" in found.notes[0]
+
+
+def test_equal_norms_of_ones_are_not_to_be_tied(tmp_path: Path) -> None:
+    """They are as they were initialized: training makes them other ones."""
+    rows = np.random.default_rng(0).standard_normal(512).astype(np.float32)
+    tensors = {f"norm.{n}.weight": np.ones(512, np.float32) for n in range(3)} | {"a": rows, "b": rows.copy()}
+    path = saved(tmp_path / "model.safetensors", tensors)
+    assert of(explain(path), What.COPIES) == {"b": 2048}

@@ -51,7 +51,7 @@ def test_a_state_dict(*, zipped: bool, tmp_path: Path) -> None:
     assert of(found, What.WEIGHTS) == {
         name: size for name, size in WEIGHTS.items() if name not in of(found, What.COPIES)
     }
-    assert of(found, What.COPIES) == {"1.running_var": 512, "1.running_mean": 512}
+    assert of(found, What.COPIES) == {}  # the buffers of a norm are as they were made
     assert of(found, What.CONSTANTS) == {"1.num_batches_tracked": 8}
     assert (What.PADDING in found.by_what()) == zipped
     assert of(found, What.UNREFERENCED) == {}

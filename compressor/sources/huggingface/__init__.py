@@ -48,10 +48,11 @@ def read(path: Path) -> Model:
     Raises:
         CompressorError: a file is missing, damaged or contradicts another one, or stores weights in an unknown way.
     """
-    from compressor.sources.huggingface import checkpoint, weights
+    from compressor.sources.huggingface import beside, checkpoint, weights
 
     opened = checkpoint.open_folder(path)
-    return Model(path, weights.read(opened).weights, None, checkpoint.metadata(opened), opened.files)
+    files = (*opened.files, *beside.others(opened).files)
+    return Model(path, weights.read(opened).weights, None, checkpoint.metadata(opened), files)
 
 
 def export(

@@ -63,6 +63,21 @@ def settings(folder: Path) -> tuple[Path, ...]:
     return tuple(folder / name for name in names if (folder / name).is_file())
 
 
+def is_adapter(file: Path) -> bool:
+    """Whether a file has the weights of an adapter (LoRA), which are none of the model's."""
+    return file.name.startswith("adapter_model.")
+
+
+def _shards(path: Path) -> list[Path]:
+    """The files with weights of a folder without an index: numbered ones before others, none of an adapter.
+
+    Some folders have the weights once more, as who trained them calls the tensors (`consolidated.safetensors`).
+    """
+    found = [file for file in sorted(path.glob("*.safetensors")) if not is_adapter(file)]
+    own = [file for file in found if not file.name.startswith("consolidated")]
+    return [file for file in own if _NUMBERED.fullmatch(file.name)] or own or found
+
+
 def open_folder(path: Path) -> Checkpoint:
     """The weights of a folder.
 
@@ -71,7 +86,7 @@ def open_folder(path: Path) -> Checkpoint:
     """
     index = path / INDEX
     if (path / WEIGHTS).exists() or not index.exists():
-        shards = [path / WEIGHTS] if (path / WEIGHTS).exists() else sorted(path.glob("*.safetensors"))
+        shards = [path / WEIGHTS] if (path / WEIGHTS).exists() else _shards(path)
         if not shards:
             raise CompressorError(f"{path}: no *.safetensors file{_instead(path)}.")
         _check_whole(path, shards)

@@ -27,9 +27,10 @@ from compressor.model import Model
 from compressor.sources import huggingface, safetensors
 from compressor.sources.huggingface import checkpoint
 from compressor.sources.huggingface import weights as stored
+from compressor.sources.huggingface.beside import others
 from compressor.targets import Asked, Fitted, Illegal, Together
 from compressor.targets.compressed_tensors import NAME, fit, floats, fused
-from compressor.targets.compressed_tensors.layout import METHOD, layout, method, others
+from compressor.targets.compressed_tensors.layout import METHOD, layout, method
 from compressor.targets.compressed_tensors.parts import FolderLayout
 from compressor.targets.session import Session
 
@@ -66,8 +67,7 @@ class CompressedTensors:
         weights = fit.fitted(tuple(model.weights), opened)
         notes = (*model.notes, *left.notes)
         own = frozenset(stored.read(opened).parts) if method(opened) == METHOD else frozenset()
-        model = replace(model, weights=weights, notes=notes, files=(*model.files, *left.files))
-        return Fitted(replace(self, own=own), model)
+        return Fitted(replace(self, own=own), replace(model, weights=weights, notes=notes))
 
     def legalize(self, encoding: Encoding) -> Encoding:
         match encoding:

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 import compressor
+from compressor import sources
 from compressor.compilation import locks, publish
+from compressor.differences.models import differences
 from compressor.errors import CompressorError
 from tests.sources.huggingface import folders
 
@@ -149,6 +151,31 @@ def test_files_that_are_numbered_otherwise_are_no_shards(source: Path, tmp_path:
     (source / "consolidated-00001-of-00001.safetensors").write_bytes((source / FIRST).read_bytes())
     compressor.compress(source, tmp_path / "out", target="compressed-tensors")
     assert (tmp_path / "out" / INDEX).exists()
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_an_adapter_is_none_of_the_weights_and_is_copied(*, index: bool, source: Path, tmp_path: Path) -> None:
+    folders.saved(source / "adapter_model.safetensors", {"base.layers.0.up.lora_A.weight": weight()})
+    (source / "adapter_config.json").write_text("{}")
+    folders.saved(source / "consolidated.safetensors", {"layers.0.feed_forward.w1.weight": weight()})
+    if not index:
+        (source / INDEX).unlink()
+    made = compressor.compress(source, tmp_path / "out", target="compressed-tensors")
+    assert [one.name for one in made.weights] == ["layers.0.up.weight", "layers.1.up.weight"]
+    adapter = (source / "adapter_model.safetensors").read_bytes()
+    assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == adapter
+    assert made.notes == ("not copied, weights in another file: consolidated.safetensors",)
+
+
+def test_sizes_are_those_of_all_files(source: Path, tmp_path: Path) -> None:
+    (source / "tokenizer.json").write_text("{}" * 5000)
+    made = compressor.compress(source, tmp_path / "out", target="compressed-tensors")
+    found = compressor.inspect(tmp_path / "out")
+    assert found.nbytes == made.nbytes
+    assert "tokenizer.json" in {file.name for file in found.files}
+    before = sum(file.stat().st_size for file in source.iterdir())
+    told = differences(sources.read(source), sources.read(tmp_path / "out"))
+    assert (told.before_nbytes, told.after_nbytes) == (before, made.nbytes)
 
 
 def test_an_index_that_lies_of_sizes_is_written_anew(source: Path, tmp_path: Path) -> None:
