@@ -2,8 +2,9 @@
 
     linear(x, W, b) = concat(linear(x, W[:n], b[:n]), linear(x, W[n:], b[n:]))
 
-Core ML has no constant that is made of several: a `concat` of constants is computed at every run. But an output channel
-depends on no other one, so there can be an operator for each part, whose results are concatenated.
+Core ML has no constant that is made of several: a `concat` of constants is an operator like any other, and what reads
+it has no constant for a weight. But an output channel depends on no other one, so there can be an operator for each
+part, whose results are concatenated.
 """
 
 # ruff: noqa: TID253 - imported where a program is converted, and nowhere else

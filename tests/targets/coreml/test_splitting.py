@@ -30,7 +30,12 @@ from tests.targets.coreml.test_computes import saved
 
 coremltools()
 
-from tests.targets.coreml.mil_evaluation import evaluate_package  # noqa: E402 - after Core ML Tools, which warns at import
+import coremltools as ct  # noqa: E402 - loaded by now, without its warnings
+from coremltools.converters.mil.mil import Builder as mb  # noqa: E402, N813 - its users call it that
+from coremltools.converters.mil.mil import types  # noqa: E402
+
+from compressor.targets.coreml.conversion import quiet  # noqa: E402
+from tests.targets.coreml.mil_evaluation import evaluate_package  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning")
 
@@ -221,6 +226,30 @@ def test_what_a_package_says_of_its_parts_is_a_note(said: str, tmp_path: Path) -
     package = sources.read(tmp_path / "out")
     told = Model(package.path, package.weights, package.graph, {**package.metadata, SPLIT: said})
     assert joined(told) == list(package.weights)
+
+
+def test_core_ml_tools_leaves_a_concat_of_constants_in_the_program() -> None:
+    """And makes another operator of the layer behind it: there is no constant of several forms."""
+
+    def part(first: float) -> Any:
+        return mb.constexpr_sparse_to_dense(
+            nonzero_data=np.float16([first, 2]), mask=np.array([[1, 0], [0, 1]]).astype(types.np_uint1_dtype)
+        )
+
+    @mb.program(input_specs=[mb.TensorSpec((1, 2), dtype=types.fp16)], opset_version=ct.target.iOS18)
+    def program(x: Any) -> Any:
+        return mb.linear(x=x, weight=mb.concat(values=[part(1), part(3)], axis=0))
+
+    with quiet():
+        made = ct.convert(
+            program, convert_to="mlprogram", minimum_deployment_target=ct.target.iOS18, skip_model_load=True
+        )
+    (function,) = made._mil_program.functions.values()
+    assert [each.op_type for each in function.operations if each.op_type != "const"] == [
+        *["constexpr_sparse_to_dense"] * 2,
+        "concat",
+        "matmul",
+    ]
 
 
 class Attention(nn.Module):
