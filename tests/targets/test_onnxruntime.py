@@ -19,7 +19,7 @@ from compressor.compilation.pipelines import PIPELINES
 from compressor.compilation.planning import Request
 from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, decode, name, shape, spec
 from compressor.errors import CompressorError, UsageError
-from compressor.formats.onnx import writing
+from compressor.formats.onnx import decoding, writing
 from compressor.model import Model
 from compressor.recognition.findings import Settings
 from compressor.targets import Illegal, Target
@@ -388,3 +388,21 @@ def test_types_that_an_opset_lacks_are_refused() -> None:
     assert targets.get("onnx-opset21").legalize(encoding) is encoding
     with pytest.raises(targets.Illegal, match="int4 needs opset 21, onnx-opset18 has 18"):
         targets.get("onnx-opset18").legalize(encoding)
+
+
+def test_what_decoding_takes_is_found_once_for_all_weights_of_one_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    lower = decoding.lower
+
+    def counted(name: str, *given: Any) -> decoding.Lowered:
+        asked.append(name)
+        return lower(name, *given)
+
+    monkeypatch.setattr(decoding, "lower", counted)
+    target = targets.get("onnx-opset18")
+    form = Palettized(RNG.integers(0, 12, (61, 67)).astype(np.uint8), np.zeros((1, 1, 12, 1), np.float32))
+    found = [target.overhead(name, form) for name in ("layers.10", "layers.11", "layers.100", "schicht-ä")]
+    assert len(asked) == 2  # names of as many bytes take the same
+    assert found[0]["layers.10"] == found[1]["layers.11"] < found[2]["layers.100"]
+    assert found[3]["schicht-ä"] == found[2]["layers.100"]
+    assert len({tuple(one.items())[1:] for one in found}) == 1  # the functions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from compressor.arrays import Array, Shape, bits
+from compressor.arrays import CODE_DTYPES, UINT8, Array, Shape, bits
 from compressor.formats.onnx.dtypes import DATA_TYPES, SINCE
 from compressor.formats.onnx.lowered import Lowered, NonZeros, Part
 
@@ -20,7 +20,7 @@ def store_codes(made: Lowered, name: str, array: Array, dims: Shape | None = Non
     kind = f"uint{width}" if width else array.dtype.name
     if (width or bits(array.dtype)) == 8:
         return made.store(name, array, dims)
-    if made.opset < SINCE.get(kind, _NEVER):
+    if made.opset < SINCE.get(CODE_DTYPES.get(kind, UINT8), _NEVER):
         return store_packed(made, name, array, dims, width)
     made.parts.append(Part(name, DATA_TYPES[kind], tuple(array.shape) if dims is None else dims, array, width))
     return name

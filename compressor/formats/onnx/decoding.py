@@ -125,7 +125,7 @@ def needs_opset(encoding: Encoding, form: Form = "folded") -> int:
         return max(13, *map(needs_opset, encoding.parts))
     if not is_encoded(encoding):
         return 1
-    oldest = max((13, *(SINCE.get(stored_type(one).name, 0) for one in arrays(encoding) if is_float(one.dtype))))
+    oldest = max((13, *(SINCE.get(stored_type(one), 0) for one in arrays(encoding) if is_float(one.dtype))))
     palette = _palette(encoding)
     if palette is not None and index_bits(palette.lut) in _STRADDLING:
         oldest = max(oldest, _BITWISE_SINCE)

@@ -35,13 +35,13 @@ DTYPES: Mapping[int, DType] = {
 DATA_TYPES: Mapping[str, int] = {dtype.name: data_type for data_type, dtype in DTYPES.items()}
 """`TensorProto.DataType` by the name of the numpy type."""
 
-SINCE: Mapping[str, int] = {
-    "float8_e4m3fn": 19,
-    "float8_e5m2": 19,
-    "uint4": 21,
-    "int4": 21,
-    "float8_e8m0fnu": 24,
-    "uint2": 25,
-    "int2": 25,
+SINCE: Mapping[DType, int] = {
+    STORED_DTYPES["float8_e4m3fn"]: 19,
+    STORED_DTYPES["float8_e5m2"]: 19,
+    UINT4: 21,
+    INT4: 21,
+    STORED_DTYPES["float8_e8m0fnu"]: 24,
+    UINT2: 25,
+    INT2: 25,
 }
 """The opset that brought a type, where models of an older one occur."""

@@ -94,7 +94,7 @@ class OnnxRuntime:
 
     def legalize(self, encoding: Encoding) -> Encoding:
         for array in _typed(encoding):
-            since = dtypes.SINCE.get(array.dtype.name, 0)
+            since = dtypes.SINCE.get(array.dtype, 0)
             if not self._has(since):
                 raise Illegal(f"{array.dtype} needs opset {since}, {self.name} has {self.newest()}")
         if reason := decoding.why_not(encoding):
@@ -113,15 +113,9 @@ class OnnxRuntime:
         return Together()
 
     def overhead(self, name: str, encoding: Encoding) -> Mapping[str, int]:
-        opset = max(self.facts.opset, decoding.needs_opset(encoding))
-        form = computing.held(self.facts.wanted.get(name, "folded"), encoding, opset)
-        lowered = decoding.lower(name, spec(encoding), opset, form)
-        own = sum(node.ByteSize() for node in lowered.nodes) + sum(value.ByteSize() for value in lowered.values)
-        own += sum(len(part.name) + HEADER_NBYTES for part in lowered.parts) - len(name) - HEADER_NBYTES
-        common = shared([lowered])
-        called = lowered.functions | common.functions
-        parts = {function: _function_nbytes(function, opset) for function in sorted(called)}
-        return {name: own, **parts, **{node.output[0]: node.ByteSize() for node in common.nodes}}
+        wanted = self.facts.wanted.get(name, "folded")
+        own, others = _overhead(len(name.encode()), spec(encoding), self.facts.opset, wanted)
+        return {name: own, **others}
 
     def _as_floats(self, encoding: Encoding) -> bool:
         """Whether codes would be floats before a kernel that wants codes gets them."""
@@ -196,6 +190,22 @@ def _typed(encoding: Encoding) -> Iterator[Array]:
 
 def _facts(model: Model, proto: onnx.ModelProto) -> Facts:
     return Facts(assembly.opset(proto), _Reached(proto), computing.wanted(model))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _overhead(length: int, encoding: Encoding, oldest: int, wanted: Form) -> tuple[int, Mapping[str, int]]:
+    """What decodes a weight by itself, and what several may share: bytes. Many weights have one form.
+
+    length: the bytes of the weight's name. encoding: a spec. oldest: the opset of the model.
+    """
+    name, opset = "x" * length, max(oldest, decoding.needs_opset(encoding))
+    lowered = decoding.lower(name, encoding, opset, computing.held(wanted, encoding, opset))
+    own = sum(node.ByteSize() for node in lowered.nodes) + sum(value.ByteSize() for value in lowered.values)
+    own += sum(len(part.name) + HEADER_NBYTES for part in lowered.parts) - length - HEADER_NBYTES
+    common = shared([lowered])
+    called = lowered.functions | common.functions
+    parts = {function: _function_nbytes(function, opset) for function in sorted(called)}
+    return own, parts | {node.output[0]: node.ByteSize() for node in common.nodes}
 
 
 @functools.cache
