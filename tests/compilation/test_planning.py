@@ -139,6 +139,7 @@ class Counted:
     places: Mapping[str, Place]
     writings: list[int]
     file: str = ""
+    followed: None = None
 
     @property
     def parts(self) -> tuple[Counted]:
