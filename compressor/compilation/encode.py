@@ -138,7 +138,7 @@ def _encoded(source: Encoding, spec: Encoding, scheme: Scheme[Any] | None, thres
     if isinstance(source, Dense) and isinstance(spec, Sparse) and by_rows.is_mask(spec):
         return by_rows.masked(source, spec, threshold, lambda values: _described(values, spec.values, scheme, None))
     if scheme is palettize and isinstance(source, Dense) and isinstance(spec, Palettized) and by_rows.is_palette(spec):
-        return by_rows.palettized(source, spec)
+        return _with_narrow_table(by_rows.palettized(source, spec), spec)
     if isinstance(source, Quantized) and codes_of(source) and isinstance(spec, Sparse) and codes_of(spec):
         values = linear_quantize.centred(source)
     else:
@@ -191,6 +191,12 @@ def _described(values: NDArray, spec: Values, scheme: Scheme[Any] | None, where:
     if scheme is None:
         raise ValueError("no scheme describes the values")
     encoded = scheme.encode(values, spec, where)
-    if isinstance(spec, Palettized) and (stored := stored_type(spec.lut)) != spec.lut.dtype:
-        return replace(encoded, lut=narrow.narrowed(np.asarray(encoded.lut), stored))
-    return encoded
+    return _with_narrow_table(encoded, spec) if isinstance(spec, Palettized) else encoded
+
+
+def _with_narrow_table(encoded: Palettized, spec: Palettized) -> Palettized:
+    """A palette whose table is stored in the type in which that of `spec` is."""
+    stored = stored_type(spec.lut)
+    if stored == spec.lut.dtype:
+        return encoded
+    return replace(encoded, lut=narrow.narrowed(np.asarray(encoded.lut), stored))

@@ -141,21 +141,22 @@ ROWS = {
     "palettized2": (3, 0.0),
     "palettized4": (16, 0.0),
     "palettized8": (256, 0.0),
+    "palettized7 of a narrow table": (-100, 0.0),
     "sparse(palettized3)": (8, 0.6),
     "sparse": (0, 0.8),
     "sparse(narrow)": (-1, 0.8),
     "sparse by bits": (0, 0.5),
     "sparse(palettized4) far apart": (16, 0.99),
 }
-"""How many distinct values there are, 0 for all, -1 for those of float16; and the share of zeros."""
+"""How many distinct values there are, 0 for all, -1 for those of float16, less for some; and the share of zeros."""
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_palettes_and_masks_are_the_same_some_rows_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng, (entries, zeros) = np.random.default_rng(0), ROWS[name]
     values = rng.standard_normal((200, 64)).astype(np.float16 if entries < 0 else np.float32).astype(np.float32)
-    if entries > 0:  # which the first rows do not have all of
-        values = values.reshape(-1)[:entries][np.minimum(rng.integers(0, entries, (200, 64)), np.arange(200)[:, None])]
+    if (count := abs(entries)) > 1:  # which the first rows do not have all of
+        values = values.reshape(-1)[:count][np.minimum(rng.integers(0, count, (200, 64)), np.arange(200)[:, None])]
     values[rng.random(values.shape) < zeros] = 0
     values[199, values[199] == 0] = -0.0
     weight = Weight("w", Dense(values))
