@@ -34,6 +34,7 @@ from compressor.targets.compressed_tensors.layout import METHOD, layout, method
 from compressor.targets.compressed_tensors.parts import FolderLayout
 from compressor.targets.session import Session
 
+_KEPT = "dense in a folder of this format, which stays as it is, with what it says of activations"
 HEADER_NBYTES = 70
 """About what a tensor takes in the header beside its name."""
 
@@ -67,6 +68,8 @@ class CompressedTensors:
         weights = fit.fitted(tuple(model.weights), opened)
         notes = (*model.notes, *left.notes)
         own = frozenset(stored.read(opened).parts) if method(opened) == METHOD else frozenset()
+        if own:
+            weights = tuple(one if one.name in own else replace(one, pinned=one.pinned or _KEPT) for one in weights)
         return Fitted(replace(self, own=own), replace(model, weights=weights, notes=notes))
 
     def legalize(self, encoding: Encoding) -> Encoding:

@@ -205,6 +205,15 @@ def test_what_is_compressed_once_stays_as_it_is(tmp_path: Path) -> None:
     assert compressor.inspect(tmp_path / "once").dense_nbytes > 1.5 * once.nbytes
 
 
+def test_what_was_left_dense_stays_so(tmp_path: Path) -> None:
+    tensors = {"layers.0.up.weight": grid(64, 64), "layers.1.up.weight": grid(64, 64)}
+    folders.dense(tmp_path / "source", tensors)
+    once = compressed(tmp_path / "source", tmp_path / "once", rules={"layers.1.*": "dense"})
+    twice = compressed(tmp_path / "once", tmp_path / "twice")
+    assert stored(twice) == stored(once) == {"layers.0.up.weight": "int4", "layers.1.up.weight": "dense"}
+    assert {file.sha256 for file in twice.files} == {file.sha256 for file in once.files}
+
+
 def test_the_baseline_of_a_folder_of_codes_is_dense(tmp_path: Path) -> None:
     checkpoints.saved(tmp_path / "source", "llama", lambda _: Grid(4, 32))
     compressed(tmp_path / "source", tmp_path / "once")
