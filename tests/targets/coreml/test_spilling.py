@@ -34,7 +34,7 @@ def rows(start: int, end: int) -> NDArray:
         ComputedArray((2, SPILLED // 2), np.dtype(np.float16), ramp, rows),
         ComputedArray((2, SPILLED), CODE_DTYPES["int4"], codes),
     ],
-    ids=str,
+    ids=lambda array: str(array.dtype),
 )
 def test_a_large_array_is_computed_once_in_each_process(array: ComputedArray) -> None:
     CALLS.clear()
