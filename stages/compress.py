@@ -85,8 +85,8 @@ def compress(
     from . import cluster, files, toolchain
     from .given import Given
 
-    for option, given in (("--plots", plots), ("--scheduler", scheduler)):
-        if dry_run and given is not None:
+    for option, given in (("--plots", plots), ("--scheduler", scheduler), ("--resume", resume)):
+        if dry_run and given:
             raise UsageError(f"--dry-run writes nothing: leave {option} out.")
     cluster.check(scheduler)
     toolchain.check("compress", params, strict=strict)

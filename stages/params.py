@@ -7,6 +7,7 @@ the class is also the list of parameters that its stage in dvc.yaml declares.
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
@@ -21,6 +22,11 @@ from compressor.recognition import findings
 from . import groups, overrides, yaml
 from .given import Given, file
 from .groups import Compress, Detect, Evaluate, Export, Group, Target, Targets
+from .text import visible
+
+LIKE, LONGER = 0.83, 1
+"""How much a group of others must look like one of ours, and how many letters more it may have, to be pointed out:
+`detct`, `exprot` are typed wrong, `detection` and `exporter` are words of their own."""
 
 
 class ExportParams(Group):
@@ -126,13 +132,27 @@ P = TypeVar("P", bound=Group)
 def load(schema: type[P], given: Given) -> P:
     """The settings of `schema`, from the defaults, the params file, `-S` and the command's options.
 
+    A group that looks misspelt is a warning on stderr.
+
     Raises:
         UsageError: the file is missing or no YAML mapping; a key is unknown, or its value of the wrong kind.
     """
     settings, wrong = sound(schema, given)
     if wrong:
         raise UsageError("\n".join(wrong.values()))
+    for said in misspelt(schema, given.file):
+        print(f"warning: {file(given.file)}: {visible(said)}", file=sys.stderr)
     return settings
+
+
+def misspelt(schema: type[Group], named: Path | None) -> list[str]:
+    """What there is to say of groups of others that are nearly one of `schema`, where that one is not there."""
+    there = tuple(map(str, read(named)))
+    absent, close = schema.model_fields.keys() - set(there), {}
+    for name in set(there) - Settings.model_fields.keys():
+        ours = [one for one in absent if len(name) <= len(one) + LONGER]
+        close[name] = difflib.get_close_matches(name, ours, n=1, cutoff=LIKE)
+    return [f"{name} is read by nothing here: was {close[name][0]} meant?" for name in there if close.get(name)]
 
 
 def sound(schema: type[P], given: Given) -> tuple[P, Mapping[str, str]]:

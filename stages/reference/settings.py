@@ -36,8 +36,8 @@ directory (or `--params FILE`), `-S`, and its own options (`--target`). `-S key=
 YAML, as it would stand in `params.yaml` (`-S evaluate.limits='{{size_ratio: 4}}'`): mappings are merged, all else is
 replaced, and nothing after the `=` is empty text. `-S ~key` takes a key back to its default. `dvc exp run -S` reads
 numbers, text, `null`, `[a, b]` and `{{a: 1}}` in the same way, and wants a `+` before a key that `params.yaml` lacks.
-Groups of `params.yaml` that are not listed here belong to other stages and are ignored; a key that a group here does
-not know is an error.
+Groups of `params.yaml` that are not listed here belong to other stages and are ignored, with a warning where one looks
+like one of these that is not there (`detct`); a key that a group here does not know is an error.
 
 | command | reads |
 |---|---|

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,9 +15,6 @@ from ..given import Given
 from ..given import file as params_file
 from . import measuring, model, stages
 from .checks import Check, Checks
-
-LIKE = 0.8
-"""How much a group of others must look like one of ours before it is pointed out."""
 
 
 def checks(
@@ -57,13 +53,8 @@ def _params(done: Checks, given: Given, wrong: Mapping[str, str]) -> None:
         if wrong:
             raise CompressorError("\n".join(wrong.values()))
         file = params_file(given.file)
-        known, there = set(params.Settings.model_fields), params.read(given.file)
-        lines = [str(file) if file.is_file() else f"there is no {file}: the defaults"]
-        for name in map(str, there):
-            close = difflib.get_close_matches(name, known - there.keys(), n=1, cutoff=LIKE)
-            if close and name not in known:
-                lines.append(f"{name} is read by nothing here: was {close[0]} meant?")
-        told.append("\n".join(lines))
+        there = str(file) if file.is_file() else f"there is no {file}: the defaults"
+        told.append("\n".join([there, *params.misspelt(params.Settings, given.file)]))
 
 
 def _imports(done: Checks, own: params.Settings, wrong: Mapping[str, str]) -> Mapping[str, str]:

@@ -101,6 +101,7 @@ def test_the_summary_of_every_command_is_whole_at_80_columns() -> None:
             "error: --pipeline: unknown pipeline 'x'",
         ),
         (["compress", "m.onnx", "out", "--dry-run", "--plots", "a.csv"], "error: --dry-run writes nothing"),
+        (["compress", "m.onnx", "out", "--dry-run", "--resume"], "error: --dry-run writes nothing: leave --resume out"),
     ],
 )
 def test_a_wrong_request(arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,6 +76,41 @@ def test_a_stage_sees_its_own_groups_only(file: Path) -> None:
     assert load(DetectParams, Given(file)) == DetectParams(detect=Detect(threshold=0.5))
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("compres: {}", "compress"),
+        ("evalute: {}", "evaluate"),
+        ("detct: {}", "detect"),
+        ("dtect: {}", "detect"),
+        ("exprot: {}", "export"),
+        ("taget: iOS17", "target"),
+        ("corml: {}", "coreml"),
+        ("compres: {}\ncompress: {}", None),
+        *(
+            (f"{other}: {{}}", None)
+            for other in ("detection", "detector", "exporter", "evaluator", "compression", "train")
+        ),
+        ("1: {}", None),
+    ],
+)
+def test_a_group_that_looks_misspelt_is_a_warning(
+    file: Path, text: str, meant: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(text)
+    load(Settings, Given(file))
+    said = f"warning: {file}: {text.partition(':')[0]} is read by nothing here: was {meant} meant?\n"
+    assert capsys.readouterr().err == (said if meant else "")
+
+
+def test_a_misspelt_group_that_a_command_does_not_read_is_no_warning(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text("compres: {}")
+    load(DetectParams, Given(file))
+    assert capsys.readouterr().err == ""
+
+
 def test_every_kind_of_value(file: Path) -> None:
     file.write_text(
         """
