@@ -155,15 +155,15 @@ def _total(made: Plan, target: Target) -> int:
 
 def _of_pipelines(look: Look) -> Iterator[Advice]:
     """What other pipelines make smaller, with what decodes it."""
-    now = _total(look.plan, look.target)
+    now, own = _total(look.plan, look.target), look.asked.pipeline
     for other in pipelines.PIPELINES:
         if other == look.pipeline:
             continue
-        pipeline = pipelines.get(other, look.settings.threshold)
-        made = plan(look.findings.values(), look.target, pipeline)
+        pipeline, made = pipelines.get(other, look.settings.threshold), look.by(other)
         changes = f": values up to {pipeline.threshold:g} become zero" if pipeline.threshold else ""
         if _total(made, look.target) < now:
-            what = f"{look.pipeline} takes part of the schemes, or no threshold"
+            part = not pipeline.schemes <= own.schemes
+            what = f"{own.name} takes part of the schemes" if part else f"{own.name} makes no value zero"
             yield _about(_saved(look.plan, made), what, f"--pipeline {other}{changes}")
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compressor import encodings, sources, targets
 from compressor.accounting import torch
 from compressor.compilation import pipelines
 from compressor.compilation.plan import Plan
-from compressor.compilation.planning import Progress, Request, planned, take
+from compressor.compilation.planning import Progress, Request, Taken, planned, take
 from compressor.errors import CompressorError
 from compressor.formats.coreml.skeleton import Skeleton
 from compressor.model import Model, stamps, unchanged
@@ -33,6 +33,7 @@ class Look:
     nbytes: of the weights as the model stores them.
     turned: the bytes of constants that hold what a weight does, with its axes in another order, by name.
     alone: whether they lie in a file that no graph can be made of.
+    asked, taken: what else a plan is made of.
     """
 
     path: Path
@@ -45,6 +46,12 @@ class Look:
     nbytes: int
     turned: Mapping[str, int]
     alone: bool
+    asked: Request
+    taken: Taken
+
+    def by(self, pipeline: str) -> Plan:
+        """What becomes of the weights by another pipeline."""
+        return planned(self.taken, replace(self.asked, pipeline=pipelines.get(pipeline, self.settings.threshold)))
 
 
 def taken(
@@ -68,7 +75,8 @@ def taken(
     stored = sum(encodings.nbytes(weight.encoding) for weight in model.weights)
     by_name = {one.name: one for one in fitted.model.weights}
     alone = model.graph is None and sources.readable(path) and sources.exporter(path) is None
-    return Look(path, by_name, found.findings, fitted.target, pipeline, settings, chosen, stored, _turned(model), alone)
+    seen = (path, by_name, found.findings, fitted.target, pipeline, settings, chosen, stored, _turned(model), alone)
+    return Look(*seen, asked, found)
 
 
 def _turned(model: Model) -> dict[str, int]:

@@ -19,6 +19,9 @@ from compressor.arrays import NDArray
 from compressor.errors import UsageError
 from compressor.recognition.findings import Settings
 from tests.faults.commands import chain, weights
+from tests.formats.compressed_tensors import decompressed
+from tests.sources.huggingface import folders
+from tests.targets.compressed_tensors import checkpoints
 
 RANDOM = np.random.default_rng(0)
 SIZE = 64
@@ -95,7 +98,9 @@ def test_a_threshold() -> None:
     values[0, :10] = 1e-5
     one = about(advised({"w": values}), "detect.threshold: 0.001")
     assert one.saves == made() - made(settings=Settings(threshold=1e-3))
-    assert about(advised({"w": values}), "default_pruning").saves == made() - made(pipeline="default_pruning")
+    other = about(advised({"w": values}), "default_pruning")
+    assert other.saves == made() - made(pipeline="default_pruning")
+    assert other.what == "auto makes no value zero"
 
 
 def test_a_tolerance() -> None:
@@ -129,6 +134,7 @@ def test_another_opset() -> None:
 def test_another_pipeline() -> None:
     one = about(advised(weights(), pipeline="default_pruning"), "--pipeline auto")
     assert one.weights == ("palette",)
+    assert one.what == "default_pruning takes part of the schemes"
     assert one.saves == made(pipeline="default_pruning") - made()
 
 
@@ -138,6 +144,19 @@ def test_no_pipeline_whose_weights_take_less_and_need_more_to_decode() -> None:
     assert about(found, "can be stored as int8").weights == ("w",)
     assert made(pipeline="default_palettization") < made()
     assert not any("--pipeline" in one.do for one in found)
+
+
+def test_no_pipeline_for_layers_that_loaders_keep_alike() -> None:
+    torch = pytest.importorskip("torch")
+    kinds = {"q": checkpoints.Grid(4, 128), "k": checkpoints.Floats(8, (1, 0)), "v": checkpoints.Grid(4, 128)}
+    values = {name: kind.of(torch.from_numpy(normal(256, 256)).to(torch.bfloat16)) for name, kind in kinds.items()}
+    tensors = {
+        f"model.layers.0.self_attn.{name}_proj.weight": decompressed.array(each) for name, each in values.items()
+    }
+    folder = folders.dense(Path("folder"), tensors)
+    look = taken(folder, targets.get("compressed-tensors"), "auto", Settings())
+    assert look.plan.nbytes == look.plan.dense_nbytes
+    assert not any("--pipeline" in one.do for one in advice(explain(folder), look))
 
 
 def test_the_smallest_weight_that_is_looked_at() -> None:
