@@ -25,8 +25,7 @@ from .groups import Compress, Detect, Evaluate, Export, Group, Target, Targets
 from .text import visible
 
 LIKE, LONGER = 0.83, 1
-"""How much a group of others must look like one of ours, and how many letters more it may have, to be pointed out:
-`detct`, `exprot` are typed wrong, `detection` and `exporter` are words of their own."""
+"""How much a misspelt group looks like ours, and its letters more: `exprot` is one, `exporter` a word of its own."""
 
 
 class ExportParams(Group):
@@ -97,8 +96,14 @@ class SensitivityAlone(SensitivityParams, ExportParams):
     """What `compressor sensitivity` reads for a model that has not been exported."""
 
 
-class ExplainParams(CompressParams, DetectParams):
+class ExplainParams(DetectParams):
     """What `compressor explain` reads."""
+
+    compress: Compress = Compress()
+
+
+class ExplainTargetParams(ExplainParams, MadeParams):
+    """What `compressor explain --target NAME` reads."""
 
 
 class EvaluateAlone(EvaluateParams, ExportParams):
@@ -178,8 +183,7 @@ def sound(schema: type[P], given: Given) -> tuple[P, Mapping[str, str]]:
     try:
         return schema.model_validate(merged), {}
     except ValidationError as error:
-        settings = [(override.key, f"-S {override.text}") for override in parsed]
-        settings += [(option.key, option.text) for option in options]
+        settings = [*((one.key, f"-S {one.text}") for one in parsed), *((one.key, one.text) for one in options)]
         where = str(file(given.file))
         wrong: dict[str, list[str]] = {}
         for one in error.errors():

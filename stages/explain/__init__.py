@@ -63,8 +63,9 @@ def explain(
     from ..given import Given
     from . import tables
 
-    if target is not None and not advised:
-        raise UsageError("--no-advice needs no target: leave --target out.")
+    for option, value in (("--target", target), ("--params", params), ("-S", settings)):
+        if value and not advised:
+            raise UsageError(f"--no-advice looks at the structure alone: leave {option} out.")
     file = with_name(file)
     given = Given(params, settings or (), {"target": target})
     found = account_of(file)
@@ -83,12 +84,12 @@ def _look(file: Path, found: Account, given: Given, *, named: bool) -> tuple[Loo
     from compressor.errors import CompressorError, UsageError, line
 
     from .. import progress
-    from ..params import ExplainParams, core_settings, load, target
+    from ..params import ExplainParams, ExplainTargetParams, core_settings, load, target
 
-    own = load(ExplainParams, given)
+    own = load(ExplainTargetParams if named else ExplainParams, given)
     try:
         with progress.shown() as shown:
-            made_for = target(own) if named else None
+            made_for = target(own) if isinstance(own, ExplainTargetParams) else None
             return taken(file, made_for, own.compress.pipeline, core_settings(own.detect), shown), ""
     except UsageError:
         raise

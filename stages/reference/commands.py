@@ -21,8 +21,8 @@ INTRODUCTION = f"""\
 | exit status | |
 |---:|---|
 | 0 | done |
-| 1 | it could not be done, or a limit is broken: a line on stderr says what, where, and what to do |
-| 2 | a wrong request: an unknown option, name or key, a file that is not there |
+| 1 | it could not be done (there is no such model, too), or a limit is broken: a line says what, where, what to do |
+| 2 | a wrong request: an unknown option, name or key; settings, samples or metrics that are not there |
 | 70 | a defect of this package |
 | 129, 130, 143 | hung up, interrupted, terminated; nothing is left half-written |
 | 141 | nobody reads what it prints |

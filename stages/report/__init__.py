@@ -72,7 +72,9 @@ def report(
     from .page import html
 
     page = out if out is not None or markdown is not None else PAGE
-    _check(page, markdown, artefacts, against)
+    _check(page, markdown)
+    if artefacts:
+        _check_alone(against, params, settings)
     read = [file for path in artefacts for file in files.read_by(path)] if artefacts else collect.read()
     publish.check_files([page, None if markdown == STDOUT else markdown], read)
     given = Given(params, settings or ())
@@ -85,22 +87,35 @@ def report(
         _write(markdown, text(found))
 
 
-def _check(page: Path | None, markdown: Path | None, artefacts: list[Path] | None, against: str | None) -> None:
+def _check(page: Path | None, markdown: Path | None) -> None:
     """Refuse what cannot be meant, before anything is read.
 
     Raises:
-        UsageError: a name does not say what is written, or artefacts by themselves are to be compared with a revision.
+        UsageError: a name does not say what is written.
     """
     from compressor.errors import UsageError
 
     for path, suffixes in ((page, (".html", ".htm")), (None if markdown == STDOUT else markdown, (".md", ".markdown"))):
         if path is not None and path.suffix.lower() not in suffixes:
             raise UsageError(f"{path}: expected a name that ends with {suffixes[0]}, got {path.suffix!r}.")
-    if artefacts and against is not None:
+
+
+def _check_alone(against: str | None, params: Path | None, settings: list[str] | None) -> None:
+    """Refuse what artefacts by themselves do not have.
+
+    Raises:
+        UsageError: they are to be compared with a revision, or judged by settings.
+    """
+    from compressor.errors import UsageError
+
+    if against is not None:
         raise UsageError(
             "--against compares a training repository with its past: leave ARTEFACT out. `compressor diff` compares "
             "artefacts."
         )
+    for option, value in (("--params", params), ("-S", settings)):
+        if value:
+            raise UsageError(f"{option} is for the report of a training repository: leave ARTEFACT out, or {option}.")
 
 
 def _write(path: Path, content: str) -> None:

@@ -250,6 +250,8 @@ def test_a_detection_alone(artefacts):
         (["--out", "params.yaml/report.html"], 1, "params.yaml is not a directory"),
         (["missing.onnx"], 1, "missing.onnx: no such file or directory"),
         (["models/compressed", "--against", "HEAD"], 2, "--against compares a training repository with its past"),
+        (["models/compressed", "--params", "gone.yaml"], 2, "--params is for the report of a training repository"),
+        (["models/compressed", "-S", "nonsense=1"], 2, "-S is for the report of a training repository"),
         (["-S", "evaluate.limits.speed=3"], 2, "unknown limit 'speed'"),
     ],
 )
