@@ -129,6 +129,7 @@ def manifest(made: Manifest, *, refusals: bool = False, threshold: float = 0.0) 
         Text(_outcome(made.target, made.pipeline, made.dense_nbytes, made.nbytes, "model"), "bold"),
         *_changed(made.weights, threshold),
         *(Text(visible(note), "yellow") for note in made.notes),
+        *(() if refusals else _refused(made.weights)),
         Text(visible(files), "dim"),
     )
 
@@ -189,6 +190,13 @@ def _changed(rows: Sequence[WeightFacts], threshold: float) -> Iterator[Text]:
         values, places = plural(sum(weight.changed for weight in moved), "value"), plural(len(moved), "weight")
         furthest = max(weight.max_error for weight in moved)
         yield Text(f"{values} moved by up to {furthest:.1e} in {places}: detect.tolerance=0 (-S) keeps them", "yellow")
+
+
+def _refused(rows: Sequence[WeightFacts]) -> Iterator[Text]:
+    """Where to read why weights are dense that something else was found for: their evidence alone does not tell."""
+    if count := sum(weight.encoding == "dense" and bool(weight.rejected) for weight in rows):
+        verb = "is" if count == 1 else "are"
+        yield Text(f"{plural(count, 'weight')} {verb} dense though other forms were found: -v says why", "dim")
 
 
 def _grouped(items: Iterable[T], key: Callable[[T], object]) -> Iterable[tuple[Any, list[T]]]:

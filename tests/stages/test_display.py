@@ -60,6 +60,15 @@ def printed(renderable: RenderableType, width: int) -> list[str]:
     return capture.get().splitlines()
 
 
+def test_dense_weights_that_forms_were_found_for_point_to_the_reasons() -> None:
+    refused = dataclasses.replace(WEIGHTS[0], rejected=(("sparse", "not part of the pipeline"),))
+    made = dataclasses.replace(MANIFEST, weights=(refused, *WEIGHTS[1:]))
+    told = "1 weight is dense though other forms were found: -v says why"
+    assert told in printed(display.manifest(made), 80)
+    assert not any(" -v " in line for line in printed(display.manifest(made, refusals=True), 80))
+    assert not any(" -v " in line for line in printed(display.manifest(MANIFEST), 80))
+
+
 @pytest.mark.parametrize("width", [80, 120, 200])
 def test_manifest_fits_and_is_whole(width: int) -> None:
     lines = printed(display.manifest(MANIFEST, refusals=True), width)
