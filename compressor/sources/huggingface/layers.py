@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -118,3 +118,19 @@ def report_unknown(where: str, given: Mapping[str, Any], known: Iterable[str]) -
     """Name the settings that have no meaning here; those that are off are not worth a word."""
     for key in sorted(key for key, value in given.items() if value and key not in known):
         log.warning("%s: the unknown key %r is ignored: the tensors say how the weights are stored.", where, key)
+
+
+def foreign(name: str, names: Collection[str]) -> str:
+    """What there is to say of a tensor that holds codes of a library whose layers are not read; empty for any other.
+
+    >>> foreign("fc.W_q", {"fc.W_q", "fc.scale", "fc.zero"})
+    'codes of HQQ, not supported: save the values that it dequantizes'
+
+    Source: optimum-quanto 0.2.7, `QTensor.save_to_state_dict`; hqq 0.2.8, `HQQLinear.state_dict`.
+    """
+    stem = name.removesuffix("._data").removesuffix("._data")  # twice where they are packed
+    layer = name.removesuffix("W_q")
+    found = "quanto" if stem != name and f"{stem}._scale" in names else ""
+    if layer != name and {f"{layer}scale", f"{layer}zero"} <= set(names):
+        found = "HQQ"
+    return f"codes of {found}, not supported: save the values that it dequantizes" if found else ""

@@ -11,7 +11,7 @@ from compressor.encodings import Dense
 from compressor.errors import CompressorError, unknown
 from compressor.sources.huggingface import awq, bitsandbytes, compressed_tensors, fp8, gptq, mxfp4
 from compressor.sources.huggingface.checkpoint import CONFIG, Checkpoint
-from compressor.sources.huggingface.layers import Layer
+from compressor.sources.huggingface.layers import Layer, foreign
 from compressor.sources.huggingface.layouts import FLOAT8, as_bytes, float8_values
 from compressor.weight import Weight
 
@@ -56,7 +56,7 @@ def read(checkpoint: Checkpoint) -> Content:
     others: dict[str, MappedArray] = {}
     for name, tensor in checkpoint.tensors.items():
         layer = owners.get(name)
-        plain = () if layer else tuple(_plain(name, tensor, checkpoint.quantization))
+        plain = () if layer else tuple(_plain(name, tensor, checkpoint))
         if not layer and not plain:
             others[name] = tensor
         for weight in layer.weights if layer else plain:
@@ -82,7 +82,7 @@ def _implied(said: Mapping[str, Any]) -> str:
     return "compressed-tensors" if {"config_groups", "sparsity_config"} & said.keys() else ""
 
 
-def _plain(name: str, tensor: MappedArray, said: Mapping[str, Any]) -> Iterator[Weight]:
+def _plain(name: str, tensor: MappedArray, checkpoint: Checkpoint) -> Iterator[Weight]:
     """A tensor of no quantized layer; nothing for indices and masks, which are no weights."""
     kind = tensor.dtype
     if is_float(kind):
@@ -90,7 +90,12 @@ def _plain(name: str, tensor: MappedArray, said: Mapping[str, Any]) -> Iterator[
     elif kind.name in FLOAT8:
         yield Weight(name, Dense(float8_values(tensor)), note=f"{kind}: not supported, kept as bfloat16 values")
     elif kind.name.startswith("float") or (kind.name in WORDS and len(tensor.shape) > 1):
-        why = "that is no part of a known layer" if said else f"without a quantization_config in {CONFIG} beside it"
+        why = (
+            "that is no part of a known layer"
+            if checkpoint.quantization
+            else f"without a quantization_config in {CONFIG} beside it"
+        )
         yield Weight(name, Dense(as_bytes(tensor)), pinned=f"{kind} data {why}: kept as its bytes")
     elif kind in CODE_DTYPES.values():
-        yield Weight(name, Dense(tensor), pinned=f"{kind} data that is no part of a known layer")
+        why = foreign(name, checkpoint.tensors) or f"{kind} data that is no part of a known layer"
+        yield Weight(name, Dense(tensor), pinned=why)

@@ -19,6 +19,7 @@ from compressor.encodings import Dense
 from compressor.errors import CompressorError
 from compressor.model import Model
 from compressor.sources.huggingface import bitsandbytes
+from compressor.sources.huggingface.layers import foreign
 from compressor.sources.torch.archive import entries, is_script
 from compressor.sources.torch.load import ALLOW, read_pickle
 from compressor.sources.torch.sets import state_dict
@@ -60,7 +61,7 @@ def _weights(path: Path, state: Mapping[str, object]) -> Iterator[Weight]:
     layers = {part: layer for layer in bitsandbytes.read(path, arrays) for part in layer.parts}
     for name, array in arrays.items():
         if name not in layers:
-            yield Weight(name, Dense(array))
+            yield Weight(name, Dense(array), note=foreign(name, arrays))
         elif layers[name].parts[0] == name:
             yield from layers[name].weights
 

@@ -158,6 +158,36 @@ def test_a_float8_tensor_without_a_scale_is_kept_as_values_with_the_reason(tmp_p
     assert np.array_equal(decode(weight.encoding).astype(np.float32), stored.astype(np.float32))
 
 
+@pytest.mark.parametrize(
+    ("names", "library"),
+    [
+        (("fc.weight._data", "fc.weight._scale"), "quanto"),
+        (("fc.weight._data._data", "fc.weight._scale", "fc.weight._shift"), "quanto"),
+        (("fc.W_q", "fc.scale", "fc.zero"), "HQQ"),
+        (("fc._data", "fc.scale"), ""),
+        (("fc.W_q", "fc.scale"), ""),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_codes_of_a_library_that_is_not_read_are_named(
+    tmp_path: Path, names: tuple[str, ...], library: str, suffix: str
+) -> None:
+    codes, *scales = names
+    tensors = {codes: RANDOM.integers(0, 9, (4, 6)).astype(np.uint8), **dict.fromkeys(scales, np.ones((4, 1), "f"))}
+    path = tmp_path / f"m{suffix}"
+    if suffix == ".pt":
+        torch = pytest.importorskip("torch")
+        state = pytest.importorskip("compressor.sources.torch.state")
+        torch.save({name: torch.from_numpy(values.copy()) for name, values in tensors.items()}, path)
+    else:
+        saved(path, tensors)
+    read = state.read if suffix == ".pt" else sources.read
+    (weight,) = (one for one in read(path).weights if one.name == codes)
+    said = f"codes of {library}, not supported: save the values that it dequantizes"
+    assert (said in (weight.pinned, weight.note)) == bool(library)
+    assert np.array_equal(decode(weight.encoding), tensors[codes])
+
+
 def test_packed_words_of_an_unknown_layout_are_kept_as_bytes_with_the_reason(tmp_path: Path) -> None:
     stored = RANDOM.integers(-9, 9, (4, 6)).astype(np.int32)
     (weight,) = sources.read(saved(tmp_path / "m.safetensors", {"l.qweight": stored})).weights
