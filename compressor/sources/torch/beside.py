@@ -1,15 +1,11 @@
 """What trainings put beside the weights of a checkpoint: its classes are names, nothing of them is imported or run."""
 
-# ruff: noqa: TID253 - imported where a checkpoint is read, and nowhere else
-
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from pickle import UnpicklingError
 from typing import Self
-
-import torch
 
 _MOST = 200
 """Of classes in a file: it is read again for each."""
@@ -47,6 +43,8 @@ def read(file: Callable[[], object]) -> object:
 
     file: calls that reader. Raises whatever it raises.
     """
+    import torch
+
     stubs: dict[str, Callable[..., object]] = {}
     while True:
         try:
