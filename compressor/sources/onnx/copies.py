@@ -163,10 +163,10 @@ def _in_shape(values: Array, shape: Shape) -> Array:
 
 
 def _sums(values: Array) -> tuple[int, int]:
-    """The sum of all patterns and that of their squares, of which no order of the elements changes any."""
+    """The sum of all patterns and that of their squares modulo 2**64, which no order of the elements changes."""
     total = squares = 0
     for block in in_blocks(values):
         wide = patterns(block).astype(np.uint64)
         total += int(wide.sum())
         squares += int(np.dot(wide, wide))
-    return total, squares
+    return total, squares % (1 << 64)  # a block's own wraps: what blocks there are must not show

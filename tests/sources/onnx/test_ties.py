@@ -17,6 +17,7 @@ from compressor.packing import pack
 from compressor.patterns import patterns
 from compressor.sources import read
 from compressor.sources.onnx.copies import copies
+from compressor.weight import Copy
 
 VALUES = np.random.default_rng(0).normal(size=(64, 48)).astype(np.float32)
 DIFFERENT = VALUES.copy()
@@ -205,6 +206,12 @@ def test_many_constants_that_look_alike_are_read_a_few_times(monkeypatch: pytest
         many[f"w{number}"].flat[2000] = number + 2
     assert copies(many) == {}
     assert read_elements < 3 * sum(values.size for values in many.values())
+
+
+@pytest.mark.parametrize("dims", [(4096, 257), (9669, 256)])
+def test_large_constants_are_found_transposed_whatever_blocks_they_are_read_in(dims: tuple[int, int]) -> None:
+    values = np.random.default_rng(4).normal(size=dims).astype(np.float32)
+    assert copies({"a": values, "b": np.ascontiguousarray(values.T)}) == {"b": Copy("a", dims[::-1], dims, (1, 0))}
 
 
 @pytest.mark.parametrize("width", [2, 3, 4, 6])
