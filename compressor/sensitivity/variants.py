@@ -10,7 +10,7 @@ import numpy as np
 
 from compressor.arrays import INT4, INT8, DType, NDArray
 from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse
-from compressor.kernels import select
+from compressor.recognition.schemes import sparsify
 from compressor.sensitivity import means
 
 
@@ -42,8 +42,7 @@ def pruned(values: NDArray, axis: int, share: float) -> Sparse:  # noqa: ARG001 
         edge = np.partition(flat, count - 1)[count - 1]
         mask &= flat >= edge
         mask[np.flatnonzero(flat == edge)[: count - np.count_nonzero(flat < edge)]] = False
-    mask = mask.reshape(values.shape)
-    return Sparse(mask, Dense(select(values, mask)), values.shape)
+    return sparsify.sparse(np.where(mask.reshape(values.shape), values, 0).astype(values.dtype))
 
 
 def palettized(values: NDArray, axis: int, bits: int) -> Palettized:  # noqa: ARG001 - the signature of all

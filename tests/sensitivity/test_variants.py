@@ -19,7 +19,7 @@ WEIGHT = np.random.default_rng(0).standard_normal((64, 96)).astype(np.float32)
     ("variant", "evidence", "bytes_a_weight"),
     [
         ("pruned50", "50.0% zeros, unstructured", 1 / 8 + 4 / 2),
-        ("pruned75", "75.0% zeros, unstructured", 1 / 8 + 4 / 4),
+        ("pruned75", "75.0% zeros, unstructured", 4 / 4 + 785 / (64 * 96)),
         ("int8", "int8 grid per channel along axis 0", 1 + 4 / 96),
         ("int4", "int4 grid per channel along axis 0", 1 / 2 + 4 / 96),
         ("palette4", "16 distinct values", 1 / 2 + 16 * 4 / (64 * 96)),

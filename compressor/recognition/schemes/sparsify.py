@@ -28,7 +28,7 @@ from compressor.encodings import (
 )
 from compressor.errors import plural
 from compressor.gaps import GAPS
-from compressor.kernels import expand
+from compressor.kernels import expand, select
 from compressor.patterns import above
 from compressor.recognition import masks
 from compressor.recognition.masks import Structure
@@ -135,6 +135,14 @@ def _nonzeros(
         if left <= ENTRIES:  # zero, or what the threshold makes zero, was too much for a palette
             spec = palettize.spec((count,), values.dtype, (1,) * values.ndim, left)
             yield (palettize.NAME,), spec, plural(left, "distinct non-zero value")
+
+
+def sparse(values: NDArray) -> Sparse:
+    """A weight as its non-zeros, whatever blocks its zeros come in, in the smallest form."""
+    count = int(np.count_nonzero(values))
+    where = _Where(values, (1,) * values.ndim, count, 0.0)
+    spec = where.smallest(Dense(ArraySpec((count,), values.dtype)))
+    return encode(values, spec, 0.0, lambda _, __, kept: Dense(select(values, kept)))
 
 
 def mask(values: NDArray, spec: Sparse, threshold: float) -> tuple[NDArray, NDArray]:
