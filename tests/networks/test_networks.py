@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 import compressor
 from compressor import encodings, sources
+from compressor.recognition.schemes import sparsify
 from tests.networks.catalogue import NETWORKS, fetched
 from tests.networks.quantizing import QUANTIZED, quantized
 
@@ -165,11 +166,11 @@ KINDS = {
 def bound(change, size, width):
     """The bytes that a changed weight takes at most."""
     by_change = {
-        prune: size / 8 + (size // 4) * width,
+        prune: (size / 8 + (size // 4) * width) * sparsify.SOONER,
         palettize: size / 2 + 16 * width,
         # A float16 has rounded the grid away: what is left are 255 distinct values.
         quantize: size + 8 if width == 4 else size + 256 * width,
-        prune_and_palettize: size / 8 + size / 8 + 16 * width,
+        prune_and_palettize: (size / 8 + size / 8 + 16 * width) * sparsify.SOONER,
     }
     return by_change[change]
 
