@@ -79,15 +79,6 @@ def largest(values: NDArray) -> float:
         return max(abs(float(values.max())), abs(float(values.min())))
 
 
-def least_magnitudes(rows: NDArray) -> NDArray:
-    """The least magnitude that is not zero of every row, 0 where there is none: `[rows]`."""
-    absolute = rows.view(f"<u{rows.dtype.itemsize}") & magnitude_bits(rows.dtype)
-    one = absolute.dtype.type(1)
-    absolute -= one  # 0 becomes the greatest
-    least: NDArray = absolute.min(axis=1) + one
-    return least.view(rows.dtype)
-
-
 def above(values: NDArray, threshold: float) -> NDArray:
     """The mask of the values whose magnitude exceeds `threshold`, or that are NaN: bool, the shape of `values`."""
     most, mask = bound(threshold, values.dtype), np.empty(values.size, np.bool_)
