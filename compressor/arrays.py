@@ -14,7 +14,6 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from compressor.blocks import BLOCK, blocks
 from compressor.errors import CompressorError
 from compressor.packing import pack, packed_nbytes, unpack
 from compressor.widening import widened_to
@@ -268,24 +267,6 @@ def widened(array: Array) -> Array:
     if isinstance(array, ArraySpec):
         return ArraySpec(array.shape, array.dtype)
     return np.asarray(array) if isinstance(array, NarrowArray) else array
-
-
-_READ = 2 * BLOCK
-"""Elements that are read at a time: so many that the call costs nothing, so few that they stay in the cache."""
-
-
-def in_blocks(array: Array) -> Iterator[NDArray]:
-    """The elements in row-major order, some at a time: `[n]` each, gone once the next ones are asked for.
-
-    Of a slice of a file no more are in memory.
-    """
-    if type(array) is MappedArray and (array.width or bits(array.dtype)) >= 8:
-        yield from (run.view(array.dtype) for run in array.runs(_READ * array.dtype.itemsize))
-    elif isinstance(array, NarrowArray):
-        yield from (widened_to(part, array.dtype) for part in in_blocks(array.values))
-    else:
-        flat = np.asarray(array).reshape(-1)
-        yield from (flat[part] for part in blocks(flat.size, _READ))
 
 
 def to_bytes(values: NDArray) -> NDArray:

@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from compressor.arrays import Array, ComputedArray, MappedArray, NarrowArray, PackedArray, bits
+from compressor.arrays import Array, ComputedArray, MappedArray, NarrowArray, NDArray, PackedArray, bits
 from compressor.blocks import BLOCK, blocks
 from compressor.encodings import (
     Dense,
@@ -27,14 +27,32 @@ from compressor.encodings import (
     shape,
 )
 from compressor.errors import DamageError
+from compressor.widening import widened_to
 
 _VALUES = 4 * BLOCK
 """Of a part: opening a file costs as much as reading a block."""
+
+_READ = 2 * BLOCK
+"""Elements that are read at a time: so many that the call costs nothing, so few that they stay in the cache."""
 
 
 def leading(array: Array, count: int) -> Array:
     """The first `count` rows of an array, of which no more is read where it lies in a file as it is."""
     return rows(array if _in_rows(array) else np.asarray(array), 0, min(count, array.shape[0]))
+
+
+def in_blocks(array: Array) -> Iterator[NDArray]:
+    """The elements in row-major order, some at a time: `[n]` each, gone once the next ones are asked for.
+
+    Of a slice of a file no more are in memory.
+    """
+    if type(array) is MappedArray and (array.width or bits(array.dtype)) >= 8:
+        yield from (run.view(array.dtype) for run in array.runs(_READ * array.dtype.itemsize))
+    elif isinstance(array, NarrowArray):
+        yield from (widened_to(part, array.dtype) for part in in_blocks(array.values))
+    else:
+        flat = np.asarray(array).reshape(-1)
+        yield from (flat[part] for part in blocks(flat.size, _READ))
 
 
 def in_rows(encoding: Encoding) -> Iterator[Encoding]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 
+from compressor.errors import CompressorError
+
 _READ = 1 << 18
 
 
@@ -40,7 +42,7 @@ def digest(path: Path, ends: Iterable[int | None]) -> str:
     """That of a file up to the last of `ends`, each of which is reached as soon as it is known.
 
     Raises:
-        EOFError: the file ends before.
+        CompressorError: the file ends before.
     """
     found, buffer, at = hashlib.sha256(), memoryview(bytearray(_READ)), 0
     with path.open("rb", buffering=0) as file:
@@ -48,7 +50,9 @@ def digest(path: Path, ends: Iterable[int | None]) -> str:
             while at < (end or 0):
                 count = file.readinto(buffer[: end - at])  # type: ignore[operator]
                 if not count:
-                    raise EOFError(f"{path} ends at byte {at}")
+                    raise CompressorError(
+                        f"{path} was cut short while it was written: it ends at byte {at:,} of {end:,}"
+                    )
                 found.update(buffer[:count])
                 at += count
     return found.hexdigest()

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from compressor.arrays import Array, NDArray, in_blocks
+from compressor.arrays import Array, NDArray
 from compressor.compilation.stream import InexactError
-from compressor.cutting import in_rows
+from compressor.cutting import in_blocks, in_rows
 from compressor.encodings import Dense, Encoding, decode, dtype, name, shape
 from compressor.errors import DamageError
 from compressor.patterns import above, bound, compared, magnitude_bits, patterns

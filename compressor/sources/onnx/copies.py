@@ -16,9 +16,9 @@ from itertools import islice, permutations
 
 import numpy as np
 
-from compressor.arrays import Array, MappedArray, NDArray, Shape, bits, in_blocks
+from compressor.arrays import Array, MappedArray, NDArray, Shape, bits
 from compressor.blocks import row_blocks
-from compressor.cutting import leading
+from compressor.cutting import in_blocks, leading
 from compressor.patterns import patterns
 from compressor.weight import Copy
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from compressor import encodings
-from compressor.arrays import Shape, in_blocks, is_float
+from compressor.arrays import Shape, is_float
+from compressor.cutting import in_blocks
 from compressor.sources.huggingface.checkpoint import Checkpoint
 from compressor.weight import Weight
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compressor.arrays import UINT8, DType, MappedArray, NDArray, Shape, in_blocks, to_bytes
+from compressor.arrays import UINT8, DType, MappedArray, NDArray, Shape, to_bytes
+from compressor.cutting import in_blocks
 from compressor.encodings import Encoding, Quantized, decode
 from compressor.errors import CompressorError
 from compressor.formats import safetensors
