@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -25,6 +26,9 @@ _SHORT, _WIDE = 64, 64
 """Rows of so few values lie side by side, and so do so many rows at least: then numpy's inner loops are long."""
 
 _CHANNEL_AXES = 2
+
+_SHAPES = 64
+"""Of so many shapes the granularities are kept: most models have many weights of few shapes."""
 
 _FEWEST_WITH_KERNELS = 3
 """The rank from which weights are of convolutions, whose kernels lie behind their channels, or of experts."""
@@ -129,7 +133,7 @@ class Granularity:
     def some(self, values: NDArray, count: int) -> NDArray:
         """So many whole blocks at most, all over the weight: `[blocks, n]`."""
         whole, cut = self._whole_blocks(values)
-        places = np.unique(np.linspace(0, math.prod(whole) - 1, min(count, math.prod(whole)), dtype=np.intp))
+        places = np.linspace(0, math.prod(whole) - 1, min(count, math.prod(whole)), dtype=np.intp)
         return np.ascontiguousarray(cut[np.unravel_index(places, whole)]).reshape(places.size, -1)
 
     def _whole_blocks(self, values: NDArray) -> tuple[Shape, NDArray]:
@@ -171,7 +175,8 @@ def per_tensor(shape: Shape) -> Granularity:
     return Granularity(shape, shape, "per tensor")
 
 
-def chains(shape: Shape) -> Iterator[list[Granularity]]:
+@functools.lru_cache(_SHAPES)
+def chains(shape: Shape) -> tuple[tuple[Granularity, ...], ...]:
     """The granularities finer than the tensor, in chains, the coarsest of each first.
 
     A grid of one is also one of all that stand behind it, so the last of a chain rules all of it out at once.
@@ -181,6 +186,10 @@ def chains(shape: Shape) -> Iterator[list[Granularity]]:
         [kh, kw, I, O]    channels of axis 3 or 2, as TensorFlow has them, then blocks along the other, as these
         [E, K, N]         and channels of an expert's own, along either axis, then blocks along the other
     """
+    return tuple(map(tuple, _chains(shape)))
+
+
+def _chains(shape: Shape) -> Iterator[list[Granularity]]:
     rank = len(shape)
     for axis in channel_axes(rank):
         yield _chain(shape, (axis,), 0 if axis else rank - 1, range(rank))

@@ -86,12 +86,12 @@ def cover(values: NDArray, value_nbytes: float) -> tuple[Structure, int] | None:
 
     value_nbytes: what a value that is kept takes: the blocks that take the fewest bytes are chosen.
     """
-    full = functools.cache(lambda: above(values, 0.0))
+    full = functools.cache(lambda: _Zeros(above(values, 0.0)))
     best, least = None, math.inf
     for blocks in _promising(values):
         if not _explained(full(), blocks.lengths):
             continue
-        stored = kept(full(), blocks.lengths)
+        stored = kept(full().mask, blocks.lengths)
         count = int(np.count_nonzero(stored)) * math.prod(blocks.lengths)
         if (size := stored.size / 8 + count * value_nbytes) < least:
             best, least = (blocks, count), size
@@ -108,27 +108,29 @@ def kept(mask: NDArray, lengths: Shape) -> NDArray:
     return np.asarray(mask.reshape(pairs).any(axis=tuple(range(1, len(pairs), 2))))
 
 
-def _explained(mask: NDArray, lengths: Shape) -> bool:
+def _explained(zeros: _Zeros, lengths: Shape) -> bool:
     """Whether blocks were pruned as a whole: far more of them are empty than chance makes.
 
     Chance sets every place of a channel to zero by itself, as often as the channel has zeros: a share r of them makes
     r**n of its blocks of n places empty. Of the zeros beyond that, those in empty blocks are explained.
 
     >>> values = np.arange(1024).reshape(64, 16)
-    >>> _explained(values % 32 < 16, (1, 16)), _explained(values % 4 < 2, (1, 16))
+    >>> _explained(_Zeros(values % 32 < 16), (1, 16)), _explained(_Zeros(values % 4 < 2), (1, 16))
     (True, False)
     """
+    mask = zeros.mask
     lengths = tuple(min(length, dim) for length, dim in zip(lengths, mask.shape, strict=True))
     cut = mask[tuple(slice(dim // length * length) for dim, length in zip(mask.shape, lengths, strict=True))]
     blocks = kept(cut, lengths)
-    return _beyond_chance(blocks.size - int(np.count_nonzero(blocks)), math.prod(lengths), _Zeros(cut))
+    empty, whole = blocks.size - int(np.count_nonzero(blocks)), cut.size == mask.size
+    return _beyond_chance(empty, math.prod(lengths), zeros if whole else _Zeros(cut))
 
 
 class _Zeros:
     """The zeros of a mask: how many of all places, and of each channel's, along the axes of channels."""
 
     def __init__(self, mask: NDArray) -> None:
-        self.size, self.shape = mask.size, mask.shape
+        self.mask, self.size, self.shape = mask, mask.size, mask.shape
         self.share = 1 - np.count_nonzero(mask) / mask.size
         self.rates = functools.cache(lambda axis: _rates(mask, axis))
 
@@ -150,13 +152,12 @@ def _beyond_chance(empty: int, size: int, zeros: _Zeros) -> bool:
 
 def _promising(values: NDArray) -> Iterator[Structure]:
     """The blocks that explain the zeros of a part: channels and kernels, then groups of neighbours."""
+    zeros_in = functools.cache(lambda *sides: _Zeros(above(values[tuple(map(slice, sides))], 0.0)))
     for blocks in _large_blocks(shape := values.shape):
-        part = tuple(slice(side) for side in _corner(shape, blocks.lengths))
-        if _explained(above(values[part], 0.0), blocks.lengths):
+        if _explained(zeros_in(*_corner(shape, blocks.lengths)), blocks.lengths):
             yield blocks
-    corner = above(values[(slice(_CORNER),) * values.ndim], 0.0)
-    zeros = _Zeros(corner)
-    for (axis, length), counts in _tallies(corner, shape).items():
+    zeros = zeros_in(*(min(side, _CORNER) for side in shape))
+    for (axis, length), counts in _tallies(zeros.mask, shape).items():
         if _beyond_chance(int(counts[0]), length, zeros):
             yield _named(tuple(length if place == axis else 1 for place in range(len(shape))), shape)
 

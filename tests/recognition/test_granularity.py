@@ -106,7 +106,7 @@ def test_granularities_go_from_coarse_to_fine(shape: Shape, names: list[list[str
     found = list(chains(shape))
     assert [[each.name for each in chain] for chain in found] == names
     for chain in found:
-        assert sorted(chain, key=lambda each: np.prod(each.counts)) == chain
+        assert sorted(chain, key=lambda each: np.prod(each.counts)) == [*chain]
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ exact, `fl(entry * scale) == w` throughout, so values that merely look alike are
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from compressor.arrays import UINT8, ArraySpec, NDArray, is_float
+from compressor.arrays import UINT8, ArraySpec, DType, NDArray, is_float
 from compressor.encodings import Palettized, Quantized, nbytes
 from compressor.kernels import select
 from compressor.patterns import magnitude_bits, starts
@@ -107,15 +107,17 @@ def _promises(values: NDArray, scan: Scan, cut: Granularity, best: float, codes:
     distinct, share = _distinct(rows)
     # Few values tell little: by sixteen bits, a fifth of 256 random ones is there twice.
     most = 0.9 if values.dtype.itemsize > 2 else max(0.6, 0.98 - rows.shape[1] / 512)
-    most_codes = min(codes, best - blocks)
-    if share > most or distinct > ENTRIES or _nbytes(values, scan, distinct) >= most_codes:
+    if share > most or distinct > ENTRIES or _nbytes(values, scan, distinct) >= min(codes, best - blocks):
         return
-    fewer = [1 << width for width in range(1, 9) if _nbytes(values, scan, 1 << width) < most_codes]
-    for name, table in _tables(values, cut, rows, max(fewer)):
+    longest, entries = _worth(values, scan, cut, lambda least: min(codes, best - max(blocks, least)))
+    if distinct > entries:
+        return
+    for name, table in _tables(values, cut, rows, entries):
         # Float32 scales are two bytes at the least: codes on a grid of the type's own are no smaller as a table.
         least = blocks * 2 if table.entries.dtype != values.dtype else blocks
+        least = max(least, _fewest_beside((cut, longest), table.entries.dtype))
         size = _nbytes(values, scan, table.entries.size) + least
-        if not distinct <= table.entries.size <= max(fewer) or size >= best:
+        if not distinct <= table.entries.size <= entries or size >= best:
             continue
         if all(scaled.scales(some, table) is not None for some in (rows[:1], rows)):
             yield name, table
@@ -202,6 +204,33 @@ def _distinct(rows: NDArray) -> tuple[int, float]:
 def _fractions(entries: NDArray) -> int:
     """How many distinct values are left of some when they are scaled by powers of two into one range."""
     return int(np.unique(np.frexp(entries.astype(np.float64))[0]).size)
+
+
+def _worth(values: NDArray, scan: Scan, cut: Granularity, left: Callable[[int], float]) -> tuple[Granularity, int]:
+    """The longest blocks that a table may serve, and the entries of the longest one worth its scales; 0 if none is.
+
+    Few scales take all of their bytes: where a grid of such blocks was found, hardly any table is.
+
+    left: of how many bytes indices must take fewer beside scales of so many bytes at least.
+    """
+    entries = _entries(values, scan, left(0))
+    while True:
+        # A table may serve several blocks as one, if they have no more distinct values than it has.
+        longest = granularity.longer(cut, values, lambda rows: _distinct(rows)[0] <= entries) or cut  # noqa: B023
+        fewer = _entries(values, scan, left(_fewest_beside((cut, longest), values.dtype)))
+        if fewer >= entries:
+            return longest, entries
+        entries = fewer
+
+
+def _fewest_beside(cuts: Sequence[Granularity], dtype: DType) -> int:
+    """The fewest bytes of the scales of any of some blocks: many may be a table that few are not worth."""
+    return min(scales.least_nbytes(math.prod(cut.counts), dtype) for cut in cuts)
+
+
+def _entries(values: NDArray, scan: Scan, most: float) -> int:
+    """The entries of the longest table whose indices take fewer bytes than that; 0 if there is none."""
+    return next((1 << width for width in range(8, 0, -1) if _nbytes(values, scan, 1 << width) < most), 0)
 
 
 def _nbytes(values: NDArray, scan: Scan, entries: int) -> float:

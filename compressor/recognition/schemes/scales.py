@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from compressor.arrays import UINT8, Array, ArraySpec, NDArray, Shape, stored_type
+from compressor.arrays import UINT8, Array, ArraySpec, DType, NDArray, Shape, stored_type
 from compressor.encodings import Palettized, index_bits
 from compressor.packing import packed_nbytes
 from compressor.patterns import patterns
@@ -38,6 +38,12 @@ def spec(scales: NDArray, counts: Shape) -> ArraySpec | Palettized:
         forms.append((packed_nbytes(size, index_bits(lut)) + lut.nbytes, table))
     best = min(forms, key=lambda form: form[0])
     return best[1] if forms[0][0] - best[0] >= _LEAST_SAVED else forms[0][1]
+
+
+def least_nbytes(count: int, dtype: DType) -> int:
+    """The fewest bytes that so many scales of a type take, whatever they are."""
+    dense, all_alike = count * dtype.itemsize, packed_nbytes(count, 1) + dtype.itemsize
+    return dense if dense - all_alike < _LEAST_SAVED else all_alike
 
 
 def encode(scales: NDArray, form: Array | Palettized) -> Array | Palettized:

@@ -12,7 +12,7 @@ from compressor.arrays import FLOAT_DTYPES, NDArray, Shape
 from compressor.compilation.encode import encode
 from compressor.encodings import Dense, Palettized, Quantized, decode
 from compressor.kernels import expand
-from compressor.recognition import lookup
+from compressor.recognition import lookup, scaled
 from compressor.recognition.find import find
 from compressor.recognition.findings import Finding, Settings
 from compressor.recognition.schemes import Candidate, scaled_table
@@ -214,3 +214,27 @@ def test_no_table_is_looked_for_in_all_blocks_whose_scales_take_as_much_as_a_gri
     monkeypatch.setattr(scaled_table, "_scales", lambda *_: pytest.fail("all blocks"))
     found = find(Weight("w", Dense(values)), Settings(), sampled=True)
     assert ["linear_quantize"] in [[*one.schemes] for one in found.candidates]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("length", [16, 32])
+def test_no_table_is_tried_beside_a_small_grid_in_blocks(
+    monkeypatch: pytest.MonkeyPatch, length: int, dtype: str
+) -> None:
+    """A table as long as the codes has indices of as many bytes; blocks as short have no fewer scales."""
+    rng, kind = np.random.default_rng(0), FLOAT_DTYPES[dtype]
+    scale = rng.uniform(0.5, 2, (64, 64 // length, 1)).astype(kind)
+    values = (rng.integers(-8, 8, (64, 64 // length, length)).astype(kind) * scale).reshape(64, 64)
+    monkeypatch.setattr(scaled, "scales", lambda *_: pytest.fail("a table"))
+    finding = find(Weight("w", Dense(values)), Settings())
+    assert finding.grid == f"int4 grid per block of {length} along axis 1"
+
+
+def test_blocks_of_48_have_a_table_that_blocks_of_16_would_not_be_worth() -> None:
+    """It is found in blocks of 16, whose scales take three times as many bytes: more than codes of 4 bits would."""
+    rng, entries = np.random.default_rng(0), np.float32([-8, -5, -3, -1, 1, 2, 4, 7])
+    scale = np.repeat(np.exp2(rng.integers(-40, 40, (43, 2))).astype(np.float32), 48, axis=1)
+    values = entries[rng.integers(0, 8, (43, 96))] * scale
+    candidate = found(look(values))
+    assert candidate is not None
+    assert candidate.evidence.endswith("scaled per block of 48 along axis 1")

@@ -37,6 +37,14 @@ def test_a_few_scales_stay_as_they_are() -> None:
     assert not isinstance(scales.spec(FEW[:2], (2, 32)), Palettized)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_no_scales_take_fewer_bytes_than_the_fewest(dtype: type) -> None:
+    for count in (1, 100, 256, 264, 265, 300, 500, 560, 2048):
+        alike = scales.spec(np.ones(count, dtype), (count,))
+        taken = nbytes(alike if isinstance(alike, Palettized) else Dense(alike))
+        assert scales.least_nbytes(count, np.dtype(dtype)) == taken
+
+
 @pytest.mark.parametrize(("values", "form"), [(ANY, FEW), (ANY, HALF)], ids=["a table", "16 bits"])
 def test_other_scales_than_those_of_the_form_are_refused(values: NDArray, form: NDArray) -> None:
     with pytest.raises(ValueError, match=r"got (others|\d+)"):
