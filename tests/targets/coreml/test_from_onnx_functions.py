@@ -211,7 +211,7 @@ def test_a_loop_whose_length_is_found_at_run_time_is_refused():
         helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3]),
         helper.make_tensor_value_info("count", TensorProto.INT64, []),
     ]
-    with pytest.raises(CompressorError, match=r"1 nodes: Loop: number 0 \(the number of steps must be a constant\)"):
+    with pytest.raises(CompressorError, match=r"1 node: Loop: number 0 \(the number of steps must be a constant\)"):
         translate(build(nodes, inputs, ["y", "z"], tensors))
 
 
