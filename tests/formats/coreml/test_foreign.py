@@ -22,7 +22,6 @@ from compressor.formats.coreml.importing import coremltools
 from tests.conformance import same
 from tests.formats.coreml.models import read, value
 
-MODELS = pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")
 """Models of Core ML Tools leave their folders to the garbage collector."""
 
 
@@ -76,7 +75,6 @@ PRUNE: tuple[str, dict[str, Any]] = ("prune", {"target_sparsity": 0.6})
 QUANTIZE: tuple[str, dict[str, Any]] = ("quantize", {})
 
 
-@MODELS
 @pytest.mark.parametrize(
     ("target", "steps", "expected", "size"),
     [
@@ -128,7 +126,6 @@ def theirs(path: Path) -> dict[str, Any]:
     return {var.name: value(var) for op in operations for var in op.outputs}
 
 
-@MODELS
 @pytest.mark.parametrize(
     ("target", "bits", "form"), [("iOS18", 6.125, "palettized4"), ("iOS26", 4.156, "scaled(palettized4)")]
 )

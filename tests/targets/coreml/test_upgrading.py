@@ -51,7 +51,6 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")
 @pytest.mark.parametrize("version", [8, 9, 10])
 def test_core_ml_tools_loads_what_was_raised(version: int, old: Path) -> None:
     coremltools()
