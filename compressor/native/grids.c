@@ -138,15 +138,20 @@ static Py_ssize_t row_size(Buffers *buffers, int values, int rows) {
     return count ? size / count : 0;
 }
 
+/* The same of values of which each row has three patterns. */
+static Py_ssize_t row_size_by_three(Buffers *buffers) {
+    for (int place = 1; place < 4; place++)
+        if (refused(buffers, width_of(buffers, place) == width_of(buffers, 0) && length(buffers, place) == length(buffers, 1), "a pattern a row"))
+            return -1;
+    return row_size(buffers, 0, 1);
+}
+
 FUNCTION(extremes_into) {
     Buffers buffers;
     uint64_t beside;
     if (acquire(&buffers, given, all, 4, 1, &beside, 1) < 0)
         return NULL;
-    for (int place = 1; place < 4; place++)
-        if (refused(&buffers, width_of(&buffers, place) == width_of(&buffers, 0) && length(&buffers, place) == length(&buffers, 1), "a pattern a row"))
-            return NULL;
-    Py_ssize_t rows = length(&buffers, 1), size = row_size(&buffers, 0, 1);
+    Py_ssize_t rows = length(&buffers, 1), size = row_size_by_three(&buffers);
     if (size < 0)
         return NULL;
     Py_BEGIN_ALLOW_THREADS
@@ -223,10 +228,7 @@ FUNCTION(search_into) {
     if (acquire(&buffers, given, all, 4, 3, &mantissa, 1) < 0
         || refused(&buffers, width_of(&buffers, 0) == float_width(mantissa), "patterns of floats"))
         return NULL;
-    for (int place = 1; place < 4; place++)
-        if (refused(&buffers, width_of(&buffers, place) == width_of(&buffers, 0) && length(&buffers, place) == length(&buffers, 1), "a pattern a row"))
-            return NULL;
-    Py_ssize_t rows = length(&buffers, 1), size = row_size(&buffers, 0, 1);
+    Py_ssize_t rows = length(&buffers, 1), size = row_size_by_three(&buffers);
     if (size < 0)
         return NULL;
     Py_BEGIN_ALLOW_THREADS
