@@ -31,14 +31,16 @@ def table(kind: DType) -> NDArray:
 
 def codes_of(kind: DType, values: NDArray) -> NDArray | None:
     """The codes of finite values: uint8 of their shape; None where one is none of that type."""
-    entries, wanted = table(kind), np.asarray(values).astype(np.float32)
-    finite = np.flatnonzero(np.isfinite(entries))
+    return places(table(kind), values)
+
+
+def places(entries: NDArray, values: NDArray) -> NDArray | None:
+    """Where among at most 256 floats finite values are, bit by bit: uint8 of their shape; None where one is not."""
+    wanted, finite = np.asarray(values).astype(np.float32).view(np.uint32), np.flatnonzero(np.isfinite(entries))
     patterns = entries[finite].view(np.uint32)
-    order = np.argsort(patterns)
-    places = np.searchsorted(patterns, wanted.view(np.uint32), sorter=order)
-    found = finite[order[np.minimum(places, order.size - 1)]]
-    equal = np.array_equal(entries[found].view(np.uint32), wanted.view(np.uint32))
-    return found.astype(np.uint8) if equal else None
+    order = np.argsort(patterns, kind="stable")
+    found = order[np.minimum(np.searchsorted(patterns, wanted, sorter=order), order.size - 1)]
+    return finite[found].astype(np.uint8) if np.array_equal(patterns[found], wanted) else None
 
 
 def quotients(divisor: NDArray) -> NDArray:
@@ -60,7 +62,7 @@ def common(scales: NDArray) -> NDArray | None:
     largest = np.abs(few).max(initial=0)
     for code in range(0x77, 0x7F):  # every mantissa, as large as it gets
         for guess in _beside(float(table(E4M3)[code]), largest):
-            if np.isin(few, quotients(guess)).all():
+            if places(quotients(guess), few) is not None:
                 return guess
     return None
 

@@ -24,7 +24,7 @@ from compressor.arrays import (
 )
 from compressor.encodings import Dense, Palettized, Quantized, dtype, plain
 from compressor.formats.compressed_tensors.schemes import MX_GROUP, NV_GROUP, is_power, lengths
-from compressor.formats.narrow_floats import E2M1, E2M3, E4M3, E8M0, codes_of, common, divisor, quotients, table
+from compressor.formats.narrow_floats import E2M1, E2M3, E4M3, E8M0, codes_of, common, divisor, places, quotients, table
 from compressor.recognition import lookup, scaled
 from compressor.targets import Illegal
 
@@ -156,10 +156,7 @@ def _divided(scale: Array | Palettized) -> Palettized:
     if found is None:
         raise Illegal("its scales are no floats of 8 bits, divided by one of all")
     every = quotients(found)
-    order = np.argsort(every[:0x7F])  # those that are numbers, and not negative
-    places = np.searchsorted(every[:0x7F], np.asarray(values).astype(np.float32), sorter=order)
-    codes = order[np.minimum(places, order.size - 1)].astype(np.uint8)
-    return Palettized(codes, every.reshape(1, 1, -1, 1))
+    return Palettized(cast("NDArray", places(every, np.asarray(values))), every.reshape(1, 1, -1, 1))
 
 
 def rounds_last(to: DType) -> str:
