@@ -110,8 +110,9 @@ class Room:
         parts_: dict[str, Source] = {}
         cuts: dict[str, list[int]] = {}
         for slot in slots:
-            pieces, along = self._pieces(slot, sources), splitting.axis(slot)
-            if not pieces or along is None:
+            along = splitting.axis(slot)
+            pieces = {} if along is None else self._pieces(slot, sources, along)
+            if along is None or not pieces:
                 made.append(slot)
                 continue
             found = splitting.split(slot, list(pieces))
@@ -120,10 +121,10 @@ class Room:
             cuts[slot.name] = [along, *itertools.accumulate(piece.values.shape[along] for piece in found)]
         return made, replace(sources, parts=parts_), cuts
 
-    def _pieces(self, slot: Slot, sources: Sources) -> dict[Slot, Source]:
+    def _pieces(self, slot: Slot, sources: Sources, along: int) -> dict[Slot, Source]:
         """The parts of a slot with what they are made of; none where they are no smaller."""
-        (source, _), along = sources.of(slot), splitting.axis(slot)
-        if source is None or source.least is None or along is None:
+        source, _ = sources.of(slot)
+        if source is None or source.least is None:
             return {}
         ends = self._ends(slot, source.given, source.least, along)
         pieces = {piece: self._source(_part(piece, source.given)) for piece in splitting.parts(slot, along, ends)}
