@@ -46,7 +46,7 @@ def in_blocks(array: Array) -> Iterator[NDArray]:
 
     Of a slice of a file no more are in memory.
     """
-    if type(array) is MappedArray and (array.width or bits(array.dtype)) >= 8:
+    if isinstance(array, MappedArray) and (array.width or bits(array.dtype)) >= 8:
         yield from (run.view(array.dtype) for run in array.runs(_READ * array.dtype.itemsize))
     elif isinstance(array, NarrowArray):
         yield from (widened_to(part, array.dtype) for part in in_blocks(array.values))

@@ -150,7 +150,7 @@ def _viewed(array: Array, to: Shape) -> Array:
         return array.reshape(to)
     if isinstance(array, NarrowArray):
         return NarrowArray(_viewed(array.values, to), array.dtype)
-    if type(array) in {ArraySpec, MappedArray, PackedArray}:
+    if isinstance(array, ArraySpec | MappedArray | PackedArray):
         return replace(array, shape=to)
     return ComputedArray(to, array.dtype, partial(_read, array, to))
 

@@ -41,7 +41,7 @@ class Slices(NamedTuple):
 
 def read(array: Array) -> Slices | None:
     """Some of an array; None where it does not lie in a file as it is, or is not large, or has few long rows."""
-    if type(array) is not MappedArray or (array.width or bits(array.dtype)) < 8 or array.size < LARGE:
+    if not isinstance(array, MappedArray) or (array.width or bits(array.dtype)) < 8 or array.size < LARGE:
         return None
     rows, row = array.shape[0], array.size // array.shape[0]
     length = _MOST

@@ -6,7 +6,6 @@ Source: ONNX's operator documentation; ONNX Runtime's ContribOperators.md (domai
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -52,20 +51,6 @@ CODE_INPUTS: Mapping[str, tuple[int, ...]] = {
 _READ_PARAMETERS = {*CODE_INPUTS, "DequantizeLinear", "MatMulNBits", "QuantizeLinear"}
 _NBITS_CODES: Mapping[int, DType] = {2: UINT2, 4: UINT4, 8: UINT8}
 _A, _B, _SCALES, _ZERO_POINTS, _G_IDX, _BIAS = range(6)
-
-
-@dataclass(frozen=True)
-class TransposedArray(MappedArray):
-    """The matrix `shape` = `[rows, columns]` that lies in its file as `[columns, rows]`: transposed when it is read."""
-
-    def raw(self) -> NDArray:
-        """The bytes of the transposed matrix, in memory: uint8 `[nbytes]`."""
-        return to_bytes(np.asarray(self))
-
-    def __array__(self, dtype: DType | None = None, copy: bool | None = None) -> NDArray:  # noqa: FBT001 - numpy's protocol
-        stored = MappedArray(self.path, self.offset, self.shape[::-1], self.dtype, self.width)
-        values = np.ascontiguousarray(np.asarray(stored).T)
-        return values if dtype is None or dtype == values.dtype else values.astype(dtype)
 
 
 def reads_parameters(operator: str) -> bool:
@@ -158,14 +143,19 @@ def _zero_point(index: Index, node: onnx.NodeProto, counts: tuple[int, int], cod
 def _transposed(name: str, array: Array, stored: tuple[int, int], dtype: DType) -> Array:
     """The transpose of a matrix `stored` whose elements are packed in `array`."""
     rows, columns = stored
-    wanted = MappedArray(array.path, array.offset, stored, dtype) if isinstance(array, MappedArray) else None
-    if wanted is not None and wanted.nbytes == array.nbytes:
-        return TransposedArray(wanted.path, wanted.offset, (columns, rows), dtype)
+    if isinstance(array, MappedArray):
+        matrix = MappedArray(array.path, array.offset, stored, dtype)
+        if matrix.nbytes == array.nbytes:
+            return ComputedArray((columns, rows), dtype, partial(_turned, matrix))
     raw = to_bytes(np.asarray(array))
     try:
         return np.ascontiguousarray(from_bytes(raw, stored, dtype).T)
     except ValueError as error:
         raise CompressorError(f"tensor {name!r}: expected {dtype}{list(stored)}, got {raw.size} bytes.") from error
+
+
+def _turned(matrix: MappedArray) -> NDArray:
+    return np.ascontiguousarray(np.asarray(matrix).T)
 
 
 def _first(matrix: Array, rows: int) -> NDArray:

@@ -16,6 +16,7 @@ from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 from compressor import sources
 from compressor.arrays import CODE_DTYPES
+from compressor.cutting import in_rows
 from compressor.encodings import Dense, Palettized, Quantized, decode, name
 from compressor.model import Model
 from tests.sources.onnx.models import RNG, check_same, floats, run, save, tensor, value
@@ -370,6 +371,14 @@ def test_a_short_last_block_of_mat_mul_nbits(
     assert encoding.scale.shape == (-(-columns // block), 24)
     seen = run(path, {"x": np.eye(columns, dtype=np.float32)[-4:]})[0]
     np.testing.assert_array_equal(seen, decode(encoding)[-4:])
+
+
+def test_rows_of_mat_mul_nbits_are_those_of_the_weight(tmp_path: Path) -> None:
+    """Not those of the matrix that lies in the file, which is its transpose."""
+    (weight,) = sources.read(nbits(tmp_path / "m.onnx", 1 << 14, block=1 << 14)).weights
+    parts = [decode(part) for part in in_rows(weight.encoding)]
+    assert len(parts) > 1
+    np.testing.assert_array_equal(np.concatenate(parts), decode(weight.encoding))
 
 
 @pytest.mark.parametrize(
