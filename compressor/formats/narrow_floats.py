@@ -10,7 +10,7 @@ import numpy as np
 from compressor.arrays import STORED_DTYPES, DType, NDArray
 
 E2M1, E2M3 = np.dtype(ml_dtypes.float4_e2m1fn), np.dtype(ml_dtypes.float6_e2m3fn)
-E4M3, E8M0 = STORED_DTYPES["float8_e4m3fn"], STORED_DTYPES["float8_e8m0fnu"]
+E4M3, E5M2, E8M0 = (STORED_DTYPES[name] for name in ("float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu"))
 WIDTHS = {E2M1: 4, E2M3: 6}
 """The bits of a code of less than 8 by what it stands for."""
 

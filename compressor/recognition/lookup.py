@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from compressor.arrays import DType, NDArray
+from compressor.formats.narrow_floats import E2M1, E4M3, E5M2, table
 from compressor.recognition.rows import exact
 
 _NF4 = (
@@ -96,10 +95,8 @@ def _every_slot() -> NDArray:
 @functools.cache
 def formats() -> tuple[tuple[str, NDArray], ...]:
     """Tables by their names: float32, ascending, zero once."""
-    narrow: dict[str, Any] = {"float4_e2m1fn": ml_dtypes.float4_e2m1fn}
-    narrow |= {"float8_e4m3fn": ml_dtypes.float8_e4m3fn, "float8_e5m2": ml_dtypes.float8_e5m2}
     tables = {"nf4": np.array(_NF4, np.float32), "bitsandbytes fp4": np.array([*-_FP4[:0:-1], *_FP4])}
-    for name, kind in narrow.items():
-        values = np.arange(16 if "4_" in name[:7] else 256, dtype=np.uint8).view(kind).astype(np.float32)
-        tables[name] = np.unique(values[np.isfinite(values)] + 0.0)
+    for kind in (E2M1, E4M3, E5M2):
+        values = table(kind)
+        tables[kind.name] = np.unique(values[np.isfinite(values)] + 0.0)
     return tuple(sorted(tables.items(), key=lambda item: item[1].size))

@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 
 from compressor import targets
-from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, STORED_DTYPES, UINT4, UINT8, ArraySpec, DType, Shape
+from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, UINT4, UINT8, ArraySpec, DType, Shape
 from compressor.encodings import PLACES, Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, nbytes
 from compressor.errors import plural
+from compressor.formats.narrow_floats import E4M3, E5M2, E8M0
 from compressor.gaps import greatest
 from compressor.targets import Illegal
 
@@ -82,11 +83,10 @@ def forms() -> Iterator[tuple[str, str, Encoding]]:
     sparse = Sparse(_mask(WHOLE), Quantized(Dense(ArraySpec(half, CODE_DTYPES["int8"])), _array((WHOLE[0], 1))), WHOLE)
     yield "pruned int8, 50 %", "Sparse(mask, Quantized)", sparse
     yield "a grid of 16 steps in codes of 8 bits", "Quantized(Palettized of codes, scale)", _table_of_codes()
-    e4m3, e5m2, e8m0 = (STORED_DTYPES[name] for name in ("float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu"))
-    yield "FP8 E4M3 by channel", "Quantized(Dense of 8 bits, scale)", _floats(e4m3, (WHOLE[0], 1))
-    yield "FP8 E5M2 by tensor", "Quantized(Dense of 8 bits, scale)", _floats(e5m2, (1, 1))
-    yield "MXFP8 (blocks of 32)", "Quantized(Dense of 8 bits, scale of 8 bits)", _floats(e4m3, in_32, e8m0)
-    yield "MXFP4 (blocks of 32)", "Quantized(Palettized, scale of 8 bits)", _scaled(in_32, e8m0)
+    yield "FP8 E4M3 by channel", "Quantized(Dense of 8 bits, scale)", _floats(E4M3, (WHOLE[0], 1))
+    yield "FP8 E5M2 by tensor", "Quantized(Dense of 8 bits, scale)", _floats(E5M2, (1, 1))
+    yield "MXFP8 (blocks of 32)", "Quantized(Dense of 8 bits, scale of 8 bits)", _floats(E4M3, in_32, E8M0)
+    yield "MXFP4 (blocks of 32)", "Quantized(Palettized, scale of 8 bits)", _scaled(in_32, E8M0)
     nvfp4 = Quantized(_palette(16), Palettized(ArraySpec(in_16, UINT8), _array((1, 1, 256, 1))))
     yield "NVFP4 (blocks of 16, two scales)", "Quantized(Palettized, Palettized scale)", nvfp4
     yield "NF4 (blocks of 64)", "Quantized(Palettized, scale)", _scaled((WHOLE[0], WHOLE[1] // 64))

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compressor.arrays import STORED_DTYPES, DType, NDArray
+from compressor.arrays import DType, NDArray
+from compressor.formats.narrow_floats import E4M3, E8M0
 
 FLOAT16, FLOAT32 = np.dtype(np.float16), np.dtype(np.float32)
-E4M3, E8M0 = STORED_DTYPES["float8_e4m3fn"], STORED_DTYPES["float8_e8m0fnu"]
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 """4-bit floats: ggml doubles them and halves their scales. Its second zero has no sign."""
 _IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
