@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import ml_dtypes
 import numpy as np
@@ -269,13 +269,19 @@ def widened(array: Array) -> Array:
     return np.asarray(array) if isinstance(array, NarrowArray) else array
 
 
-def to_bytes(values: NDArray) -> NDArray:
-    """The elements as they are stored: uint8 `[spec_of(values).nbytes]`, little-endian, 2- and 4-bit types packed."""
-    width = _SUB_BYTE_BITS.get(values.dtype)
-    if width is not None:
-        return pack(values, width)
-    contiguous = np.ascontiguousarray(values)
-    return contiguous.reshape(-1).view(np.uint8)
+def lies_so(array: Array, width: int = 0) -> TypeGuard[MappedArray | PackedArray]:
+    """Whether the elements lie somewhere in `width` bits each, `bits(dtype)` if not given: as they are stored."""
+    own = bits(array.dtype)
+    return isinstance(array, MappedArray | PackedArray) and (array.width or own) == (width or own)
+
+
+def to_bytes(array: Array, width: int = 0) -> NDArray:
+    """The elements as they are stored: uint8, little-endian, in `width` bits each, `bits(dtype)` if not given."""
+    width = width or bits(array.dtype)
+    if lies_so(array, width):
+        return array.raw()
+    values = np.ascontiguousarray(array)
+    return pack(values, width) if width < 8 else values.reshape(-1).view(np.uint8)
 
 
 def from_bytes(raw: NDArray, shape: Shape, dtype: DType, width: int = 0) -> NDArray:

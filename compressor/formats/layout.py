@@ -11,12 +11,17 @@ from itertools import accumulate, groupby, pairwise
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from compressor.arrays import MappedArray, NDArray
+from compressor.arrays import Array, MappedArray, NDArray, lies_so
 from compressor.encodings import Encoding
 from compressor.errors import CompressorError
 
 _COPIED = 1 << 19
 """Bytes that are copied at a time: so many that the calls cost nothing, so few that they stay in the cache."""
+
+
+def mapped(array: Array, width: int, nbytes: int) -> MappedArray | None:
+    """What has the very bytes that the elements of an array take in so many bits each, where a file does."""
+    return array if lies_so(array, width) and isinstance(array, MappedArray) and array.nbytes == nbytes else None
 
 
 class Stored(Protocol):

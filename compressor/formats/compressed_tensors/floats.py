@@ -16,8 +16,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from compressor import packing
-from compressor.arrays import UINT8, Array, DType, MappedArray, NarrowArray, NDArray, PackedArray, Shape
+from compressor.arrays import UINT8, Array, DType, NarrowArray, NDArray, Shape, to_bytes
 from compressor.encodings import Dense, Palettized, Quantized, index_bits, shape
 from compressor.formats.compressed_tensors.schemes import FLOATS, NVFP4, scheme
 from compressor.formats.narrow_floats import E4M3, divisor
@@ -45,7 +44,7 @@ def values(encoding: Quantized) -> Iterator[tuple[str, NDArray]]:
     """The tensors of a layer with their elements."""
     data, scale = encoding.data, encoding.scale
     if isinstance(data, Palettized):
-        yield "weight_packed", _packed(data.indices, index_bits(data.lut))
+        yield "weight_packed", to_bytes(data.indices, index_bits(data.lut)).reshape(data.shape[0], -1)
     else:
         yield "weight", np.asarray(_stored(data))
     if isinstance(scale, Palettized):
@@ -63,12 +62,3 @@ def values(encoding: Quantized) -> Iterator[tuple[str, NDArray]]:
 def _stored(data: Dense) -> Array:
     assert isinstance(data.values, NarrowArray)
     return data.values.values
-
-
-def _packed(codes: Array, width: int) -> NDArray:
-    """Codes in bytes: uint8 `[out, in * bits / 8]`."""
-    if isinstance(codes, PackedArray | MappedArray) and codes.width == width:
-        packed = codes.raw()
-    else:
-        packed = packing.pack(np.asarray(codes), width)
-    return packed.reshape(codes.shape[0], -1)

@@ -25,9 +25,7 @@ from compressor.arrays import (
     Array,
     ArraySpec,
     DType,
-    MappedArray,
     NDArray,
-    PackedArray,
     Shape,
     bits,
     is_float,
@@ -88,7 +86,7 @@ def _packed(codes: Array, width: int) -> NDArray:
     if columns * width % _WORD:
         return _rows_of_words(_unsigned(np.asarray(codes), width), width)
     # Adding half of the range turns the sign bit over, wherever it lies in a byte.
-    flipped = _bytes(codes) ^ np.uint8(sum(1 << place for place in range(width - 1, 8, width)))
+    flipped = to_bytes(codes) ^ np.uint8(sum(1 << place for place in range(width - 1, 8, width)))
     return flipped.view(INT32).reshape(rows, columns * width // _WORD)
 
 
@@ -97,16 +95,7 @@ def _counts(places: Array, width: int) -> NDArray:
     rows, columns = places.shape
     if columns * width % _WORD:
         return _rows_of_words(np.asarray(places), width)
-    packed = isinstance(places, PackedArray) and places.width == width
-    raw = places.raw() if isinstance(places, PackedArray) and packed else packing.pack(np.asarray(places), width)
-    return raw.view(INT32).reshape(rows, columns * width // _WORD)
-
-
-def _bytes(codes: Array) -> NDArray:
-    """Codes as they are stored, packed where they take less than a byte."""
-    if isinstance(codes, PackedArray | MappedArray) and (codes.width or bits(codes.dtype)) == bits(codes.dtype):
-        return codes.raw()
-    return to_bytes(np.asarray(codes))
+    return to_bytes(places, width).view(INT32).reshape(rows, columns * width // _WORD)
 
 
 def _rows_of_words(codes: NDArray, width: int) -> NDArray:

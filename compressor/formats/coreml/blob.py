@@ -19,14 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
-from compressor.arrays import Array, ArraySpec, MappedArray, NDArray, PackedArray, Shape, bits, to_bytes
+from compressor.arrays import Array, ArraySpec, MappedArray, NDArray, Shape, bits, to_bytes
 from compressor.errors import CompressorError
 from compressor.formats.coreml.types import TYPES, Type
-from compressor.formats.layout import Piece
+from compressor.formats.layout import Piece, mapped
 from compressor.formats.wire import FileBytes
-from compressor.packing import pack, packed_nbytes
+from compressor.packing import packed_nbytes
 
 ALIGNMENT = 64
 VERSION = 2
@@ -61,7 +59,7 @@ class Stored:
         Raises:
             CompressorError: the elements take other bytes.
         """
-        data = self._data()
+        data = to_bytes(self.array, self.width)
         if data.size != self.nbytes:
             raise CompressorError(f"a blob of {data.size} bytes came where {self.nbytes} were expected.")
         return data
@@ -69,18 +67,7 @@ class Stored:
     @property
     def mapped(self) -> MappedArray | None:
         """What has these very bytes, where a file does."""
-        array = self.array
-        so = isinstance(array, MappedArray) and self._lies_so(array) and array.nbytes == self.nbytes
-        return array if isinstance(array, MappedArray) and so else None
-
-    def _lies_so(self, array: MappedArray | PackedArray) -> bool:
-        return self.width == (array.width or bits(array.dtype))
-
-    def _data(self) -> NDArray:
-        if isinstance(self.array, MappedArray | PackedArray) and self._lies_so(self.array):
-            return self.array.raw()
-        values = np.asarray(self.array)
-        return pack(values, self.width) if self.width < 8 else to_bytes(values)
+        return mapped(self.array, self.width, self.nbytes)
 
 
 def whole(type_: str, array: Array, dims: Sequence[int] | None = None) -> Stored:

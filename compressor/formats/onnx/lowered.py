@@ -7,25 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from compressor.arrays import (
     UINT8,
     Array,
     DType,
     MappedArray,
     NDArray,
-    PackedArray,
     Shape,
     as_stored,
     bits,
     to_bytes,
 )
 from compressor.errors import CompressorError
+from compressor.formats.layout import mapped
 from compressor.formats.onnx.body import INT32
 from compressor.formats.onnx.dtypes import DATA_TYPES
 from compressor.formats.onnx.functions import DOMAIN
-from compressor.packing import pack, packed_nbytes
+from compressor.packing import packed_nbytes
 
 if TYPE_CHECKING:
     import onnx
@@ -65,7 +63,7 @@ class Part:
         Raises:
             CompressorError: the elements take other bytes than the tensor.
         """
-        data = self._data()
+        data = to_bytes(self.array, self.width)
         if not 0 <= self.nbytes - data.size < 8:
             raise CompressorError(f"tensor {self.name!r}: expected {self.nbytes} bytes of data, got {data.size}.")
         return data
@@ -73,19 +71,7 @@ class Part:
     @property
     def mapped(self) -> MappedArray | None:
         """What has these very bytes, where a file does."""
-        array = self.array
-        so = isinstance(array, MappedArray) and self._lies_so(array) and array.nbytes == self.nbytes
-        return array if isinstance(array, MappedArray) and so else None
-
-    def _lies_so(self, array: MappedArray | PackedArray) -> bool:
-        own = bits(array.dtype)
-        return (array.width or own) == (self.width or own)
-
-    def _data(self) -> NDArray:
-        if isinstance(self.array, MappedArray | PackedArray) and self._lies_so(self.array):
-            return self.array.raw()
-        values = np.asarray(self.array)
-        return pack(values, self.width) if self.width else to_bytes(values)
+        return mapped(self.array, self.width, self.nbytes)
 
 
 @dataclass(frozen=True)

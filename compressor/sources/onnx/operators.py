@@ -147,7 +147,7 @@ def _transposed(name: str, array: Array, stored: tuple[int, int], dtype: DType) 
         matrix = MappedArray(array.path, array.offset, stored, dtype)
         if matrix.nbytes == array.nbytes:
             return ComputedArray((columns, rows), dtype, partial(_turned, matrix))
-    raw = to_bytes(np.asarray(array))
+    raw = to_bytes(array)
     try:
         return np.ascontiguousarray(from_bytes(raw, stored, dtype).T)
     except ValueError as error:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compressor import arrays
 from compressor.arrays import ArraySpec, MappedArray, NDArray, PackedArray
 from compressor.errors import CompressorError
 from compressor.formats.coreml import blob
@@ -108,7 +109,7 @@ def test_packed_codes_are_copied_as_they_lie(tmp_path: Path, monkeypatch: pytest
     (start,) = written(tmp_path / "a.bin", [whole("uint3", codes)])
     mapped = blob.open_file(tmp_path / "a.bin").read(start, TYPES["uint3"], (19,))
     in_memory = PackedArray(pack(codes, 3), (19,), np.dtype(np.uint8), 3)
-    monkeypatch.setattr(blob, "pack", None)
+    monkeypatch.setattr(arrays, "pack", None)
     for array in (mapped, in_memory):
         written(tmp_path / "b.bin", [whole("uint3", array)])
         assert (tmp_path / "b.bin").read_bytes() == (tmp_path / "a.bin").read_bytes()
