@@ -25,6 +25,7 @@ from compressor.encodings import (
     is_listed,
     map_arrays,
     shape,
+    stands_alone,
 )
 from compressor.errors import DamageError
 from compressor.widening import widened_to
@@ -79,16 +80,8 @@ def in_rows(encoding: Encoding) -> Iterator[Encoding]:
 
 
 def _is_scattered(encoding: Sparse) -> bool:
-    """Whether each place of a weight has a bit, or each value its place, and stands for itself or in one table."""
-    if not is_listed(encoding.mask) and encoding.mask.shape != encoding.shape:
-        return False
-    match encoding.values:
-        case Dense():
-            return True
-        case Palettized(_, lut, None):
-            return lut.size == lut.shape[-2]
-        case _:
-            return False
+    """Whether each place of a weight has a bit, or each value its place, and each value stands alone."""
+    return (is_listed(encoding.mask) or encoding.mask.shape == encoding.shape) and stands_alone(encoding.values)
 
 
 def _scattered(encoding: Sparse, parts: Iterable[slice]) -> Iterator[Sparse]:

@@ -28,7 +28,7 @@ from compressor.arrays import (
     stored_type,
 )
 from compressor.errors import DamageError
-from compressor.gaps import greatest, is_gaps, to_mask
+from compressor.gaps import is_gaps, to_mask, values_of
 from compressor.kernels import dequantize, expand, facing, look_up, scatter
 from compressor.nodes import PLACES, Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, Whole, dtype, shape
 from compressor.packing import packed_nbytes
@@ -58,6 +58,7 @@ __all__ = [
     "plain",
     "shape",
     "spec",
+    "stands_alone",
     "stored",
     "tabled",
 ]
@@ -107,7 +108,7 @@ def full_mask(encoding: Sparse) -> NDArray:
     mask, size = np.asarray(encoding.mask), math.prod(encoding.shape)
     kept = mask.size if is_places(mask) else int(np.count_nonzero(mask)) * (size // max(mask.size, 1))
     if is_gaps(mask):
-        kept = int(np.count_nonzero(mask.view(np.uint8) & (most := greatest(mask.dtype)) != most))
+        kept = values_of(mask)
     if kept != (values := math.prod(shape(encoding.values))):  # before anything is as large as the weight claims to be
         raise DamageError(f"a mask of {kept} set bits for {values} values")
     if is_gaps(mask):
@@ -160,6 +161,17 @@ def codes_of(encoding: Encoding) -> Quantized | None:
     """The node that has integer codes: the encoding, or what stands under its mask; None where there are none."""
     inner = encoding.values if isinstance(encoding, Sparse) else encoding
     return inner if isinstance(inner, Quantized) and not is_float(dtype(inner.data)) else None
+
+
+def stands_alone(values: Encoding) -> bool:
+    """Whether each value is stored as such, or as a code into the one table of all."""
+    match values:
+        case Dense():
+            return True
+        case Palettized(_, lut, None):
+            return lut.size == lut.shape[-2]
+        case _:
+            return False
 
 
 def plain(scale: Array | Palettized) -> Array:

@@ -40,6 +40,11 @@ def count_of(mask: NDArray, dtype: DType) -> int:
     return _even(gaps_into(_bytes(mask), np.empty(0, np.uint8), greatest(dtype)), dtype)
 
 
+def values_of(codes: NDArray) -> int:
+    """How many values the places are of that these codes give."""
+    return int(np.count_nonzero(codes.view(np.uint8) & (most := greatest(codes.dtype)) != most))
+
+
 def of_mask(mask: NDArray, dtype: DType) -> NDArray:
     """The codes of the places that a mask sets, in row-major order.
 

@@ -17,6 +17,7 @@ Unpacking goes the same way backwards.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,16 @@ def pack(codes: Codes, width: int) -> Bytes:
         return np.packbits(flat & 1 if flat.size and flat.max() > 1 else flat, bitorder="little")
     packed = np.empty(packed_nbytes(flat.size, width), np.uint8)
     pack_into(flat, packed, width)
+    return packed
+
+
+def pack_runs(runs: Iterable[Codes], count: int, width: int) -> Bytes:
+    """The same of `count` codes that come some at a time, of which all but the last fill whole bytes."""
+    packed, done = np.empty(packed_nbytes(count, width), np.uint8), 0
+    for codes in runs:
+        run = pack(codes, width)
+        packed[done : done + run.size] = run
+        done += run.size
     return packed
 
 

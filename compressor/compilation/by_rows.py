@@ -11,24 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from compressor import gaps, packing
+from compressor import gaps
 from compressor.arrays import UINT8, NDArray, PackedArray, Shape
 from compressor.cutting import in_rows
-from compressor.encodings import Dense, Encoding, Palettized, Sparse, decode, dtype, index_bits, shape
+from compressor.encodings import Dense, Encoding, Palettized, Sparse, decode, dtype, index_bits, shape, stands_alone
 from compressor.gaps import is_gaps
 from compressor.kernels import select
+from compressor.packing import pack_runs
 from compressor.patterns import above
 from compressor.recognition.schemes import palettize
 
 
 def is_palette(spec: Encoding) -> bool:
     """Whether all values have one table, and rows bytes of codes of their own."""
-    return (
-        isinstance(spec, Palettized)
-        and spec.vector_axis is None
-        and spec.lut.size == spec.lut.shape[-2]
-        and _in_bytes(shape(spec), index_bits(spec.lut))
-    )
+    return isinstance(spec, Palettized) and stands_alone(spec) and _in_bytes(shape(spec), index_bits(spec.lut))
 
 
 def palettized(source: Dense, spec: Palettized) -> Palettized:
@@ -39,29 +35,17 @@ def palettized(source: Dense, spec: Palettized) -> Palettized:
     """
     width = index_bits(spec.lut)
     table = palettize.table(map(decode, in_rows(source)), spec.lut.shape[-2])
-    codes, done = np.empty(packing.packed_nbytes(math.prod(shape(spec)), width), np.uint8), 0
-    for some in in_rows(source):
-        packed = packing.pack(table.index(decode(some)), width)
-        codes[done : done + packed.size] = packed
-        done += packed.size
+    codes = pack_runs((table.index(decode(some)) for some in in_rows(source)), math.prod(shape(spec)), width)
     indices = PackedArray(codes, shape(spec), UINT8, width)
     lut = palettize.padded(table.entries, spec.lut.shape[-2]).reshape(spec.lut.shape)
     return Palettized(indices if width < 8 else np.asarray(indices), lut)
 
 
 def is_mask(spec: Encoding) -> bool:
-    """Whether each place has a bit, in rows of whole bytes, or distances tell it; and no mask describes the values."""
-    if not isinstance(spec, Sparse):
+    """Whether each place has a bit, in rows of whole bytes, or distances tell it; and each value stands alone."""
+    if not isinstance(spec, Sparse) or not stands_alone(spec.values):
         return False
-    if not is_gaps(spec.mask) and (spec.mask.shape != spec.shape or not _in_bytes(spec.shape, 1)):
-        return False
-    match spec.values:
-        case Dense():
-            return True
-        case Palettized(_, lut, None):
-            return lut.size == lut.shape[-2]
-        case _:
-            return False
+    return is_gaps(spec.mask) or (spec.mask.shape == spec.shape and _in_bytes(spec.shape, 1))
 
 
 def masked(source: Dense, spec: Sparse, threshold: float, described: Callable[[NDArray], Any]) -> Sparse:
@@ -89,12 +73,7 @@ def masked(source: Dense, spec: Sparse, threshold: float, described: Callable[[N
 
 
 def _bits(masks: Iterable[NDArray], shape: Shape) -> PackedArray:
-    bits, done = np.empty(packing.packed_nbytes(math.prod(shape), 1), np.uint8), 0
-    for mask in masks:
-        packed = packing.pack(mask, 1)
-        bits[done : done + packed.size] = packed
-        done += packed.size
-    return PackedArray(bits, shape, np.dtype(np.bool_), 1)
+    return PackedArray(pack_runs(masks, math.prod(shape), 1), shape, np.dtype(np.bool_), 1)
 
 
 def _in_bytes(shape: Shape, width: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -158,18 +158,19 @@ def _has_own(spec: Quantized) -> bool:
 def _row_by_row(source: Dense, spec: Quantized) -> Quantized:
     """Codes of some rows at a time, packed at once: neither all values nor all codes are in memory as such."""
     counts, code = spec.scale.shape, dtype(spec.data)
-    codes = np.empty(packing.packed_nbytes(math.prod(shape(spec.data)), bits(code)), np.uint8)
-    found, zero_points, done = [], [], 0
-    for some in in_rows(source):
-        each = ArraySpec((shape(some)[0], *counts[1:]), spec.scale.dtype)
-        moved = None if spec.zero_point is None else replace(each, dtype=code)
-        part = Quantized(Dense(ArraySpec(shape(some), code)), each, moved, spec.block)
-        made = linear_quantize.encode(decode(some), part, None)
-        packed = packing.pack(decode(made.data), bits(code))
-        found.append(np.asarray(made.scale))
-        zero_points += [] if made.zero_point is None else [np.asarray(made.zero_point)]
-        codes[done : done + packed.size] = packed
-        done += packed.size
+    found, zero_points = [], []
+
+    def runs() -> Iterator[NDArray]:
+        for some in in_rows(source):
+            each = ArraySpec((shape(some)[0], *counts[1:]), spec.scale.dtype)
+            moved = None if spec.zero_point is None else replace(each, dtype=code)
+            part = Quantized(Dense(ArraySpec(shape(some), code)), each, moved, spec.block)
+            made = linear_quantize.encode(decode(some), part, None)
+            found.append(np.asarray(made.scale))
+            zero_points.extend([] if made.zero_point is None else [np.asarray(made.zero_point)])
+            yield decode(made.data)
+
+    codes = packing.pack_runs(runs(), math.prod(shape(spec.data)), bits(code))
     scale = scales.encode(np.concatenate(found), spec.scale)
     zero_point = np.concatenate(zero_points) if zero_points else None
     stored = PackedArray(codes, shape(spec.data), code, bits(code))
