@@ -91,9 +91,9 @@ def parameters(to: Shape) -> tuple[Shape, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def forms() -> Iterator[Case]:
-    """Every form, named."""
-    rng = np.random.default_rng(0)
+def forms(seed: int = 0) -> Iterator[Case]:
+    """Every form, named; of other values for another seed."""
+    rng = np.random.default_rng(seed)
     for of, to in itertools.product(FLOATS, SHAPES):
         yield f"dense {of} {to}", Dense(floats(rng, to, of))
     for (of, stored), to in itertools.product(((F32, F16), (F32, BF16), (F64, F32), (F64, F16)), SHAPES):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from compressor import encodings
@@ -25,6 +28,19 @@ class Known:
     def at(self, path: Path, start: int) -> str | None:
         """The weight of which a part begins there."""
         return self.places.get((path, start))
+
+    def within(self, path: Path, start: int, end: int) -> Iterator[tuple[int, str]]:
+        """The places between two, neither of them, at which a part of a weight begins, and its name."""
+        held = self._sorted.get(path, [])
+        for place in held[bisect_right(held, start) : bisect_left(held, end)]:
+            yield place, self.places[path, place]
+
+    @cached_property
+    def _sorted(self) -> Mapping[Path, Sequence[int]]:
+        held: dict[Path, list[int]] = defaultdict(list)
+        for path, place in sorted(self.places):
+            held[path].append(place)
+        return held
 
     def named(self, names: Iterable[str]) -> str | None:
         """The weight that is called as one of these."""

@@ -49,7 +49,9 @@ def claim(path: Path, found: Found) -> None:
     tensors = [tensor for graph in (*file.graphs, *file.functions) for tensor in _tensors(graph)]
     for tensor in tensors:
         if tensor.external:
-            _external(path, tensor, made.tensors.get(tensor) or _unread(tensor), found)
+            _external(path, tensor, made, found)
+        for start, end in tensor.data:
+            found.claims.extend(_others(name, path, start, end, made))
 
 
 def _names(file: str, parts: list[Part]) -> Iterator[Claim]:
@@ -115,7 +117,13 @@ def _tensors(graph: Graph) -> Iterator[Tensor]:
             yield from _tensors(inner)
 
 
-def _external(path: Path, tensor: Tensor, role: Role, found: Found) -> None:
+def _others(file: str, path: Path, start: int, end: int, made: Roles) -> Iterator[Claim]:
+    """The claims of the weights behind the first one whose data a tensor holds."""
+    for at, role in made.within(path, start, end):
+        yield Claim(file, at, end, role.what, role.name, role.detail)
+
+
+def _external(path: Path, tensor: Tensor, made: Roles, found: Found) -> None:
     """Claim the data of a tensor in the file that it names."""
     location = tensor.external.get("location", "")
     if reason := places.why_not(location, path.parent, path.parent, "the model's folder"):
@@ -137,7 +145,9 @@ def _external(path: Path, tensor: Tensor, role: Role, found: Found) -> None:
         found.notes.append(
             f"tensor {tensor.name!r}: expected bytes {start} to {end} of {location}, which has {found.files[name]}"
         )
+    role = made.tensors.get(tensor) or _unread(tensor)
     found.claims.append(Claim(name, start, end, role.what, role.name, role.detail))
+    found.claims.extend(_others(name, file, start, end, made))
 
 
 def _nbytes(tensor: Tensor) -> int | None:

@@ -55,10 +55,20 @@ class Role:
 
 @dataclass(eq=False)
 class Roles:
-    """tensors: the role of each constant. nodes: of the operators over constants alone, the role of what they give."""
+    """tensors: the role of each constant. nodes: of the operators over constants alone, the role of what they give.
+
+    known: what is known of the weights.
+    """
 
     tensors: dict[Tensor, Role] = field(default_factory=dict)
     nodes: dict[Node, Role | None] = field(default_factory=dict)
+    known: Known | None = None
+
+    def within(self, path: Path, start: int, end: int) -> Iterator[tuple[int, Role]]:
+        """Where, in the data of a tensor, parts of other weights begin than the first one's, and their roles."""
+        for place, name in self.known.within(path, start, end) if self.known is not None else ():
+            assert self.known is not None
+            yield place, Role(What.WEIGHTS, name, self.known.forms[name])
 
     def decodes(self, node: Node) -> bool:
         """Whether an operator computes a weight."""
@@ -86,7 +96,7 @@ def roles(file: File, path: Path, known: Known | None) -> Roles:
     known: its weights; None where they could not be read, and floats of one axis or more are taken for them.
     """
     reads = [read for graph in (*file.graphs, *file.functions) for read in _reads(graph, ())]
-    made = Roles()
+    made = Roles(known=known)
     for parameters in (False, True):  # a scale is a part of what it scales, which is known first
         for read in reads:
             if (_of(read) is not None) == parameters:

@@ -14,7 +14,7 @@ from compressor.compilation.journal import Journal
 from compressor.compilation.pipelines import PassPipeline
 from compressor.compilation.plan import Choice, Plan, Rejected, choose, plan
 from compressor.compilation.rules import NONE, Rules
-from compressor.compilation.stream import InexactError, Run, failure, stream
+from compressor.compilation.stream import InexactError, Run, failure, named, stream
 from compressor.compilation.verify import verify
 from compressor.encodings import Encoding
 from compressor.errors import CompressorError
@@ -96,7 +96,9 @@ def look(
     unknown = [weight for weight in model.weights if weight not in known]
     # A look at a sample is many short calls that hold the interpreter's lock: threads would wait for each other.
     each = run or (map if sampled else stream)
-    found = iter(each(partial(find, sampled=sampled), unknown, [settings(weight) for weight in unknown]))
+    function = partial(find, sampled=sampled)
+    function = partial(named, function) if each is map else function
+    found = iter(each(function, unknown, [settings(weight) for weight in unknown]))
     findings = (known[weight] if weight in known else next(found) for weight in model.weights)
     return watched(findings, model.weights, "detect", progress)
 

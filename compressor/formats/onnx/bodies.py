@@ -130,6 +130,24 @@ def places_by_gaps(body: Body, width: int) -> None:
     body.node("Compress", body.node("CumSum", codes, body.integer(0)), found)
 
 
+def places_by_gaps_of_weights(body: Body, width: int) -> None:
+    """The same of weights of `size` elements each that lie side by side, whose codes count from where each begins.
+
+    ends: how many codes there are up to the end of every weight but the last. What a weight has behind its codes is
+    added to the first code of the next one.
+    """
+    codes, most = body.cast(body.input("codes"), INT32), body.constant((1 << width) - 1, INT32)
+    found = body.node("Less", codes, most)
+    firsts, axis = body.ints("ends"), body.integer(0)
+    lasts = body.node("Sub", firsts, body.integer(1))
+    reached = body.node("Gather", body.node("CumSum", codes, axis), lasts)
+    before = body.node("Slice", reached, body.integers([0]), body.integers([-1]))
+    lengths = body.node("Sub", reached, body.node("Concat", body.constant([0], INT32), before, axis=0))
+    behind = body.node("Sub", body.cast(body.ints("size"), INT32), lengths)
+    moved = body.node("Add", body.node("Gather", codes, firsts), behind)
+    body.node("Compress", body.node("CumSum", body.node("ScatterElements", codes, firsts, moved), axis), found)
+
+
 def sparse_to_dense(body: Body) -> None:
     """The values `[D]` at the places of a weight, int32 `[D]`, and `zeros` `[size]` elsewhere."""
     places, values, zeros = body.input("places"), body.input("values"), body.input("zeros")

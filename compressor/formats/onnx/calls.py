@@ -34,6 +34,7 @@ from compressor.encodings import (
     shape,
 )
 from compressor.errors import CompressorError
+from compressor.formats.onnx import stacking
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.formats.onnx.functions import DOMAIN, MOST_FOLDED
 from compressor.formats.onnx.reading import packed, reshaped
@@ -59,13 +60,30 @@ def encoding(values: Values, name: str) -> Encoding | None:
     node = values.producer(name)
     if node is None or node.domain != DOMAIN or not node.op_type.startswith(_WEIGHTS):
         return None
-    reader = _Calls(values)
     try:
-        found = reader.weight(node)
-        for one in found.parts if isinstance(found, Concatenated) else (found,):
-            _check(one)
+        return _checked(_Calls(values).weight(node))
     except (ValueError, IndexError, KeyError) as error:
         raise CompressorError(f"weight {name!r}: its stored parts do not fit together: {error}") from error
+
+
+def side_by_side(values: Values, name: str, count: int) -> list[Encoding]:
+    """The encodings of the `count` weights that the value `name` was lowered from, see `stacking`.
+
+    Raises:
+        CompressorError: the stored parts contradict each other, or one is missing.
+    """
+    reader = _Calls(values, stacked=True)
+    try:
+        whole = reader.part(name)
+        ends = reader.ends(name) if isinstance(whole, Sparse) else ()
+        return [_checked(one) for one in stacking.cut(_checked(whole), count, ends)]
+    except (ValueError, IndexError, KeyError) as error:
+        raise CompressorError(f"weights {name!r}: their stored parts do not fit together: {error}") from error
+
+
+def _checked(found: Encoding) -> Encoding:
+    for one in found.parts if isinstance(found, Concatenated) else (found,):
+        _check(one)
     return found
 
 
@@ -102,6 +120,7 @@ _WEIGHTS = ("concatenated", "sparse_to_dense", "lut_to_dense", "gather_lut", "de
 @dataclass(frozen=True)
 class _Calls:
     values: Values
+    stacked: bool = False
 
     def weight(self, node: onnx.NodeProto) -> Encoding:
         if node.op_type.startswith("concatenated"):
@@ -135,11 +154,16 @@ class _Calls:
         node = self.call(places, "places")
         if node.op_type.startswith("places_by_gaps"):
             gaps = self.codes(node.input[0])
-            if node.op_type != f"places_by_gaps{bits(gaps.dtype)}":
+            if node.op_type != f"places_by_gaps{bits(gaps.dtype)}{'_of_weights' * self.stacked}":
                 raise ValueError(f"{node.op_type} of {gaps.dtype}")
             return gaps, whole
         blocks = _ints(node, "mask_grid")[::2]
         return packed(self.constant(node.input[0]), blocks or whole, np.dtype(np.bool_), 1), whole
+
+    def ends(self, name: str) -> Shape:
+        """Where the gaps of weights end that lie side by side."""
+        places = self.values.producer(self.call(name, "sparse_to_dense").input[0])
+        return () if places is None else _ints(places, "ends")
 
     def leaf(self, node: onnx.NodeProto, whole: Shape | None) -> Quantized | Palettized:
         """A weight's node, or one of the non-zeros of a weight of shape `whole`."""

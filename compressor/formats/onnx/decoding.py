@@ -85,8 +85,13 @@ def why_not(encoding: Encoding) -> str:
     return ""
 
 
-def lower(name: str, encoding: Encoding, opset: int, form: Form = "folded", prefix: str = "") -> Lowered:
-    """What computes the value `name` of `encoding`, stored under names that begin with `prefix`, or with `name`."""
+def lower(
+    name: str, encoding: Encoding, opset: int, form: Form = "folded", prefix: str = "", ends: Sequence[int] = ()
+) -> Lowered:
+    """What computes the value `name` of `encoding`, stored under names that begin with `prefix`, or with `name`.
+
+    ends: of the gaps of weights that lie side by side, see `stacking`.
+    """
     made = Lowered(prefix or name, opset)
     match encoding:
         case Dense(values):
@@ -100,7 +105,7 @@ def lower(name: str, encoding: Encoding, opset: int, form: Form = "folded", pref
         case Palettized():
             palettized(made, encoding, name)
         case Sparse():
-            _sparse(made, encoding, name, form)
+            _sparse(made, encoding, name, form, ends)
         case Concatenated(parts, axis):
             _concatenated(made, parts, axis, name)
     return made
@@ -198,9 +203,9 @@ def _concatenated(made: Lowered, parts: Sequence[Whole], axis: int, name: str) -
     return made.call(f"concatenated_{len(parts)}", names, name, axis=axis)
 
 
-def _sparse(made: Lowered, encoding: Sparse, name: str, form: Form) -> str:
+def _sparse(made: Lowered, encoding: Sparse, name: str, form: Form, ends: Sequence[int]) -> str:
     whole, values = encoding.shape, encoding.values
-    at = NonZeros(_places(made, encoding.mask, whole, math.prod(shape(values))), whole)
+    at = NonZeros(_places(made, encoding.mask, whole, math.prod(shape(values)), ends), whole)
     if form in BY_NODE and isinstance(values, Quantized):
         return quantized.dequantize_linear(made, values, name, form, at)
     inner = f"{made.prefix}.values"
@@ -215,7 +220,7 @@ def _sparse(made: Lowered, encoding: Sparse, name: str, form: Form) -> str:
     return made.call("sparse_to_dense", [at.places, inner, zeros], name, shape=whole)
 
 
-def _places(made: Lowered, mask: Array, whole: Shape, count: int) -> str:
+def _places(made: Lowered, mask: Array, whole: Shape, count: int, ends: Sequence[int]) -> str:
     """The places of the `count` non-zeros."""
     name = f"{made.prefix}.places"
     if is_places(mask):
@@ -223,7 +228,10 @@ def _places(made: Lowered, mask: Array, whole: Shape, count: int) -> str:
     if is_gaps(mask):
         made.declare(name, INT32, count)
         codes = store_codes(made, f"{made.prefix}.gaps", mask)
-        return made.call(f"places_by_gaps{bits(mask.dtype)}", [codes], name)
+        function = f"places_by_gaps{bits(mask.dtype)}"
+        if not ends:
+            return made.call(function, [codes], name)
+        return made.call(f"{function}_of_weights", [codes], name, ends=ends, size=[math.prod(whole) // (len(ends) + 1)])
     packed = made.store(f"{made.prefix}.mask", mask, (packed_nbytes(mask.size, 1),), 1)
     made.counter = max(made.counter, -(-math.prod(whole) // 8) * 8)
     made.declare(name, INT32, count)

@@ -96,6 +96,7 @@ def _scattering() -> Iterator[Named]:
         yield f"places_of_blocks{suffix}", partial(bodies.places, blocks=True, shared=shared)
     for dtype in GAPS:
         yield f"places_by_gaps{bits(dtype)}", partial(bodies.places_by_gaps, width=bits(dtype))
+        yield f"places_by_gaps{bits(dtype)}_of_weights", partial(bodies.places_by_gaps_of_weights, width=bits(dtype))
     yield "sparse_to_dense", bodies.sparse_to_dense
     for dtype in (*FLOAT_DTYPES.values(), INT8, UINT8):
         yield f"zeros_{dtype.name}", partial(bodies.zeros, dtype=dtype)

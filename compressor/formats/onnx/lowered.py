@@ -28,6 +28,9 @@ from compressor.packing import packed_nbytes
 if TYPE_CHECKING:
     import onnx
 
+_COUNTED_SINCE = 18
+"""The opset since which `Split` says how many parts there are."""
+
 COUNTER = "compressor.counter"
 """The value that all sparse weights share: 0, 1, 2, ..."""
 
@@ -147,6 +150,13 @@ class Lowered:
 
         self._append(onnx.helper.make_node(operator, inputs, [output]), attributes)
         return output
+
+    def split(self, value: str, names: Sequence[str]) -> None:
+        """Cut a value into parts of one length along the first axis."""
+        import onnx
+
+        made = onnx.helper.make_node("Split", [value], names)
+        self._append(made, {"num_outputs": len(names)} if self.opset >= _COUNTED_SINCE else {})
 
     def _append(self, made: onnx.NodeProto, attributes: Mapping[str, Any]) -> None:
         for key, value in attributes.items():

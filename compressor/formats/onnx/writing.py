@@ -17,7 +17,7 @@ from compressor.errors import CompressorError
 from compressor.formats.layout import FileLayout, Followed, Piece, around, put
 from compressor.formats.onnx.decoding import Lowering
 from compressor.formats.onnx.graphs import walk
-from compressor.formats.onnx.lowered import Part
+from compressor.formats.onnx.lowered import Lowered, Part
 from compressor.formats.wire import key, runs, varint
 
 if TYPE_CHECKING:
@@ -57,28 +57,49 @@ class Slots:
         put(directory, _filled(self.slots, self.lowering(encoding).parts))
 
 
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """What is stored of some weights. whole: what they become. each: how each of them is lowered, and by spec to what.
+
+    A weight by itself is lowered to the parts of the whole; of several, the parts of each lie in those of the whole one
+    after the other.
+    """
+
+    whole: Lowered
+    each: Sequence[tuple[Lowering, Sequence[Part]]]
+
+    def placed(self, slots: Sequence[Slot]) -> Iterator[tuple[str, Slots]]:
+        """Where each weight lies. slots: of the parts of the whole."""
+        ends = [slot.offset for slot in slots]
+        for how, parts in self.each:
+            own = [Slot(part, slot.file, end) for part, slot, end in zip(parts, slots, ends, strict=True)]
+            ends = [slot.offset + slot.part.nbytes for slot in own]
+            yield how.name, Slots(how, own)
+        filled = [slot.offset + slot.part.nbytes for slot in slots]
+        assert ends == filled, f"{slots[0].part.name}: the weights end at {ends}, their parts at {filled}"
+
+
 def layout(
     model: onnx.ModelProto,
     constants: Sequence[Part],
-    weights: Sequence[tuple[Lowering, Sequence[Part]]] = (),
+    weights: Sequence[Stored] = (),
     *,
     apart: bool = False,
 ) -> FileLayout:
     """Where everything of `model` lies, its large constants and weights too, which it does not hold.
 
-    weights: how each is lowered, and by spec what it becomes.
     apart: put large tensors into a file of their own, also where one file would do.
 
     Raises:
         CompressorError: the model is too large for its format.
     """
-    parts = [*constants, *(part for _, planned in weights for part in planned)]
+    parts = [*constants, *(part for one in weights for part in one.whole.parts)]
     made = _single_file(model, parts)
     two = _two_files(model, parts) if apart or made.nbytes > SINGLE_FILE_BYTES else made
     made = two if DATA in two.files else made
     slots = iter(made.slots)
     fixed = _filled([next(slots) for _ in constants], constants)
-    places = {how.name: Slots(how, [next(slots) for _ in planned]) for how, planned in weights}
+    places = dict(pair for one in weights for pair in one.placed([next(slots) for _ in one.whole.parts]))
     return FileLayout(made.files, [*made.pieces, *fixed], places, followed=_followed(made.files, places))
 
 

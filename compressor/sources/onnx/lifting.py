@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from compressor.arrays import CODE_DTYPES, UINT8, is_float
 from compressor.encodings import Dense, Encoding, Quantized, arrays, dtype, shape
-from compressor.formats.onnx import calls, reading
+from compressor.formats.onnx import calls, reading, stacking
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.formats.onnx.functions import DOMAIN
 from compressor.formats.onnx.graphs import MICROSOFT, is_standard
@@ -90,15 +90,30 @@ def _own(index: Index) -> Iterator[Lift]:
     """The weights of an artefact of this project: values that its functions compute and other operators read."""
     order = {name: place for place, name in enumerate(index.tensors)}
     for number, node in enumerate(index.nodes):
-        if node.domain == DOMAIN and len(node.output) == 1:
+        if _is_cut(node):
+            nodes = _reached(index, number)
+            leaf, each = _first(index, nodes, order), calls.side_by_side(index, node.input[0], len(node.output))
+            yield from (Lift(name, leaf, one, nodes, name) for name, one in zip(node.output, each, strict=True))
+        elif node.domain == DOMAIN and len(node.output) == 1:
             value = node.output[0]
-            readers = index.readers.get(value, ())
-            encoding = calls.encoding(index, value) if any(index.nodes[n].domain != DOMAIN for n in readers) else None
+            readers = [index.nodes[number] for number in index.readers.get(value, ())]
+            read = any(reader.domain != DOMAIN and not _is_cut(reader) for reader in readers)
+            encoding = calls.encoding(index, value) if read else None
             if encoding is not None:
                 nodes = _reached(index, number)
-                parts = {name for n in nodes for name in index.nodes[n].input if name in index.tensors}
-                first = min(parts, key=order.__getitem__)
-                yield Lift(value, first, encoding, nodes, value, node.op_type.startswith("dequantize_linear"))
+                leaf = _first(index, nodes, order)
+                yield Lift(value, leaf, encoding, nodes, value, node.op_type.startswith("dequantize_linear"))
+
+
+def _is_cut(node: onnx.NodeProto) -> bool:
+    """Whether a node cuts weights apart that lie side by side, see `stacking`."""
+    return is_standard(node) and node.op_type == "Split" and node.input[0].startswith(stacking.NAME)
+
+
+def _first(index: Index, nodes: Iterable[int], order: Mapping[str, int]) -> str:
+    """The first of the constants that nodes read."""
+    read: Iterator[str] = (name for n in nodes for name in index.nodes[n].input)
+    return min((name for name in read if name in order), key=order.__getitem__)
 
 
 def _reached(index: Index, number: int) -> tuple[int, ...]:

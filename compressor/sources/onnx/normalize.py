@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +52,7 @@ def normalize(model: onnx.ModelProto, directory: Path, *, own: bool = False) -> 
     lifted, refused = lifting.lifts(found)
     refused = {name: reason for name, reason in unfolded.items() if name not in computed} | refused
     _apply(found, lifted)
-    _write_stubs(found, {lift.leaf: (lift.name, lift.encoding) for lift in lifted})
+    _write_stubs(found, {lift.name: (lift.leaf, lift.encoding) for lift in lifted})
     encodings = {lift.name: lift.encoding for lift in lifted}
     encodings.update(densify(graphs, directory))
     found = index(graphs, directory, computed, encodings)
@@ -210,13 +211,26 @@ def _drop_unread(found: Index) -> bool:
 
 
 def _write_stubs(found: Index, weights: Mapping[str, tuple[str, Encoding]]) -> None:
-    """Every weight becomes an initializer without data, in the place of a constant; that may be a `Constant` node."""
-    for leaf, (name, encoding) in weights.items():
+    """Every weight becomes an initializer without data, in the place of a constant; that may be a `Constant` node.
+
+    weights: by name, the constant, and what the weight is. Of several weights in one constant, the first one takes
+        its place and the others follow it: the graph's tensors are then others than those that `found` has.
+    """
+    first: dict[str, str] = {}
+    others: dict[str, list[onnx.TensorProto]] = defaultdict(list)
+    for name, (leaf, encoding) in weights.items():
         if leaf in found.producers:
             found.graphs[found.owner[leaf]].initializer.append(stub(name, encoding))
+        elif leaf in first:
+            others[first[leaf]].append(stub(name, encoding))
         else:
             found.tensors[leaf].CopyFrom(stub(name, encoding))
-    _delete(found, {found.producers[leaf] for leaf in weights if leaf in found.producers})
+            first[leaf] = name
+    _delete(found, {found.producers[leaf] for leaf, _ in weights.values() if leaf in found.producers})
+    for graph in found.graphs if others else ():
+        every = [one for tensor in graph.initializer for one in (tensor, *others.get(tensor.name, ()))]
+        graph.ClearField("initializer")
+        graph.initializer.extend(every)
 
 
 def _uses(found: Index, name: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from compressor.errors import CompressorError
 from compressor.formats.onnx import writing
 from compressor.formats.onnx.decoding import Lowering
 from compressor.formats.onnx.lowered import Part
+from compressor.formats.onnx.writing import Stored
 
 VALUES = {"a": np.arange(1500, dtype=np.float32), "b": np.arange(3, dtype=np.float32), "c": np.ones(777, np.float32)}
 
@@ -39,10 +40,11 @@ def parts() -> list[Part]:
     return [Part(name, TensorProto.FLOAT, values.shape, values) for name, values in VALUES.items()]
 
 
-def planned() -> list[tuple[Lowering, list[Part]]]:
+def planned() -> list[Stored]:
     """The tensors as weights, by spec."""
     ways = [Lowering(name, 18) for name in VALUES]
-    return [(way, way(spec(Dense(VALUES[way.name]))).parts) for way in ways]
+    wholes = [way(spec(Dense(VALUES[way.name]))) for way in ways]
+    return [Stored(whole, [(way, whole.parts)]) for way, whole in zip(ways, wholes, strict=True)]
 
 
 @pytest.fixture(params=["constants", "weights"])
