@@ -137,14 +137,9 @@ def plan(
     return Plan(target.name, pipeline.name, tuple(choices))
 
 
-def choose(
-    finding: Finding, target: Target, pipeline: PassPipeline, refused: Mapping[Encoding, str] = MappingProxyType({})
-) -> Choice:
-    """The smallest legal form of one weight by itself. Of equally small ones the source's own wins, then the simplest.
-
-    refused: forms that were tried before and failed, with the reason.
-    """
-    options = _options(finding, target, pipeline, refused)
+def choose(finding: Finding, target: Target, pipeline: PassPipeline) -> Choice:
+    """The smallest legal form of a weight by itself. Of equally small ones the source's own wins, then the simplest."""
+    options = _options(finding, target, pipeline, {})
     costs = [Cost(form.nbytes) for form in options.legal]
     return _choice(finding, options, costs, min(range(len(costs)), key=lambda place: costs[place].own), {})
 

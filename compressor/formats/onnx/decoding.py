@@ -55,7 +55,7 @@ from compressor.formats.onnx.dtypes import SINCE
 from compressor.formats.onnx.functions import MOST_FOLDED, MOST_GROUPED_AXES, MOST_PARTS
 from compressor.formats.onnx.lowered import BITS, COUNTER, Lowered, NonZeros
 from compressor.formats.onnx.palettes import palettized
-from compressor.formats.onnx.quantized import BLOCKED_SINCE, BY_NODE, Form
+from compressor.formats.onnx.quantized import BY_NODE, Form
 from compressor.packing import packed_nbytes
 
 _BITWISE_SINCE = 18
@@ -124,7 +124,7 @@ class Lowering:
         return lower(self.name, encoding, self.opset, self.form, self.prefix)
 
 
-def needs_opset(encoding: Encoding, form: Form = "folded") -> int:
+def needs_opset(encoding: Encoding) -> int:
     """The oldest opset that `lower` works with, 13 for most; any for what is not decoded."""
     if isinstance(encoding, Concatenated):
         return max(13, *map(needs_opset, encoding.parts))
@@ -134,8 +134,6 @@ def needs_opset(encoding: Encoding, form: Form = "folded") -> int:
     palette = _palette(encoding)
     if palette is not None and index_bits(palette.lut) in _STRADDLING:
         oldest = max(oldest, _BITWISE_SINCE)
-    if form in BY_NODE and isinstance(encoding, Quantized) and quantized.granularity(encoding) == "blocks":
-        oldest = max(oldest, BLOCKED_SINCE)
     return oldest
 
 
