@@ -20,7 +20,6 @@ BERT |= {"max_position_embeddings": 40}
 LLAMA = {**BERT, "num_key_value_heads": 1, "pad_token_id": 0}
 VIT = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 VIT |= {"intermediate_size": 64}
-BEIT = {**VIT, "use_relative_position_bias": True}
 STAGES = {"hidden_sizes": [16, 32], "depths": [1, 1]}
 T5 = {"vocab_size": 60, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
 WHISPER = {"vocab_size": 60, "d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 64}

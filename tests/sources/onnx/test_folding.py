@@ -156,9 +156,6 @@ def test_large_constants_in_a_file_of_their_own(tmp_path: Path) -> None:
     assert [(one.name, one.encoding) for one in made.weights if len(one.shape) == 2] == [("w", "int8")]
 
 
-SHARED = [node("Mul", "w,mask", "m"), node("Add", "m,w", "v")]
-
-
 @pytest.mark.parametrize(
     ("nodes", "constants", "names"),
     [

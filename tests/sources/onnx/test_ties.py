@@ -52,6 +52,16 @@ def feeds(weights: Mapping[str, NDArray]) -> dict[str, NDArray]:
     }
 
 
+def check_run(folder: Path, weights: dict[str, NDArray]) -> None:
+    """The artefact computes these weights, each in one node once it is optimized."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    session = onnxruntime.InferenceSession(folder / "out" / "model.onnx", options, providers=["CPUExecutionProvider"])
+    for values, got in zip(weights.values(), session.run(None, feeds(weights)), strict=True):
+        assert np.array_equal(got, values)
+    assert len(onnx.load(folder / "optimized.onnx").graph.node) == len(weights)
+
+
 @pytest.mark.parametrize(
     ("weights", "left", "notes"),
     [
@@ -118,12 +128,7 @@ def test_a_copy_is_stored_once(
     }
     manifest = compress(path, tmp_path / "out")
     assert manifest.weights_dense_nbytes == sum(weights[name].nbytes for name in left)
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", options, providers=["CPUExecutionProvider"])
-    for values, got in zip(weights.values(), session.run(None, feeds(weights)), strict=True):
-        assert np.array_equal(got, values)
-    assert len(onnx.load(tmp_path / "optimized.onnx").graph.node) == len(weights)
+    check_run(tmp_path, weights)
 
 
 @pytest.mark.parametrize(
@@ -143,12 +148,7 @@ def test_nothing_of_a_copy_runs_whatever_the_form_of_its_weight(kernel: NDArray,
     }
     manifest = compress(model(tmp_path / "model.onnx", weights), tmp_path / "out")
     assert [(weight.name, weight.encoding) for weight in manifest.weights] == [("kernel", form)]
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", options, providers=["CPUExecutionProvider"])
-    for values, got in zip(weights.values(), session.run(None, feeds(weights)), strict=True):
-        assert np.array_equal(got, values)
-    assert len(onnx.load(tmp_path / "optimized.onnx").graph.node) == len(weights)
+    check_run(tmp_path, weights)
 
 
 def test_who_reads_a_copy_reads_the_weight(tmp_path: Path) -> None:

@@ -322,21 +322,27 @@ BROKEN = {
 HOLD = {"surplus", "pruned"}
 
 
+def broken(model, changes, tmp_path: Path):
+    """A model as it is exported with declarations of its layers changed, which its notes tell."""
+    for layer, (key, change, _) in changes.items():
+        module, name = model.layers[layer], f"{PREFIX}weight/{key}"
+        before = module._buffers.pop(name, None)
+        if change is not None:
+            module.register_buffer(name, change(before))
+    exported = kept(model, tmp_path, list(changes))
+    assert set(exported.notes) == set(changes)
+    for layer, (_, _, note) in changes.items():
+        assert re.search(note, exported.notes[layer]), exported.notes[layer]
+    return exported
+
+
 def test_declarations_that_do_not_hold_are_noted_and_ignored(networks, apple, tmp_path: Path):
     configs = {name: {"weight_dtype": "int4", "quantization_scheme": "symmetric"} for name in BROKEN}
     config = apple.PostTrainingQuantizerConfig.from_dict(by_name(configs))
     model = apple.PostTrainingQuantizer(networks.layers(list(BROKEN)), config).compress()
     dense = model.layers["pruned"].weight
     dense.data = torch.where(dense == 0, dense.min(dim=1, keepdim=True).values, dense).detach()
-    for layer, (key, change, _) in BROKEN.items():
-        module, name = model.layers[layer], f"{PREFIX}weight/{key}"
-        before = module._buffers.pop(name, None)
-        if change is not None:
-            module.register_buffer(name, change(before))
-    exported = kept(model, tmp_path, list(BROKEN))
-    assert set(exported.notes) == set(BROKEN)
-    for layer, (_, _, note) in BROKEN.items():
-        assert re.search(note, exported.notes[layer]), exported.notes[layer]
+    exported = broken(model, BROKEN, tmp_path)
     assert exported.names == {name: "int4" if name in HOLD else "dense" for name in BROKEN}
     # What was declared wrongly is found by itself.
     assert exported.stored == dict.fromkeys(exported.stored, "int4")
@@ -355,15 +361,7 @@ def test_broken_palettes(networks, apple, tmp_path: Path):
     config = {"n_bits": 4, "cluster_dim": 2}
     config = apple.PostTrainingPalettizerConfig.from_dict(by_name(dict.fromkeys(changes, config)))
     model = apple.PostTrainingPalettizer(networks.layers(list(changes)), config).compress()
-    for layer, (key, change, _) in changes.items():
-        module, name = model.layers[layer], f"{PREFIX}weight/{key}"
-        before = module._buffers.pop(name, None)
-        if change is not None:
-            module.register_buffer(name, change(before))
-    exported = kept(model, tmp_path, list(changes))
-    assert set(exported.notes) == set(changes)
-    for layer, (_, _, note) in changes.items():
-        assert re.search(note, exported.notes[layer]), exported.notes[layer]
+    exported = broken(model, changes, tmp_path)
     assert exported.names == dict.fromkeys(changes, "dense")
 
 

@@ -174,11 +174,6 @@ def test_an_archive_needs_no_factory(networks: Mapping, tmp_path: Path):
         load(source, factory="torch_networks:mlp", args={}, allow_pickle=False)
 
 
-def _write(path: str, x: torch.Tensor) -> torch.Tensor:
-    torch.save(x, path)
-    return x
-
-
 class Writes(torch.nn.Module):
     """TorchScript that would write a file when it is loaded."""
 
