@@ -40,6 +40,9 @@ from compressor.recognition.schemes import (
 from compressor.recognition.tables import ENTRIES
 from compressor.weight import Weight
 
+_MASKED = 1.05
+"""Forms with a mask that take so many times as much of some of a weight are not the smallest of all of it."""
+
 
 def find(weight: Weight, settings: Settings, *, sampled: bool = False) -> Finding:
     """What one weight is, and the ways to store it.
@@ -144,20 +147,48 @@ def of_part(values: NDArray, settings: Settings, *, sampled: bool) -> list[Candi
 def _by_slices(encoding: Encoding, settings: Settings) -> tuple[Scan, list[Candidate]] | None:
     """What some of a large weight says of all of it; None where that is not enough.
 
-    It is without zeros, and in parts of one kind: all values in one table, on one grid, of a narrower type, or dense.
+    It is in parts of one kind: all values in one table, on one grid or one for each row, of a narrower type, or dense;
+    and zeros, if there are any, are too few for a mask.
     """
     few = slices.read(encoding.values) if isinstance(encoding, Dense) and not settings.tolerance else None
-    if few is None or not is_float(few.runs.dtype) or len({*map(tuple, parts.kinds(few.stripes).tolist())}) > 1:
+    if few is None or not is_float(few.runs.dtype):
         return None
     facts = scan(few.runs, settings.looked_for)
-    if facts.zeros or palettize.has_more_tables(few.runs, facts):
+    if palettize.has_more_tables(few.runs, facts):
         return None
-    found = _forms(few.runs, facts, settings, sampled=False)
-    whole = [slices.of_whole(one.spec, encodings.shape(encoding)) for one in found]
-    if not all(whole):
+    found, masked = _apart(_forms(few.runs, facts, settings, sampled=False))
+    whole = [slices.of_whole(one.spec, few, encodings.shape(encoding)) for one in found]
+    if masked or not all(whole):
         return None
     made = [replace(one, spec=spec) for one, spec in zip(found, whole, strict=True) if spec is not None]
-    return replace(facts, size=math.prod(encodings.shape(encoding))), made[1:]
+    if not few.are_alike() and not _is_one_grid(made, few, facts):
+        return None
+    return facts, made[1:]
+
+
+def _apart(found: list[Candidate]) -> tuple[list[Candidate], bool]:
+    """The forms without a mask, and whether one with a mask is about as small."""
+    plain = [one for one in found if not isinstance(one.spec, Sparse)]
+    least = min(encodings.nbytes(one.spec) for one in plain)
+    return plain, any(encodings.nbytes(one.spec) < least * _MASKED for one in found if isinstance(one.spec, Sparse))
+
+
+def _is_one_grid(found: list[Candidate], few: slices.Slices, facts: Scan) -> bool:
+    """Whether the smallest form has scales for each row, and there are no parts.
+
+    Of what kind a row is, is chance where it has some codes of some scales.
+    """
+    smallest = min((one.spec for one in found), key=encodings.nbytes)
+    size = math.prod(encodings.shape(smallest))
+    zeros = max(facts.zeros / facts.size, float(np.mean(few.spread == 0)))
+    best, codes = encodings.nbytes(smallest), parts.codes_nbytes(smallest)
+    return (
+        isinstance(smallest, Quantized)
+        and smallest.scale.size > 1
+        and few.spread.ndim == 2
+        and bool(few.spread.any(axis=1).all())
+        and not parts.are_seen(few.spread, size, best, codes, int(zeros * size))
+    )
 
 
 def _of_one_kind(values: NDArray, facts: Scan, max_thresholded: float, threshold: float) -> list[Candidate]:

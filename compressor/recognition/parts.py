@@ -71,11 +71,10 @@ def detect(
     codes: how many of the bytes are those of codes, or of values, if that is known. zeros: how many values are zero.
     """
     found: tuple[dict[int, Candidate], int] | None = None
-    large = best > max(values.nbytes * _WORTH, values.size * _BITS / 8)
-    # Where codes take nearly all, equal parts of one kind save nothing: each has as many of them.
-    beside = best - codes > best * _SAVED
-    if values.size < _LEAST or values.ndim < 2 or not (large or beside or zeros > values.size * _ZEROS / 2):
+    worth = _worth(values.size, values.itemsize, best, codes, zeros)
+    if values.size < _LEAST or values.ndim < 2 or not any(worth):
         return
+    large, beside, _ = worth
     best *= 1 - _SAVED
     for axis in range(values.ndim) if axes is None else axes:
         cuts = [*_cuts(values, axis, equal=large or beside, least=1 if large else 2)]
@@ -88,6 +87,25 @@ def detect(
                 cuts += _finer(parts, values.shape[axis])
     if found:
         yield _candidate(*found)
+
+
+def _worth(size: int, itemsize: int, best: float, codes: float, zeros: int) -> tuple[bool, bool, bool]:
+    """What parts may save in a weight of `size` values: values, tables and scales, zeros.
+
+    Where codes take nearly all, equal parts of one kind save nothing: each has as many of them.
+    """
+    large = best > size * max(itemsize * _WORTH, _BITS / 8)
+    return large, best - codes > best * _SAVED, zeros > size * _ZEROS / 2
+
+
+def are_seen(spread: NDArray, size: int, best: float, codes: float, zeros: int) -> bool:
+    """Whether `detect` would look for the place where two parts meet in a matrix of `size` values.
+
+    spread: its rows that are looked at: those at `places`. best, codes, zeros: as those of `detect`.
+    """
+    worth = _worth(size, spread.itemsize, best, codes, zeros)
+    every = (_differing(spread, axis, places(spread.shape[axis]), _MOST) for axis in range(spread.ndim))
+    return any(worth) and any(_are_ends(differ, at, _MOST, least=1 if worth[0] else 2) for differ, at, *_ in every)
 
 
 def _finer(parts: Mapping[int, Candidate], length: int) -> Iterator[list[int]]:
@@ -161,14 +179,9 @@ def _cuts(values: NDArray, axis: int, *, equal: bool, least: int) -> Iterator[li
     most = rows if axis == 0 and values.ndim > 2 else _MOST
     if rows < 2:
         return
-    places = _places(rows, _ROWS)
-    for some in (_SOME, _FEW):  # of rows that have hardly few enough values some would be of one kind, some of another
-        kinds = _kinds(values, axis, places, some)
-        differ = np.flatnonzero((kinds[1:] != kinds[:-1]).any(axis=1))
-        if differ.size < most:
-            break
-    if 0 < differ.size < most and np.diff([-1, *differ, places.size - 1]).min() >= least:
-        yield [_edge(values, axis, places[at : at + 2], kinds[at], some) for at in differ]
+    differ, at, kinds, some = _differing(values, axis, places(rows), most)
+    if _are_ends(differ, at, most, least):
+        yield [_edge(values, axis, at[place : place + 2], kinds[place], some) for place in differ]
     elif equal and not differ.size and kinds[0, _DISTINCT]:
         for parts in (parts for parts in _EQUAL if rows % parts == 0):
             length = rows // parts
@@ -176,7 +189,22 @@ def _cuts(values: NDArray, axis: int, *, equal: bool, least: int) -> Iterator[li
                 yield [length * end for end in range(1, parts)]
 
 
-def _places(length: int, most: int) -> NDArray:
+def _differing(values: NDArray, axis: int, at: NDArray, most: int) -> tuple[NDArray, NDArray, NDArray, float]:
+    """After which of the rows at some places another kind begins; the places, the kinds, and what told them apart."""
+    for some in (_SOME, _FEW):  # of rows that have hardly few enough values some would be of one kind, some of another
+        kinds = _kinds(values, axis, at, some)
+        differ = np.flatnonzero((kinds[1:] != kinds[:-1]).any(axis=1))
+        if differ.size < most:
+            break
+    return differ, at, kinds, some
+
+
+def _are_ends(differ: NDArray, at: NDArray, most: int, least: int) -> bool:
+    """Whether parts may end there: they are not too many, nor too short."""
+    return 0 < differ.size < most and np.diff([-1, *differ, at.size - 1]).min() >= least
+
+
+def places(length: int, most: int = _ROWS) -> NDArray:
     """So many places at most, ascending, the first and the last among them; uneven, unlike what stands in turn."""
     if length <= most:
         return np.arange(length)
@@ -196,19 +224,20 @@ def _edge(values: NDArray, axis: int, between: NDArray, kind: NDArray, some: flo
     return int(right)
 
 
-def kinds(rows: NDArray) -> NDArray:
-    """Of what kind each of `[rows, n]` is, for whoever compares them: `[rows, 3]`."""
-    return _kinds(rows, 0, np.arange(len(rows)), _SOME)
+def are_alike(values: NDArray, axis: int, at: NDArray) -> bool:
+    """Whether the rows along an axis at some places are all of one kind."""
+    kinds = _kinds(values, axis, at, _SOME)
+    return bool((kinds == kinds[0]).all())
 
 
-def _kinds(values: NDArray, axis: int, places: NDArray, some: float) -> NDArray:
+def _kinds(values: NDArray, axis: int, at: NDArray, some: float) -> NDArray:
     """Whether rows have zeros, how few their distinct values are (0, 1, 2), and whether all are of a narrower type.
 
-    By a sample: int `[places, 3]`. some: the share of distinct values up to which they are not all.
+    By a sample: int `[rows, 3]`. some: the share of distinct values up to which they are not all.
     """
     rows = np.moveaxis(values, axis, 0)
-    columns = _places(values.size // len(rows), _VALUES)
-    few = np.ascontiguousarray(rows[(places[:, None], *np.unravel_index(columns, rows.shape[1:]))])
+    columns = places(values.size // len(rows), _VALUES)
+    few = np.ascontiguousarray(rows[(at[:, None], *np.unravel_index(columns, rows.shape[1:]))])
     patterns = np.sort(few.view(f"<u{few.dtype.itemsize}"), axis=1)
     zeros = np.count_nonzero(patterns & magnitude_bits(few.dtype) == 0, axis=1)
     others = np.count_nonzero(starts(patterns), axis=1) - (zeros > 0)

@@ -21,6 +21,9 @@ from compressor.recognition.tables import ENTRIES, Table
 _LEAST_SAVED = 1 << 10
 """The bytes that another form must save: about what decoding it takes in a graph."""
 
+_UNLIKE = 128
+"""So many scales of more, no two of which are the same, are not of a table of 256."""
+
 
 def spec(scales: NDArray, counts: Shape) -> ArraySpec | Palettized:
     """The smallest form of scales, of which there are `counts` along each axis.
@@ -32,7 +35,7 @@ def spec(scales: NDArray, counts: Shape) -> ArraySpec | Palettized:
     if (stored := narrowest(flat)) is not None:
         forms.append((size * stored.itemsize, ArraySpec(counts, flat.dtype, stored)))
     few = distinct(flat)  # most often a sample rules a table out
-    if few is not None and (entries := few.entries.size) <= ENTRIES:
+    if few is not None and (entries := few.entries.size) <= ENTRIES and not _UNLIKE <= entries == flat.size < size:
         lut = ArraySpec((*(1,) * len(counts), entries, 1), flat.dtype)
         table = Palettized(ArraySpec(counts, UINT8), lut)
         forms.append((packed_nbytes(size, index_bits(lut)) + lut.nbytes, table))
