@@ -224,6 +224,7 @@ def main() -> None:
     try:
         app(prog_name="compressor")  # as a module too: its name is part of what completion is installed as
     finally:
+        gc.freeze()  # all goes with the process: to look for garbage among it first takes as long as to import numpy
         sys.stdout.flush()
 
 
