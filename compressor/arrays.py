@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -157,19 +158,43 @@ class MappedArray(_Stored):
         """The same, `nbytes` of them at a time: each run is gone once the next one is asked for."""
         if self.nbytes == 0:
             return
-        end = self.offset + self.nbytes
-        try:
-            with self.path.open("rb", buffering=0) as file:
-                if end > os.fstat(file.fileno()).st_size:  # before memory is asked for
+        with self.reading() as read:
+            for start in range(0, self.nbytes, nbytes):
+                yield read(min(nbytes, self.nbytes - start))
+
+    @contextmanager
+    def reading(self) -> Iterator[Callable[[int], NDArray]]:
+        """A function that reads the next bytes, as many as are asked for: each run is gone once the next one is read.
+
+        Raises:
+            CompressorError: as `raw`, and so does the function.
+        """
+        content = np.empty(0, np.uint8)
+
+        def read(nbytes: int) -> NDArray:
+            nonlocal content
+            if nbytes > content.size:
+                content = np.empty(nbytes, np.uint8)
+            run = content[:nbytes]
+            with self._reported():
+                _fill(file, memoryview(run.data))
+            run.flags.writeable = False
+            return run
+
+        with ExitStack() as stack:
+            with self._reported():
+                file = stack.enter_context(self.path.open("rb", buffering=0))
+                if self.offset + self.nbytes > os.fstat(file.fileno()).st_size:  # before memory is asked for
                     raise EOFError("the file ends before")
                 file.seek(self.offset)
-                content = np.empty(min(nbytes, self.nbytes), np.uint8)
-                for start in range(0, self.nbytes, nbytes):
-                    run = content[: self.nbytes - start]
-                    _fill(file, memoryview(run.data))
-                    run.flags.writeable = False
-                    yield run
+            yield read
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
         except (OSError, EOFError, ValueError, OverflowError) as error:
+            end = self.offset + self.nbytes
             raise CompressorError(f"{self.path}: cannot read bytes {self.offset} to {end}: {error}") from error
 
 

@@ -6,13 +6,26 @@ Passes over a weight that stays in a file then hold a few of its rows, and what 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from typing import Any, cast
 
 import numpy as np
 
-from compressor.arrays import Array, ComputedArray, MappedArray, NarrowArray, NDArray, PackedArray, bits
+from compressor.arrays import (
+    Array,
+    ComputedArray,
+    DType,
+    MappedArray,
+    NarrowArray,
+    NDArray,
+    PackedArray,
+    Shape,
+    bits,
+    from_bytes,
+)
 from compressor.blocks import BLOCK, blocks
 from compressor.encodings import (
     Dense,
@@ -23,7 +36,6 @@ from compressor.encodings import (
     decode,
     full_mask,
     is_listed,
-    map_arrays,
     shape,
     stands_alone,
 )
@@ -59,7 +71,8 @@ def in_blocks(array: Array) -> Iterator[NDArray]:
 def in_rows(encoding: Encoding) -> Iterator[Encoding]:
     """The parts of a weight along its first axis, in order, each the same tree over some rows: some blocks of values.
 
-    Two weights of one shape are cut at the same places. What cannot be cut is decoded, and its values are.
+    Each is gone once the next one is asked for: a file is opened once, and read into the same memory. Two weights of
+    one shape are cut at the same places. What cannot be cut is decoded, and its values are.
 
     >>> codes, scale = np.zeros((3, 1 << 18), np.int8), np.ones((1, 1), np.float32)
     >>> [shape(part) for part in in_rows(Quantized(Dense(codes), scale))]
@@ -70,13 +83,13 @@ def in_rows(encoding: Encoding) -> Iterator[Encoding]:
         yield encoding
         return
     parts = blocks(whole[0], max(1, _VALUES // max(1, math.prod(whole[1:]))))
-    if isinstance(encoding, Sparse) and _is_scattered(encoding):
-        mask = full_mask(encoding) if is_listed(encoding.mask) else encoding.mask
-        yield from _scattered(map_arrays(_held, Sparse(mask, encoding.values, encoding.shape)), parts)
-        return
-    held = map_arrays(_held, encoding) if _is_cut(encoding, whole[0]) else Dense(decode(encoding))
-    for part in parts:
-        yield _rows(held, part.start, part.stop)
+    with ExitStack() as files:
+        if isinstance(encoding, Sparse) and _is_scattered(encoding):
+            yield from _scattered(encoding, parts, files)
+            return
+        next_of = _following(encoding if _is_cut(encoding, whole[0]) else Dense(decode(encoding)), files)
+        for part in parts:
+            yield next_of(part.stop - part.start)
 
 
 def _is_scattered(encoding: Sparse) -> bool:
@@ -84,15 +97,17 @@ def _is_scattered(encoding: Sparse) -> bool:
     return (is_listed(encoding.mask) or encoding.mask.shape == encoding.shape) and stands_alone(encoding.values)
 
 
-def _scattered(encoding: Sparse, parts: Iterable[slice]) -> Iterator[Sparse]:
+def _scattered(encoding: Sparse, parts: Iterable[slice], files: ExitStack) -> Iterator[Sparse]:
     """The values of some rows follow those of the rows before. Raises `DamageError` where they are not as many."""
     size, done = math.prod(shape(encoding.values)), 0
+    mask_of = _next_rows(full_mask(encoding) if is_listed(encoding.mask) else encoding.mask, files)
+    values_of = _following(encoding.values, files)
     for part in parts:
-        mask = np.asarray(rows(encoding.mask, part.start, part.stop))
+        mask = np.asarray(mask_of(part.stop - part.start))
         count = int(np.count_nonzero(mask))
         if done + count > size:
             raise DamageError(f"a mask of more than {size} set bits for {size} values")
-        values = _rows(encoding.values, done, done + count)
+        values = values_of(count)
         assert isinstance(values, Dense | Palettized)
         yield Sparse(mask, values, mask.shape)
         done += count
@@ -135,10 +150,6 @@ def _row_bits(array: MappedArray | PackedArray) -> int:
     return math.prod(array.shape[1:]) * (array.width or bits(array.dtype))
 
 
-def _held(array: Array, _: int) -> Array:
-    return array if _in_rows(array) else np.asarray(array)
-
-
 def _is_cut(encoding: Encoding, count: int) -> bool:
     """Whether each of `count` rows of a weight has codes, and scales and tables, of its own, or shares all of them."""
     match encoding:
@@ -153,25 +164,60 @@ def _is_cut(encoding: Encoding, count: int) -> bool:
             return False
 
 
-def _rows(encoding: Encoding, start: int, stop: int) -> Encoding:
+def _following(encoding: Encoding, files: ExitStack) -> Callable[[int], Encoding]:
+    """What gives the next rows of a weight that is cut, as many as are asked for.
+
+    files: holds open what is read.
+    """
     match encoding:
         case Dense(values):
-            return Dense(rows(values, start, stop))
+            values_of = _next_rows(values, files)
+            return lambda count: Dense(values_of(count))
         case Quantized(data, scale, zero_point):
-            some = _rows(data, start, stop)
-            assert isinstance(some, Dense | Palettized)
-            moved = None if zero_point is None else _own(zero_point, start, stop)
-            if isinstance(scale, Palettized):
-                scale = replace(scale, indices=_own(scale.indices, start, stop))
-            else:
-                scale = _own(scale, start, stop)
-            return replace(encoding, data=some, scale=scale, zero_point=moved)
+            data_of, scale_of, moved_of = _following(data, files), _scales(scale, files), _own(zero_point, files)
+            return lambda count: replace(
+                encoding, data=cast("Dense", data_of(count)), scale=scale_of(count), zero_point=moved_of(count)
+            )
         case Palettized(indices, lut):
-            return replace(encoding, indices=rows(indices, start, stop), lut=_own(lut, start, stop))
+            indices_of, lut_of = _next_rows(indices, files), _own(lut, files)
+            return lambda count: replace(encoding, indices=indices_of(count), lut=lut_of(count))
         case _:
             raise AssertionError("is not cut")
 
 
-def _own(parameter: Array, start: int, stop: int) -> Array:
-    """A parameter of some rows; one that all rows share stays."""
-    return parameter if parameter.shape[0] == 1 else rows(parameter, start, stop)
+def _scales(scale: Array | Palettized, files: ExitStack) -> Callable[[int], Any]:
+    if not isinstance(scale, Palettized):
+        return _own(scale, files)
+    indices_of = _own(scale.indices, files)
+    return lambda count: replace(scale, indices=indices_of(count))
+
+
+def _own(parameter: Array | None, files: ExitStack) -> Callable[[int], Any]:
+    """What gives the parameters of the next rows; those that all rows share are always the same."""
+    if parameter is not None and parameter.shape[0] > 1:
+        return _next_rows(parameter, files)
+    shared = None if parameter is None else np.asarray(parameter)
+    return lambda _: shared
+
+
+def _next_rows(array: Array, files: ExitStack) -> Callable[[int], Array]:
+    """What gives the next rows of an array: those of a file are gone once others are read."""
+    if isinstance(array, NarrowArray):
+        narrow_of = _next_rows(array.values, files)
+        return lambda count: NarrowArray(narrow_of(count), array.dtype)
+    if isinstance(array, MappedArray) and _in_rows(array) and array.nbytes:
+        read, width, row = files.enter_context(array.reading()), array.width or bits(array.dtype), array.shape[1:]
+        return lambda count: _read(read(count * _row_bits(array) // 8), (count, *row), array.dtype, width)
+    held, done = array if _in_rows(array) else np.asarray(array), 0
+
+    def following(count: int) -> Array:
+        nonlocal done
+        done += count
+        return rows(held, done - count, done)
+
+    return following
+
+
+def _read(raw: NDArray, shape: Shape, dtype: DType, width: int) -> Array:
+    """Elements of which these are the bytes: packed ones stay so."""
+    return from_bytes(raw, shape, dtype) if width >= 8 else PackedArray(raw, shape, dtype, width)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -13,9 +15,9 @@ from hypothesis import given
 from compressor import cutting
 from compressor.arrays import INT4, Array, ComputedArray, MappedArray, NarrowArray, NDArray, PackedArray, to_bytes
 from compressor.cutting import in_rows, leading, rows
-from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, decode, shape
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, decode, map_arrays, shape
 from compressor.errors import DamageError
-from compressor.packing import pack
+from compressor.packing import pack, packed_nbytes
 from tests import strategies
 from tests.strategies import bits_of
 
@@ -28,6 +30,37 @@ def test_the_parts_together_are_the_weight(encoding: Encoding) -> None:
             parts = [decode(part) for part in in_rows(encoding)]
             assert bits_of(np.concatenate(parts)) == bits_of(decode(encoding))
             assert size < 1 << 20 or len(parts) == 1
+
+
+@given(strategies.encodings())
+def test_the_parts_of_what_lies_in_a_file_together_are_the_weight(encoding: Encoding) -> None:
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        lying = map_arrays(partial(in_a_file, Path(folder) / "f"), encoding)
+        for size in (1, 7, 1 << 20):
+            patch.setattr(cutting, "_VALUES", size)
+            parts = [decode(part).copy() for part in in_rows(lying)]  # the next ones are read where these were
+            assert bits_of(np.concatenate(parts)) == bits_of(decode(encoding))
+
+
+def in_a_file(path: Path, array: Array, width: int) -> Array:
+    if isinstance(array, NarrowArray):
+        return NarrowArray(in_a_file(path, array.values, width), array.dtype)
+    values = np.asarray(array)
+    with path.open("ab") as file:
+        file.write(pack(values, width).tobytes() if width < 8 else to_bytes(values).tobytes())
+        offset = file.tell() - packed_nbytes(array.size, width)
+    return MappedArray(path, offset, tuple(array.shape), array.dtype, width if width < 8 else 0)
+
+
+def test_a_file_is_opened_once_and_closed_after_its_last_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cutting, "_VALUES", 4)
+    opened: list[BinaryIO] = []
+    path_open = Path.open
+    monkeypatch.setattr(Path, "open", lambda *given, **how: opened.append(path_open(*given, **how)) or opened[-1])
+    array = in_a_file(tmp_path / "f", np.arange(24, dtype=np.float32).reshape(6, 4), 32)
+    del opened[:]
+    assert [float(decode(part)[0, 0]) for part in in_rows(Dense(array))] == [0, 4, 8, 12, 16, 20]
+    assert [file.closed for file in opened] == [True]
 
 
 NAMES = ("memory", "a file", "codes in a file", "packed", "narrow", "computed", "computed by rows")
