@@ -327,6 +327,13 @@ def test_without_onnxruntime_the_newest_known_opset_counts(monkeypatch: pytest.M
     assert opsets.installed.__wrapped__() == onnx.defs.onnx_opset_version()
 
 
+def test_the_runtime_is_asked_for_opsets_only_by_a_late_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opsets, "installed", lambda: pytest.fail("it is imported before weights are written"))
+    write(one("MatMul", palettized(4), opsets.OF_ALL), tmp_path)
+    with pytest.raises(pytest.fail.Exception, match="before weights"):
+        write(one("MatMul", palettized(4), opsets.OF_ALL + 1), tmp_path)
+
+
 def test_a_later_opset_is_stamped_back_where_no_operator_differs(tmp_path: Path) -> None:
     later = one("MatMul", palettized(4), 25)
     later.graph.opset_import[0].version = 28

@@ -65,11 +65,21 @@ def opset(model: onnx.ModelProto) -> int:
     return next(int(entry.version) for entry in model.opset_import if not entry.domain)
 
 
+def latest(model: onnx.ModelProto) -> int:
+    """The latest opset that the model or one of its functions imports."""
+    return max((entry.version for entry in _imports(model)), default=0)
+
+
+def _imports(model: onnx.ModelProto) -> list[onnx.OperatorSetIdProto]:
+    """Those of ONNX's own operators."""
+    return [entry for one in (model, *model.functions) for entry in one.opset_import if not entry.domain]
+
+
 def restamp(model: onnx.ModelProto, newest: int) -> list[str]:
     """Let a model that imports a later opset than `newest` import that; where operators differ, their names instead."""
     import onnx
 
-    imports = [entry for one in (model, *model.functions) for entry in one.opset_import if not entry.domain]
+    imports = _imports(model)
     nodes = [node for body in (model.graph, *model.functions) for node in inside(body.node) if is_standard(node)]
     newer = [entry for entry in imports if entry.version > newest]
     later = max((entry.version for entry in newer), default=newest)

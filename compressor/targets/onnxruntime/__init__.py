@@ -134,7 +134,8 @@ class OnnxRuntime:
     def layout(self, model: Model, specs: Mapping[str, Encoding], metadata: Mapping[str, str] = {}) -> FileLayout:
         wanted = computing.wanted(model) if self.facts is UNKNOWN else self.facts.wanted
         assert model.onnx is not None
-        proto = opsets.raised(model.onnx, specs.values(), self.newest(), self.name)
+        latest = assembly.latest(model.onnx)
+        proto = opsets.raised(model.onnx, specs.values(), latest if self._has(latest) else self.newest(), self.name)
         return layout(proto, model, specs, wanted, metadata, apart=self.apart)
 
     def read(self, path: Path) -> Model:
