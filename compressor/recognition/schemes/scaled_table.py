@@ -14,7 +14,7 @@ import numpy as np
 from compressor.arrays import UINT8, ArraySpec, DType, NDArray, is_float
 from compressor.encodings import Palettized, Quantized, nbytes
 from compressor.kernels import select
-from compressor.patterns import magnitude_bits, starts
+from compressor.patterns import magnitude_bits, starts, unique
 from compressor.recognition import granularity, lookup, scaled
 from compressor.recognition.granularity import Granularity
 from compressor.recognition.lookup import Lookup
@@ -203,7 +203,7 @@ def _distinct(rows: NDArray) -> tuple[int, float]:
 @np.errstate(invalid="ignore")  # a signalling NaN
 def _fractions(entries: NDArray) -> int:
     """How many distinct values are left of some when they are scaled by powers of two into one range."""
-    return int(np.unique(np.frexp(entries.astype(np.float64))[0]).size)
+    return unique(np.frexp(entries.astype(np.float64))[0].view(np.uint64)).size
 
 
 def _worth(values: NDArray, scan: Scan, cut: Granularity, left: Callable[[int], float]) -> tuple[Granularity, int]:
