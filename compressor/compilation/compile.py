@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -108,9 +109,9 @@ def compress(
     executor: what looks at, writes and compares the weights, in the place of threads: processes, or Dask's workers on
         many machines (`Client.get_executor()`), that have these versions and see the files of the model and the folder
         of `out` at the same paths. The artefact is the same, whatever it is. It is not shut down.
-    resume: whether to go on where a run into `out` was ended: large weights that it looked at, and shards that it
-        wrote, are not done again, if the source and all that is asked are the same. Where this run ends with an error,
-        the next one can go on.
+    resume: whether to go on where a run into `out` was ended: each gigabyte of weights that it looked at, and shards
+        that it wrote, are not done again, if the source and all that is asked are the same. Where this run ends with an
+        error, the next one can go on.
 
     Raises:
         UsageError: no such target or pipeline; a rule is not understood, or matches no weight; `out` holds what this
@@ -127,7 +128,7 @@ def compress(
     with publish.directory(Path(out), resume=resume) as directory, unchanged(model.stamps):
         joined = nullcontext() if executor is None else workers.joined(executor, model.stamps, directory)
         with joined as others:
-            kept = journal.begun(directory, _state(model, asked))
+            kept = journal.begun(directory, partial(_state, model, asked))
             asked = replace(asked, run=None if others is None else others.stream, kept=kept)
             made = _settled(take(model, asked), asked, directory)
         kept.close()

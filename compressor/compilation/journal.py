@@ -3,7 +3,8 @@
     .kept/journal.jsonl    the state that all below is of; then a line for each weight that was looked at, and each part
     .kept/...              the files of these parts, verified
 
-A line is written once what it tells is on disk. One that is cut short is the last one, and ends what is known; so does
+A line is written once what it tells is on disk; of what was looked at, once that is so much that it is worth a line:
+a run of a second has no journal. One that is cut short is the last one, and ends what is known; so does
 one that is none of these, whoever wrote it. Files are digested again, and what weights were taken for is compared with
 their values, as ever.
 """
@@ -15,8 +16,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +27,35 @@ from compressor.recognition.findings import Detection, Finding, Settings
 
 NAME = ".kept"
 _JOURNAL = "journal.jsonl"
-_WORTH_A_LINE = 1 << 20
-"""Bytes of a weight from which on a look at it is not repeated."""
+_WORTH_NOTING = 1 << 30
+"""Bytes of weights from which on looks at them are not repeated: about a second."""
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Journal:
     """The journal of a run.
 
-    folder: where its files lie. findings: by weight. parts: by the path of their file, the key of what it holds and
-    its facts.
+    folder: where its files lie. state: the digest of all that decides what is written. findings: by weight.
+    parts: by the path of their file, the key of what it holds and its facts.
+    pending, nbytes: findings that are not noted yet, and the bytes of their weights.
     """
 
     folder: Path
-    findings: dict[str, Finding]
-    parts: dict[str, tuple[str, FileFacts]]
+    state: Callable[[], str]
+    findings: dict[str, Finding] = field(default_factory=dict)
+    parts: dict[str, tuple[str, FileFacts]] = field(default_factory=dict)
+    pending: list[Detection] = field(default_factory=list)
+    nbytes: int = 0
 
     def look(self, finding: Finding, settings: Settings) -> None:
         """Note what a weight is."""
-        if finding.nbytes >= _WORTH_A_LINE and finding.name not in self.findings:
-            self._add({"finding": Detection(settings, (finding,)).to_json(None)}, durably=False)
+        if finding.name not in self.findings:
+            self.pending.append(Detection(settings, (finding,)))
+            self.nbytes += finding.nbytes
+            if self.nbytes >= _WORTH_NOTING:
+                self._add()
         self.findings[finding.name] = finding
 
     def has(self, file: str, key: str) -> bool:
@@ -72,34 +80,40 @@ class Journal:
         """Remove all of it."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _add(self, line: Mapping[str, Any], *, durably: bool = True) -> None:
-        """Note what is done: so that it outlives this process, or a machine that stops, too."""
-        with (self.folder / _JOURNAL).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            if durably:
+    def _add(self, *parts: Mapping[str, Any]) -> None:
+        """Note what is pending, and parts: so that these outlive a machine that stops, too."""
+        path = self.folder / _JOURNAL
+        self.folder.mkdir(exist_ok=True)
+        begin = () if path.exists() else ({"state": self.state()},)
+        with path.open("a", encoding="utf-8") as file:
+            for line in (*begin, *({"finding": one.to_json(None)} for one in self.pending), *parts):
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            if parts:
                 file.flush()
                 os.fsync(file.fileno())
+        self.pending, self.nbytes = [], 0
 
 
-def begun(directory: Path, state: Mapping[str, Any]) -> Journal:
+def begun(directory: Path, state: Callable[[], Mapping[str, Any]]) -> Journal:
     """The journal of a run that writes into `directory`: what one before has left there, if it was in the same state.
 
     state: all that decides what is written, as JSON.
     """
-    folder, digest = directory / NAME, _digest(json.dumps(state, sort_keys=True).encode())
+
+    def digest() -> str:
+        return _digest(json.dumps(state(), sort_keys=True).encode())
+
+    folder = directory / NAME
     noted = _noted(folder / _JOURNAL)
-    if not noted or noted[0][1] != digest:
+    if not noted or noted[0][1] != digest():
         if noted:
             _log.warning("What an earlier run has done is of another source, request or version: all is done again.")
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        made = Journal(folder, {}, {})
-        made._add({"state": digest})  # noqa: SLF001 - its own first line
-        return made
+        return Journal(folder, digest)
     (folder / _JOURNAL).write_bytes(b"".join(line + b"\n" for line, _ in noted))
     findings = {one.name: one for _, one in noted if isinstance(one, Finding)}
     parts = {one.facts.name: (one.key, one.facts) for _, one in noted if isinstance(one, _Part) and one.is_in(folder)}
-    return Journal(folder, findings, parts)
+    return Journal(folder, digest, findings, parts)
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,21 @@ def test_what_is_done_is_not_done_again(source: Path, tmp_path: Path, monkeypatc
     assert left(tmp_path / "out") == []
 
 
+@pytest.mark.parametrize(("worth", "again"), [(4 << 21, 2), (1 << 30, SHARDS)], ids=["four shards", "more than all"])
+def test_what_was_looked_at_is_noted_once_it_is_much(
+    worth: int, again: int, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "_WORTH_NOTING", worth)
+    seen = Counted(monkeypatch)
+    seen.failing = 0
+    with pytest.raises(CompressorError, match="No space left"):
+        compressed(source, tmp_path / "out", resume=True)
+    assert len(left(tmp_path / "out")) == (again < SHARDS)
+    seen.looked, seen.failing = [], -1
+    compressed(source, tmp_path / "out", resume=True)
+    assert len(seen.looked) == again
+
+
 def test_without_being_asked_for_nothing_stays(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = Counted(monkeypatch)
     seen.failing = 3
