@@ -58,6 +58,7 @@ __all__ = [
     "plain",
     "shape",
     "spec",
+    "spelled_out",
     "stands_alone",
     "stored",
     "tabled",
@@ -150,6 +151,21 @@ def name(encoding: Encoding) -> str:
             return "sparse" if inner == "dense" else f"sparse({inner})"
         case Concatenated(parts):
             return f"concatenated({', '.join(map(name, parts))})"
+
+
+def spelled_out(encoding: Encoding) -> str:
+    """Its name, and by what it tells where the non-zeros are, which forms side by side may differ in.
+
+    >>> spelled_out(Sparse(np.array([[True, False, True]]), Dense(np.array([4.0, 5.0])), (1, 3)))
+    'sparse by a mask'
+    """
+    return f"{name(encoding)} by {_way(encoding)}" if isinstance(encoding, Sparse) else name(encoding)
+
+
+def _way(encoding: Sparse) -> str:
+    if is_listed(encoding.mask):
+        return "places" if is_places(encoding.mask) else "distances"
+    return "a mask" if encoding.mask.shape == encoding.shape else "a mask of blocks"
 
 
 def is_encoded(encoding: Encoding) -> bool:

@@ -15,6 +15,7 @@ from compressor.arrays import CODE_DTYPES, STORED_DTYPES, UINT4, ArraySpec, Narr
 from compressor.encodings import Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, decode, is_gaps
 from compressor.errors import DamageError
 from compressor.packing import pack
+from compressor.stages.reference.formats import forms
 from tests import strategies
 from tests.elementwise import elementwise
 from tests.strategies import bits_of
@@ -34,6 +35,18 @@ def of_shape(dtype: Any, *shape: int) -> ArraySpec:
 @given(strategies.encodings())
 def test_decode_means_what_the_nodes_say(encoding: Encoding) -> None:
     assert bits_of(decode(encoding)) == bits_of(elementwise(encoding))
+
+
+def test_forms_that_share_a_name_are_told_apart_in_the_words_of_the_formats() -> None:
+    told = {words: encodings.spelled_out(form) for _, words, form in forms() if isinstance(form, Sparse)}
+    assert told == {
+        "Sparse(mask, Dense)": "sparse by a mask",
+        "Sparse(mask of blocks, Dense)": "sparse by a mask of blocks",
+        "Sparse(distances, Dense)": "sparse by distances",
+        "Sparse(places, Dense)": "sparse by places",
+        "Sparse(mask, Palettized)": "sparse(palettized4) by a mask",
+        "Sparse(mask, Quantized)": "sparse(int8) by a mask",
+    }
 
 
 @given(strategies.encodings())

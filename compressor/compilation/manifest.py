@@ -24,7 +24,7 @@ class WeightFacts:
     exact: whether every value is the source's: its bits, but that -0.0 may be 0.0 where no reader tells them apart.
     changed: how many values up to the threshold became zero, or moved within the tolerance; counted when the artefact
         was compared with its source. A -0.0 that became 0.0 is none of them.
-    rejected: (encoding, reason) of the forms that were not chosen.
+    rejected: (encoding, reason) of the forms that were not chosen; of sparse ones also by what: `sparse by a mask`.
     max_error: how far a value that moved is from the source's at most.
     """
 

@@ -12,7 +12,7 @@ from compressor.arrays import CODE_DTYPES, FLOAT_DTYPES, ArraySpec, Shape
 from compressor.compilation.cheapest import Cost, smallest
 from compressor.compilation.manifest import WeightFacts
 from compressor.compilation.pipelines import PassPipeline
-from compressor.encodings import Dense, Encoding, codes_of, name, nbytes
+from compressor.encodings import Dense, Encoding, codes_of, name, nbytes, spelled_out
 from compressor.recognition.findings import Finding
 from compressor.recognition.schemes import Candidate
 from compressor.recognition.schemes.linear_quantize import in_fewer_bits
@@ -29,7 +29,7 @@ _DTYPES = {**FLOAT_DTYPES, **CODE_DTYPES}
 class Rejected:
     """An encoding that was not chosen.
 
-    encoding: its name, as `encodings.name` spells it.
+    encoding: its name, as `encodings.spelled_out` has it.
     reason: why: larger than another form, not exact, not legal on the target, ...
     """
 
@@ -195,11 +195,11 @@ def _options(
             if refusal.instead is None or reason:
                 reason = reason or refusal.reason
             else:
-                rejected.append(Rejected(name(candidate.spec), refusal.reason))
+                rejected.append(Rejected(spelled_out(candidate.spec), refusal.reason))
                 spec = refusal.instead
         reason = reason or _not_under(shapes, spec, target)
         if reason:
-            rejected.append(Rejected(name(candidate.spec), reason))
+            rejected.append(Rejected(spelled_out(candidate.spec), reason))
         else:
             legal.append(_Form(candidate, spec, nbytes(spec)))
     if not legal:  # a counter, a mask, ids beside the weights of a file without a graph: nothing of a target's
@@ -207,11 +207,11 @@ def _options(
     # A quantized source keeps every code, also where a scale for few of them makes that larger.
     kept = [form for form in legal if form.candidate is not dense] if _quantized(finding) else []
     if kept:
-        told = f"it is stored as {name(kept[0].spec)} by the source, which keeps every code"
-        rejected += [Rejected(name(form.spec), told) for form in legal if form.candidate is dense]
+        told = f"it is stored as {spelled_out(kept[0].spec)} by the source, which keeps every code"
+        rejected += [Rejected(spelled_out(form.spec), told) for form in legal if form.candidate is dense]
         little = [form for form in kept if 0 < kept[0].nbytes - form.nbytes < kept[0].nbytes * _LEAST_SAVED]
         told = f"saves less than {_LEAST_SAVED:.0%} of the source's {kept[0].nbytes:,} bytes: not worth a slower load"
-        rejected += [Rejected(name(form.spec), told) for form in little]
+        rejected += [Rejected(spelled_out(form.spec), told) for form in little]
         kept = [form for form in kept if form not in little]
     return _Options(tuple(kept or legal), tuple(rejected), pipeline.rule)
 
@@ -250,10 +250,11 @@ def _choice(
     shared: of what would decode several weights and was not worth it, what it would save and what it takes.
     """
     chosen = options.legal[place]
+    mine = spelled_out(chosen.spec), chosen.nbytes  # the source's own may have been found again
     others = (
-        Rejected(name(form.spec), _reason(form, cost, chosen, costs[place], shared))
+        Rejected(spelled_out(form.spec), _reason(form, cost, chosen, costs[place], shared))
         for form, cost in zip(options.legal, costs, strict=True)
-        if (name(form.spec), form.nbytes) != (name(chosen.spec), chosen.nbytes)  # the source's own was found again
+        if (spelled_out(form.spec), form.nbytes) != mine
     )
     rejected = tuple(dict.fromkeys((*options.rejected, *others)))
     return Choice(finding, chosen.candidate, chosen.spec, rejected, options.rule)
@@ -262,7 +263,7 @@ def _choice(
 def _reason(form: _Form, cost: Cost, chosen: _Form, best: Cost, shared: Mapping[str, tuple[int, int]]) -> str:
     saving = chosen.nbytes - form.nbytes
     if saving <= 0:
-        return f"{form.nbytes:,} bytes, {name(chosen.spec)} takes {chosen.nbytes:,}"
+        return f"{form.nbytes:,} bytes, {spelled_out(chosen.spec)} takes {chosen.nbytes:,}"
     if cost.own >= best.own:
         return f"saves {saving:,} bytes, decoding it takes {saving + cost.own - best.own:,}"
     part = next((part for part in cost.shared if part in shared), None)

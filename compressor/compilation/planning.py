@@ -220,8 +220,8 @@ def _kept(weight: Weight, choice: Choice, why: str) -> Choice:
     own = as_declared(weight)
     if choice.legal == own.spec:
         return choice
-    form = encodings.name(choice.legal)
-    rejected = tuple(one for one in choice.rejected if one.encoding != encodings.name(own.spec))
+    form = encodings.spelled_out(choice.legal)
+    rejected = tuple(one for one in choice.rejected if one.encoding != encodings.spelled_out(own.spec))
     told = replace(own, evidence=f"{own.evidence}; not {form}: {why}")
     return Choice(choice.finding, told, own.spec, (*rejected, Rejected(form, why)))
 

@@ -108,7 +108,7 @@ def test_a_form_that_is_found_twice_is_refused_once_and_never_for_itself() -> No
     again = finding(codes("linear_quantize"), codes(), sparse(100), sparse(100))
     kept = choose(again, Fake(("sparse",)), get("auto"))
     assert kept.facts.evidence == "stored as int8 by the source"
-    assert [one.encoding for one in kept.rejected] == ["sparse", "dense"]
+    assert [one.encoding for one in kept.rejected] == ["sparse by a mask", "dense"]
     assert [one.encoding for one in choose(again, Fake(), get("auto")).rejected] == ["dense", "int8"]
 
 
@@ -118,7 +118,7 @@ def test_codes_of_the_source_stay_where_another_form_saves_little(nonzeros: int,
     choice = choose(finding(codes(), sparse(nonzeros)), Fake(), get("auto"))
     assert encodings.name(choice.legal) == encoding
     reasons = {one.encoding: one.reason for one in choice.rejected}
-    assert encoding == "sparse" or reasons["sparse"] == (
+    assert encoding == "sparse" or reasons["sparse by a mask"] == (
         "saves less than 6% of the source's 4,100 bytes: not worth a slower load"
     )
 
@@ -127,9 +127,9 @@ def test_every_other_form_has_a_reason() -> None:
     candidates = (palette(16), palette(200), sparse(100), codes("linear_quantize"))
     choice = choose(finding(*candidates), Fake(("int8",)), get("auto"))
     assert {(rejected.encoding, rejected.reason) for rejected in choice.rejected} == {
-        ("dense", "16,384 bytes, sparse takes 912"),
-        ("palettized4", "2,112 bytes, sparse takes 912"),
-        ("palettized8", "5,120 bytes, sparse takes 912"),
+        ("dense", "16,384 bytes, sparse by a mask takes 912"),
+        ("palettized4", "2,112 bytes, sparse by a mask takes 912"),
+        ("palettized8", "5,120 bytes, sparse by a mask takes 912"),
         ("int8", "fake cannot hold int8"),
     }
     narrow = choose(finding(*candidates), Fake(), get("default_pruning"))
@@ -202,7 +202,7 @@ def test_a_form_saves_more_than_its_decoding_takes(
     found = [replace(finding(sparse(3872)), name=f"w{place}") for place in range(weights)]
     made = plan(found, Fake(own=own, shared=shared), get("auto"))
     assert {encodings.name(choice.legal) for choice in made.choices} == {encoding}
-    assert [rejected.reason for rejected in made.choices[0].rejected if rejected.encoding == "sparse"] == (
+    assert [rejected.reason for rejected in made.choices[0].rejected if rejected.encoding == "sparse by a mask"] == (
         [reason] if reason else []
     )
 

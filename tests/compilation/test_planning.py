@@ -210,7 +210,7 @@ def test_the_next_best_form_takes_the_place_of_one_that_cannot_be_encoded(
     made = compressor.compress(source, tmp_path / "out")
     assert [weight.encoding for weight in made.weights] == ["palettized5", "palettized4"]
     reason = "cannot be stored as sparse(palettized4): no such mask"
-    assert ("sparse(palettized4)", reason) in made.weights[0].rejected
+    assert ("sparse(palettized4) by distances", reason) in made.weights[0].rejected
 
 
 def test_the_values_as_they_are_take_the_place_of_narrower_ones_that_cannot_be_encoded(

@@ -90,9 +90,9 @@ def test_a_form_that_a_target_cannot_hold_gives_way_to_the_next_best(monkeypatch
     said = done("compress", "m.onnx", "out", "--target", "onnx-opset13", "-v")
     assert encodings(Path("out")) == {"w": "sparse(palettized4)"}
     refusal = "decoding needs opset 18, onnx-opset13 has 13"
-    assert f"not sparse(palettized3): {refusal}" in said
+    assert f"not sparse(palettized3) by a mask: {refusal}" in said
     (weight,) = json.loads(Path("out/manifest.json").read_text())["weights"]
-    assert ["sparse(palettized3)", refusal] in weight["rejected"]
+    assert ["sparse(palettized3) by a mask", refusal] in weight["rejected"]
     assert {entry.domain: entry.version for entry in onnx.load("out/model.onnx").opset_import}[""] == 13
 
 
