@@ -50,6 +50,7 @@ def toolchain(
 def used_by() -> Mapping[str, frozenset[str]]:
     """The packages that change what a stage writes: the keys of the file that it lists under `params` in dvc.yaml."""
     from compressor import sources, targets
+    from compressor.compilation.versions import EVERYWHERE
     from compressor.recognition import schemes
 
     stages = {
@@ -58,12 +59,12 @@ def used_by() -> Mapping[str, frozenset[str]]:
         "compress": targets.packages() | schemes.packages(),
         "evaluate": targets.packages() | {"scikit-learn"},
     }
-    return {stage: packages | {"compressor"} for stage, packages in stages.items()}
+    return {stage: packages | EVERYWHERE for stage, packages in stages.items()}
 
 
 def installed() -> dict[str, str]:
-    """The version of every package that a stage uses, and of those under all of them."""
-    return {package: _version(package) for package in sorted({"ml-dtypes", "numpy"}.union(*used_by().values()))}
+    """The version of every package that a stage uses."""
+    return {package: _version(package) for package in sorted(frozenset[str]().union(*used_by().values()))}
 
 
 def check(stage: str, params: Path | None, *, strict: bool) -> None:

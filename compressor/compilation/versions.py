@@ -12,11 +12,14 @@ from pathlib import Path
 from compressor import targets
 from compressor.recognition import schemes
 
+EVERYWHERE = frozenset({"compressor", "ml-dtypes", "numpy"})
+"""The packages by which every value is read, computed and written."""
+
 
 def versions() -> dict[str, str]:
     """The version of each package that shapes an artefact, by its name; those that are not installed are missing."""
     found: dict[str, str] = {}
-    for package in sorted({"compressor", "ml-dtypes", "numpy", *targets.packages(), *schemes.packages()}):
+    for package in sorted({*EVERYWHERE, *targets.packages(), *schemes.packages()}):
         with suppress(PackageNotFoundError):  # a runtime may be installed under another name
             found[package] = version(package)
     return found

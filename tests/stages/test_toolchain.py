@@ -54,6 +54,14 @@ def test_a_package_that_the_stage_does_not_use_says_nothing(params: Path) -> Non
         toolchain.check("export", params, strict=True)
 
 
+@pytest.mark.parametrize("package", ["compressor", "numpy", "ml_dtypes"])
+@pytest.mark.parametrize("stage", ["export", "detect", "compress", "evaluate"])
+def test_what_computes_every_value_matters_to_every_stage(params: Path, package: str, stage: str) -> None:
+    record(params, **{package: "0.1"})
+    with pytest.raises(CompressorError, match=rf"{package.replace('_', '-')} 0\.1 is recorded"):
+        toolchain.check(stage, params, strict=True)
+
+
 @pytest.mark.parametrize(
     ("text", "message"), [("{", "not valid JSON"), ("[]", "expected package: version, got a list")]
 )
