@@ -20,7 +20,7 @@ MOST = 65_536
 _ROOM = MOST - 2048  # a workflow puts something around it
 _MOST_ROWS = (100, 25, 5)  # of a table that is folded away; fewer where that is too long
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>()+!|~$&:])")
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>()+!|~$&]|:(?=[\w+-]+:|//))")  # a colon begins an emoji, or a link
 _CALLS = re.compile(
     r"([@#])"
 )  # a mention or a reference, wherever it stands, unless something parts it from what follows
@@ -38,8 +38,8 @@ def text(report: Report) -> str:
 def escaped(said: object) -> str:
     r"""Text of others, in which nothing is markdown, HTML, a mention or a reference.
 
-    >>> escaped("w|<b>"), escaped("@me #1")
-    ('w\\|\\<b\\>', '@<!-- -->me #<!-- -->1')
+    >>> escaped("w|<b>"), escaped("@me #1"), escaped("2:4 :x:")
+    ('w\\|\\<b\\>', '@<!-- -->me #<!-- -->1', '2:4 \\:x:')
     """
     return _CALLS.sub(r"\1<!-- -->", _SPECIAL.sub(r"\\\1", visible(str(said))))
 
