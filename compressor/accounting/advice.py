@@ -93,7 +93,7 @@ _KINDS: Mapping[str, str] = {
     near_misses.VALUES: "train with that many values, or -S detect.tolerance for the difference",
     near_misses.FOLDED: "export without folding batch norm, or palettize what was folded",
     near_misses.TOLERANCE: "-S detect.tolerance, as it says: values move that far",
-    near_misses.THRESHOLD: "-S detect.threshold, as it says: values up to it become zero",
+    near_misses.THRESHOLD: "-S detect.threshold, as it says: values up to it become zero; default_pruning does so too",
     near_misses.MASK: "prune more, or in the structure that it almost has",
 }
 
@@ -154,17 +154,23 @@ def _total(made: Plan, target: Target) -> int:
 
 
 def _of_pipelines(look: Look) -> Iterator[Advice]:
-    """What other pipelines make smaller, with what decodes it."""
+    """What other pipelines make smaller, with what decodes it; none that adds nothing to another and a threshold."""
     now, own = _total(look.plan, look.target), look.asked.pipeline
-    for other in pipelines.PIPELINES:
-        if other == look.pipeline:
+    misses = ((one.name, miss) for one in look.findings.values() for miss in one.missed)
+    zeroed = {name: miss.saves for name, miss in misses if miss.kind == near_misses.THRESHOLD}
+    told: list[dict[str, int]] = [{}]
+    made = {other: look.by(other) for other in pipelines.PIPELINES if other != look.pipeline}
+    saved = {other: _saved(look.plan, plan) for other, plan in made.items() if _total(plan, look.target) < now}
+    asked = {other: pipelines.get(other, look.settings.threshold) for other in saved}
+    for other, weights in sorted(saved.items(), key=lambda one: (asked[one[0]].threshold, -sum(one[1].values()))):
+        if any(all(saves <= one.get(name, 0) + zeroed.get(name, 0) for name, saves in weights.items()) for one in told):
             continue
-        pipeline, made = pipelines.get(other, look.settings.threshold), look.by(other)
+        told.append(weights)
+        pipeline = asked[other]
         changes = f": values up to {pipeline.threshold:g} become zero" if pipeline.threshold else ""
-        if _total(made, look.target) < now:
-            part = not pipeline.schemes <= own.schemes
-            what = f"{own.name} takes part of the schemes" if part else f"{own.name} makes no value zero"
-            yield _about(_saved(look.plan, made), what, f"--pipeline {other}{changes}")
+        part = not pipeline.schemes <= own.schemes
+        what = f"{own.name} takes part of the schemes" if part else f"{own.name} makes no value zero"
+        yield _about(weights, what, f"--pipeline {other}{changes}")
 
 
 def _of_rules(look: Look) -> Iterator[Advice]:

@@ -98,9 +98,27 @@ def test_a_threshold() -> None:
     values[0, :10] = 1e-5
     one = about(advised({"w": values}), "detect.threshold: 0.001")
     assert one.saves == made() - made(settings=Settings(threshold=1e-3))
-    other = about(advised({"w": values}), "default_pruning")
-    assert other.saves == made() - made(pipeline="default_pruning")
-    assert other.what == "auto makes no value zero"
+
+
+def test_what_a_pipeline_saves_is_told_once() -> None:
+    values = np.where(RANDOM.random((SIZE, SIZE)) < 0.75, 0, normal() + 3).astype(np.float32)
+    values[0, :10] = 1e-5
+    found = advised({"w": values})
+    assert made() - made(pipeline="default_pruning") == about(found, "detect.threshold: 0.001").saves
+    assert not [one for one in found if "--pipeline" in one.do]
+    found = advised({"w": values}, pipeline="default_quantization")
+    assert [one.do for one in found if "--pipeline" in one.do] == ["--pipeline auto"]
+
+
+def test_a_pipeline_that_makes_values_zero() -> None:
+    """Which no near miss tells where a threshold was asked for."""
+    values = np.where(RANDOM.random((SIZE, SIZE)) < 0.75, 0, normal() + 3).astype(np.float32)
+    values[0, :10] = 1e-5
+    found = advised({"w": values}, pipeline="default_palettization", threshold=1e-3)
+    one = about(found, "--pipeline auto")
+    assert one.do == "--pipeline auto: values up to 0.001 become zero"
+    asked = Settings(threshold=1e-3)
+    assert one.saves == made(pipeline="default_palettization", settings=asked) - made(settings=asked)
 
 
 def test_a_tolerance() -> None:
