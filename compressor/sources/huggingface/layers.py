@@ -124,13 +124,20 @@ def foreign(name: str, names: Collection[str]) -> str:
     """What there is to say of a tensor that holds codes of a library whose layers are not read; empty for any other.
 
     >>> foreign("fc.W_q", {"fc.W_q", "fc.scale", "fc.zero"})
-    'codes of HQQ, not supported: save the values that it dequantizes'
+    'codes of HQQ, not read: save what `dequantize()` of each HQQLinear returns as the weight of that layer'
 
-    Source: optimum-quanto 0.2.7, `QTensor.save_to_state_dict`; hqq 0.2.8, `HQQLinear.state_dict`.
+    Source: optimum-quanto 0.2.7, `QTensor.save_to_state_dict`, `QTensor.dequantize`; hqq 0.2.8, `HQQLinear.state_dict`,
+    `HQQLinear.dequantize`.
     """
     stem = name.removesuffix("._data").removesuffix("._data")  # twice where they are packed
     layer = name.removesuffix("W_q")
     found = "quanto" if stem != name and f"{stem}._scale" in names else ""
-    if layer != name and {f"{layer}scale", f"{layer}zero"} <= set(names):
+    if layer != name and f"{layer}scale" in names and f"{layer}zero" in names:
         found = "HQQ"
-    return f"codes of {found}, not supported: save the values that it dequantizes" if found else ""
+    return f"codes of {found}, not read: save {_DENSE[found]} as the weight of that layer" if found else ""
+
+
+_DENSE = {
+    "quanto": "what `weight.dequantize()` of each frozen layer returns",
+    "HQQ": "what `dequantize()` of each HQQLinear returns",
+}

@@ -10,7 +10,7 @@ import pickletools
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -23,6 +23,7 @@ from torch.nn import Module
 from compressor import references
 from compressor.errors import CompressorError, UsageError, unknown
 from compressor.sources import Reached, unheard
+from compressor.sources.huggingface.layers import foreign
 from compressor.sources.torch import SUFFIXES
 from compressor.sources.torch.archive import check_program, check_script, entries, is_script
 from compressor.sources.torch.declared import torchao
@@ -199,7 +200,7 @@ def fill(model: Module, state: Mapping[str, object], source: Path, builder: str)
     ]
     if any(problems):
         text = "; ".join(problem for problem in problems if problem)
-        raise CompressorError(f"{source} does not fit the model of {builder}: {text}.{_unfinished(unexpected)}")
+        raise CompressorError(f"{source} does not fit the model of {builder}: {text}.{_remedy({*unexpected})}")
     # The model has torchao's tensors already, of which not every class can be copied into another.
     state = OrderedDict((key, one) for key, one in state.items() if not torchao.is_own(expected.get(key)))
     try:
@@ -211,8 +212,10 @@ def fill(model: Module, state: Mapping[str, object], source: Path, builder: str)
         raise CompressorError(f"{source} does not fit the model of {builder}: {_line(error)}.") from error
 
 
-def _unfinished(names: Iterable[str]) -> str:
-    """What to do about weights that a training still computes."""
+def _remedy(names: Collection[str]) -> str:
+    """What to do about weights that a library has as codes, or that a training still computes."""
+    if codes := next(filter(None, (foreign(name, names) for name in names)), ""):
+        return f" It holds {codes}."
     if any(name.endswith(PREPARED) for name in names):
         return " coreai-opt still computes its weights: save what its `finalize(backend=ExportBackend.CoreML)` returns."
     return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections import defaultdict
 from datetime import UTC, datetime
@@ -283,3 +284,21 @@ def test_a_factory_whose_module_fails(model, tmp_path: Path, monkeypatch: pytest
         tmp_path / "trained.pt", "importing train_on_import failed: ModuleNotFound", factory="train_on_import:build"
     )
     assert sys.path == before
+
+
+@pytest.mark.parametrize(
+    ("codes", "library", "call"),
+    [
+        ({"0.weight._data": 2, "0.weight._scale": 2, "0.input_scale": 0}, "quanto", "`weight.dequantize()` of each"),
+        ({"0.W_q": 2, "0.scale": 2, "0.zero": 2, "0.nbits": 0}, "HQQ", "`dequantize()` of each HQQLinear"),
+    ],
+)
+def test_codes_of_a_library_that_is_not_read(
+    model, tmp_path: Path, codes: dict[str, int], library: str, call: str
+) -> None:
+    state = {name: value for name, value in model.state_dict().items() if name != "0.weight"}
+    torch.save({**state, **{name: torch.ones((4,) * rank) for name, rank in codes.items()}}, tmp_path / "codes.pt")
+    refused(
+        tmp_path / "codes.pt",
+        rf"missing from the file: 0\.weight.*It holds codes of {library}, not read.*{re.escape(call)}",
+    )
