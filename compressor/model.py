@@ -41,6 +41,9 @@ FOLDED = "compressor.folded"
 """The key in the metadata of which weights, as a JSON list, were multiplied with a batch norm."""
 
 
+TIED = "compressor.tied."
+"""What keys in the metadata begin with that say, by a name that the source has too, which of the weights it is."""
+
 SPLIT = "compressor.split"
 """The key in the metadata of which weights are several, as a JSON object: the axis, and where each part of it ends."""
 
@@ -83,6 +86,14 @@ class Model:
         """The graph where it is one of ONNX."""
         # Known by what it has: the classes of either kind are imported where there is one.
         return cast("onnx.ModelProto | None", self.graph if hasattr(self.graph, "ir_version") else None)
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """The other names that weights have in the source, each with its weight's."""
+        copies = {name: copy.weight for name, copy in self.copies.items()}
+        tied = {key.removeprefix(TIED): name for key, name in self.metadata.items() if key.startswith(TIED)}
+        known = {weight.name for weight in self.weights}
+        return {name: copies.get(of, of) for name, of in tied.items() if copies.get(of, of) in known} | copies
 
 
 def part_name(weight: str, start: int, end: int) -> str:

@@ -173,8 +173,7 @@ def _request(
     sampled: bool = False,
 ) -> Request:
     settings = detection.settings if detection else settings
-    copies = {name: copy.weight for name, copy in model.copies.items()}
-    chosen = rules_.resolved(rules, [weight.name for weight in model.weights], copies)
+    chosen = rules_.resolved(rules, [weight.name for weight in model.weights], model.aliases)
     return Request(target, get_pipeline(pipeline, settings.threshold), settings, progress, detection, sampled, chosen)
 
 

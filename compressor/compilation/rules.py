@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from compressor.compilation.pipelines import PIPELINES, PassPipeline
@@ -15,6 +17,12 @@ from compressor.weight import Weight
 
 DENSE = "dense"
 """The rule of weights that stay as they are."""
+
+_ALIKE, _AS_NEAR = 0.6, 0.1
+"""How alike a part of a name must be to one of a pattern; by how much a name that is as near may be less so."""
+
+_MOST_KINDS = 5
+"""So many kinds of names are told."""
 
 _KEYS = ("exact", "schemes", "threshold", "tolerance")
 
@@ -89,8 +97,7 @@ def resolved(asked: Mapping[str, Asked], names: Iterable[str], copies: Mapping[s
     for one in (rule(pattern, value) for pattern, value in asked.items()):
         matching = {name for name in every if fnmatch.fnmatchcase(name, one.pattern)}
         if not matching:
-            close = difflib.get_close_matches(one.pattern, every, n=3, cutoff=0.3) or every[:3]
-            raise UsageError(f"the rule {one.pattern!r} matches no weight. Close to it: {', '.join(close)}.")
+            raise UsageError(f"the rule {one.pattern!r} matches no weight. {_instead(one.pattern, every)}")
         for name, called in known.items():
             if matching.intersection(called):
                 by_name.setdefault(name, one)
@@ -131,6 +138,44 @@ def rule(pattern: str, asked: Asked) -> Rule:
     if exact:
         limits = {"threshold": 0.0, "tolerance": 0.0}
     return Rule(pattern, None if schemes is None else _schemes(where, schemes), **limits)
+
+
+def _instead(pattern: str, names: Sequence[str]) -> str:
+    """The names that are near a pattern, which has all of its parts as they have; where there are none, their kinds."""
+    parts = _parts(re.sub(r"\[.*?\]", "*", pattern))
+    likeness = {name: _likeness(parts, _parts(name)) for name in names}
+    most = max(likeness.values(), default=0.0)
+    near = [name for name in names if likeness[name] >= max(most - _AS_NEAR, _ALIKE)]
+    if near:
+        return f"Close to it: {_kinds(near)}."
+    return f"Its weights are called {_kinds(names)}." if names else "The model has none."
+
+
+def _parts(name: str) -> frozenset[str]:
+    return frozenset(re.findall(r"[^\W_]+", name.lower()))
+
+
+def _likeness(parts: frozenset[str], others: frozenset[str]) -> float:
+    """How alike all parts are to one of the others, on average; 0 where one is like none. Numbers are alike."""
+    best = [max((_alike(part, other) for other in others), default=0.0) for part in parts]
+    return sum(best) / len(best) if best and min(best) >= _ALIKE else 0.0
+
+
+@cache
+def _alike(part: str, other: str) -> float:
+    if part != other and part.isdigit() and other.isdigit():
+        return _ALIKE
+    return difflib.SequenceMatcher(None, other, part).ratio()
+
+
+def _kinds(names: Iterable[str]) -> str:
+    """Names without their numbers, the most common first: patterns that match them."""
+    kinds: dict[str, list[str]] = {}
+    for name in names:
+        kinds.setdefault(re.sub("[0-9]+", "*", name), []).append(name)
+    common = sorted(kinds.items(), key=lambda kind: -len(kind[1]))
+    told = [f"{kind} ({len(same)})" if len(same) > 1 else same[0] for kind, same in common[:_MOST_KINDS]]
+    return ", ".join(told) + (f" and {len(common) - _MOST_KINDS} more kinds" if len(common) > _MOST_KINDS else "")
 
 
 def _schemes(where: str, names: object) -> frozenset[str]:

@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import compressor
 from compressor.compilation import rules
 from compressor.errors import UsageError
+from compressor.model import TIED
 from compressor.recognition.findings import Settings
 from tests.sources.onnx.models import save, tensor, value
 from tests.test_models import grid, node, normal, palette, pruned
 
 NAMES = ("encoder.0.weight", "encoder.1.weight", "head.weight", "embed.weight")
+KINDS = "encoder.*.weight (2), head.weight, embed.weight"
 
 
 @pytest.fixture(scope="module")
@@ -85,13 +88,20 @@ def test_a_detection_serves_the_weights_that_no_rule_wants_looked_at_otherwise(m
 def test_a_form_that_a_rule_leaves_out_says_so(model: Path) -> None:
     plan = compressor.dry_run(model, rules={"head*": ["palettize"]})
     (head,) = (one for one in plan.choices if one.name == "head.weight")
-    assert ("sparse", "not part of the rule 'head*'") in head.facts.rejected
+    assert ("sparse by distances", "not part of the rule 'head*'") in head.facts.rejected
 
 
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"haed.*": "dense"}, "the rule 'haed.*' matches no weight. Close to it: head.weight"),
+        ({"haed.*": "dense"}, "the rule 'haed.*' matches no weight. Close to it: head.weight."),
+        ({"encoder.7.*": "dense"}, "the rule 'encoder.7.*' matches no weight. Close to it: encoder.*.weight (2)."),
+        ({"*.wieght": "dense"}, "the rule '*.wieght' matches no weight. Close to it: encoder.*.weight (2), head"),
+        # The end of the pattern alone is in every name.
+        (
+            {"layers.*.weight": "dense"},
+            f"the rule 'layers.*.weight' matches no weight. Its weights are called {KINDS}.",
+        ),
         ({"head*": "dens"}, "the rule 'head*' is 'dens': expected dense, a list of schemes, or a mapping."),
         ({"head*": ["palettise"]}, "unknown scheme of the rule 'head*': 'palettise'. Did you mean 'palettize'?"),
         ({"head*": []}, "the rule 'head*': expected a list of schemes, got []"),
@@ -132,8 +142,26 @@ def test_a_rule_for_a_copy_holds_for_the_weight_that_stands_for_it(tmp_path: Pat
     ):
         (weight,) = (choice.facts for choice in compressor.dry_run(path, rules=asked).choices)
         assert (weight.name, weight.encoding) == ("embed", expected)
-    with pytest.raises(UsageError, match=r"Close to it: .*lm_head"):
+    with pytest.raises(UsageError, match=r"Close to it: lm_head\.$"):
         compressor.dry_run(path, rules={"lm_haed": "dense"})
+
+
+def test_a_rule_for_a_tied_name_holds_for_the_weight_that_an_exporter_has_kept(tmp_path: Path) -> None:
+    path = save(
+        tmp_path / "m.onnx",
+        [node("MatMul", "x,embed", "y")],
+        [tensor("embed", palette(64, 64))],
+        inputs=[value("x", ["n", 64])],
+        outputs=[value("y", ["n", 64])],
+    )
+    graph = onnx.load(path)
+    for name, kept in (("lm_head", "embed"), ("gone", "what is no weight")):
+        graph.metadata_props.add(key=f"{TIED}{name}", value=kept)
+    onnx.save(graph, path)
+    (choice,) = compressor.dry_run(path, rules={"lm_*": "dense"}).choices
+    assert (choice.facts.encoding, choice.rule) == ("dense", "lm_*")
+    with pytest.raises(UsageError, match="'gone' matches no weight"):
+        compressor.dry_run(path, rules={"gone": "dense"})
 
 
 def test_codes_of_a_quantized_source_stay(tmp_path: Path) -> None:

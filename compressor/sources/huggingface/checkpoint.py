@@ -19,6 +19,7 @@ from typing import Any
 from compressor.arrays import MappedArray
 from compressor.errors import CompressorError
 from compressor.formats import safetensors
+from compressor.model import TIED
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -31,6 +32,9 @@ BESIDE = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 MAX_JSON = 64 << 20
 SHOWN = 5
 MAX_SHARDS = 10_000
+_HEAD = "lm_head.weight"
+_EMBEDDING = re.compile(r"(^|\.)(embed_tokens|embed_in|word_embeddings|wte)\.weight$")
+"""The head of a language model, which a folder leaves out where it is tied to the embedding; and that one's names."""
 _NUMBERED = re.compile(r"(?P<name>.*-)\d{5}-of-(?P<count>\d{5})\.safetensors")
 
 
@@ -114,11 +118,14 @@ def open_file(path: Path) -> Checkpoint:
 
 
 def metadata(opened: Checkpoint) -> dict[str, str]:
-    """What this package wrote about itself into the first file with weights."""
+    """What this package wrote about itself into the first file with weights, and what config.json says is tied."""
     shard = next(file for file in opened.files if file.suffix == ".safetensors")
     said = safetensors.header(shard)[0].get(safetensors.METADATA)
     found = said.items() if isinstance(said, Mapping) else ()
-    return {key: text for key, text in found if key.startswith("compressor.") and isinstance(text, str)}
+    own = {key: text for key, text in found if key.startswith("compressor.") and isinstance(text, str)}
+    embedding = next((name for name in opened.tensors if _EMBEDDING.search(name)), None)
+    tied = embedding is not None and opened.config.get("tie_word_embeddings") is True and _HEAD not in opened.tensors
+    return own | ({f"{TIED}{_HEAD}": embedding} if embedding is not None and tied else {})
 
 
 def _opened(path: Path, folder: Path, shards: list[Path], placed: Mapping[str, str], *index: Path) -> Checkpoint:

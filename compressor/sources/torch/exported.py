@@ -20,7 +20,7 @@ from compressor.formats.onnx import assembly, decoding, functions, writing
 from compressor.formats.onnx.graphs import walk
 from compressor.formats.onnx.lowered import Part
 from compressor.formats.onnx.quantized import Form, is_linear
-from compressor.model import UNTRACED
+from compressor.model import TIED, UNTRACED
 from compressor.sources import InputSpec
 from compressor.sources.torch import traced
 from compressor.sources.torch.declared import Declared
@@ -48,6 +48,7 @@ def write(
     made, reason = traced.trace(model, inputs)
     notes = {f"{NOTE}{stored.get(name, name)}": note for name, note in declared.notes.items()}
     notes |= {UNTRACED: reason} if reason else {}
+    notes |= {f"{TIED}{name}": kept for name, kept in stored.items() if name != kept and kept in held}
     encodings = {stored.get(name, name): encoding for name, encoding in declared.encodings.items()}
     _write_graph(graph, encodings, notes, directory)
     if made is not None and isinstance(model, Module):

@@ -21,6 +21,7 @@ from onnx import numpy_helper
 from onnxruntime.quantization import quantize_dynamic
 
 from compressor.errors import CompressorError, UsageError
+from compressor.sources import onnx as onnx_source
 from compressor.sources.torch import InputSpec, export
 
 HERE = Path(__file__).parent
@@ -280,6 +281,7 @@ def test_safetensors_may_hold_a_tied_weight_once(networks, tmp_path: Path):
     export(tmp_path / "tied.safetensors", tmp_path, factory="torch_networks:tied", inputs=IDS)
     weight = model.embedding.weight.detach().numpy()
     np.testing.assert_array_equal(read(tmp_path)[1]["embedding.weight"], weight)
+    assert onnx_source.read(tmp_path / "model.onnx").aliases == {"out.weight": "embedding.weight"}
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import torch
 
 import compressor
 from compressor.compilation.manifest import Manifest
+from compressor.errors import UsageError
 from tests.formats.compressed_tensors import decompressed
 from tests.sources.huggingface import folders
 from tests.targets.compressed_tensors import checkpoints
@@ -140,6 +141,16 @@ def test_experts_that_differ_have_one_scheme_that_holds_all(tmp_path: Path) -> N
     told = "stored as the others are: loaders take all experts in one scheme without zero points"
     assert next(one.evidence for one in made.weights if "0.mlp" in one.name).endswith(told)
     check_same(tmp_path / "source", tmp_path / "out")
+
+
+def test_a_rule_for_a_head_that_is_tied_holds_for_the_embedding(tmp_path: Path) -> None:
+    tensors = {"model.embed_tokens.weight": grid(64, 64), "model.layers.0.mlp.up_proj.weight": grid(64, 64)}
+    folders.dense(tmp_path / "tied", tensors, tie_word_embeddings=True)
+    found = compressor.dry_run(tmp_path / "tied", target="compressed-tensors", rules={"lm_head.*": "dense"})
+    assert {one.name: one.rule for one in found.choices} == dict(zip(tensors, ("lm_head.*", ""), strict=True))
+    folders.dense(tmp_path / "apart", tensors)
+    with pytest.raises(UsageError, match=r"'lm_head.\*' matches no weight"):
+        compressor.dry_run(tmp_path / "apart", target="compressed-tensors", rules={"lm_head.*": "dense"})
 
 
 def test_experts_beside_dense_ones_stay_dense(tmp_path: Path) -> None:
@@ -274,9 +285,9 @@ def test_what_the_format_does_not_have_is_refused_with_the_reason(tmp_path: Path
     tensors = {"layers.0.up.weight": sparse, "layers.0.down.weight": table, "layers.1.up.weight": grid(64, 64)}
     folders.dense(tmp_path / "source", tensors)
     made = compressed(tmp_path / "source", tmp_path / "out")
-    refused = {one.name: dict(one.rejected) for one in made.weights}
-    assert refused["layers.0.up.weight"]["sparse"] == "the format has no sparse weights that loaders still read"
-    assert refused["layers.0.down.weight"]["palettized4"] == "the format has no tables"
+    up, down = (dict(one.rejected) for one in made.weights[:2])
+    assert up["sparse by distances"] == "the format has no sparse weights that loaders still read"
+    assert down["palettized4"] == "the format has no tables"
     assert stored(made) == {
         "layers.0.up.weight": "dense",
         "layers.0.down.weight": "dense",
