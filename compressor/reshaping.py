@@ -49,7 +49,7 @@ def _values(node: Values, whole: Shape, to: Shape, *, leaf: bool) -> Values:
     """leaf: whether elements have the weight's shape; those under a mask are a list in any."""
     match node:
         case Dense(values):
-            return Dense(_viewed(values, to)) if leaf else node
+            return Dense(reshaped(values, to)) if leaf else node
         case Quantized(data, scale, zero_point, block, rounded):
             made = _values(data, whole, to, leaf=leaf)
             assert not isinstance(made, Quantized)
@@ -58,11 +58,11 @@ def _values(node: Values, whole: Shape, to: Shape, *, leaf: bool) -> Values:
             return Quantized(made, _scale(scale, whole, to), point, short, rounded)
         case Palettized(indices, lut, axis):
             entries = tuple(lut.shape[-2:])
-            lut = _viewed(lut, (*_counts(tuple(lut.shape[:-2]), whole, to), *entries))
+            lut = reshaped(lut, (*_counts(tuple(lut.shape[:-2]), whole, to), *entries))
             if axis is not None:
                 axis = _same_axis(axis, whole, to)
             of = tuple(dim // entries[1] if place == axis else dim for place, dim in enumerate(to))
-            return Palettized(_viewed(indices, of) if leaf else indices, lut, axis)
+            return Palettized(reshaped(indices, of) if leaf else indices, lut, axis)
 
 
 def _scale(scale: Array | Palettized, whole: Shape, to: Shape) -> Array | Palettized:
@@ -74,7 +74,7 @@ def _scale(scale: Array | Palettized, whole: Shape, to: Shape) -> Array | Palett
 
 
 def _by_block(parameter: Array, whole: Shape, to: Shape) -> Array:
-    return _viewed(parameter, _counts(tuple(parameter.shape), whole, to))
+    return reshaped(parameter, _counts(tuple(parameter.shape), whole, to))
 
 
 def _counts(counts: Shape, whole: Shape, to: Shape) -> Shape:
@@ -144,12 +144,18 @@ def _parts(whole: Shape, to: Shape) -> Iterator[tuple[list[int], list[int]]]:
         yield mine, theirs
 
 
-def _viewed(array: Array, to: Shape) -> Array:
-    """The elements under another shape, not read where they are not in memory."""
+def reshaped(array: Array, to: Shape) -> Array:
+    """The elements under another shape, not read where they are not in memory.
+
+    Raises:
+        ValueError: there are not as many.
+    """
+    if math.prod(to) != array.size:
+        raise ValueError(f"{list(array.shape)} is not {list(to)}")
     if isinstance(array, np.ndarray):
         return array.reshape(to)
     if isinstance(array, NarrowArray):
-        return NarrowArray(_viewed(array.values, to), array.dtype)
+        return NarrowArray(reshaped(array.values, to), array.dtype)
     if isinstance(array, ArraySpec | MappedArray | PackedArray):
         return replace(array, shape=to)
     return ComputedArray(to, array.dtype, partial(_read, array, to))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from compressor.formats.coreml import values
 from compressor.formats.coreml.programs import CONSTEXPR, Producer, Scope
 from compressor.formats.coreml.types import BY_NUMBER, Type
 from compressor.formats.coreml.values import Files
+from compressor.reshaping import reshaped
 
 
 class UnliftableError(Exception):
@@ -144,9 +145,9 @@ class Tree:
             counts = tuple(zero_point.size if place == axis else 1 for place in range(rank))
             scale = np.broadcast_to(np.asarray(scale).reshape(-1), zero_point.shape)
         if scale.size > 1 == zero_point.size and not zero_point.any():  # it is no option there
-            return Quantized(Dense(codes), _shaped(scale, counts))
+            return Quantized(Dense(codes), reshaped(scale, counts))
         point = self.codes_of(np.broadcast_to(zero_point, (math.prod(counts),)), codes.dtype)
-        return Quantized(Dense(codes), _shaped(scale, counts), _shaped(point, counts))
+        return Quantized(Dense(codes), reshaped(scale, counts), reshaped(point, counts))
 
     def packed_palettized(self, operation: Any) -> Palettized:
         lut, whole = self.array(operation, "lut"), self.shape(operation)
@@ -154,7 +155,7 @@ class Tree:
         if lut.size not in {2, 4, 16, 64, 256}:
             raise ValueError(f"a table of {lut.size} entries")
         indices = values.unpacked(self.array(operation, "indices"), whole, bits, UINT8)
-        return Palettized(indices, _shaped(lut, (*(1 for _ in whole), lut.size, 1)))
+        return Palettized(indices, reshaped(lut, (*(1 for _ in whole), lut.size, 1)))
 
     def palettized_sparse(self, operation: Any) -> Quantized | Palettized:
         found = self.with_table(operation, "indices_nonzero_data")
@@ -180,8 +181,8 @@ class Tree:
         counts = tuple(table.scale.shape)
         if counts[-2:] != (1, 1):
             raise UnliftableError("the entries of its table have scales of their own")
-        point = None if table.zero_point is None else _shaped(table.zero_point, counts[:-2])
-        return Quantized(data, _shaped(plain(table.scale), counts[:-2]), point)
+        point = None if table.zero_point is None else reshaped(table.zero_point, counts[:-2])
+        return Quantized(data, reshaped(plain(table.scale), counts[:-2]), point)
 
     def scaled(self, operation: Any, key: str) -> Quantized:
         """Codes, or what a table of codes gives, on a grid."""
@@ -281,9 +282,3 @@ def _palettized(indices: Array, type_: Type, lut: Array, axis: int | None) -> Pa
     if axis is not None:
         axis += len(indices.shape) if axis < 0 else 0
     return Palettized(indices, lut, axis if lut.shape[-1] > 1 else None)
-
-
-def _shaped(array: Array, to: Shape) -> Array:
-    if math.prod(to) != array.size:
-        raise ValueError(f"{list(array.shape)} is not {list(to)}")
-    return replace(array, shape=to) if isinstance(array, MappedArray) else np.asarray(array).reshape(to)

@@ -37,8 +37,9 @@ from compressor.errors import CompressorError
 from compressor.formats.onnx import stacking
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.formats.onnx.functions import DOMAIN, MOST_FOLDED
-from compressor.formats.onnx.reading import packed, reshaped
+from compressor.formats.onnx.reading import packed
 from compressor.formats.onnx.unsigned import signed
+from compressor.reshaping import reshaped
 
 if TYPE_CHECKING:
     import onnx

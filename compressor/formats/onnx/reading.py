@@ -12,13 +12,12 @@ import math
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compressor.arrays import UINT8, Array, ArraySpec, DType, MappedArray, NarrowArray, NDArray, Shape, from_bytes
+from compressor.arrays import UINT8, Array, ArraySpec, DType, MappedArray, NDArray, from_bytes
 from compressor.errors import CompressorError
 from compressor.formats import places
 from compressor.formats.onnx.dtypes import DTYPES
@@ -219,16 +218,3 @@ def packed(raw: Array, to: Sequence[int], dtype: DType, width: int) -> Array:
         return MappedArray(raw.path, raw.offset, dims, dtype, width)
     values = from_bytes(np.asarray(raw).reshape(-1)[:nbytes], dims, dtype if width in {2, 4} else UINT8, width)
     return values.view(dtype) if dtype == np.bool_ else values
-
-
-def reshaped(array: Array, to: Shape) -> Array:
-    """The array in another shape; a slice of a file stays one.
-
-    Raises:
-        ValueError: it has not as many elements.
-    """
-    if math.prod(to) != array.size:
-        raise ValueError(f"{list(array.shape)} is not {list(to)}")
-    if isinstance(array, NarrowArray):
-        return NarrowArray(reshaped(array.values, to), array.dtype)
-    return replace(array, shape=to) if isinstance(array, MappedArray) else np.asarray(array).reshape(to)

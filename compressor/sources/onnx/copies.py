@@ -20,6 +20,7 @@ from compressor.arrays import Array, MappedArray, NDArray, Shape, bits
 from compressor.blocks import row_blocks
 from compressor.cutting import in_blocks, leading
 from compressor.patterns import patterns
+from compressor.reshaping import reshaped
 from compressor.weight import Copy
 
 _RUN = 256
@@ -134,10 +135,10 @@ def _looks(values: Array) -> Iterator[_Look]:
     """What there is to see without reading on."""
     if not isinstance(values, MappedArray):
         values = np.asarray(values)
-    yield _Look(patterns(np.asarray(leading(_in_shape(values, (values.size,)), _RUN))).tobytes())
+    yield _Look(patterns(np.asarray(leading(reshaped(values, (values.size,)), _RUN))).tobytes())
     for frame in _frames(tuple(values.shape)):
         count = _CORNERS[len(frame)]
-        rows = np.asarray(leading(_in_shape(values, frame), count))
+        rows = np.asarray(leading(reshaped(values, frame), count))
         corner = rows[(slice(count),) * len(frame)]
         corner = patterns(corner).reshape(corner.shape)
         yield _Look((tuple(sorted(frame)), np.sort(corner, axis=None).tobytes()), frame, corner)
@@ -156,10 +157,6 @@ def _frames(shape: Shape) -> Iterator[Shape]:
         size = int(np.prod(own))
         yield own[0], size // own[0]
         yield size // own[-1], own[-1]
-
-
-def _in_shape(values: Array, shape: Shape) -> Array:
-    return replace(values, shape=shape) if isinstance(values, MappedArray) else np.asarray(values).reshape(shape)
 
 
 def _sums(values: Array) -> tuple[int, int]:

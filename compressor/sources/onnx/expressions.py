@@ -19,7 +19,7 @@ from compressor.arrays import CODE_DTYPES, Array, MappedArray, NDArray, Shape, b
 from compressor.encodings import Dense, Palettized, Quantized, dtype, shape
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.formats.onnx.graphs import is_standard
-from compressor.formats.onnx.reading import reshaped
+from compressor.reshaping import reshaped
 from compressor.sources.onnx.scopes import Index, integer, operand
 
 if TYPE_CHECKING:
