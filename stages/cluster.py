@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import signal
 import sys
@@ -131,10 +130,11 @@ def _connected(address: str) -> Iterator[Client]:
 def _local() -> Iterator[Client]:
     from distributed import Client, LocalCluster
 
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from compressor.compilation.stream import processors
+
     with ExitStack() as stack:
         with _apart_from_the_terminal():
-            cluster = stack.enter_context(LocalCluster(n_workers=count, threads_per_worker=1, silence_logs=50))
+            cluster = stack.enter_context(LocalCluster(n_workers=processors(), threads_per_worker=1, silence_logs=50))
             client = stack.enter_context(Client(cluster, set_as_default=False))
         yield client
 

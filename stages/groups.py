@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -25,40 +25,35 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 
-def _known_target(name: str) -> str:
-    try:
-        return targets.get(name).name
-    except UsageError as error:
-        raise PydanticCustomError("choice", "{message}", {"message": str(error)}) from error
+def _after(check: Callable[[Any], object]) -> AfterValidator:
+    """A validator that gives what `check` returns, and says what that says of a wrong value."""
 
+    def checked(given: Any) -> object:
+        try:
+            return check(given)
+        except UsageError as error:
+            raise PydanticCustomError("choice", "{message}", {"message": str(error)}) from error
 
-def _known_pipeline(name: str) -> str:
-    try:
-        return pipelines.get(name).name
-    except UsageError as error:
-        raise PydanticCustomError("choice", "{message}", {"message": str(error)}) from error
+    return AfterValidator(checked)
 
 
 def _different(given: tuple[str, ...]) -> tuple[str, ...]:
     twice = [name for name in given if given.count(name) > 1]
     if twice:
-        raise PydanticCustomError("choice", "{message}", {"message": f"{twice[0]} is there twice: leave one out."})
+        raise UsageError(f"{twice[0]} is there twice: leave one out.")
     return given
 
 
 def _known_rules(asked: dict[str, Any]) -> dict[str, Any]:
-    try:
-        for pattern, value in asked.items():
-            rules.rule(pattern, value)
-    except UsageError as error:
-        raise PydanticCustomError("choice", "{message}", {"message": str(error)}) from error
+    for pattern, value in asked.items():
+        rules.rule(pattern, value)
     return asked
 
 
-Rules = Annotated[dict[str, Any], AfterValidator(_known_rules)]
-Target = Annotated[str, AfterValidator(_known_target)]
-Targets = Annotated[tuple[Target, ...], Field(strict=False, min_length=1), AfterValidator(_different)]
-Pipeline = Annotated[str, AfterValidator(_known_pipeline)]
+Rules = Annotated[dict[str, Any], _after(_known_rules)]
+Target = Annotated[str, _after(lambda name: targets.get(name).name)]
+Targets = Annotated[tuple[Target, ...], Field(strict=False, min_length=1), _after(_different)]
+Pipeline = Annotated[str, _after(lambda name: pipelines.get(name).name)]
 
 
 class Group(BaseModel):

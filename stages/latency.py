@@ -20,7 +20,6 @@ those of no other file, so that `dvc exp show` has short names for its columns.
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +63,8 @@ def timed(
 
 
 def _document(found: Latency, runs: int) -> Document:
+    from compressor.compilation.stream import processors
+
     before, after = _times(found.before), _times(found.after)
     return {
         "latency_measured": True,
@@ -74,7 +75,7 @@ def _document(found: Latency, runs: int) -> Document:
         "latency_samples": found.batch_size,
         "latency_runtime": found.runtime,
         "cpu": cpu(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cpus": processors(),
         "baseline": before,
     }
 

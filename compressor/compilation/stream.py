@@ -56,12 +56,17 @@ def failure(function: Callable[..., object], *arguments: Any) -> InexactError | 
     return None
 
 
+def processors() -> int:
+    """How many of them this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def stream(function: Callable[..., T], weights: Iterable[Weight], *others: Iterable[Any]) -> Iterator[T]:
     """`map(function, weights, *others)` on threads, results in order, the bytes in flight bounded.
 
     numpy releases the interpreter's lock in its loops, so threads need no copies of what they share.
     """
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = processors()
     pending: deque[tuple[Future[T], int]] = deque()
     in_flight = 0
     with ThreadPoolExecutor(workers) as executor:
