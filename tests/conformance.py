@@ -317,10 +317,10 @@ def outputs(path: Path, cases: Sequence[Case], optimized: Path) -> dict[str, NDA
     rows = {f"{name} rows": np.arange(shape(encoding)[0]) for name, encoding in cases}
     feeds = {name: onnxruntime.OrtValue.ortvalue_from_numpy(value) for name, value in rows.items()}
     found = session.run_with_ort_values([f"{name} out" for name, _ in cases], feeds)
-    return {name: _elements(value, dtype(encoding)) for (name, encoding), value in zip(cases, found, strict=True)}
+    return {name: elements(value, dtype(encoding)) for (name, encoding), value in zip(cases, found, strict=True)}
 
 
-def _elements(value: Any, of: DType) -> NDArray:
+def elements(value: Any, of: DType) -> NDArray:
     """A copy of a value's elements; numpy has no bfloat16 that onnxruntime knows."""
     size = math.prod(value.shape()) * of.itemsize
     raw = bytes((ctypes.c_ubyte * size).from_address(value.data_ptr())) if size else b""

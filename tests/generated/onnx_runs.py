@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,9 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-from compressor.arrays import DType, NDArray
+from compressor.arrays import NDArray
 from compressor.formats.onnx.dtypes import DATA_TYPES
+from tests.conformance import elements
 
 SIGNED = "signed"
 """What the name of a weight begins with whose -0.0 is told from 0.0: the rows that are read are an output."""
@@ -54,7 +53,7 @@ def values(path: Path, weights: Mapping[str, NDArray]) -> dict[str, NDArray]:
     known = {one.name for one in session.get_inputs()}
     given = {key: onnxruntime.OrtValue.ortvalue_from_numpy(value) for key, value in feeds.items() if key in known}
     found = session.run_with_ort_values([f"{name} rows" for name in weights], given)
-    return {name: _elements(value, array.dtype) for (name, array), value in zip(weights.items(), found, strict=True)}
+    return {name: elements(value, array.dtype) for (name, array), value in zip(weights.items(), found, strict=True)}
 
 
 def _options() -> Any:
@@ -62,10 +61,3 @@ def _options() -> Any:
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     return options
-
-
-def _elements(value: Any, of: DType) -> NDArray:
-    """A copy of a value's elements; numpy has no bfloat16 that ONNX Runtime knows."""
-    size = math.prod(value.shape()) * of.itemsize
-    raw = bytes((ctypes.c_ubyte * size).from_address(value.data_ptr())) if size else b""
-    return np.frombuffer(raw, of).reshape(value.shape())

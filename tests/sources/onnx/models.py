@@ -25,6 +25,10 @@ def value(name: str, shape: Sequence[int | str], kind: int = TensorProto.FLOAT) 
     return helper.make_tensor_value_info(name, kind, shape)
 
 
+def node(op: str, inputs: str, output: str, **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(op, inputs.split(","), [output], **attributes)
+
+
 def tensor(name: str, values: np.ndarray) -> onnx.TensorProto:
     return numpy_helper.from_array(np.ascontiguousarray(values), name)
 

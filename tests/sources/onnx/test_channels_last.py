@@ -10,23 +10,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from onnx import NodeProto, helper
+from onnx import NodeProto
 
 import compressor
 from compressor.recognition.findings import Settings
-from tests.sources.onnx.models import floats, run, save, tensor, value
+from tests.sources.onnx.models import floats, node, run, save, tensor, value
 
 Tensors = Mapping[str, np.ndarray]
 RNG = np.random.default_rng(0)
 F32 = np.float32
-
-
-def node(op: str, inputs: str, output: str, **attributes: Any) -> NodeProto:
-    return helper.make_node(op, inputs.split(","), [output], **attributes)
 
 
 def pruned(*shape: int) -> np.ndarray:

@@ -15,7 +15,7 @@ import compressor
 from compressor import sources
 from compressor.encodings import decode, is_encoded, name
 from compressor.errors import CompressorError
-from tests.sources.onnx.models import floats, run, save, tensor, value
+from tests.sources.onnx.models import floats, node, run, save, tensor, value
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -23,10 +23,6 @@ W = floats(96, 64)
 BY_COLUMN = (np.abs(W).max(0) / 127).astype(np.float32)
 MASK = np.random.default_rng(1).random(W.shape) < 0.2
 F32 = np.float32
-
-
-def node(op: str, inputs: str, output: str, **attributes: object) -> NodeProto:
-    return helper.make_node(op, inputs.split(","), [output], **attributes)
 
 
 QUANTIZED = node("QuantizeLinear", "w,s,z", "q", axis=1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -23,3 +25,9 @@ def importable() -> Iterator[None]:
     sys.path.insert(0, str(HERE))
     yield
     sys.path.remove(str(HERE))
+
+
+@pytest.fixture(scope="module")
+def networks(request: pytest.FixtureRequest, importable: None) -> ModuleType:
+    """Those that the tests of a module export: its `NETWORKS` names theirs."""
+    return importlib.import_module(request.module.NETWORKS)

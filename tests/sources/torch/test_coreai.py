@@ -20,11 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 NAMES = ["first", "second"]
 
 
-@pytest.fixture(scope="module")
-def networks(importable):
-    import declared_networks
-
-    return declared_networks
+NETWORKS = "declared_networks"
 
 
 @pytest.fixture(scope="module")

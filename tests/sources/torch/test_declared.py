@@ -26,11 +26,7 @@ PREFIX = "_COREML_/"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 
 
-@pytest.fixture(scope="module")
-def networks(importable):
-    import declared_networks
-
-    return declared_networks
+NETWORKS = "declared_networks"
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,7 @@ from tests.sources.torch.declared_exports import FLAT, Exported
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 
 
-@pytest.fixture(scope="module")
-def networks(importable):
-    import declared_networks
-
-    return declared_networks
+NETWORKS = "declared_networks"
 
 
 @pytest.fixture(scope="module")

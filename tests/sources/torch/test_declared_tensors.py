@@ -20,11 +20,7 @@ SMALL = InputSpec((2, 8, 6, 6), dynamic={0: "batch"})
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 
 
-@pytest.fixture(scope="module")
-def networks(importable):
-    import declared_networks
-
-    return declared_networks
+NETWORKS = "declared_networks"
 
 
 @pytest.fixture(scope="module")

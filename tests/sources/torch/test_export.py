@@ -39,11 +39,7 @@ INPUTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def networks(importable):
-    import torch_networks
-
-    return torch_networks
+NETWORKS = "torch_networks"
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,7 @@ BATCH = {0: "batch"}
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
 
-@pytest.fixture(scope="module")
-def networks(importable):
-    import torch_networks
-
-    return torch_networks
+NETWORKS = "torch_networks"
 
 
 class Written:

@@ -1,9 +1,16 @@
 """What the folders of the fixture hold."""
 
 from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
 
 TRAINING = "stages:\n  train:\n    cmd: python train.py\n    outs:\n      - net.onnx\n"  # as the fixture has it
 SIZES_ONLY = ("--data", "none")
+
+
+def values(path: str = "dvc.yaml") -> Any:
+    return YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
 
 
 def everything(folder: Path) -> dict[str, bytes]:

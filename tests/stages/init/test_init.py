@@ -8,20 +8,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
 from compressor.stages.init import changes, merging, plan
 from compressor.stages.init.decide import Asked, decide
 from compressor.stages.init.repository import locate
-from tests.stages.init.folders import SIZES_ONLY, TRAINING, everything
+from tests.stages.init.folders import SIZES_ONLY, TRAINING, everything, values
 from tests.stages.repositories import git
 
 ROOT = Path(__file__).parents[3]
 FILES = ("dvc.yaml", "params.yaml", ".gitignore", "models/.gitignore")
-
-
-def values(path: str = "dvc.yaml") -> dict:
-    return YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
 
 
 def test_the_pipeline_of_this_repository_is_what_init_makes():

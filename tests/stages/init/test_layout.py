@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
-from tests.stages.init.folders import SIZES_ONLY, TRAINING, everything
-
-
-def values(path: str = "dvc.yaml") -> dict:
-    return YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
+from tests.stages.init.folders import SIZES_ONLY, TRAINING, everything, values
 
 
 @pytest.mark.parametrize(

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from ruamel.yaml import YAML
 
-TRAINING = "stages:\n  train:\n    cmd: python train.py\n    outs:\n      - net.onnx\n"  # as the fixture has it
-SIZES_ONLY = ("--data", "none")
-
+from tests.stages.init.folders import SIZES_ONLY, TRAINING, values
 
 HEAVY = {"coremltools", "onnxruntime", "onnxscript", "rich", "sklearn", "torch", "transformers"}
-
-
-def values(path: str = "dvc.yaml") -> dict:
-    return YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(
