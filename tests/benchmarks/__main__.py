@@ -92,7 +92,7 @@ def _loading(folder: Path, arguments: argparse.Namespace) -> Iterator[Figure]:
     import compressor
 
     for blocks in (2, arguments.blocks):
-        for kind in ("palettized", "pruned", "mixed"):
+        for kind in ("palettized", "pruned", "masked", "mixed"):
             source, artefact = folder / f"load-{kind}{blocks}", folder / f"load-{kind}{blocks}-out"
             models.write(source, kind, blocks)
             compressor.compress(source, artefact)

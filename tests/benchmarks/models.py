@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,20 @@ def _palettized(random: np.random.Generator, size: int) -> NDArray:
     return palette[random.integers(0, 16, size, np.uint8)]
 
 
-def _pruned(random: np.random.Generator, size: int) -> NDArray:
+def _pruned(random: np.random.Generator, size: int, kept: float = 0.25) -> NDArray:
     """75 % zeros; the non-zeros stay clear of the pruning threshold."""
     values = _dense(random, size)
     values += np.copysign(np.float32(0.002), values)
-    values *= random.random(size, np.float32) < 0.25
+    values *= random.random(size, np.float32) < kept
     return values
 
 
-FILLS: Mapping[str, Fill] = {"dense": _dense, "palettized": _palettized, "pruned": _pruned}
+FILLS: Mapping[str, Fill] = {
+    "dense": _dense,
+    "palettized": _palettized,
+    "pruned": _pruned,
+    "masked": partial(_pruned, kept=0.4),  # so few zeros that a mask says where they are
+}
 KINDS = ("palettized", "pruned", "mixed", "dense")
 
 
