@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -298,6 +301,19 @@ def test_writing_again_what_was_read_changes_nothing(tmp_path: Path) -> None:
         write(model, tmp_path / place)
         model = targets.get("onnxruntime").read(tmp_path / place)
     assert (tmp_path / "first/model.onnx").read_bytes() == (tmp_path / "second/model.onnx").read_bytes()
+
+
+def test_a_copy_that_is_decoded_once_is_written_as_the_page_says(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2].joinpath("docs", "targets.md").read_text(encoding="utf-8")
+    script = textwrap.dedent(page.split("```python\n")[1].split("```")[0])
+    artefact = write(one("MatMul", sparse("uint8", (1, 32)), linear=False), tmp_path / "models" / "compressed")
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    copy = tmp_path / "models" / "decoded.onnx"
+    (weight,) = onnx.load(copy, load_external_data=False).graph.initializer
+    assert (weight.data_type, weight.data_location) == (TensorProto.FLOAT, TensorProto.EXTERNAL)
+    assert operators(copy) == {"MatMul": 1}
+    data = RNG.standard_normal((3, 64)).astype(np.float32)
+    assert np.array_equal(run(copy, data), run(artefact, data))
 
 
 def test_targets_are_known_by_name_in_any_case() -> None:
