@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -15,8 +13,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from compressor.errors import CompressorError
 from compressor.packing import pack, packed_nbytes, unpack
+from compressor.runs import Read, reading
 from compressor.widening import widened_to
 
 NDArray = npt.NDArray[Any]
@@ -162,48 +160,9 @@ class MappedArray(_Stored):
             for start in range(0, self.nbytes, nbytes):
                 yield read(min(nbytes, self.nbytes - start))
 
-    @contextmanager
-    def reading(self) -> Iterator[Callable[[int], NDArray]]:
-        """A function that reads the next bytes, as many as are asked for: each run is gone once the next one is read.
-
-        Raises:
-            CompressorError: as `raw`, and so does the function.
-        """
-        content = np.empty(0, np.uint8)
-
-        def read(nbytes: int) -> NDArray:
-            nonlocal content
-            if nbytes > content.size:
-                content = np.empty(nbytes, np.uint8)
-            run = content[:nbytes]
-            with self._reported():
-                _fill(file, memoryview(run.data))
-            run.flags.writeable = False
-            return run
-
-        with ExitStack() as stack:
-            with self._reported():
-                file = stack.enter_context(self.path.open("rb", buffering=0))
-                if self.offset + self.nbytes > os.fstat(file.fileno()).st_size:  # before memory is asked for
-                    raise EOFError("the file ends before")
-                file.seek(self.offset)
-            yield read
-
-    @contextmanager
-    def _reported(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, EOFError, ValueError, OverflowError) as error:
-            end = self.offset + self.nbytes
-            raise CompressorError(f"{self.path}: cannot read bytes {self.offset} to {end}: {error}") from error
-
-
-def _fill(file: FileIO, rest: memoryview) -> None:
-    """Read until there is no room left. Raises `EOFError`."""
-    while rest:
-        if not (count := file.readinto(rest)):
-            raise EOFError("the file was cut short while it was read")
-        rest = rest[count:]
+    def reading(self) -> AbstractContextManager[Read]:
+        """What reads its bytes from the first one on. Raises `CompressorError` as `raw`."""
+        return reading(self.path, self.offset, self.offset + self.nbytes)
 
 
 @dataclass(frozen=True)
