@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -257,6 +257,13 @@ def lies_so(array: Array, width: int = 0) -> TypeGuard[MappedArray | PackedArray
     """Whether the elements lie somewhere in `width` bits each, `bits(dtype)` if not given: as they are stored."""
     own = bits(array.dtype)
     return isinstance(array, MappedArray | PackedArray) and (array.width or own) == (width or own)
+
+
+def as_uint8(array: Array) -> NDArray | MappedArray:
+    """Unsigned codes as uint8; those of less than a byte that lie in a file stay packed there."""
+    if isinstance(array, MappedArray):
+        return replace(array, dtype=UINT8, width=array.width or bits(array.dtype))
+    return np.asarray(array).view(UINT8)
 
 
 def to_bytes(array: Array, width: int = 0) -> NDArray:

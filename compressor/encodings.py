@@ -19,9 +19,9 @@ from compressor.arrays import (
     UINT8,
     Array,
     ArraySpec,
-    MappedArray,
     NarrowArray,
     NDArray,
+    as_uint8,
     bits,
     is_float,
     spec_of,
@@ -205,10 +205,9 @@ def tabled(values: NarrowArray | ArraySpec, rank: int) -> Palettized:
     narrow, to = stored_type(values), (*(1,) * rank, 256, 1)
     if isinstance(values, ArraySpec):
         return Palettized(ArraySpec(values.shape, UINT8), ArraySpec(to, values.dtype))
-    stored_ = values.values
-    codes = replace(stored_, dtype=UINT8) if isinstance(stored_, MappedArray) else np.asarray(stored_).view(UINT8)
     with np.errstate(invalid="ignore"):  # some of them are NaN
-        return Palettized(codes, np.arange(256, dtype=np.uint8).view(narrow).astype(values.dtype).reshape(to))
+        lut = np.arange(256, dtype=np.uint8).view(narrow).astype(values.dtype)
+    return Palettized(as_uint8(values.values), lut.reshape(to))
 
 
 def is_places(mask: Array) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import mod
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,9 +15,9 @@ from compressor.arrays import (
     STORED_DTYPES,
     UINT8,
     Array,
-    MappedArray,
     NarrowArray,
     Shape,
+    as_uint8,
     bits,
     is_float,
 )
@@ -257,11 +257,7 @@ class _Calls:
             dtype = UINT8 if width else CODE_DTYPES[kind]
             return packed(self.constant(node.input[0]), _ints(node, "shape"), dtype, own)
         array = self.constant(name)
-        if width and bits(array.dtype) < 8:
-            if isinstance(array, MappedArray):
-                return replace(array, dtype=UINT8, width=bits(array.dtype))
-            return np.asarray(array).view(UINT8)
-        return array
+        return as_uint8(array) if width and bits(array.dtype) < 8 else array
 
     def call(self, name: str, function: str) -> onnx.NodeProto:
         node = self.values.producer(name)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressor.arrays import CODE_DTYPES, Array, MappedArray, NDArray, Shape, bits, is_float
+from compressor.arrays import CODE_DTYPES, Array, NDArray, Shape, as_uint8, is_float
 from compressor.encodings import Dense, Palettized, Quantized, dtype, shape
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.formats.onnx.graphs import is_standard
@@ -216,9 +216,7 @@ def _as_bytes(codes: Array, entries: int) -> Array | None:
     """Indices as uint8, packed ones still packed in their file; None if one lies outside of a table."""
     unsigned = {CODE_DTYPES[name] for name in ("uint2", "uint4", "uint8")}
     if codes.dtype in unsigned:
-        if isinstance(codes, MappedArray):
-            return replace(codes, dtype=np.dtype(np.uint8), width=bits(codes.dtype))
-        return np.asarray(codes).view(np.uint8)
+        return as_uint8(codes)
     values = np.asarray(codes)
     if values.dtype.kind not in "iu" or (values.size and (values.min() < 0 or values.max() >= entries)):
         return None
