@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -169,8 +170,26 @@ def _found(path: Path) -> tuple[Source, Path]:
         raise CompressorError(f"{path}: has no ONNX graph yet; first run `compressor export {path} DIRECTORY`.")
     if path.is_dir():
         names = " or ".join(f"model{suffix}" for module in _modules("read") for suffix in module.SUFFIXES)
-        raise CompressorError(f"{path}: a directory without {names}; expected an exported directory or a model file.")
+        raise CompressorError(
+            f"{path}: a directory without {names}; expected an exported directory or a model file.{_inside(path)}"
+        )
     raise unknown_kind(path)
+
+
+def _inside(path: Path) -> str:
+    """Which of the first entries of a directory could be meant."""
+    entries = islice(path.iterdir(), _LOOKED_AT)
+    found = [one.name for one in entries if readable(one) or _is_exported(one) or exporter(one) is not None]
+    return f" It holds {', '.join(sorted(found)[:_MOST_NAMED])}: name what you mean." if found else ""
+
+
+_LOOKED_AT, _MOST_NAMED = 1000, 3
+"""So many entries of a directory are looked at, and so many named."""
+
+
+def _is_exported(path: Path) -> bool:
+    suffixes = (suffix for module in _modules("read") for suffix in module.SUFFIXES)
+    return path.is_dir() and any((path / f"model{suffix}").exists() for suffix in suffixes)
 
 
 def check_readable(path: Path) -> None:

@@ -68,7 +68,8 @@ def measured(
             except CompressorError as error:
                 problem = str(error)
     if told is None:
-        why = problem or f"nothing says what {found.path} takes"
+        later = f"{problem}. Make what it reads first (`dvc repro` up to there), or say it here"
+        why = later if problem else f"nothing says what {found.path} takes"
         spelled = making.ask("input", f"{why}. What are the model's inputs, as image=float32[batch,3,224,224]?", "")
         told = Told(inputs.parse(spelled.split()), "")
     elif problem:

@@ -132,7 +132,10 @@ def _foreseen(repository: Repository, out: str, stage: Stage, where: str) -> Ite
     saving = next(((call, file) for call, file in code.calls(files) if any(_is(call, one) for one in folders)), None)
     if not names and saving is not None:
         because = f"{where} writes it, {repository.relative(saving[1])} calls {saving[0]}"
-        yield Found(stage.written.get(out, out), out, stage, because)
+        texts = {posixpath.normpath(text) for text, _ in code.constants(files) if text.startswith(f"{out}/")}
+        inside = [text for text in texts if text != out and not PurePosixPath(text).suffix]
+        place = inside[0] if len(inside) == 1 else out
+        yield Found(stage.written.get(place, place), place, stage, because)
 
 
 def _last(found: Sequence[Found]) -> tuple[Found, ...]:

@@ -159,6 +159,7 @@ def test_external_data_behind_a_link_that_leads_out(tmp_path_factory: pytest.Tem
         ("absent.onnx", 1, "absent.onnx: no such file or directory"),
         ("absent", 1, "absent: no such file or directory"),
         ("empty", 1, "empty: a directory without model.mlpackage or model.gguf or model.onnx or model.safetensors"),
+        ("holder", 1, "or a model file. It holds inner, net.pt: name what you mean."),
         ("folder", 1, "folder/model.onnx: cannot be read: Is a directory"),
         ("notes.txt", 2, "unknown kind of model file '.txt'"),
         ("pipe.onnx", 1, "pipe.onnx: no such file or directory"),
@@ -167,6 +168,9 @@ def test_external_data_behind_a_link_that_leads_out(tmp_path_factory: pytest.Tem
 def test_what_is_no_model_file(model: str, status: int, says: str) -> None:
     Path("empty").mkdir()
     Path("folder/model.onnx").mkdir(parents=True)
+    Path("holder/inner").mkdir(parents=True)
+    for name in ("inner/model.onnx", "net.pt", "notes.txt"):
+        Path("holder", name).touch()
     Path("notes.txt").write_text("notes")
     os.mkfifo("pipe.onnx")  # opening it would wait for its writer
     refused("compress", model, "out", status=status, says=says)

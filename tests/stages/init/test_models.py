@@ -83,6 +83,15 @@ HEAVY = {"coremltools", "onnxruntime", "onnxscript", "rich", "sklearn", "torch",
             "made/net.onnx",
             "lib/saving.py names it",
         ),
+        (
+            {
+                "dvc.yaml": "stages:\n  train:\n    cmd: python train.py\n    outs: [models]\n",
+                "train.py": "net.save_pretrained('models/tuned')\nopen('models/log.txt', 'w')\n",
+            },
+            ("--input", "input_ids=int64[1,8]"),
+            "models/tuned",
+            "train.py calls net.save_pretrained",
+        ),
     ],
 )
 def test_the_model_is_the_one_that_a_stage_writes(folder, run, files, options, model, because):

@@ -80,6 +80,12 @@ def everything(folder: Path) -> dict[str, tuple[bytes, int]]:
         ({"dvc.yaml": STATE}, ("--factory", "net.py"), 2, "--factory net.py: expected module:function"),
         ({"dvc.yaml": STATE}, ("--factory", "net:f"), 2, "--input is missing: nothing says what net.pt takes."),
         (
+            {"dvc.yaml": STATE, "held.py": "def out():\n    return open('not made yet')\n"},
+            ("--factory", "net:f", "--data", "held:out"),
+            2,
+            "held.py:2). Make what it reads first (`dvc repro` up to there), or say it here. What are",
+        ),
+        (
             {"dvc.yaml": STATE},
             ("--factory", "net:f", "--input", "x=[1]"),
             2,
