@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from compressor import targets
 from compressor.accounting.account import Account, Portion, What
@@ -231,7 +230,7 @@ _METADATA: Mapping[str, str] = {
 """By kind of metadata, how to get rid of it: `compress` keeps what a source says."""
 
 
-def _of(account: Account, what: What, told: str, do: Any) -> Iterator[Advice]:
+def _of(account: Account, what: What, told: str, do: Callable[[Portion], str]) -> Iterator[Advice]:
     by_do: dict[str, dict[str, int]] = defaultdict(dict)
     for one in account.portions:
         if one.what is what:

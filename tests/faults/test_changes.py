@@ -127,7 +127,7 @@ def test_a_file_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
 
-def test_a_model_that_was_read_before_it_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_was_read_before_it_changed() -> None:
     """From Python a model may be held for long: it is of the moment when it was read."""
     import compressor
     from compressor import sources

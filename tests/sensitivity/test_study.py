@@ -231,7 +231,7 @@ def test_the_key_tells_what_changed():
     assert {name for name, value in bench().key().items() if value != before[name]} == {"model"}
 
 
-def test_a_model_without_an_onnx_graph(tmp_path):
+def test_a_model_without_an_onnx_graph():
     model = replace(sources.read(Path("model.onnx")), graph=None)
     with pytest.raises(CompressorError, match="has no ONNX graph"):
         study.subjects(model, SETTINGS)

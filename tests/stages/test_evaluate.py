@@ -104,7 +104,7 @@ def test_a_broken_limit_is_recorded_and_is_no_failure():
     assert "not passed: accuracy is 0.75, the limit is at least 0.9" in text
 
 
-def test_plots(tmp_path):
+def test_plots():
     values, _ = evaluate(*DATA, "--plots-dir", "plots")
     assert Path("plots/accuracy_size.csv").read_bytes() == f"size_mb,score\n{values['size_mb']},0.75\n".encode()
     rows = [line.split(",") for line in Path("plots/confusion.csv").read_text().splitlines()]

@@ -312,7 +312,7 @@ def test_signatures_that_git_was_told_to_show_are_no_commits():
 
 
 @pytest.mark.usefixtures("repository")
-def test_a_folder_inside_of_a_repository(monkeypatch):
+def test_a_folder_inside_of_a_repository():
     git("init", "--quiet", "..")
     shutil.rmtree(".git")
     git("add", ".")
