@@ -130,7 +130,8 @@ def compress(
         with joined as others:
             kept = journal.begun(directory, partial(_state, model, asked))
             asked = replace(asked, run=None if others is None else others.stream, kept=kept)
-            made = _settled(take(model, asked), asked, directory)
+            with kept.told() if resume else nullcontext():
+                made = _settled(take(model, asked), asked, directory)
         kept.close()
         return made
 

@@ -16,7 +16,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,19 @@ class Journal:
         for file in files:
             (directory / file).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / file).replace(directory / file)
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """A block that says, where it is ended, how many parts the next run finds."""
+        try:
+            yield
+        except BaseException:
+            if count := len(self.parts):
+                said = (
+                    "1 file that was compared is kept" if count == 1 else f"{count} files that were compared are kept"
+                )
+                _log.warning("%s: the same command with --resume goes on from there.", said)
+            raise
 
     def close(self) -> None:
         """Remove all of it."""

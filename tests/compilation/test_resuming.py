@@ -77,12 +77,16 @@ class Counted:
         monkeypatch.setattr(FileLayout, "begin", beginning)
 
 
-def test_what_is_done_is_not_done_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_done_is_not_done_again(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     whole = compressed(source, tmp_path / "whole")
     seen = Counted(monkeypatch)
     seen.failing = 3
     with pytest.raises(CompressorError, match="No space left"):
         compressed(source, tmp_path / "out", resume=True)
+    told = "3 files that were compared are kept: the same command with --resume goes on from there."
+    assert caplog.messages == [told]
     assert len(seen.looked) == SHARDS
     (kept,) = left(tmp_path / "out")
     assert len(list((kept / journal.NAME).glob("*.safetensors"))) == 3
@@ -109,12 +113,15 @@ def test_what_was_looked_at_is_noted_once_it_is_much(
     assert len(seen.looked) == again
 
 
-def test_without_being_asked_for_nothing_stays(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_being_asked_for_nothing_stays(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     seen = Counted(monkeypatch)
     seen.failing = 3
     with pytest.raises(CompressorError, match="No space left"):
         compressed(source, tmp_path / "out")
     assert left(tmp_path / "out") == []
+    assert not caplog.messages
 
 
 def _touched(source: Path) -> dict[str, Any]:
