@@ -35,9 +35,13 @@ def greatest(dtype: DType) -> int:
     return (1 << bits(dtype)) - 1
 
 
-def count_of(mask: NDArray, dtype: DType) -> int:
-    """How many codes the places have that a mask sets."""
-    return _even(gaps_into(_bytes(mask), np.empty(0, np.uint8), greatest(dtype)), dtype)
+def count_of(masks: Iterable[NDArray], dtype: DType) -> int:
+    """How many codes the places have that a mask sets, which comes some rows at a time."""
+    count = before = 0
+    for mask in masks:
+        made, before = gaps_into(_bytes(mask), np.empty(0, np.uint8), greatest(dtype), before)
+        count += made
+    return _even(count, dtype)
 
 
 def values_of(codes: NDArray) -> int:
@@ -53,28 +57,17 @@ def of_mask(mask: NDArray, dtype: DType) -> NDArray:
     >>> of_mask(mask, UINT4).tolist()
     [3, 1, 15, 15, 6, 15]
     """
-    flat, most = _bytes(mask), greatest(dtype)
-    room = np.empty(np.count_nonzero(flat) + flat.size // most + 1, np.uint8)
-    count = gaps_into(flat, room, most)
-    room[count] = most
-    return room[: _even(count, dtype)].copy().view(dtype)
+    return of_masks([mask], dtype)
 
 
 def of_masks(masks: Iterable[NDArray], dtype: DType) -> NDArray:
     """The same of a mask that comes some rows at a time."""
-    most, before, found = greatest(dtype), 0, [np.empty(0, np.uint8)]
+    most, before, found = greatest(dtype), 0, []
     for mask in masks:
         flat = _bytes(mask)
-        codes = np.empty(np.count_nonzero(flat) + flat.size // most + 1, np.uint8)
-        codes = codes[: gaps_into(flat, codes, most)]
-        if not codes.size:
-            before += flat.size
-            continue
-        # The first value is as far from the one before as from where these rows begin, and these from that one.
-        longer = int(np.argmax(codes != most))
-        times, rest = divmod(before + longer * most + int(codes[longer]), most)
-        found += [np.full(times, most, np.uint8), np.array([rest], np.uint8), codes[longer + 1 :]]
-        before = int(np.argmax(flat[::-1])) + 1
+        codes = np.empty(np.count_nonzero(flat) + (before + flat.size) // most + 1, np.uint8)
+        made, before = gaps_into(flat, codes, most, before)
+        found.append(codes[:made])
     count = sum(one.size for one in found)
     found.append(np.full(_even(count, dtype) - count, most, np.uint8))
     return np.concatenate(found).view(dtype)
@@ -102,13 +95,17 @@ def _even(count: int, dtype: DType) -> int:
 
 
 @native.loop
-def gaps_into(where: NDArray, codes: NDArray, most: int) -> int:
-    """Write the codes of the places that a mask sets, if there is any room; how many there are.
+def gaps_into(where: NDArray, codes: NDArray, most: int, before: int) -> tuple[int, int]:
+    """Write the codes of the places that a mask sets, if there is any room, and anything behind them.
+
+    before: how far the first place is from the value before it.
+
+    How many codes there are, and how far the place behind the last one is from the value before it.
 
     Raises:
         ValueError: there is room, and not for all of them.
     """
-    made = last = 0
+    made, last = 0, -before
     for part in blocks(where.size):
         places = np.flatnonzero(where[part]) + part.start
         if not places.size:
@@ -122,7 +119,7 @@ def gaps_into(where: NDArray, codes: NDArray, most: int) -> int:
                 raise ValueError("room for as many codes as the mask takes")
             codes[made : made + block.size] = block
         made, last = made + block.size, int(places[-1])
-    return made
+    return made, where.size - last
 
 
 @native.loop

@@ -5,7 +5,6 @@ Patterns without the sign sort as magnitudes do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import ml_dtypes
@@ -13,7 +12,7 @@ import numpy as np
 
 from compressor import native
 from compressor.arrays import DType, NDArray, is_float
-from compressor.blocks import BLOCK, blocks
+from compressor.blocks import blocks
 
 
 def patterns(values: NDArray) -> NDArray:
@@ -81,10 +80,18 @@ def largest(values: NDArray) -> float:
 
 def above(values: NDArray, threshold: float) -> NDArray:
     """The mask of the values whose magnitude exceeds `threshold`, or that are NaN: bool, the shape of `values`."""
-    most, mask = bound(threshold, values.dtype), np.empty(values.size, np.bool_)
-    for part, absolute in magnitudes(values):
-        np.greater(absolute, most, out=mask[part])
-    return mask.reshape(values.shape)
+    mask = np.empty(values.shape, np.bool_)
+    above_into(
+        patterns(values), mask.reshape(-1), int(magnitude_bits(values.dtype)), int(bound(threshold, values.dtype))
+    )
+    return mask
+
+
+@native.loop
+def above_into(flat: NDArray, mask: NDArray, magnitude: int, edge: int) -> None:
+    """Write which patterns are more than `edge`, by the bits of `magnitude`."""
+    for part in blocks(flat.size):
+        np.greater(flat[part] & flat.dtype.type(magnitude), edge, out=mask[part])
 
 
 def distance(values: NDArray, others: NDArray) -> tuple[int, float]:
@@ -112,16 +119,6 @@ def starts(ordered: NDArray) -> NDArray:
     new = np.ones(ordered.shape, np.bool_)
     np.not_equal(ordered[..., 1:], ordered[..., :-1], out=new[..., 1:])
     return new
-
-
-def magnitudes(values: NDArray) -> Iterator[tuple[slice, NDArray]]:
-    """Block by block: the magnitudes' patterns, in a buffer that the next block overwrites."""
-    flat, magnitude = patterns(values), magnitude_bits(values.dtype)
-    absolute = np.empty(min(flat.size, BLOCK), flat.dtype)
-    for part in blocks(flat.size):
-        block = absolute[: part.stop - part.start]
-        np.bitwise_and(flat[part], magnitude, out=block)
-        yield part, block
 
 
 def magnitude_bits(dtype: DType) -> Any:

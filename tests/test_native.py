@@ -22,7 +22,7 @@ from compressor.arrays import DType, NDArray, mantissa_bits
 from compressor.gaps import gaps_into, gaps_to_mask
 from compressor.kernels import dequantize_into, look_up_into, scatter_into, select_into
 from compressor.packing import pack_into, packed_nbytes, unpack_into
-from compressor.patterns import compared, magnitude_bits, unique
+from compressor.patterns import above_into, compared, magnitude_bits, unique
 from compressor.recognition.grids import search_into
 from compressor.recognition.row_tables import distinct_into, row_places_into
 from compressor.recognition.rows import codes_into, extremes_into, fits_into
@@ -35,9 +35,9 @@ from tests import strategies
 LOOPS: dict[str, Callable[..., Any]] = {
     each.__name__: each
     for each in (
-        codes_into, compared, dequantize_into, distinct_into, extremes_into, fits_into, gaps_into, gaps_to_mask, known,
-        look_up_into, narrow_into, near_zero, pack_into, places_into, row_places_into, scatter_into, search_into,
-        select_into, unpack_into, widen_into,
+        above_into, codes_into, compared, dequantize_into, distinct_into, extremes_into, fits_into, gaps_into,
+        gaps_to_mask, known, look_up_into, narrow_into, near_zero, pack_into, places_into, row_places_into,
+        scatter_into, search_into, select_into, unpack_into, widen_into,
     )
 }  # fmt: skip
 
@@ -117,7 +117,7 @@ def test_looking_up(size: int, width: int, dtype: np.dtype[Any], data: st.DataOb
 def test_finding_places(size: int, dtype: np.dtype[Any], data: st.DataObject) -> None:
     generator, signed = strategies.random(data.draw), data.draw(st.booleans())
     minus_zero = 1 << 8 * dtype.itemsize - 1 if signed else 0
-    keys = unique(filled(generator, data.draw(st.integers(1, 256)), dtype))
+    keys = unique(filled(generator, data.draw(st.integers(1, 18) | st.integers(1, 256)), dtype))
     keys[0] = data.draw(st.sampled_from([0, int(keys[0])]))
     keys = generator.permutation(keys[keys != minus_zero]) if signed else generator.permutation(keys)
     if not keys.size:
@@ -139,6 +139,22 @@ def test_no_pattern_is_taken_for_the_only_key(dtype: str, key: int) -> None:
     patterns = np.arange(1 << min(8 * np.dtype(dtype).itemsize, 12)).astype(dtype)
     found = [known(patterns[place : place + 1], np.array([key], dtype), 0) for place in range(patterns.size)]
     assert np.flatnonzero(found).tolist() == [key]
+
+
+@compiled
+@pytest.mark.parametrize("dtype", ["u2", "u4"])
+@pytest.mark.parametrize("count", [1, 3, 16, 17, 18])
+def test_what_short_tables_do_not_have(dtype: str, count: int) -> None:
+    """Of many patterns, in which those of few keys are looked up at once."""
+    generator = np.random.default_rng(count)
+    keys = generator.choice(np.arange(1, 1 << 15, dtype=dtype), count, replace=False)
+    patterns = keys[generator.integers(0, count, 20_003)]
+    others = generator.permutation(np.setdiff1d(np.arange(1 << 16).astype(dtype), keys))
+    for other, place in zip(others[:2000].tolist(), generator.integers(0, patterns.size, 2000).tolist(), strict=True):
+        before = int(patterns[place])
+        patterns[place] = other
+        assert known(patterns, keys, 0) == place
+        patterns[place] = before
 
 
 @compiled
@@ -172,10 +188,13 @@ def test_distances(size: int, width: int, share: float, data: st.DataObject) -> 
     where = generator.random(size) < share
     if data.draw(st.booleans()):
         where = (where * generator.integers(1, 256, size)).astype(np.uint8).view(np.bool_)
-    assert agree("gaps_into", where, BYTES[:0], most)
-    codes = filled(generator, gaps_into(where, BYTES[:0], most) + data.draw(st.integers(0, 20)), np.dtype("u1"))
+    before = data.draw(st.integers(0, 3 * most))
+    assert agree("gaps_into", where, BYTES[:0], most, before)
+    count, _ = gaps_into(where, BYTES[:0], most, before)
+    codes = filled(generator, count + data.draw(st.integers(0, 20)), np.dtype("u1"))
     if codes.size:
-        assert agree("gaps_into", where, codes, most)
+        ours, defined = answers("gaps_into", where, codes, most, before)
+        assert (ours[0], ours[2][:count]) == (defined[0], defined[2][:count])
     # Any bytes, too: what has to be refused is, before anything is written beyond the mask.
     ours, defined = answers("gaps_to_mask", filled(generator, size // 4, np.dtype("u1")), np.zeros(size, bool), most)
     assert ours == defined or ours[0] is defined[0] is False
@@ -193,6 +212,7 @@ def test_counting_what_is_near_zero(size: int, dtype: np.dtype[Any], data: st.Da
         edge = data.draw(st.integers(0, magnitude))
         assert agree("near_zero", patterns, magnitude, edge)
         assert agree("near_zero", np.zeros_like(patterns), magnitude, edge)
+        assert agree("above_into", patterns, np.empty(size, np.bool_), magnitude, edge)
 
 
 @compiled
@@ -394,9 +414,13 @@ KEYS = np.arange(16, dtype=np.uint32)
         ("scatter_into", (WORDS[:15], ~MASK, WORDS), "as many values as the mask has set"),
         ("scatter_into", (WORDS[:0], MASK[:15], WORDS), "a mask of the weight's length"),
         ("scatter_into", (BYTES[:0], MASK, WORDS), "room for the values' type"),
-        ("gaps_into", (~MASK, BYTES[:15], 15), "room for as many codes as the mask takes"),
-        ("gaps_into", (WORDS, BYTES, 15), "a byte a place and a code"),
-        ("gaps_into", (MASK, BYTES, 256), "codes of 1 to 8 bits"),
+        ("gaps_into", (~MASK, BYTES[:15], 15, 0), "room for as many codes as the mask takes"),
+        ("gaps_into", (~MASK, BYTES, 15, 15), "room for as many codes as the mask takes"),
+        ("gaps_into", (WORDS, BYTES, 15, 0), "a byte a place and a code"),
+        ("gaps_into", (MASK, BYTES, 256, 0), "codes of 1 to 8 bits"),
+        ("gaps_into", (MASK, BYTES, 15, 2**63), "a distance within memory"),
+        ("above_into", (WORDS, MASK[:15], 1, 0), "a byte a pattern"),
+        ("above_into", (WORDS, SHORT, 1, 0), "a byte a pattern"),
         ("gaps_to_mask", (BYTES, WORDS, 15), "a byte a code and a place"),
         ("gaps_to_mask", (BYTES, MASK, 0), "codes of 1 to 8 bits"),
         ("compared", (BYTES, BYTES[:15], 0, 0), "arrays of one length"),

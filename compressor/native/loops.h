@@ -30,6 +30,13 @@ runs is found out when this is loaded. What it computes is the same. */
 #define VECTORS
 #endif
 
+/* A loop that moves elements as compilers do not: written for AVX2, and called where there is AVX2. */
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#define AVX2 __attribute__((target("avx2,popcnt")))
+#define HAS_AVX2() __builtin_cpu_supports("avx2")
+#endif
+
 /* A loop for each width of patterns, and the call of the one that a buffer needs:
 `CALL(kept =, select, 4, (arguments))` is `kept = select_u32(arguments)`. */
 #define FOR_PATTERNS(loop) loop(u8) loop(u16) loop(u32) loop(u64)
@@ -71,6 +78,36 @@ static inline Py_ssize_t length(const Buffers *buffers, int place) {
     return buffers->view[place].len / buffers->view[place].itemsize;
 }
 
+/* Eight bytes as a word, least significant first, on a machine of either order, and back. */
+static inline uint64_t ordered(uint64_t word) {
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    return __builtin_bswap64(word);
+#else
+    return word;
+#endif
+}
+
+static inline uint64_t get_eight(const u8 *from) {
+    uint64_t word;
+    memcpy(&word, from, 8);
+    return ordered(word);
+}
+
+static inline void put_eight(u8 *to, uint64_t word) {
+    word = ordered(word);
+    memcpy(to, &word, 8);
+}
+
+/* What is known of the eight places of a byte: made once, when the module is loaded. */
+typedef struct {
+    uint64_t places;    /* which are set, a byte each, ascending */
+    uint64_t ranks;     /* of each place, how many before it are set */
+    uint64_t distances; /* between those that are set, a byte each; of the first one its place */
+    u8 count, after;    /* how many are set; how far the next byte is from the last of them */
+} Places;
+extern Places places_of[256];
+void make_places(void);
+
 /* Codes, packed and unpacked; loops that need them a few at a time ask for multiples of eight. */
 void unpack_codes(const u8 *packed, Py_ssize_t count, u8 *codes, int width);
 Py_ssize_t packed_nbytes(Py_ssize_t count, int width);
@@ -86,6 +123,7 @@ FUNCTION(scatter_into);
 FUNCTION(gaps_into);
 FUNCTION(gaps_to_mask);
 FUNCTION(near_zero);
+FUNCTION(above_into);
 FUNCTION(compared);
 FUNCTION(extremes_into);
 FUNCTION(fits_into);

@@ -63,6 +63,7 @@ static PyMethodDef methods[] = {
     LISTED(gaps_into),
     LISTED(gaps_to_mask),
     LISTED(near_zero),
+    LISTED(above_into),
     LISTED(compared),
     LISTED(extremes_into),
     LISTED(fits_into),
@@ -81,6 +82,7 @@ static PyMethodDef methods[] = {
 #endif
 
 static int begin(PyObject *module) {
+    make_places();
     PyObject *sources = PyLong_FromUnsignedLong(SOURCES);
     int failed = !sources || PyModule_AddObjectRef(module, "SOURCES", sources) < 0;
     Py_XDECREF(sources);

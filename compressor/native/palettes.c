@@ -1,6 +1,6 @@
 /* Palettes: the values behind codes, the codes of values, and whether a table has them all. */
 
-#include "loops.h"
+#include "registers.h"
 
 #define CHUNK 4096 /* codes that are unpacked at a time; a multiple of 8 */
 
@@ -131,6 +131,13 @@ static int settle(Hash *hash) {
         int zero = hash_##T(hash, keys, known, minus_zero); \
         if (zero == -2) \
             return -1; \
+        Short table; \
+        if (is_short(hash->keys, hash->count, zero, count, sizeof(T), &table)) { \
+            Py_ssize_t done = short_places(&table, patterns, count, sizeof(T), places); \
+            patterns += done; \
+            places += done; \
+            count -= done; \
+        } \
         if (zero >= 0) \
             hash->slots[slot_of(minus_zero, hash->multiplier, hash->bits)] = (uint16_t)zero; \
         if (hash->bits == FEW_BITS) \
@@ -139,11 +146,13 @@ static int settle(Hash *hash) {
             slots_##T(hash, patterns, count, places, MANY_BITS); \
         return 0; \
     } \
-    static inline Py_ssize_t leading_##T(const Hash *hash, const T *keys, const T *patterns, Py_ssize_t count, int bits) { \
+    static inline Py_ssize_t leading_##T(const Hash *hash, const Short *table, const T *keys, const T *patterns, Py_ssize_t count, int bits) { \
         uint64_t multiplier = hash->multiplier; \
         for (Py_ssize_t start = 0; start < count; start += CHUNK) { \
             Py_ssize_t stop = count - start < CHUNK ? count : start + CHUNK; \
             T other = 0; \
+            if (table && all_short(table, patterns + start, stop - start, sizeof(T))) \
+                continue; \
             for (Py_ssize_t i = start; i < stop; i++) \
                 other |= keys[hash->slots[slot_of(patterns[i], multiplier, bits)]] ^ patterns[i]; \
             for (; other && start < stop; start++) \
@@ -154,12 +163,15 @@ static int settle(Hash *hash) {
     } \
     static Py_ssize_t known_##T(Hash *hash, const T *keys, Py_ssize_t known, T minus_zero, const T *patterns, Py_ssize_t count) { \
         T all[KEYS + 1]; \
-        if (hash_##T(hash, keys, known, minus_zero) == -2) \
+        Short short_; \
+        int zero = hash_##T(hash, keys, known, minus_zero); \
+        if (zero == -2) \
             return -1; \
+        const Short *table = is_short(hash->keys, hash->count, zero, count, sizeof(T), &short_) ? &short_ : NULL; \
         for (int i = 0; i < hash->count; i++) \
             all[i] = (T)hash->keys[i]; \
-        return hash->bits == FEW_BITS ? leading_##T(hash, all, patterns, count, FEW_BITS) \
-                                      : leading_##T(hash, all, patterns, count, MANY_BITS); \
+        return hash->bits == FEW_BITS ? leading_##T(hash, table, all, patterns, count, FEW_BITS) \
+                                      : leading_##T(hash, table, all, patterns, count, MANY_BITS); \
     }
 FOR_PATTERNS(HASH)
 

@@ -14,7 +14,7 @@ from compressor.arrays import BFLOAT16, DType, NDArray, mantissa_bits
 from compressor.gaps import gaps_into, gaps_to_mask
 from compressor.kernels import dequantize_into, look_up_into, scatter_into, select_into
 from compressor.packing import pack_into, packed_nbytes, unpack_into
-from compressor.patterns import compared
+from compressor.patterns import above_into, compared
 from compressor.recognition.rows import codes_into, extremes_into, fits_into
 from compressor.recognition.scan import near_zero
 from compressor.recognition.schemes.narrow import narrow_into
@@ -87,10 +87,12 @@ def _masks(random: np.random.Generator) -> Iterator[Case]:
     yield "scatter a half", scatter_into, (chosen, where, values)
     for width, kept in ((4, 0.25), (8, 0.05)):
         few = random.random(SIZE) < kept
-        codes = np.empty(gaps_into(few, np.empty(0, np.uint8), (1 << width) - 1), np.uint8)
-        yield f"distances of {width} bits", gaps_into, (few, codes, (1 << width) - 1)
-        gaps_into(few, codes, (1 << width) - 1)
+        codes = np.empty(gaps_into(few, np.empty(0, np.uint8), (1 << width) - 1, 0)[0], np.uint8)
+        yield f"count distances of {width} bits", gaps_into, (few, codes[:0], (1 << width) - 1, 0)
+        yield f"distances of {width} bits", gaps_into, (few, codes, (1 << width) - 1, 0)
+        gaps_into(few, codes, (1 << width) - 1, 0)
         yield f"places from distances of {width} bits", gaps_to_mask, (codes, np.zeros(SIZE, bool), (1 << width) - 1)
+    yield "mark zeros", above_into, (values, where, (1 << 31) - 1, 0)
     yield "count zeros", near_zero, (values, (1 << 31) - 1, 0)
     signed = np.where(random.random(SIZE) < 0.5, values | np.uint32(1 << 31), values)  # -0.0 that became 0.0
     yield "compare but for signs of zeros", compared, (np.where(where, values, signed), values, (1 << 31) - 1, 0)
