@@ -235,11 +235,22 @@ def _kinds(values: NDArray, axis: int, at: NDArray, some: float) -> NDArray:
 
     By a sample: int `[rows, 3]`. some: the share of distinct values up to which they are not all.
     """
-    rows = np.moveaxis(values, axis, 0)
-    columns = places(values.size // len(rows), _VALUES)
-    few = np.ascontiguousarray(rows[(at[:, None], *np.unravel_index(columns, rows.shape[1:]))])
+    few = _taken(values, axis, at, places(values.size // values.shape[axis], _VALUES))
     patterns = np.sort(few.view(f"<u{few.dtype.itemsize}"), axis=1)
     zeros = np.count_nonzero(patterns & magnitude_bits(few.dtype) == 0, axis=1)
     others = np.count_nonzero(starts(patterns), axis=1) - (zeros > 0)
     share = others / np.maximum(1, few.shape[1] - zeros)
     return np.stack([zeros > few.shape[1] * _ZEROS, (share <= some) * 1 + (share <= _FEW), narrower(few)], axis=1)
+
+
+def _taken(values: NDArray, axis: int, at: NDArray, columns: NDArray) -> NDArray:
+    """Some values of some rows, `[rows, columns]`; taken in the order in which they lie in memory."""
+    strides = [math.prod(values.shape[one + 1 :]) for one in range(values.ndim)]
+    others = [one for one in range(values.ndim) if one != axis]
+    along, across = at * strides[axis], np.zeros(columns.size, np.intp)
+    for one, some in zip(others, np.unravel_index(columns, [values.shape[one] for one in others]), strict=True):
+        across += some * strides[one]
+    flat = values.reshape(-1)
+    if axis == 0:
+        return np.asarray(flat.take(along[:, None] + across))
+    return np.ascontiguousarray(flat.take(across[:, None] + along).T)
