@@ -237,7 +237,12 @@ def arrays(encoding: Encoding) -> Iterator[Array]:
 
 def nbytes(encoding: Encoding) -> int:
     """The bytes that the encoding takes when stored: codes and masks packed, tables and scales included."""
-    return sum(packed_nbytes(array.size, width) for array, width in stored(encoding))
+    if isinstance(encoding, Concatenated):
+        return sum(map(nbytes, encoding.parts))
+    return sum(
+        nbytes(field) if isinstance(field, Encoding) else packed_nbytes(field.size, width)
+        for _, field, width in _fields(encoding)
+    )
 
 
 def map_arrays(function: Callable[[Array, int], Array], encoding: E) -> E:

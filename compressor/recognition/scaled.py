@@ -151,12 +151,12 @@ def scales(rows: NDArray, table: Lookup) -> NDArray | None:
 def _fits_somehow(row: NDArray, largest: float, guesses: list[tuple[float, int]], table: Lookup) -> bool:
     """Whether any guess fits a row: where it has none, nobody needs to know of the others."""
     magnitude, sides = np.array([one for one, _ in guesses]), np.array([side for _, side in guesses])
+    quotients, each = largest / magnitude, np.broadcast_to(row, (magnitude.size, row.size))
+    scale = np.empty(magnitude.size, table.entries.dtype)
     for side in {*sides.tolist()}:
-        quotients = largest / magnitude[sides == side]
-        rows = np.tile(row, (quotients.size, 1))
-        if fits(rows, _guessed(rows, quotients, side, table), table).any():
-            return True
-    return False
+        some = sides == side
+        scale[some] = _guessed(each[some], quotients[some], side, table)
+    return bool(fits(np.ascontiguousarray(each), scale, table).any())
 
 
 def _guessed(rows: NDArray, quotients: NDArray, side: int, table: Lookup) -> NDArray:
