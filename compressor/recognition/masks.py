@@ -34,6 +34,9 @@ _NEARLY = 0.99
 _EXPLAINED = 0.4
 """Blocks describe zeros if they hold at least this share of those that chance would leave outside of them."""
 
+_ROUNDED = 1e-9
+"""More than sums of rates are rounded by, relatively."""
+
 _FEWEST_BLOCKS, _LONG_BLOCK = 8, 64
 """So few empty blocks are no structure; of blocks of so many values, a single one is."""
 
@@ -136,7 +139,8 @@ class _Zeros:
 
 
 def _rates(mask: NDArray, axis: int) -> NDArray:
-    return np.asarray(1 - mask.mean(axis=tuple(place for place in range(mask.ndim) if place != axis)))
+    kept = np.count_nonzero(mask, axis=tuple(place for place in range(mask.ndim) if place != axis))
+    return np.asarray(1 - kept / (mask.size // mask.shape[axis]))
 
 
 def _beyond_chance(empty: int, size: int, zeros: _Zeros) -> bool:
@@ -144,9 +148,13 @@ def _beyond_chance(empty: int, size: int, zeros: _Zeros) -> bool:
     count, by_chance = zeros.size // size, 0.0
     if empty < (1 if size >= _LONG_BLOCK else _FEWEST_BLOCKS) or empty <= count * _EXPLAINED * zeros.share:
         return False  # whatever chance makes
-    for axis in channel_axes(len(zeros.shape)):
-        if size * zeros.shape[axis] != zeros.size:  # a channel does not explain itself
-            by_chance = max(by_chance, float((zeros.rates(axis) ** size).mean()))
+    # A channel does not explain itself. Of zeros that are spread evenly over channels, chance makes the fewest blocks.
+    axes = [axis for axis in channel_axes(len(zeros.shape)) if size * zeros.shape[axis] != zeros.size]
+    evenly = zeros.share**size * (1 - _ROUNDED) if axes else 0.0
+    if empty / count - evenly <= _EXPLAINED * (zeros.share - evenly):
+        return False
+    for axis in axes:
+        by_chance = max(by_chance, float((zeros.rates(axis) ** size).mean()))
     return bool(empty / count - by_chance > _EXPLAINED * (zeros.share - by_chance))
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from compressor import gaps
 from compressor.arrays import ArraySpec, DType, NDArray, Shape, is_float, spec_of
+from compressor.cutting import in_blocks
 from compressor.encodings import (
     PLACES,
     Dense,
@@ -113,7 +114,8 @@ class _Where:
 
     def _gaps(self, dtype: DType) -> ArraySpec:
         if dtype not in self.codes:
-            self.codes[dtype] = ArraySpec((gaps.count_of(above(self.values, self.threshold), dtype),), dtype)
+            places = (above(some, self.threshold) for some in in_blocks(self.values))
+            self.codes[dtype] = ArraySpec((gaps.count_of(places, dtype),), dtype)
         return self.codes[dtype]
 
 
