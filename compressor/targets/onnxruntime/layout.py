@@ -34,8 +34,10 @@ def layout(
     opset, taken = assembly.opset(proto), assembly.names(proto.graph)
     forms = {name: held(wanted.get(name, "folded"), one, opset) for name, one in specs.items()}
     together = [*stacking.alike({name: one for name, one in specs.items() if forms[name] == "folded"})]
-    alone = [name for name in forms if name not in {name for names in together for name in names}]
-    ways = [Lowering(name, opset, forms[name], assembly.prefix(name, taken)) for name in alone]
+    within = {name for names in together for name in names}
+    ways = [
+        Lowering(name, opset, form, assembly.prefix(name, taken)) for name, form in forms.items() if name not in within
+    ]
     stored = [Stored(one := way(specs[way.name]), [(way, one.parts)]) for way in ways]
     stored += [_stacked(names, f"{stacking.NAME}{n}", specs, opset, taken) for n, names in enumerate(together)]
     constants = assembly.elsewhere(proto.graph, specs, model.path.parent)
