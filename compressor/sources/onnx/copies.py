@@ -41,7 +41,8 @@ def copies(constants: Mapping[str, Array]) -> dict[str, Copy]:
     """
     ordered = sorted(constants, key=lambda name: len(constants[name].shape) < 2)
     groups = _alike([ordered], lambda name: (constants[name].size, constants[name].dtype))
-    groups = _alike(groups, lambda name: _ends(constants[name]))
+    groups = _alike(groups, lambda name: _first(constants[name]))
+    groups = _alike(groups, lambda name: _last(constants[name]))
     found: dict[str, Copy] = {}
     for group in groups:
         known = _Known(constants)
@@ -60,14 +61,20 @@ def _alike(groups: Iterable[Sequence[str]], key: Callable[[str], Hashable]) -> l
     return made
 
 
-def _ends(values: Array) -> bytes:
-    """The first and the last element, which stay where they are in any order of the axes."""
+def _first(values: Array) -> bytes:
+    """The first element, which stays where it is in any order of the axes."""
+    if isinstance(values, MappedArray):
+        return np.asarray(replace(values, shape=(1,))).tobytes()
+    return np.asarray(values).reshape(-1)[:1].tobytes()
+
+
+def _last(values: Array) -> bytes:
+    """The last one, which does too."""
     if isinstance(values, MappedArray):
         last = (values.size - 1) // 8 * 8  # eight codes end with a byte, of however many bits they are
         place = values.offset + last * (values.width or bits(values.dtype)) // 8
-        first = np.asarray(replace(values, shape=(1,)))
-        return first.tobytes() + np.asarray(replace(values, offset=place, shape=(values.size - last,)))[-1:].tobytes()
-    return np.asarray(values).reshape(-1)[[0, -1]].tobytes()
+        values = replace(values, offset=place, shape=(values.size - last,))
+    return np.asarray(values).reshape(-1)[-1:].tobytes()
 
 
 @dataclass(frozen=True)
