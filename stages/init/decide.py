@@ -150,7 +150,9 @@ def _factory(making: Decision, found: models.Found, kind: str) -> str | None:
         return None  # what stands there is the user's
     builders = models.builders(making.repository, found)
     hint = f" The training's code has {', '.join(builders[:3])}." if builders else ""
-    question = f"{found.path} is a state dict: which module:function builds its module?{hint}"
+    there = (making.repository.folder / found.path).exists()
+    known = "is a state dict" if there else "is not there yet, and taken for a state dict by its name"
+    question = f"{found.path} {known}: which module:function builds its module?{hint}"
     return answers.reference(making.ask("factory", question, builders[0] if len(builders) == 1 else ""), "factory")
 
 

@@ -75,7 +75,12 @@ def everything(folder: Path) -> dict[str, tuple[bytes, int]]:
         ({}, ("--data", "lost.npz"), 2, "evaluate.data: lost.npz: no such file"),
         ({}, ("--data", "lost:held_out"), 2, "evaluate.data lost:held_out: no module 'lost'"),
         ({}, ("--data", "lost"), 2, "--data lost: expected module:function"),
-        ({"dvc.yaml": STATE}, (), 2, "--factory is missing: net.pt is a state dict: which module:function"),
+        (
+            {"dvc.yaml": STATE},
+            (),
+            2,
+            "--factory is missing: net.pt is not there yet, and taken for a state dict by its name: which",
+        ),
         ({"dvc.yaml": STATE, "train.py": NETWORKS}, (), 2, "builds its module? The training's code has train:Net."),
         ({"dvc.yaml": STATE}, ("--factory", "net.py"), 2, "--factory net.py: expected module:function"),
         ({"dvc.yaml": STATE}, ("--factory", "net:f"), 2, "--input is missing: nothing says what net.pt takes."),
