@@ -29,6 +29,7 @@ from compressor.recognition.rows import codes_into, extremes_into, fits_into
 from compressor.recognition.scan import near_zero
 from compressor.recognition.schemes.narrow import narrow_into
 from compressor.recognition.tables import known, places_into
+from compressor.turning import round_into, turn_into
 from compressor.widening import widen_into
 from tests import strategies
 
@@ -36,8 +37,8 @@ LOOPS: dict[str, Callable[..., Any]] = {
     each.__name__: each
     for each in (
         above_into, codes_into, compared, dequantize_into, distinct_into, extremes_into, fits_into, gaps_into,
-        gaps_to_mask, known, look_up_into, narrow_into, near_zero, pack_into, places_into, row_places_into,
-        scatter_into, search_into, select_into, unpack_into, widen_into,
+        gaps_to_mask, known, look_up_into, narrow_into, near_zero, pack_into, places_into, round_into, row_places_into,
+        scatter_into, search_into, select_into, turn_into, unpack_into, widen_into,
     )
 }  # fmt: skip
 
@@ -330,6 +331,34 @@ def test_narrowing(size: int, dtype: DType, narrower: DType, data: st.DataObject
 
 
 @compiled
+@given(sizes, st.data())
+def test_rounding(size: int, data: st.DataObject) -> None:
+    """Of any values, and of those around the middle between two halves."""
+    generator = strategies.random(data.draw)
+    wide = filled(generator, size, np.dtype(np.float32)).view(np.uint32)
+    if data.draw(st.booleans()):
+        near = filled(generator, size, np.dtype(np.float16)).astype(np.float32).view(np.uint32)
+        wide = near + generator.integers(0xFFE, 0x1003, size).astype(np.uint32)
+    assert agree("round_into", wide, filled(generator, size, np.dtype("u2")))
+
+
+@compiled
+def test_every_middle_between_two_halves_is_rounded_to_the_even_one():
+    with np.errstate(invalid="ignore"):
+        exact = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32).view(np.uint32)
+    for step in (0, 0xFFF, 0x1000, 0x1001, 0x1FFF):
+        assert agree("round_into", exact + np.uint32(step), np.empty(exact.size, np.uint16))
+
+
+@compiled
+@given(st.integers(1, 70), st.integers(0, 70), unsigned, st.data())
+def test_turning(rows: int, columns: int, dtype: np.dtype[Any], data: st.DataObject) -> None:
+    generator = strategies.random(data.draw)
+    values, room = (filled(generator, rows * columns, dtype) for _ in range(2))
+    assert agree("turn_into", values, room, rows)
+
+
+@compiled
 def test_every_half_is_widened():
     halves = np.arange(1 << 16, dtype=np.uint16)
     wide = np.empty(halves.size, np.uint32)
@@ -456,6 +485,12 @@ KEYS = np.arange(16, dtype=np.uint32)
         ("narrow_into", (SHORT, SHORT, 10), "float32 or float64"),
         ("widen_into", (SHORT, WORDS[:15]), "arrays of one length"),
         ("widen_into", (BYTES, WORDS), "float16 to float32"),
+        ("round_into", (WORDS, SHORT[:15]), "arrays of one length"),
+        ("round_into", (WORDS, WORDS), "float32 to float16"),
+        ("turn_into", (WORDS, SHORT, 4), "elements of one width"),
+        ("turn_into", (WORDS, WORDS[:15], 5), "arrays of one length"),
+        ("turn_into", (WORDS, WORDS, 3), "rows of one length"),
+        ("turn_into", (WORDS, WORDS, 0), "rows of one length"),
     ],
 )
 def test_lengths_that_do_not_fit_are_refused(name: str, arguments: tuple[Any, ...], said: str) -> None:

@@ -132,6 +132,8 @@ FUNCTION(codes_into);
 FUNCTION(dequantize_into);
 FUNCTION(narrow_into);
 FUNCTION(widen_into);
+FUNCTION(round_into);
+FUNCTION(turn_into);
 FUNCTION(distinct_into);
 FUNCTION(row_places_into);
 

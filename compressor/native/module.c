@@ -72,6 +72,8 @@ static PyMethodDef methods[] = {
     LISTED(dequantize_into),
     LISTED(narrow_into),
     LISTED(widen_into),
+    LISTED(round_into),
+    LISTED(turn_into),
     LISTED(distinct_into),
     LISTED(row_places_into),
     {NULL, NULL, 0, NULL},

@@ -19,6 +19,7 @@ from compressor.recognition.rows import codes_into, extremes_into, fits_into
 from compressor.recognition.scan import near_zero
 from compressor.recognition.schemes.narrow import narrow_into
 from compressor.recognition.tables import known, places_into
+from compressor.turning import round_into, turn_into
 from compressor.widening import widen_into
 from tests.benchmarks.measure import Figure
 
@@ -66,6 +67,8 @@ def _cases() -> Iterator[Case]:
         wide[...] = random.standard_normal(SIZE, np.float32).astype(dtype)
         yield f"narrow to {dtype}", narrow_into, (wide.view(np.uint32), small, mantissa_bits(dtype))
     yield "widen float16", widen_into, (small, wide.view(np.uint32))
+    yield "round to float16", round_into, (wide.view(np.uint32), small)
+    yield "turn a matrix of float16", turn_into, (small, np.empty_like(small), 768)
 
 
 def _palettes(random: np.random.Generator) -> Iterator[Case]:
