@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from compressor import packing
-from compressor.arrays import Array, ArraySpec, NDArray, PackedArray, bits, stored_type
+from compressor.arrays import Array, ArraySpec, ComputedArray, NDArray, PackedArray, bits, stored_type
 from compressor.compilation import by_rows
 from compressor.compilation.plan import Choice
 from compressor.compilation.stream import InexactError
@@ -91,6 +91,8 @@ def encode(weight: Weight, form: Candidate) -> Encoding:
         source = weight.encoding
         describing = [name for name in form.schemes if name != sparsify.NAME]
         scheme = schemes.get(describing[-1]) if describing else None
+        if isinstance(source, Dense) and isinstance(source.values, ComputedArray) and source.values.rows is None:
+            source = Dense(np.asarray(source.values))  # once: what follows reads it several times
         if scheme is not None and form.loss.max_error:
             source = Dense(_nearest(decode(source), scheme, form.loss.max_error))
         encoded = _encoded(source, spec, scheme, form.loss.threshold)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from compressor.arrays import DType, NDArray, Shape
+from compressor.cutting import in_blocks
 from compressor.encodings import Dense, Sparse, map_arrays, nbytes, shape
 from compressor.formats.coreml.skeleton import Skeleton, rename
 from compressor.formats.coreml.values import Held
@@ -25,6 +26,7 @@ from compressor.targets import Asked
 from compressor.targets.coreml import batch_norm, conversion
 from compressor.targets.coreml.frontends import Translated, translated
 from compressor.targets.coreml.holding import Room, Sources
+from compressor.targets.coreml.maps import lying, read
 from compressor.targets.coreml.moves import InTurn
 from compressor.targets.coreml.request import Request
 from compressor.targets.coreml.rounding import as_codes
@@ -182,10 +184,10 @@ def _why_not_fold(room: Room, sources: Sources, slot: Slot, factor: NDArray) -> 
 
 def _is_too_large(slot: Slot) -> bool:
     """Whether a value, multiplied, is beyond float16."""
-    values = slot.values
-    factor = np.ones((1,) * values.ndim) if slot.factor is None else slot.factor
-    axes = tuple(axis for axis, count in enumerate(factor.shape) if count == 1)
-    if not values.size:
-        return False
+    factor = slot.factor
+    if factor is None:
+        array, _ = lying(slot.values)
+        return any(max(part.max(), -part.min()) > LARGEST for part in in_blocks(array))
+    axes, values = tuple(axis for axis, count in enumerate(factor.shape) if count == 1), read(slot.values)
     largest = np.maximum(values.max(axes, keepdims=True), -values.min(axes, keepdims=True))
     return bool((largest * np.abs(factor)).max() > LARGEST)

@@ -11,13 +11,12 @@ from types import MappingProxyType
 from typing import Any
 
 from compressor.arrays import NDArray
-from compressor.encodings import decode
 from compressor.errors import CompressorError
 from compressor.model import UNTRACED, Model
 from compressor.targets.coreml import conversion, origins, slots
+from compressor.targets.coreml.maps import held, keeping
 from compressor.targets.coreml.request import Request
 from compressor.targets.coreml.slots import Slot
-from compressor.targets.coreml.spilling import spilled
 from compressor.weight import Copy
 
 
@@ -46,7 +45,7 @@ def translated(model: Model, request: Request) -> Translated:
         CompressorError: there is no program, and why not by either way.
     """
     conversion.forget()
-    values = {weight.name: spilled(decode(weight.encoding)) for weight in model.weights}
+    values = {weight.name: held(weight.encoding) for weight in model.weights}
     by_torch = _by_torch(model, request, values)
     if isinstance(by_torch, Translated) and not by_torch.lost:
         return by_torch
@@ -98,7 +97,7 @@ def _found(
     known = origins.of_copies(known, copies, shapes)
     with conversion.quiet():
         slots.fold(program)
-    found = [replace(slot, values=spilled(slot.values)) for slot in slots.find(program, known)]
+    found = slots.find(program, known, keeping(values.values()))
     whole = {slot.origin.weight for slot in found if slot.origin is not None}
     lost = sum(array.size >= slots.FEWEST_ELSEWHERE for name, array in values.items() if name not in whole)
     return Translated(program, found, notes, lost)

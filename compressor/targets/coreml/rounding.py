@@ -14,7 +14,8 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from compressor.arrays import UINT8, ComputedArray, DType, NarrowArray, NDArray, Shape
+from compressor.arrays import UINT8, Array, ComputedArray, DType, NarrowArray, NDArray, Shape
+from compressor.cutting import in_blocks, rows
 from compressor.encodings import (
     Dense,
     Encoding,
@@ -32,7 +33,9 @@ from compressor.encodings import (
 )
 from compressor.kernels import expand
 from compressor.patterns import patterns
+from compressor.targets.coreml.maps import lying
 from compressor.targets.coreml.rewriting import even
+from compressor.turning import halves, turned
 
 Move = Callable[[NDArray], NDArray]
 """Takes an array of a weight's shape the way that its values have gone."""
@@ -62,7 +65,14 @@ def rounded(
     if made is not None:
         return made, told
     known = None if source is None else Traced(source, move)
-    return Dense(ComputedArray(values.shape, to, Rounded(values, to, factor, known))), told
+    return Dense(later(values, to, factor, known)), told
+
+
+def later(values: NDArray, to: DType, factor: NDArray | None, known: Traced | None) -> ComputedArray:
+    """Values multiplied and rounded, whenever they are read. known: what has them in another process."""
+    array, order = lying(values)
+    made = Rounded(array, order, to, factor, known)
+    return ComputedArray(values.shape, to, made, made.rows if made.in_rows else None)
 
 
 def _multiplied(
@@ -99,43 +109,72 @@ class Traced:
 class Rounded:
     """Values multiplied and rounded, whenever they are read.
 
-    values: as a frontend has given them, mapped from a file without a name. In another process, where there is no such
+    values: where they lie: in the source's file, or in one without a name. In another process, where there is no such
         file, they are those of `known`, if these are the same bits: none of them goes from one process to another then.
+    order: their axes in the weight's order.
     to: the type that they are rounded to. factor: what they are multiplied with, float64, of their rank.
     """
 
-    values: NDArray | None
+    values: Array
+    order: tuple[int, ...]
     to: DType
     factor: NDArray | None
     known: Traced | None
 
     def __call__(self) -> NDArray:
-        values = self._values()
-        if values.dtype == self.to and self.factor is None and values.flags.c_contiguous:
-            return values
-        result = np.empty(values.shape, self.to)
-        with np.errstate(over="ignore"):
-            if self.factor is None:
-                result[...] = values
-            else:  # in float64, a buffer of a few values at a time
-                np.multiply(values, self.factor, out=result, dtype=np.float64, casting="unsafe")
-        return result
+        return turned(self._rounded(), self.order)
 
-    def _values(self) -> NDArray:
-        if self.values is not None:
-            return self.values
-        assert self.known is not None
-        return self.known()
+    def rows(self, start: int, end: int) -> NDArray:
+        """The rows from one to another, where they lie as rows."""
+        factor = self.factor if self.factor is None or len(self.factor) == 1 else self.factor[start:end]
+        return replace(self, values=rows(self.values, start, end), factor=factor)()
+
+    @property
+    def in_rows(self) -> bool:
+        """Whether some rows cost less than all of them."""
+        return bool(self.order) and self.order == (*range(len(self.order)),) and type(self.values) is not ComputedArray
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether to compute it whenever it is read costs less than a file, in time and in memory."""
+        return self.factor is None and (self.in_rows or self.values.size * self.to.itemsize <= _LARGE)
+
+    def _rounded(self) -> NDArray:
+        """As they lie."""
+        if self.values.dtype == self.to and self.factor is None:
+            return np.ascontiguousarray(self.values)
+        made = np.empty(self.values.shape, self.to)
+        if self.factor is not None:  # in float64, a buffer of a few values at a time
+            factor = self.factor.transpose(np.argsort(self.order))
+            with np.errstate(over="ignore"):
+                np.multiply(np.asarray(self.values), factor, out=made, dtype=np.float64, casting="unsafe")
+            return made
+        flat, done = made.reshape(-1), 0
+        for part in in_blocks(self.values):
+            flat[done : done + part.size] = halves(part) if self._is_halved else part
+            done += part.size
+        return made
+
+    @property
+    def _is_halved(self) -> bool:
+        return self.values.dtype == np.float32 and self.to == np.float16
 
     @cached_property
     def _is_known(self) -> bool:
         """Whether the source has the very values: asked once, however often a weight is sent."""
-        return self.values is None or (self.known is not None and _same(self.values, self.known()))
+        return self.known is not None and _same(np.asarray(self.values).transpose(self.order), self.known())
 
-    def __reduce__(self) -> tuple[type[Rounded], tuple[NDArray | None, DType, NDArray | None, Traced | None]]:
-        if self._is_known:
-            return Rounded, (None, self.to, self.factor, self.known)
-        return Rounded, (self.values, self.to, self.factor, None)
+    def __reduce__(self) -> tuple[type[Rounded], tuple[object, ...]]:
+        values, order = self.values, self.order
+        if isinstance(values, np.ndarray) and self._is_known:
+            assert self.known is not None
+            dims = tuple(values.shape[axis] for axis in order)
+            values, order = ComputedArray(dims, values.dtype, self.known), (*range(len(order)),)
+        return Rounded, (values, order, self.to, self.factor, None)
+
+
+_LARGE = 32 << 20
+"""Bytes of rounded values from which on a file is made of those that are turned: all of them would be in memory."""
 
 
 def _same(one: NDArray, other: NDArray) -> bool:

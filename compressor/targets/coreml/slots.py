@@ -13,6 +13,7 @@ from coremltools.converters.mil.mil.passes.pass_pipeline import PassPipeline, Pa
 
 from compressor.arrays import NDArray
 from compressor.targets.coreml.editing import operations
+from compressor.targets.coreml.maps import read
 from compressor.targets.coreml.origins import Origins
 from compressor.weight import Origin
 
@@ -42,7 +43,7 @@ class Slot:
 
     name: unique in the program: that of the weight, numbered where one weight became several constants.
     origin: the weight that it comes from; None for a constant that the frontend made.
-    values: as the frontend gives them, before rounding.
+    values: as the frontend gives them, before rounding; to be read by `maps.read`.
     vars: the constants in the program that are this one, each under its own shape.
     uses: the types of the operators that read it.
     factor: what a batch norm behind the layer multiplies them with, float64, of the values' rank; None for 1.
@@ -67,8 +68,8 @@ def fold(program: Program) -> None:
     PassPipelineManager.apply_pipeline(program, PassPipeline(passes, "fold"))
 
 
-def find(program: Program, origins: Origins) -> list[Slot]:
-    """The slots of a folded program, in the order in which they are read first."""
+def find(program: Program, origins: Origins, kept: Callable[[NDArray], NDArray]) -> list[Slot]:
+    """The slots of a folded program, in the order in which they are read first. kept: their values in no memory."""
     by_base: dict[str, list[Slot]] = {}
     for var in _constants(program):
         uses = {use.op_type for use in var.child_ops if _is_weight(var, use)}
@@ -77,10 +78,11 @@ def find(program: Program, origins: Origins) -> list[Slot]:
         origin = origins(var)
         base = var.name if origin is None else origin.weight
         slots = by_base.setdefault(base, [])
-        same = next((slot for slot in slots if origin is not None and is_same(slot.values, var.val)), None)
+        values = kept(var.val)
+        same = next((slot for slot in slots if origin is not None and is_same(slot.values, values)), None)
         if same is None:
             name = f"{base}.{len(slots)}" if slots else base
-            slots.append(Slot(name, origin, var.val, (var,), tuple(sorted(uses))))
+            slots.append(Slot(name, origin, values, (var,), tuple(sorted(uses))))
         else:
             uses |= {*same.uses}
             slots[slots.index(same)] = replace(same, vars=(*same.vars, var), uses=tuple(sorted(uses)))
@@ -89,7 +91,7 @@ def find(program: Program, origins: Origins) -> list[Slot]:
 
 def is_same(values: NDArray, others: NDArray) -> bool:
     """Whether two constants have the same elements in the same order, under whatever shapes."""
-    return values.size == others.size and np.array_equal(values.reshape(-1), others.reshape(-1))
+    return values.size == others.size and np.array_equal(read(values).reshape(-1), read(others).reshape(-1))
 
 
 def _constants(program: Program) -> Iterator[Var]:

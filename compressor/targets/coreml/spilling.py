@@ -72,6 +72,8 @@ def computed_once(array: Array) -> Array:
     """
     if not isinstance(array, ComputedArray) or array.size * array.dtype.itemsize < SPILLED:
         return array
+    if getattr(array.compute, "is_quick", False):
+        return array
     values = np.ascontiguousarray(array)
     spilled_ = spilled(values.reshape(-1).view(np.uint8))  # codes of few bits are no type that files have
     made = spilled_.view(values.dtype).reshape(values.shape)

@@ -6,6 +6,7 @@ import multiprocessing
 import pickle
 from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from compressor.compilation.planning import Request
 from compressor.compilation.tasks import pickled
 from compressor.encodings import Dense, decode
 from compressor.recognition.findings import Settings
+from compressor.targets.coreml.rounding import Traced, later
 from tests.compilation.test_workers import Inline
 from tests.faults.commands import snapshot
 from tests.targets.coreml.networks import Exported
@@ -48,18 +50,15 @@ def test_a_fitted_weight_pickles_as_where_its_values_lie(model: Path, name: str)
         assert again.origin.weight == weight.name
 
 
-def test_values_that_a_frontend_has_made_are_sent(model: Path) -> None:
+@pytest.mark.parametrize("given", [0.1, 0.2])
+def test_values_that_a_frontend_has_made_are_sent(given: float) -> None:
     """What the moves that were noted do not give is no reading of the source."""
-    target = targets.get("iOS18")
-    fitted = target.fit(sources.read(model), Request(target, PIPELINES["auto"], Settings())).model
-    (dense,) = (weight for weight in fitted.weights if weight.name == "w1")
-    assert isinstance(dense.encoding, Dense)
-    assert isinstance(dense.encoding.values, ComputedArray)
-    rounded = dense.encoding.values.compute
-    with model.open("r+b") as file:  # the source is another one
-        file.write(bytes(model.stat().st_size))
-    assert len(pickled(rounded)) > SIZE * SIZE * 4
-    np.testing.assert_array_equal(pickle.loads(pickled(rounded))(), rounded())  # noqa: S301
+    dims, kind = (SIZE, SIZE), np.dtype(np.float32)
+    known = Traced(Dense(ComputedArray(dims, kind, partial(np.full, dims, np.float32(0.1)))), None)
+    rounded = later(np.full(dims, given, kind), np.dtype(np.float16), None, known).compute
+    sent = pickled(rounded)
+    assert (len(sent) > MOST_NBYTES) == (given != 0.1)
+    np.testing.assert_array_equal(pickle.loads(sent)(), np.full(dims, given, np.float16))  # noqa: S301
 
 
 def compressed(model: Path, out: Path, target: str, executor: Executor | None = None) -> dict[str, object]:

@@ -360,7 +360,7 @@ def slots_of(model, names=None):
     origins = traced(found, {name: value.shape for name, value in weights.items()})
     with quiet():
         fold(found)
-    return weights, find(found, origins)
+    return weights, find(found, origins, np.asarray)
 
 
 def test_a_weight_reaches_its_layer_by_its_name():

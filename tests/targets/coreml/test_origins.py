@@ -29,7 +29,7 @@ def slots_of(move: Callable[[Any, Any], Any]) -> list[Slot]:
     origins = traced(program, {"w": SHAPE, "v": SHAPE})
     with quiet():
         fold(program)
-    return find(program, origins)
+    return find(program, origins, np.asarray)
 
 
 def moved(slot: Slot) -> Any:

@@ -33,7 +33,7 @@ def chain(layer: Callable[[Any, int], Any], shape: tuple[int, ...], count: int) 
             x = layer(x, number)
         return x
 
-    return program, slots.find(program, lambda var: Origin(var.name.split(".")[0]))
+    return program, slots.find(program, lambda var: Origin(var.name.split(".")[0]), np.asarray)
 
 
 def linear(x: Any, number: int) -> Any:
