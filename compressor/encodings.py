@@ -44,6 +44,7 @@ __all__ = [
     "Whole",
     "arrays",
     "codes_of",
+    "counted",
     "decode",
     "dtype",
     "full_mask",
@@ -208,6 +209,12 @@ def tabled(values: NarrowArray | ArraySpec, rank: int) -> Palettized:
     with np.errstate(invalid="ignore"):  # some of them are NaN
         lut = np.arange(256, dtype=np.uint8).view(narrow).astype(values.dtype)
     return Palettized(as_uint8(values.values), lut.reshape(to))
+
+
+def counted(codes: Dense | Palettized, width: int) -> Palettized:
+    """The spec of codes in fewer bits than their type has: of places in the table of all that so many bits are."""
+    of = shape(codes)
+    return Palettized(ArraySpec(of, UINT8), ArraySpec((*(1,) * len(of), 1 << width, 1), dtype(codes)))
 
 
 def is_places(mask: Array) -> bool:

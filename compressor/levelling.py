@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from compressor.arrays import Array, ArraySpec, DType, NDArray, Shape, is_float
-from compressor.encodings import Dense, Palettized, Quantized, decode, dtype, index_bits, plain
+from compressor.encodings import Dense, Palettized, Quantized, counted, decode, dtype, index_bits, plain
 
 
 def levelled(encoding: Quantized, spec: Quantized) -> Quantized:
@@ -56,5 +56,4 @@ def spec_of_codes(width: int, shape: Shape, kinds: dict[int, DType]) -> Dense | 
     if width in kinds:
         return Dense(ArraySpec(shape, kinds[width]))
     code = next(kind for limit, kind in kinds.items() if width < limit)
-    lut = ArraySpec((*(1,) * len(shape), 1 << width, 1), code)
-    return Palettized(ArraySpec(shape, np.dtype(np.uint8)), lut)
+    return counted(Dense(ArraySpec(shape, code)), width)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from compressor import encodings
 from compressor.arrays import NDArray, Shape
-from compressor.encodings import Encoding
+from compressor.encodings import Encoding, Quantized
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,7 @@ class Weight:
         where every reader is linear in it and the like: then 0.0 may stand for -0.0.
     shapes: others under which readers have it, elements in the same order: its form must be one under these, too.
     origin: of a weight that a target has in another way than its source: the one that it was made of, if it is one.
+    width: the bits that a code takes where it lies, where that is fewer than those of its type; 0 where it is not.
     """
 
     name: str
@@ -76,3 +78,12 @@ class Weight:
     signed: str = ""
     shapes: tuple[Shape, ...] = ()
     origin: Origin | None = None
+    width: int = 0
+
+    @property
+    def as_stored(self) -> Encoding:
+        """How it is stored, to be told: of codes in fewer bits than those of their type a spec, or the encoding."""
+        if not self.width or not isinstance(self.encoding, Quantized):
+            return self.encoding
+        spec = encodings.spec(self.encoding)
+        return replace(spec, data=encodings.counted(spec.data, self.width))

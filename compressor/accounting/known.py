@@ -57,7 +57,7 @@ def known(read: Callable[[], Model], notes: list[str]) -> Known | None:
         notes.append(f"what its weights are is not known, and guessed from their types: {line(error)}")
         return None
     for weight in weights:
-        forms[weight.name] = encodings.name(weight.encoding)
+        forms[weight.name] = encodings.name(weight.as_stored)
         for array in encodings.arrays(weight.encoding):
             if isinstance(array, MappedArray):
                 places.setdefault((array.path, array.offset), weight.name)

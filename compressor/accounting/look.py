@@ -72,7 +72,7 @@ def taken(
         found = take(model, asked)
         chosen = planned(found, asked)
     fitted = found.fitted
-    stored = sum(encodings.nbytes(weight.encoding) for weight in model.weights)
+    stored = sum(encodings.nbytes(weight.as_stored) for weight in model.weights)
     by_name = {one.name: one for one in fitted.model.weights}
     alone = model.graph is None and sources.readable(path) and sources.exporter(path) is None
     seen = (path, by_name, found.findings, fitted.target, pipeline, settings, chosen, stored, _turned(model), alone)
@@ -80,7 +80,7 @@ def taken(
 
 
 def _turned(model: Model) -> dict[str, int]:
-    sizes = {weight.name: encodings.nbytes(weight.encoding) for weight in model.weights}
+    sizes = {weight.name: encodings.nbytes(weight.as_stored) for weight in model.weights}
     return {name: sizes[copy.weight] for name, copy in model.copies.items() if copy.order}
 
 

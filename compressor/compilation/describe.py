@@ -120,7 +120,7 @@ def _digest(path: Path, known: Future[str] | None) -> str:
 
 
 def _inspected(weight: Weight) -> WeightFacts:
-    encoding = weight.encoding
+    encoding = weight.as_stored
     shape, dtype = encodings.shape(encoding), encodings.dtype(encoding)
     return WeightFacts(
         weight.name,

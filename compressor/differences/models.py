@@ -192,7 +192,7 @@ class _Reader:
     def stored(self, weight: Weight | None) -> Stored | None:
         if weight is None:
             return None
-        encoding = weight.encoding
+        encoding = weight.as_stored
         shape, dtype = encodings.shape(encoding), encodings.dtype(encoding)
         return Stored(
             weight.name,

@@ -111,12 +111,8 @@ def in_fewer_bits(candidate: Candidate) -> Candidate | None:
     spec = candidate.spec
     if not candidate.width or not isinstance(spec, Quantized):
         return None
-    code, shape = encodings.dtype(spec.data), encodings.shape(spec.data)
-    table = ArraySpec((*(1,) * len(shape), 1 << candidate.width, 1), code)
-    counted = Palettized(ArraySpec(shape, np.dtype(np.uint8)), table)
-    return replace(
-        candidate, spec=replace(spec, data=counted), evidence=f"{candidate.evidence}, {candidate.width} bits"
-    )
+    counted = replace(spec, data=encodings.counted(spec.data, candidate.width))
+    return replace(candidate, spec=counted, evidence=f"{candidate.evidence}, {candidate.width} bits")
 
 
 def _counted(codes: NDArray, spec: Palettized) -> Palettized:

@@ -121,7 +121,8 @@ def _packed(prefix: str, tensors: Mapping[str, MappedArray], declared: tuple[Lay
     parts = QuantizedParts(
         f"{prefix}weight", packed.path, codes, scale, replace(scheme, bits=width), tensors.get("weight_g_idx")
     )
-    return parts.weight(_zero_points(prefix, tensors.get("weight_zero_point"), parts, layout))
+    made = parts.weight(_zero_points(prefix, tensors.get("weight_zero_point"), parts, layout))
+    return replace(made, width=0 if width == bits(codes.dtype) else width)
 
 
 def _packed_floats(prefix: str, tensors: Mapping[str, MappedArray], declared: tuple[LayerScheme, ...]) -> Weight | None:

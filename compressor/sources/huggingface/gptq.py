@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from compressor.arrays import MappedArray, NDArray
+from compressor.arrays import MappedArray, NDArray, bits
 from compressor.encodings import Dense, Quantized
 from compressor.errors import CompressorError
 from compressor.sources.huggingface.checkpoint import Checkpoint
@@ -89,7 +89,8 @@ def _weight(prefix: str, tensors: Mapping[str, MappedArray], said: Mapping[str, 
     if order is not None:
         return reordered(f"{prefix}weight", codes, scale, zero_point, order)
     block = None if columns % size == 0 else (1, size)
-    return Weight(f"{prefix}weight", Quantized(Dense(codes), scale, zero_point, block))
+    encoding = Quantized(Dense(codes), scale, zero_point, block)
+    return Weight(f"{prefix}weight", encoding, width=0 if width == bits(code) else width)
 
 
 def _width(prefix: str, tensors: Mapping[str, MappedArray], said: Mapping[str, Any]) -> int:

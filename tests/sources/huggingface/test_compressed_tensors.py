@@ -72,11 +72,13 @@ def test_pack_quantized_keeps_its_codes(tmp_path: Path, width: int) -> None:
         "l.weight_shape": np.array([6, 96]),
     }
     said = scheme(num_bits=width, strategy="group", group_size=32, symmetric=False)
-    encoding = read(tmp_path, tensors, said).encoding
+    weight = read(tmp_path, tensors, said)
+    encoding = weight.encoding
     expected = product(codes, np.repeat(zeros, 32, 1), np.repeat(scale, 32, 1), np.float16)
     assert isinstance(encoding, Quantized)
     assert np.array_equal(decode(encoding), expected)
     assert name(encoding) == {2: "int2", 3: "int4", 4: "int4", 5: "int8", 8: "int8"}[width]
+    assert name(weight.as_stored) == {3: "int4(palettized3)", 5: "int8(palettized5)"}.get(width, name(encoding))
 
 
 def test_codes_of_the_first_versions_leave_bits_of_a_word_unused(tmp_path: Path) -> None:

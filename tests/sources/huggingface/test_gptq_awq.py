@@ -30,6 +30,7 @@ def test_gptq_keeps_its_codes(tmp_path: Path, width: int, code: DType, size: int
     assert weight.name == "m.l.weight"
     assert isinstance(weight.encoding, Quantized)
     assert dtype(weight.encoding.data) == code
+    assert name(weight.as_stored) == ("uint4(palettized3)" if width == 3 else code.name)
     assert weight.encoding.scale.shape == (32, 1 if size == -1 else 3)
     assert np.array_equal(decode(weight.encoding), expected)
     assert decode(weight.encoding).dtype == np.float16

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 import compressor
+from compressor import sources
 from compressor.compilation.manifest import Manifest
+from compressor.differences.models import differences
 from compressor.errors import UsageError
 from tests.formats.compressed_tensors import decompressed
 from tests.sources.huggingface import folders
@@ -214,6 +216,19 @@ def test_what_is_compressed_once_stays_as_it_is(tmp_path: Path) -> None:
     assert stored(twice) == stored(once)
     assert {file.sha256 for file in twice.files} == {file.sha256 for file in once.files}
     assert compressor.inspect(tmp_path / "once").dense_nbytes > 1.5 * once.nbytes
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_inspect_and_diff_tell_the_bits_that_codes_take(bits: int, tmp_path: Path) -> None:
+    folders.dense(tmp_path / "source", {"layers.0.up.weight": grid(64, 160, bits=bits)})
+    (made,) = compressed(tmp_path / "source", tmp_path / "out").weights
+    (found,) = compressor.inspect(tmp_path / "out").weights
+    assert (found.encoding, found.nbytes) == (made.encoding, made.nbytes)
+    assert 0 <= found.nbytes - 64 * 160 * bits // 8 - 64 * 4 <= 128  # codes, scales, and a table that counts them
+    (apart,) = differences(sources.read(tmp_path / "source"), sources.read(tmp_path / "out")).weights
+    assert apart.after is not None
+    assert (apart.after.encoding, apart.after.nbytes) == (made.encoding, made.nbytes)
+    assert apart.same_values
 
 
 def test_what_was_left_dense_stays_so(tmp_path: Path) -> None:
