@@ -1,7 +1,7 @@
-"""Weights as a program holds them: maps of the files in which they lie, which nobody reads but who computes with them.
+"""Weights as a program holds them: maps of copies of them, which nobody reads but who computes with them.
 
-A map ends the process where its file is cut short and it is read then. A program moves most weights and computes with
-hardly any, and a view of a map says which elements it has: whoever wants them reads those of the file, in slices.
+A map of the source's own file would end the process where that is cut short. A program moves most weights and computes
+with hardly any, and a view of a copy says which elements it has: whoever wants them reads those of the source.
 """
 
 from __future__ import annotations
@@ -9,18 +9,23 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from compressor.arrays import Array, ComputedArray, MappedArray, NDArray, Shape
 from compressor.encodings import Dense, Encoding, decode
-from compressor.errors import CompressorError
-from compressor.targets.coreml.spilling import SPILLED, spilled
+from compressor.targets.coreml.spilling import SPILLED, in_file, spilled
+
+
+class _Copy(np.memmap[Any, Any]):
+    """A map of a copy of what lies in a file. source: where."""
+
+    source: MappedArray
 
 
 def held(encoding: Encoding) -> NDArray:
-    """The values of a weight, in no memory: a map of where they lie, or of a file without a name for what is computed.
+    """The values of a weight, in no memory: a map of a file without a name, which nobody can cut short.
 
     Raises:
         CompressorError: they cannot be read, or the file cannot be written.
@@ -28,14 +33,9 @@ def held(encoding: Encoding) -> NDArray:
     array = encoding.values if isinstance(encoding, Dense) else None
     if not isinstance(array, MappedArray) or array.dtype.kind != "f" or array.nbytes < SPILLED:
         return spilled(decode(encoding))
-    if array.offset % array.dtype.itemsize:  # torch takes no values in between
-        return spilled(decode(encoding))
-    try:  # whoever writes to it all the same, as torch may, has a copy of that page
-        made = np.asarray(np.memmap(array.path, array.dtype, "c", array.offset, array.shape))
-    except (OSError, ValueError) as error:
-        raise CompressorError(f"{array.path}: cannot be mapped from byte {array.offset} on: {error}") from error
-    made.flags.writeable = False
-    return made
+    made = in_file(array.runs(_RUN), array, _Copy)
+    made.source = array
+    return np.asarray(made)
 
 
 def keeping(maps: Iterable[NDArray]) -> Callable[[NDArray], NDArray]:
@@ -62,12 +62,11 @@ def lying(values: NDArray) -> tuple[Array, tuple[int, ...]]:
         if values.transpose(descending).flags.c_contiguous:
             values, order = values.transpose(descending), tuple(int(axis) for axis in np.argsort(descending))
     owner = _owner(values)
-    if not isinstance(owner, np.memmap) or owner.filename is None:
+    if not isinstance(owner, _Copy):
         return values, order
     start, end = np.lib.array_utils.byte_bounds(values)
-    range_ = MappedArray(
-        Path(owner.filename), owner.offset + start - _address(owner), ((end - start) // values.itemsize,), values.dtype
-    )
+    path, offset = owner.source.path, owner.source.offset + start - _address(owner)
+    range_ = MappedArray(path, offset, ((end - start) // values.itemsize,), values.dtype)
     if values.flags.c_contiguous:
         return MappedArray(range_.path, range_.offset, values.shape, values.dtype), order
     view = _View(range_, (_address(values) - start) // values.itemsize, values.shape, values.strides)
@@ -75,7 +74,7 @@ def lying(values: NDArray) -> tuple[Array, tuple[int, ...]]:
 
 
 def read(values: NDArray) -> NDArray:
-    """The elements, of a map those of its file."""
+    """The elements, of a copy those of the source."""
     array, order = lying(values)
     return np.asarray(array).transpose(order)
 
@@ -95,6 +94,10 @@ class _View:
     def __call__(self) -> NDArray:
         values = np.asarray(self.range)
         return np.ndarray(self.shape, values.dtype, values, self.first * values.itemsize, self.strides)
+
+
+_RUN = 1 << 19
+"""Bytes that are copied at a time."""
 
 
 def _address(values: NDArray) -> int:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from tempfile import TemporaryFile, gettempdir
+from typing import Any, TypeVar
 
 import numpy as np
 
 from compressor.arrays import Array, ComputedArray, NDArray
 from compressor.errors import CompressorError
+
+M = TypeVar("M", bound="np.memmap[Any, Any]")
 
 SPILLED = 1 << 20
 """Arrays of so many bytes lie in a file."""
@@ -24,12 +27,21 @@ def spilled(values: NDArray) -> NDArray:
     """
     if values.nbytes < SPILLED or _is_mapped(values):
         return values
+    return np.asarray(in_file([np.ascontiguousarray(values)], values, np.memmap))
+
+
+def in_file(parts: Iterable[NDArray], like: Array, kind: type[M]) -> M:
+    """The parts, one behind the other, in a file without a name, mapped with the shape and the type of an array.
+
+    Raises:
+        CompressorError: the file cannot be written.
+    """
     try:
         with TemporaryFile(prefix="compressor-") as file:
-            file.write(np.ascontiguousarray(values).data)
+            file.writelines(part.data for part in parts)
             file.flush()
             # Whoever writes to it all the same, as torch may, has a copy of that page.
-            made = np.asarray(np.memmap(file, values.dtype, "c", shape=values.shape))
+            made = kind(file, like.dtype, "c", shape=like.shape)
     except OSError as error:
         raise CompressorError(f"{gettempdir()}: cannot be written: {error.strerror}.") from error
     made.flags.writeable = False

@@ -1,4 +1,4 @@
-"""Weights as maps of their files: a view says which elements it has, and these are read, not mapped."""
+"""Weights as maps of copies: a view says which elements it has, and these are read where they lie."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ def test_views_are_read_from_their_file(source: MappedArray, view: str) -> None:
     factor = np.linspace(0.5, 2, made.shape[0]).reshape(-1, *[1] * (made.ndim - 1))
     scaled = later(made, HALF, factor, None)
     assert np.asarray(scaled).tobytes() == (expected.astype(np.float64) * factor).astype(HALF).tobytes()
-    os.truncate(source.path, 100)  # a map would end the process
+    os.truncate(source.path, 100)  # a map of it would end the process
+    assert np.array_equal(made, expected)
     with pytest.raises(CompressorError, match="data: cannot read bytes"):
         np.asarray(rounded)
 
