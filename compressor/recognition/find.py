@@ -35,6 +35,7 @@ from compressor.recognition.schemes import (
     linear_quantize,
     narrow,
     palettize,
+    scaled_table,
     sparsify,
 )
 from compressor.recognition.tables import ENTRIES
@@ -148,7 +149,7 @@ def _by_slices(encoding: Encoding, settings: Settings) -> tuple[Scan, list[Candi
     """What some of a large weight says of all of it; None where that is not enough.
 
     It is in parts of one kind: all values in one table, on one grid or one for each row, of a narrower type, or dense;
-    and zeros, if there are any, are too few for a mask.
+    zeros, if there are any, are too few for a mask, and values that recur as under a scale are on a grid.
     """
     few = slices.read(encoding.values) if isinstance(encoding, Dense) and not settings.tolerance else None
     if few is None or not is_float(few.runs.dtype):
@@ -161,6 +162,8 @@ def _by_slices(encoding: Encoding, settings: Settings) -> tuple[Scan, list[Candi
     if masked or not all(whole):
         return None
     made = [replace(one, spec=spec) for one, spec in zip(found, whole, strict=True) if spec is not None]
+    if all(isinstance(one.spec, Dense) for one in made) and scaled_table.recurs(few.runs):
+        return None
     if not few.are_alike() and not _is_one_grid(made, few, facts):
         return None
     return facts, made[1:]

@@ -14,7 +14,7 @@ import numpy as np
 
 from compressor.arrays import Array, ArraySpec, MappedArray, NDArray, Shape, bits
 from compressor.cutting import rows as rows_of
-from compressor.encodings import Dense, Encoding, Palettized, Quantized, dtype
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, decode, dtype
 from compressor.recognition import parts
 from compressor.recognition.schemes import linear_quantize, scales
 
@@ -80,7 +80,10 @@ def of_whole(spec: Encoding, some: Slices, shape: Shape) -> Encoding | None:
 
 
 def _of_rows(spec: Quantized, some: Slices, shape: Shape) -> Quantized | None:
-    """Codes each of whose rows has scales of its own, for all rows; None where one has none, or they may be few."""
+    """Codes each of whose rows has scales of its own, for all rows.
+
+    None where a row has none, or few scales or codes may be all there are.
+    """
     codes, counts = spec.data, (shape[0], *spec.scale.shape[1:])
     if spec.scale.shape[0] != len(some.runs) or not isinstance(codes, Dense) or not isinstance(codes.values, ArraySpec):
         return None
@@ -89,8 +92,15 @@ def _of_rows(spec: Quantized, some: Slices, shape: Shape) -> Quantized | None:
         own = linear_quantize.encode(every, _of_shape(spec, codes.values, every.shape), None)
     except ValueError:
         return None
+    if not _fills(own):
+        return None
     scale = scales.spec(np.asarray(own.scale)[: len(some.runs)], counts)  # of each row once
     return None if isinstance(scale, Palettized) else replace(_of_shape(spec, codes.values, shape), scale=scale)
+
+
+def _fills(codes: Quantized) -> bool:
+    """Whether there are more than half of the codes of their type: no table of some of them has shorter places."""
+    return np.unique(decode(codes.data).astype(np.int16)).size > 1 << bits(dtype(codes.data)) - 1
 
 
 def _of_shape(spec: Quantized, codes: ArraySpec, shape: Shape) -> Quantized:

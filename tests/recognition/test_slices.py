@@ -62,6 +62,13 @@ def grid(bits: int, group: int, *, scales: int = 0, unsigned: bool = False, dtyp
     return np.asarray((codes.astype(np.float32) * scale.astype(np.float32)).reshape(SHAPE))
 
 
+def scaled(table: NDArray, group: int) -> NDArray:
+    """Any entries of a table, each run of `group` with a scale."""
+    codes = random().integers(0, len(table), (SIDE, SIDE // group, group))
+    scale = random().random((SIDE, SIDE // group, 1), np.float32) + np.float32(0.1)
+    return np.asarray((table.astype(np.float32)[codes] * scale).reshape(SHAPE))
+
+
 def with_rows(kind: NDArray, values: NDArray, start: int) -> NDArray:
     values[start : start + len(kind)] = kind
     return values
@@ -102,6 +109,8 @@ OTHERS = {
     "a grid": lambda: random().integers(-100, 100, SHAPE).astype(np.float32) * np.float32(0.003),
     "zeros": lambda: dense() * (random().random(SHAPE) < 0.5),
     "smaller tables by channel": by_channel,
+    "codes that are a short table": lambda: scaled(np.arange(-16, 16), 128),
+    "a short table that few rows do not tell": lambda: scaled(random().standard_normal(16), 64),
     "a grid with zeros": lambda: grid(4, 128) * (random().random(SHAPE) < 0.5),
     "a grid of few scales": lambda: grid(4, 128, scales=16),
     "a grid of two bits in part": lambda: with_rows(grid(2, 128)[:300], grid(8, 128), 1100),
@@ -148,7 +157,7 @@ def test_a_code_that_was_not_seen_costs_the_form(tmp_path: Path) -> None:
     values[SIDE // 2 - 1, :128] = np.arange(-64, 64) * np.float32(0.001)
     source = chain(tmp_path / "m.onnx", {"w": values})
     found = {one.name: one for one in compressor.compress(source, tmp_path / "out").weights}
-    assert found["w"].encoding == "sparse(int8)"  # a seventh are zeros
+    assert found["w"].encoding == "int8(palettized7)"
     assert found["w"].exact
 
 

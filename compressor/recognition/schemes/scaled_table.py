@@ -46,7 +46,7 @@ _PARTS = 4
 
 def detect(values: NDArray, scan: Scan, best: float) -> Iterator[Candidate]:
     """The granularity and the table that take the fewest bytes, if they are fewer than `best`."""
-    if not is_float(values.dtype) or values.size < _LEAST or values.ndim < 2 or not _recurs(values):
+    if not is_float(values.dtype) or values.size < _LEAST or values.ndim < 2 or not recurs(values):
         return
     # Of few values in all, those that differ by powers of two alone may be one entry, times other scales.
     if scan.table is not None and _nbytes(values, scan, _fractions(scan.table.entries)) > best * _SAVED:
@@ -181,7 +181,7 @@ def _tables(values: NDArray, cut: Granularity, rows: NDArray, most: int) -> Iter
     yield from (one for one in known if one[1].entries.size > _SHORT)
 
 
-def _recurs(values: NDArray) -> bool:
+def recurs(values: NDArray) -> bool:
     """Whether values recur along either of some axes, as they do under one scale: hardly any do in dense weights."""
     middle = tuple(dim // 2 for dim in values.shape)
     for axis, dim in enumerate(values.shape):
