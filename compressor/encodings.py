@@ -211,10 +211,13 @@ def tabled(values: NarrowArray | ArraySpec, rank: int) -> Palettized:
     return Palettized(as_uint8(values.values), lut.reshape(to))
 
 
-def counted(codes: Dense | Palettized, width: int) -> Palettized:
-    """The spec of codes in fewer bits than their type has: of places in the table of all that so many bits are."""
+def counted(codes: Dense | Palettized, width: int, rank: int = 0) -> Palettized:
+    """The spec of codes in fewer bits than their type has: of places in the table of all that so many bits are.
+
+    rank: of the weight, where the codes are those of its non-zeros.
+    """
     of = shape(codes)
-    return Palettized(ArraySpec(of, UINT8), ArraySpec((*(1,) * len(of), 1 << width, 1), dtype(codes)))
+    return Palettized(ArraySpec(of, UINT8), ArraySpec((*(1,) * (rank or len(of)), 1 << width, 1), dtype(codes)))
 
 
 def is_places(mask: Array) -> bool:

@@ -174,7 +174,7 @@ def _options(
     shapes: Sequence[Shape] = (),
 ) -> _Options:
     dense = as_values(finding)
-    fewer = map(in_fewer_bits, finding.candidates) if target.packs_codes else ()
+    fewer = map(in_fewer_bits, finding.candidates)
     legal: list[_Form] = []
     rejected: list[Rejected] = []
     # The first of the smallest wins, so a form must be smaller than dense to be chosen.

@@ -94,10 +94,6 @@ class Target(Protocol):
     def needs_graph(self) -> bool:
         """Whether its artefacts hold the graph of a model, and not weights alone."""
 
-    @property
-    def packs_codes(self) -> bool:
-        """Whether codes of a grid take 3, 5, 6 or 7 bits where so many are enough, with no table of them."""
-
     def fit(self, model: Model, asked: Asked) -> Fitted:
         """The model as the runtime has it: what is fitted is looked at once, planned once, written once.
 

@@ -17,6 +17,7 @@ from compressor.arrays import UINT4, NDArray
 from compressor.gaps import count_of
 from compressor.recognition.findings import Finding
 from compressor.recognition.schemes import Loss
+from tests.faults.commands import chain
 
 SIZE = 96
 
@@ -145,3 +146,18 @@ def test_the_detection_of_another_model_is_refused(tmp_path: Path, weights: dict
     with pytest.raises(CompressorError, match=r"weight pruned float32\[96, 96\]: cannot be stored as sparse"):
         compressor.compress(model(tmp_path / "n.onnx", denser), tmp_path / "out", detection=found)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("zeros", "encoding", "most"), [(0.0, "int8(palettized5)", 5.4), (0.75, "sparse(int8(palettized5))", 2.5)]
+)
+def test_codes_take_no_more_bits_than_they_need(zeros: float, encoding: str, most: float, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    codes = np.clip(np.rint(rng.standard_normal((256, 2, 128)) * 6), -16, 15).astype(np.float32)
+    codes *= rng.random(codes.shape) >= zeros
+    values = (codes * np.exp(rng.normal(-6, 0.5, (256, 2, 1))).astype(np.float32)).reshape(256, 256)
+    source = chain(tmp_path / "m.onnx", {"w": values})
+    (weight,) = compressor.compress(source, tmp_path / "out", target="onnxruntime").weights
+    assert (weight.encoding, weight.exact) == (encoding, True)
+    assert 8 * weight.nbytes / values.size < most
+    assert "5 bits" in weight.evidence

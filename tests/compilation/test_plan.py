@@ -30,7 +30,6 @@ class Fake:
     name: str = "fake"
     own: int = 0
     shared: int = 0
-    packs_codes: bool = False
 
     def legalize(self, encoding: Encoding) -> Encoding:
         if encodings.name(encoding) in self.refused:

@@ -33,7 +33,6 @@ class Anything:
     """A target that holds every encoding as it is."""
 
     name: str = "anything"
-    packs_codes: bool = False
 
     def legalize(self, encoding: Encoding) -> Encoding:
         return encoding

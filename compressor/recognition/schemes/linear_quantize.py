@@ -14,7 +14,7 @@ import numpy as np
 
 from compressor import encodings
 from compressor.arrays import CODE_DTYPES, ArraySpec, DType, NDArray, bits, is_float
-from compressor.encodings import Dense, Palettized, Quantized
+from compressor.encodings import Dense, Palettized, Quantized, Sparse
 from compressor.kernels import expand, select
 from compressor.recognition import granularity, grids, noisy_grids
 from compressor.recognition.granularity import Granularity
@@ -106,13 +106,15 @@ def encode(values: NDArray, spec: Quantized, where: NDArray | None) -> Quantized
 def in_fewer_bits(candidate: Candidate) -> Candidate | None:
     """The same codes as places in the table of all that so few bits have; None where their type has no more.
 
-    For targets that store codes of any number of bits: `Palettized` is how an encoding says how many.
+    `Palettized` is how an encoding says how many bits; a target that has such codes needs no table of them.
     """
-    spec = candidate.spec
-    if not candidate.width or not isinstance(spec, Quantized):
+    whole = candidate.spec
+    inner = whole.values if isinstance(whole, Sparse) else whole
+    if not candidate.width or not isinstance(inner, Quantized):
         return None
-    counted = replace(spec, data=encodings.counted(spec.data, candidate.width))
-    return replace(candidate, spec=counted, evidence=f"{candidate.evidence}, {candidate.width} bits")
+    counted = encodings.counted(inner, candidate.width)
+    spec = replace(whole, values=counted) if isinstance(whole, Sparse) else counted
+    return replace(candidate, spec=spec, evidence=f"{candidate.evidence}, {candidate.width} bits")
 
 
 def _counted(codes: NDArray, spec: Palettized) -> Palettized:

@@ -82,9 +82,9 @@ def _masked(
     if changed:
         share += f", {changed:,} of them values up to {threshold:g}"
     where = _Where(values, zeros.lengths, count, threshold)
-    for schemes, nonzeros, told in _nonzeros(values, scan, inner, count, threshold):
+    for schemes, nonzeros, told, width in _nonzeros(values, scan, inner, count, threshold):
         spec, evidence = where.smallest(nonzeros), "; ".join(filter(None, (share, told)))
-        yield Candidate((NAME, *schemes), spec, evidence, Loss(threshold, changed), zeros.name)
+        yield Candidate((NAME, *schemes), spec, evidence, Loss(threshold, changed), zeros.name, width=width)
 
 
 @dataclass
@@ -121,8 +121,11 @@ class _Where:
 
 def _nonzeros(
     values: NDArray, scan: Scan, inner: Sequence[Candidate], count: int, threshold: float
-) -> Iterator[tuple[tuple[str, ...], Values, str]]:
-    """The forms of the `count` values above `threshold`: the schemes, a spec, and what it was recognised by."""
+) -> Iterator[tuple[tuple[str, ...], Values, str, int]]:
+    """The forms of the `count` values above `threshold`.
+
+    Yields: the schemes, a spec, what it was recognised by, and the bits that codes need.
+    """
 
     def without_zero(one: Palettized) -> int:
         return palettize.without_zero(values, one, threshold, scan)
@@ -130,13 +133,13 @@ def _nonzeros(
     for candidate in inner:
         entries = without_zero if candidate.schemes == (palettize.NAME,) else _whole
         if (spec := _under_mask(candidate.spec, count, entries)) is not None:
-            yield candidate.schemes, spec, _told(candidate, spec)
+            yield candidate.schemes, spec, _told(candidate, spec), candidate.width
     # Codes without their zero points may be more than there are codes; a table holds what the source has.
     if scan.table is not None and scan.table.entries.size > ENTRIES and is_float(values.dtype):
         left = int(np.count_nonzero(above(scan.table.entries, threshold)))
         if left <= ENTRIES:  # zero, or what the threshold makes zero, was too much for a palette
             spec = palettize.spec((count,), values.dtype, (1,) * values.ndim, left)
-            yield (palettize.NAME,), spec, plural(left, "distinct non-zero value")
+            yield (palettize.NAME,), spec, plural(left, "distinct non-zero value"), 0
 
 
 def sparse(values: NDArray) -> Sparse:

@@ -49,7 +49,6 @@ class CompressedTensors:
     name: str = NAME
     summary: str = "folders of Hugging Face for vLLM, SGLang and transformers"
     needs_graph: bool = False
-    packs_codes: bool = True
     own: frozenset[str] = field(default=frozenset(), compare=False)
 
     def fit(self, model: Model, asked: Asked) -> Fitted:  # noqa: ARG002 - it asks nothing

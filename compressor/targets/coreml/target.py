@@ -32,7 +32,6 @@ class CoreML:
     version: int
     options: Options
     needs_graph: bool = True
-    packs_codes: bool = False
 
     @property
     def summary(self) -> str:

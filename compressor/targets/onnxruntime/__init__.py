@@ -79,7 +79,6 @@ class OnnxRuntime:
     facts: Facts = field(default=UNKNOWN, compare=False)
     apart: bool = False
     needs_graph: bool = True
-    packs_codes: bool = False
 
     @property
     def summary(self) -> str:
