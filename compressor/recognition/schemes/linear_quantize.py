@@ -112,8 +112,8 @@ def in_fewer_bits(candidate: Candidate) -> Candidate | None:
     inner = whole.values if isinstance(whole, Sparse) else whole
     if not candidate.width or not isinstance(inner, Quantized):
         return None
-    counted = encodings.counted(inner, candidate.width)
-    spec = replace(whole, values=counted) if isinstance(whole, Sparse) else counted
+    data = encodings.counted(inner.data, candidate.width, len(inner.scale.shape))
+    spec = replace(whole, values=replace(inner, data=data)) if isinstance(whole, Sparse) else replace(inner, data=data)
     return replace(candidate, spec=spec, evidence=f"{candidate.evidence}, {candidate.width} bits")
 
 
