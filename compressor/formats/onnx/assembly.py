@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -160,15 +160,19 @@ def _has_data(tensor: onnx.TensorProto) -> bool:
     return bool(fields - {"name", "data_type", "dims", "doc_string", "metadata_props"}) or 0 in tensor.dims
 
 
-def prefix(name: str, taken: Sequence[str]) -> str:
-    """What the names of a weight's parts begin with: its name, and an underscore for as long as others do.
+def prefixes(names: Iterable[str], taken: Sequence[str]) -> dict[str, str]:
+    """What the names of each weight's parts begin with: its name, and an underscore for as long as others do.
 
     taken: names, sorted.
     """
-    free = name
-    while (place := bisect_left(taken, f"{free}.")) < len(taken) and taken[place].startswith(f"{free}."):
-        free += "_"
-    return free
+    taken, made = [*taken], dict[str, str]()
+    for name in names:
+        free = name
+        while (place := bisect_left(taken, f"{free}.")) < len(taken) and taken[place].startswith(f"{free}."):
+            free += "_"
+        taken.insert(place, f"{free}.")
+        made[name] = free
+    return made
 
 
 def _return_copies(graph: onnx.GraphProto, weights: Collection[str]) -> None:

@@ -59,12 +59,18 @@ def encoding(values: Values, name: str) -> Encoding | None:
         CompressorError: the stored parts contradict each other, or one is missing.
     """
     node = values.producer(name)
-    if node is None or node.domain != DOMAIN or not node.op_type.startswith(_WEIGHTS):
+    if node is None or not is_weight(values, name):
         return None
     try:
         return _checked(_Calls(values).weight(node))
     except (ValueError, IndexError, KeyError) as error:
         raise CompressorError(f"weight {name!r}: its stored parts do not fit together: {error}") from error
+
+
+def is_weight(values: Values, name: str) -> bool:
+    """Whether a function that gives weights computes a value, and is still called as such."""
+    node = values.producer(name)
+    return node is not None and node.domain == DOMAIN and node.op_type.startswith(_WEIGHTS)
 
 
 def side_by_side(values: Values, name: str, count: int) -> list[Encoding]:
@@ -80,6 +86,13 @@ def side_by_side(values: Values, name: str, count: int) -> list[Encoding]:
         return [_checked(one) for one in stacking.cut(_checked(whole), count, ends)]
     except (ValueError, IndexError, KeyError) as error:
         raise CompressorError(f"weights {name!r}: their stored parts do not fit together: {error}") from error
+
+
+def by_gaps_of_weights(values: Values, name: str) -> bool:
+    """Whether gaps that count from where each of several weights begins tell the non-zeros of a value."""
+    node = values.producer(name)
+    places = values.producer(node.input[0]) if node is not None and node.op_type == "sparse_to_dense" else None
+    return places is not None and places.op_type.endswith("_of_weights")
 
 
 def _checked(found: Encoding) -> Encoding:

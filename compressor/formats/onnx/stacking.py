@@ -10,6 +10,7 @@ each weight count from its own beginning, see `bodies.places_by_gaps_of_weights`
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -36,7 +37,7 @@ from compressor.encodings import (
     shape,
     stored,
 )
-from compressor.gaps import greatest
+from compressor.gaps import values_of
 
 Values = Dense | Quantized | Palettized
 """What stands under `Sparse`."""
@@ -51,7 +52,20 @@ MOST = 256
 """Of so many at a time the nodes no longer count, and what decodes them is small beside a model that has so many."""
 
 NAME = "compressor.stacked"
-"""What the names of several weights' values begin with."""
+"""What the names of several weights' parts begin with."""
+
+_VALUE = re.compile(rf"{re.escape(NAME)}\d+_*\.values_of_all$")
+"""How the name of their values ends: other tools put prefixes before names."""
+
+
+def value_of(prefix: str) -> str:
+    """The name of the values of weights whose parts' names begin with `prefix`."""
+    return f"{prefix}.values_of_all"
+
+
+def is_called(value: str) -> bool:
+    """Whether a value's name is one of these."""
+    return _VALUE.search(value) is not None
 
 
 def alike(specs: Mapping[str, Encoding]) -> Iterator[tuple[str, ...]]:
@@ -154,7 +168,7 @@ def _kept(mask: Array, whole: tuple[int, ...]) -> int:
     """How many values a mask keeps."""
     found = np.asarray(mask)
     if is_gaps(found):
-        return int(np.count_nonzero(found.view(np.uint8) != greatest(found.dtype)))
+        return values_of(found)
     return int(np.count_nonzero(found)) * (math.prod(whole) // max(found.size, 1))
 
 

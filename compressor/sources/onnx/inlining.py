@@ -7,7 +7,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
 
 from compressor.errors import CompressorError
-from compressor.formats.onnx.functions import DOMAIN, is_own
+from compressor.formats.onnx.functions import BODIES, DOMAIN, is_own
 from compressor.formats.onnx.graphs import inside, tensors
 from compressor.formats.onnx.wire import EXTERNAL
 
@@ -32,13 +32,14 @@ def inline(model: onnx.ModelProto, *, own: bool) -> None:
     """Replace the calls of all functions but this project's, in place; constants that lie in files stay there.
 
     Functions that cannot be inlined, those of another opset for the most part, stay where no large constant is in them.
-    own: whether this package wrote the model, whose functions of its domain are then taken for what their names say;
+    own: whether this package wrote the model, whose functions are then taken for what their names say;
     else only those that have the operands and attributes of its own.
 
     Raises:
         CompressorError: one that cannot be inlined holds a large constant, or they expand to more than a limit.
     """
-    ours = {_key(made) for made in model.functions if made.domain == DOMAIN and (own or is_own(made))}
+    named = [made for made in model.functions if made.domain == DOMAIN and made.name in BODIES]
+    ours = {_key(made) for made in named if own or is_own(made)}
     if len(ours) < len(model.functions):
         _check_expansion(model, ours)
         _inline(model, ours)

@@ -90,14 +90,14 @@ def _own(index: Index) -> Iterator[Lift]:
     """The weights of an artefact of this project: values that its functions compute and other operators read."""
     order = {name: place for place, name in enumerate(index.tensors)}
     for number, node in enumerate(index.nodes):
-        if _is_cut(node):
+        if _is_cut(index, node):
             nodes = _reached(index, number)
             leaf, each = _first(index, nodes, order), calls.side_by_side(index, node.input[0], len(node.output))
             yield from (Lift(name, leaf, one, nodes, name) for name, one in zip(node.output, each, strict=True))
         elif node.domain == DOMAIN and len(node.output) == 1:
             value = node.output[0]
             readers = [index.nodes[number] for number in index.readers.get(value, ())]
-            read = any(reader.domain != DOMAIN and not _is_cut(reader) for reader in readers)
+            read = any(reader.domain != DOMAIN and not _is_cut(index, reader) for reader in readers)
             encoding = calls.encoding(index, value) if read else None
             if encoding is not None:
                 nodes = _reached(index, number)
@@ -105,9 +105,13 @@ def _own(index: Index) -> Iterator[Lift]:
                 yield Lift(value, leaf, encoding, nodes, value, node.op_type.startswith("dequantize_linear"))
 
 
-def _is_cut(node: onnx.NodeProto) -> bool:
-    """Whether a node cuts weights apart that lie side by side, see `stacking`."""
-    return is_standard(node) and node.op_type == "Split" and node.input[0].startswith(stacking.NAME)
+def _is_cut(index: Index, node: onnx.NodeProto) -> bool:
+    """Whether a node cuts weights apart that lie side by side, see `stacking`; another tool may have renamed them."""
+    if not is_standard(node) or node.op_type != "Split":
+        return False
+    value = operand(node, 0)
+    is_ours = calls.is_weight(index, value) or calls.narrow(index, value) is not None
+    return is_ours and (stacking.is_called(value) or calls.by_gaps_of_weights(index, value))
 
 
 def _first(index: Index, nodes: Iterable[int], order: Mapping[str, int]) -> str:

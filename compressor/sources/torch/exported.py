@@ -63,11 +63,9 @@ def _write_graph(model: ir.Model, encodings: Mapping[str, Encoding], notes: Mapp
     held = {part.name for part in parts} if proto.graph.node else set()
     said = {name: decoding.in_opset(one, opset) for name, one in encodings.items() if name in held}
     fitting = {name: one for name, one in said.items() if _fits(one, opset)}
-    taken = sorted({*assembly.names(proto.graph), *held})
+    prefixes = assembly.prefixes(fitting, sorted({*assembly.names(proto.graph), *held}))
     forms = _forms(proto.graph, fitting, opset)
-    lowered = [
-        decoding.lower(name, one, opset, forms[name], assembly.prefix(name, taken)) for name, one in fitting.items()
-    ]
+    lowered = [decoding.lower(name, one, opset, forms[name], prefixes[name]) for name, one in fitting.items()]
     assembly.insert(proto, lowered, fitting, opset)
     for key, note in notes.items():
         proto.metadata_props.add(key=key, value=note)

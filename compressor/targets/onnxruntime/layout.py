@@ -31,15 +31,16 @@ def layout(
 
     wanted: see `computing`. apart: see `writing`.
     """
-    opset, taken = assembly.opset(proto), assembly.names(proto.graph)
+    opset = assembly.opset(proto)
     forms = {name: held(wanted.get(name, "folded"), one, opset) for name, one in specs.items()}
     together = [*stacking.alike({name: one for name, one in specs.items() if forms[name] == "folded"})]
     within = {name for names in together for name in names}
-    ways = [
-        Lowering(name, opset, form, assembly.prefix(name, taken)) for name, form in forms.items() if name not in within
-    ]
+    stacks = {f"{stacking.NAME}{number}": names for number, names in enumerate(together)}
+    alone = [name for name in forms if name not in within]
+    prefixes = assembly.prefixes([*alone, *stacks], assembly.names(proto.graph))
+    ways = [Lowering(name, opset, forms[name], prefixes[name]) for name in alone]
     stored = [Stored(one := way(specs[way.name]), [(way, one.parts)]) for way in ways]
-    stored += [_stacked(names, f"{stacking.NAME}{n}", specs, opset, taken) for n, names in enumerate(together)]
+    stored += [_stacked(names, prefixes[called], specs, opset) for called, names in stacks.items()]
     constants = assembly.elsewhere(proto.graph, specs, model.path.parent)
     levels = {one.name: one.n_bits for one in model.weights if one.n_bits is not None and forms[one.name] == "n_bits"}
     n_bits.restore(proto, levels, specs, {way.name: way.prefix for way in ways})
@@ -49,13 +50,11 @@ def layout(
     return writing.layout(proto, constants, stored, apart=apart)
 
 
-def _stacked(
-    names: Sequence[str], called: str, specs: Mapping[str, Encoding], opset: int, taken: Sequence[str]
-) -> Stored:
-    """Weights side by side, whose parts are called after `called`."""
-    some, prefix = [specs[name] for name in names], assembly.prefix(called, taken)
-    whole = decoding.lower(prefix, stacking.stacked(some), opset, ends=stacking.ends(some))
-    whole.split(prefix, names)
+def _stacked(names: Sequence[str], prefix: str, specs: Mapping[str, Encoding], opset: int) -> Stored:
+    """Weights side by side, whose parts' names begin with `prefix`."""
+    some, value = [specs[name] for name in names], stacking.value_of(prefix)
+    whole = decoding.lower(value, stacking.stacked(some), opset, prefix=prefix, ends=stacking.ends(some))
+    whole.split(value, names)
     ways = [Lowering(name, opset, prefix=prefix) for name in names]
     parts = {one: ways[0](one).parts for one in set(some)}
     return Stored(whole, [(way, parts[one]) for way, one in zip(ways, some, strict=True)])

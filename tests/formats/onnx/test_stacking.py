@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse,
 from compressor.errors import CompressorError
 from compressor.formats.onnx import stacking
 from compressor.formats.onnx.functions import DOMAIN
+from compressor.recognition.findings import Settings
 from compressor.sources import onnx as source
 from tests import conformance
 from tests.conformance import Case
@@ -179,3 +180,79 @@ def test_a_stack_that_lies_about_its_weights_is_refused(made: tuple[Path, dict[s
     onnx.save(model, tmp_path / "model.onnx")
     with pytest.raises(CompressorError, match=r"The file is damaged|do not fit together"):
         compress(tmp_path / "model.onnx", tmp_path / "out")
+
+
+def renamed(model: onnx.ModelProto, name: Callable[[str], str]) -> onnx.ModelProto:
+    """Call all values otherwise, as tools do."""
+    graph = model.graph
+    for value in (*graph.initializer, *graph.value_info, *graph.input, *graph.output):
+        value.name = name(value.name)
+    for node in graph.node:
+        node.input[:], node.output[:] = map(name, node.input), map(name, node.output)
+    return model
+
+
+@pytest.mark.parametrize("way", ["values", "to numbers", "functions too"])
+def test_another_tool_may_call_the_values_otherwise(
+    way: str, made: tuple[Path, dict[str, NDArray]], tmp_path: Path
+) -> None:
+    folder, weights = made
+    numbers: dict[str, str] = {}
+
+    def name(old: str) -> str:
+        return numbers.setdefault(old, f"v{len(numbers)}") if way == "to numbers" else f"first/{old}"
+
+    model = onnx.load(folder / "out" / "model.onnx")
+    made_of = onnx.compose.add_prefix(model, "first/") if way == "functions too" else renamed(model, name)
+    onnx.save(made_of, tmp_path / "model.onnx")
+    compress(tmp_path / "model.onnx", tmp_path / "out")
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
+    found = session.run(
+        [name(f"{one} out") for one in weights], {name(f"{one} rows"): np.arange(48) for one in weights}
+    )
+    assert [values.tobytes() for values in found] == [values.tobytes() for values in weights.values()]
+    if way == "values":  # only names tell that these are several weights, but for gaps
+        read = {weight.name for weight in source.read(tmp_path / "out" / "model.onnx").weights}
+        assert read == {*map(name, weights)}
+
+
+@pytest.mark.parametrize(
+    ("called", "others"),
+    [*((f"{stacking.NAME}{end}", stacking.FEWEST) for end in ("", "0", "0.scale", "0.values_of_all")), ("w", 0)],
+)
+def test_weights_may_be_called_like_stacks_and_parts(called: str, others: int, tmp_path: Path) -> None:
+    """One of them is cut by a `Split` of its own, and others are called as parts of theirs would be."""
+    names = [called, f"{called}_", f"{called}.codes", *(f"w{number}" for number in range(others))]
+    rng = np.random.default_rng(0)
+    tensors = [
+        onnx.numpy_helper.from_array((rng.integers(-8, 8, (8, 8)) * np.float32(0.3)).astype(np.float32), name)
+        for name in names
+    ]
+    halves = ("first half", "second half")
+    nodes = [helper.make_node("Identity", [name], [f"{name} out"]) for name in names]
+    nodes.append(helper.make_node("Split", [called], halves, num_outputs=2))
+    outputs = [helper.make_tensor_value_info(f"{name} out", TensorProto.FLOAT, [8, 8]) for name in names]
+    outputs += [
+        helper.make_tensor_value_info(f"{half} half", TensorProto.FLOAT, [4, 8]) for half in ("first", "second")
+    ]
+    graph = helper.make_graph(nodes, "named", [], outputs, tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), tmp_path / "m.onnx")
+    compress(tmp_path / "m.onnx", tmp_path / "out", settings=Settings(min_elements=1))
+    before, after = (
+        onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {})
+        for path in (tmp_path / "m.onnx", tmp_path / "out" / "model.onnx")
+    )
+    assert [values.tobytes() for values in after] == [values.tobytes() for values in before]
+    assert {weight.name for weight in source.read(tmp_path / "out" / "model.onnx").weights} == {*names}
+
+
+def test_a_split_of_nothing_is_no_stack(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Split", [], ["half"])],
+        "split",
+        [],
+        [helper.make_tensor_value_info("half", TensorProto.FLOAT, [8, 8])],
+        [onnx.numpy_helper.from_array(np.ones((8, 8), np.float32), "w")],
+    )
+    onnx.save(helper.make_model(graph), tmp_path / "m.onnx")
+    assert source.read(tmp_path / "m.onnx").onnx is not None
