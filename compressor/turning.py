@@ -37,7 +37,7 @@ def round_into(wide: NDArray, small: NDArray) -> None:
 def turned(values: NDArray, order: Sequence[int]) -> NDArray:
     """The axes of a contiguous array in another order, contiguous again."""
     if tuple(order) != (1, 0):
-        return np.ascontiguousarray(values.transpose(order))
+        return np.asarray(values.transpose(order), order="C")  # which keeps no axis no axis
     made = np.empty(values.shape[::-1], values.dtype)
     if values.size:
         bits = f"u{values.dtype.itemsize}"

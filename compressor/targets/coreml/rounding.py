@@ -142,7 +142,7 @@ class Rounded:
     def _rounded(self) -> NDArray:
         """As they lie."""
         if self.values.dtype == self.to and self.factor is None:
-            return np.ascontiguousarray(self.values)
+            return np.asarray(self.values, order="C")
         made = np.empty(self.values.shape, self.to)
         if self.factor is not None:  # in float64, a buffer of a few values at a time
             factor = self.factor.transpose(np.argsort(self.order))

@@ -106,3 +106,9 @@ def test_a_model_is_fitted_without_a_look_into_maps(tmp_path: Path, monkeypatch:
     assert np.isnan(blanks).all()
     for weight, expected in zip(fitted.weights, (weights[0], weights[1].T), strict=True):
         assert decode(weight.encoding).tobytes() == expected.astype(HALF).tobytes()
+
+
+def test_a_number_has_no_axis() -> None:
+    number = later(np.array(1.5, np.float32), np.dtype(np.float16), None, None)
+    same = later(np.array(1.5, np.float16), np.dtype(np.float16), None, None)
+    assert [np.asarray(one).shape for one in (number, same)] == [(), ()]
