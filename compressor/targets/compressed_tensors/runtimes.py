@@ -16,10 +16,14 @@ from compressor.targets.compressed_tensors import fit
 
 VLLM, SGLANG = "vLLM 0.33", "SGLang 0.5.23"
 _VLLM_BLOCK = (128, 128)
+_HUMMING = "humming-kernels"
 
 
-def loads(runtime: str, how: Scheme, *, expert: bool = False) -> bool:
-    """Whether a runtime loads layers, or experts, of a scheme."""
+def loads(runtime: str, how: Scheme, *, expert: bool = False, mixed: bool = False) -> bool:
+    """Whether a runtime loads layers, or experts, of a scheme. mixed: of a folder that has other formats, too.
+
+    SGLang knows experts of MXFP4 by the format of the whole folder.
+    """
     of_vllm = runtime == VLLM
     match how.format:
         case schemes.PACKED:
@@ -30,26 +34,43 @@ def loads(runtime: str, how: Scheme, *, expert: bool = False) -> bool:
         case schemes.NVFP4:
             return True
         case schemes.MXFP4:
-            return of_vllm or expert
+            return of_vllm or (expert and not mixed)
         case schemes.MXFP8:
             return of_vllm
     return False
 
 
+def package(runtime: str, how: Scheme) -> str:
+    """The package without which a runtime found no kernel for what it loads, on CUDA; empty for none.
+
+    Source: its own code, run on folders of one layer without that package, told of a processor of capability 9.0.
+    """
+    if runtime != VLLM or how.format != schemes.PACKED:
+        return ""
+    without = how.bits in {2, 3, 7} or (how.bits, how.group) == (5, 16)
+    return _HUMMING if without or (how.bits == 8 and how.group == 32 and not how.symmetric) else ""
+
+
 def notes(forms: Mapping[str, Encoding]) -> tuple[str, ...]:
-    """What runtimes do not load of layers in these forms, by name."""
-    found: dict[tuple[str, str], int] = {}
+    """What runtimes do not load of layers in these forms, by name, or load with a package alone."""
+    found: dict[tuple[str, str, str], int] = {}
     coded = {name: form for name, form in forms.items() if isinstance(form, Quantized)}
+    mixed = len({scheme(form).format for form in coded.values()}) > 1
     for name, form in coded.items():
         how, expert = scheme(form), fit.is_expert(name, shape(form))
         for runtime in (VLLM, SGLANG):
-            if not loads(runtime, how, expert=expert):
-                key = runtime, f"{'experts' if expert else 'layers'} of {told(how)}"
+            loaded, needed = loads(runtime, how, expert=expert, mixed=mixed), package(runtime, how)
+            if not loaded or needed:
+                what = f"{'experts' if expert else 'layers'} of {told(how)}"
+                key = (runtime, what, needed if loaded else "")
                 found[key] = found.get(key, 0) + 1
-    return tuple(
-        f"{runtime} does not load {what}, {count} here: a rule keeps them dense"
-        for (runtime, what), count in found.items()
-    )
+    return tuple(_note(*key, count) for key, count in found.items())
+
+
+def _note(runtime: str, what: str, needed: str, count: int) -> str:
+    if needed:
+        return f"{runtime} loads {what}, {count} here, with {needed} alone, on CUDA"
+    return f"{runtime} does not load {what}, {count} here: a rule keeps them dense"
 
 
 def told(how: Scheme) -> str:

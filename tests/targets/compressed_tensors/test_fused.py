@@ -182,3 +182,41 @@ def test_what_runtimes_load(how: Scheme, vllm: tuple[bool, bool], sglang: tuple[
     for runtime, (layer, expert) in ((runtimes.VLLM, vllm), (runtimes.SGLANG, sglang)):
         assert runtimes.loads(runtime, how) == layer
         assert runtimes.loads(runtime, how, expert=True) == expert
+
+
+@pytest.mark.parametrize(
+    ("how", "package"),
+    [
+        *((by("group", PACKED, bits, group=32), "humming-kernels") for bits in (2, 3, 7)),
+        *((by("group", PACKED, bits, group=32), "") for bits in (4, 5, 6, 8)),
+        (by("group", PACKED, 5, group=16), "humming-kernels"),
+        (by("group", PACKED, 8, group=32, symmetric=False), "humming-kernels"),
+        (by("group", PACKED, 4, group=32, symmetric=False), ""),
+        (by("channel", PACKED, 8), ""),
+        (by("channel"), ""),
+    ],
+)
+def test_what_vllm_has_no_kernel_for_without_a_package(how: Scheme, package: str) -> None:
+    """Facts of a run of vLLM 0.33.0's own code."""
+    assert runtimes.package(runtimes.VLLM, how) == package
+    assert runtimes.package(runtimes.SGLANG, how) == ""
+
+
+@pytest.mark.parametrize(("other", "count"), [(None, 0), (Grid(4, 32), 2)])
+def test_sglang_knows_experts_of_mxfp4_by_the_format_of_a_folder(
+    other: Grid | None, count: int, tmp_path: Path
+) -> None:
+    experts = {f"mlp.experts.{number}.up_proj": Floats(4, (1, 32)) for number in range(2)}
+    made = compressed(tmp_path, {**experts, "self_attn.o_proj": other})
+    told = f"SGLang 0.5.23 does not load experts of MXFP4 by group of 32, {count} here: a rule keeps them dense"
+    assert made.notes == ((told,) if count else ())
+    form = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]["format"]
+    assert form == ("mixed-precision" if count else MXFP4)
+
+
+def test_the_package_is_told_with_what_needs_it(tmp_path: Path) -> None:
+    made = compressed(tmp_path, {f"mlp.{name}_proj": Grid(3, 32) for name in ("gate", "up", "down")})
+    assert made.notes == (
+        "vLLM 0.33 loads layers of 3 bits by group of 32, 3 here, with humming-kernels alone, on CUDA",
+        "SGLang 0.5.23 does not load layers of 3 bits by group of 32, 3 here: a rule keeps them dense",
+    )
