@@ -53,6 +53,7 @@ __all__ = [
     "is_gaps",
     "is_listed",
     "is_places",
+    "kept",
     "map_arrays",
     "name",
     "nbytes",
@@ -108,11 +109,9 @@ def full_mask(encoding: Sparse) -> NDArray:
         DamageError: places are not ascending, or lie outside of the weight, or are not as many as the values.
     """
     mask, size = np.asarray(encoding.mask), math.prod(encoding.shape)
-    kept = mask.size if is_places(mask) else int(np.count_nonzero(mask)) * (size // max(mask.size, 1))
-    if is_gaps(mask):
-        kept = values_of(mask)
-    if kept != (values := math.prod(shape(encoding.values))):  # before anything is as large as the weight claims to be
-        raise DamageError(f"a mask of {kept} set bits for {values} values")
+    count, values = kept(mask, size), math.prod(shape(encoding.values))
+    if count != values:  # before anything is as large as the weight claims to be
+        raise DamageError(f"a mask of {count} set bits for {values} values")
     if is_gaps(mask):
         return to_mask(mask, encoding.shape)
     if not is_places(mask):
@@ -123,6 +122,13 @@ def full_mask(encoding: Sparse) -> NDArray:
     mask = np.zeros(size, np.bool_)
     mask[places] = True
     return mask.reshape(encoding.shape)
+
+
+def kept(mask: NDArray, size: int) -> int:
+    """How many of `size` values a mask keeps, which is one of blocks, a list of places or one of gaps."""
+    if is_gaps(mask):
+        return values_of(mask)
+    return mask.size if is_places(mask) else int(np.count_nonzero(mask)) * (size // max(mask.size, 1))
 
 
 def index_bits(lut: Array) -> int:

@@ -33,11 +33,11 @@ from compressor.encodings import (
     is_encoded,
     is_gaps,
     is_places,
+    kept,
     map_arrays,
     shape,
     stored,
 )
-from compressor.gaps import values_of
 
 Values = Dense | Quantized | Palettized
 """What stands under `Sparse`."""
@@ -123,7 +123,7 @@ def _cut_sparse(encoding: Sparse, count: int, ends: Sequence[int]) -> Iterator[S
     else:
         masks = [_share(mask, number, count) for number in range(count)]
     to = (whole[0] // count, *whole[1:])
-    done = [0, *accumulate(_kept(one, to) for one in masks)]
+    done = [0, *accumulate(kept(np.asarray(one), math.prod(to)) for one in masks)]
     if len(masks) != count or whole[0] % count or done[-1] != math.prod(shape(encoding.values)):
         raise ValueError(f"{count} masks of {math.prod(shape(encoding.values))} values, got {len(masks)} of {done[-1]}")
     for number, one in enumerate(masks):
@@ -162,14 +162,6 @@ def _rows(array: Array, start: int, stop: int) -> Array:
     width = (array.width or bits(array.dtype)) if isinstance(array, MappedArray | PackedArray) else 8
     apart = packed and start * math.prod(array.shape[1:]) * width % 8
     return rows(np.asarray(array) if apart else array, start, stop)
-
-
-def _kept(mask: Array, whole: tuple[int, ...]) -> int:
-    """How many values a mask keeps."""
-    found = np.asarray(mask)
-    if is_gaps(found):
-        return values_of(found)
-    return int(np.count_nonzero(found)) * (math.prod(whole) // max(found.size, 1))
 
 
 def _kind(one: Encoding) -> Encoding | None:
