@@ -38,7 +38,7 @@ def floats(*scale: int) -> Parameters:
 
 PARAMETERS: dict[str, tuple[Grid | Floats, Parameters]] = {
     **{f"{bits} bits by group": (Grid(bits, 32), packed(bits, 8)) for bits in range(3, 8)},
-    "2 bits by group": (Grid(2, 16), packed(2, 16)),
+    "2 bits by channel": (Grid(2), packed(2, 1)),
     "4 bits by channel": (Grid(4), packed(4, 1)),
     "8 bits by channel": (Grid(8), packed(8, 1)),
     "4 bits with zero points": (Grid(4, 32, asymmetric=True), packed(4, 8, zero_points=True)),
