@@ -194,7 +194,7 @@ def _needed(artefact: Path) -> float:
 
 
 def _against_peer(source: Path, kind: str, times: int) -> Figure:
-    """Detection, plan and encoding in this process against the peer's pass, both on weights that lie in memory."""
+    """CPU time of detection, plan and encoding against the peer's pass, both on weights that lie in memory."""
     import numpy as np
 
     from compressor import sources, targets
@@ -211,12 +211,12 @@ def _against_peer(source: Path, kind: str, times: int) -> Figure:
     target = targets.get("onnxruntime")
 
     def ours() -> float:
-        started = time.perf_counter()
+        started = time.process_time()
         findings = list(stream(lambda weight: find(weight, Settings()), weights))
         chosen = plan(findings, target, PIPELINES["auto"])
         for _ in stream(partial(stored, target.legalize), weights, chosen.choices):
             pass
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     seconds = measure.median(ours, times)
     theirs = peer.seconds(kind, [np.array(decode(weight.encoding)) for weight in weights])

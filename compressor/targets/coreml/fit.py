@@ -26,7 +26,7 @@ from compressor.targets import Asked
 from compressor.targets.coreml import batch_norm, conversion
 from compressor.targets.coreml.frontends import Translated, translated
 from compressor.targets.coreml.holding import Room, Sources
-from compressor.targets.coreml.maps import lying, read
+from compressor.targets.coreml.maps import bound, lying, read
 from compressor.targets.coreml.moves import InTurn
 from compressor.targets.coreml.request import Request
 from compressor.targets.coreml.rounding import as_codes
@@ -185,6 +185,8 @@ def _why_not_fold(room: Room, sources: Sources, slot: Slot, factor: NDArray) -> 
 def _is_too_large(slot: Slot) -> bool:
     """Whether a value, multiplied, is beyond float16."""
     factor = slot.factor
+    if bound(slot.values) * (1 if factor is None else np.abs(factor).max()) <= LARGEST:
+        return False
     if factor is None:
         array, _ = lying(slot.values)
         return any(max(part.max(), -part.min()) > LARGEST for part in in_blocks(array))

@@ -17,8 +17,8 @@ from compressor.recognition.find import of_part
 from compressor.recognition.recovery import recovered
 from compressor.targets import Asked
 from compressor.targets.coreml import legality, splitting
-from compressor.targets.coreml.maps import read
-from compressor.targets.coreml.rounding import Move, Traced, as_table, later, rounded
+from compressor.targets.coreml.floats import Move, Traced, later
+from compressor.targets.coreml.rounding import as_table, rounded
 from compressor.targets.coreml.slots import Slot
 from compressor.weight import Weight
 
@@ -139,7 +139,7 @@ class Room:
         """Where the parts of a slot end, as far as they are seen; nowhere if it has none."""
         describe = partial(of_part, settings=self.asked.settings_of(weight), sampled=True)
         share = slot.values.size / max(1, math.prod(shape(weight.encoding)))
-        for form in parts.detect(read(slot.values), least * share, describe, (along,)):
+        for form in parts.detect(slot.values, least * share, describe, (along,)):
             assert isinstance(form.spec, Concatenated)
             return list(itertools.accumulate(shape(part)[along] for part in form.spec.parts))
         return []

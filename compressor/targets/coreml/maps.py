@@ -6,6 +6,7 @@ with hardly any, and a view of a copy says which elements it has: whoever wants 
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,9 +20,13 @@ from compressor.targets.coreml.spilling import SPILLED, in_file, spilled
 
 
 class _Copy(np.memmap[Any, Any]):
-    """A map of a copy of what lies in a file. source: where."""
+    """A map of a copy of what lies in a file.
+
+    source: where. largest: the largest magnitude; NaN where there is a NaN.
+    """
 
     source: MappedArray
+    largest: float
 
 
 def held(encoding: Encoding) -> NDArray:
@@ -33,9 +38,25 @@ def held(encoding: Encoding) -> NDArray:
     array = encoding.values if isinstance(encoding, Dense) else None
     if not isinstance(array, MappedArray) or array.dtype.kind != "f" or array.nbytes < SPILLED:
         return spilled(decode(encoding))
-    made = in_file(array.runs(_RUN), array, _Copy)
-    made.source = array
+    largest = [0.0]
+
+    def seen(run: NDArray) -> NDArray:
+        values = run.view(array.dtype)
+        largest.append(np.maximum(values.max(), -values.min()))
+        return run
+
+    made = in_file(map(seen, array.runs(_RUN)), array, _Copy)
+    made.source, made.largest = array, float(np.max(largest))
     return np.asarray(made)
+
+
+def bound(values: NDArray) -> float:
+    """What no magnitude is larger than, known without a look: the largest one of the whole weight, or infinity.
+
+    NaN where the weight has a NaN.
+    """
+    owner = _owner(values)
+    return owner.largest if isinstance(owner, _Copy) else math.inf
 
 
 def keeping(maps: Iterable[NDArray]) -> Callable[[NDArray], NDArray]:

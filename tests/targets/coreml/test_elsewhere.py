@@ -20,7 +20,7 @@ from compressor.compilation.planning import Request
 from compressor.compilation.tasks import pickled
 from compressor.encodings import Dense, decode
 from compressor.recognition.findings import Settings
-from compressor.targets.coreml.rounding import Traced, later
+from compressor.targets.coreml.floats import Traced, later
 from tests.compilation.test_workers import Inline
 from tests.faults.commands import snapshot
 from tests.targets.coreml.networks import Exported

@@ -21,8 +21,8 @@ from compressor.encodings import Dense, Encoding, decode
 from compressor.errors import CompressorError
 from compressor.recognition.findings import Settings
 from compressor.targets.coreml import frontends, spilling
-from compressor.targets.coreml.maps import held, keeping, lying, read
-from compressor.targets.coreml.rounding import later
+from compressor.targets.coreml.floats import later
+from compressor.targets.coreml.maps import bound, held, keeping, lying, read
 from tests.sources.onnx.models import save, tensor, value
 from tests.targets.coreml.test_memory import SIZE
 
@@ -70,6 +70,16 @@ def test_views_are_read_from_their_file(source: MappedArray, view: str) -> None:
     assert np.array_equal(made, expected)
     with pytest.raises(CompressorError, match="data: cannot read bytes"):
         np.asarray(rounded)
+
+
+@pytest.mark.parametrize("extreme", [70000.0, -70000.0, np.inf, np.nan])
+def test_the_largest_magnitude_is_known_without_a_look(source: MappedArray, extreme: float) -> None:
+    values = np.array(source)
+    assert bound(held(Dense(source))[3:9].T) == np.abs(values).max()
+    values[7, 3, 5] = extreme
+    source.path.write_bytes(bytes(12) + values.tobytes())
+    assert np.array_equal(bound(held(Dense(source))), abs(extreme), equal_nan=True)
+    assert bound(values) == np.inf
 
 
 def test_a_view_that_others_passed_on_is_one_of_the_map(source: MappedArray, monkeypatch: pytest.MonkeyPatch) -> None:
