@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from operator import mod
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -29,14 +28,14 @@ from compressor.encodings import (
     Quantized,
     Sparse,
     Whole,
-    dtype,
     index_bits,
     shape,
 )
 from compressor.errors import CompressorError
 from compressor.formats.onnx import stacking
+from compressor.formats.onnx.checks import checked
 from compressor.formats.onnx.dtypes import DTYPES
-from compressor.formats.onnx.functions import DOMAIN, MOST_FOLDED
+from compressor.formats.onnx.functions import DOMAIN
 from compressor.formats.onnx.reading import packed
 from compressor.formats.onnx.unsigned import signed
 from compressor.reshaping import reshaped
@@ -62,7 +61,7 @@ def encoding(values: Values, name: str) -> Encoding | None:
     if node is None or not is_weight(values, name):
         return None
     try:
-        return _checked(_Calls(values).weight(node))
+        return checked(_Calls(values).weight(node))
     except (ValueError, IndexError, KeyError) as error:
         raise CompressorError(f"weight {name!r}: its stored parts do not fit together: {error}") from error
 
@@ -83,7 +82,7 @@ def side_by_side(values: Values, name: str, count: int) -> list[Encoding]:
     try:
         whole = reader.part(name)
         ends = reader.ends(name) if isinstance(whole, Sparse) else ()
-        return [_checked(one) for one in stacking.cut(_checked(whole), count, ends)]
+        return [checked(one) for one in stacking.cut(checked(whole), count, ends)]
     except (ValueError, IndexError, KeyError) as error:
         raise CompressorError(f"weights {name!r}: their stored parts do not fit together: {error}") from error
 
@@ -93,39 +92,6 @@ def by_gaps_of_weights(values: Values, name: str) -> bool:
     node = values.producer(name)
     places = values.producer(node.input[0]) if node is not None and node.op_type == "sparse_to_dense" else None
     return places is not None and places.op_type.endswith("_of_weights")
-
-
-def _checked(found: Encoding) -> Encoding:
-    for one in found.parts if isinstance(found, Concatenated) else (found,):
-        _check(one)
-    return found
-
-
-def _check(found: Whole | Palettized) -> None:
-    """That parameters are by blocks of the weight, which a leaf does not know that has one axis as non-zeros have.
-
-    Raises:
-        ValueError: they are not, or no weight has its type.
-    """
-    if math.prod(shape(found)) * max(4, dtype(found).itemsize) > MOST_FOLDED:
-        raise ValueError(f"ONNX Runtime folds values of at most {MOST_FOLDED >> 30} GiB, got {list(shape(found))}")
-    inner, whole, block = found.values if isinstance(found, Sparse) else found, shape(found), None
-    if not is_float(dtype(found)) and dtype(found) not in CODE_DTYPES.values():
-        raise ValueError(f"floats or codes, got {dtype(found)}")
-    if isinstance(found, Sparse) and len(shape(inner)) != 1:
-        raise ValueError(f"a list of non-zeros, got {list(shape(inner))}")
-    by_block: list[Shape] = []
-    if isinstance(inner, Quantized):
-        by_block, block, scale, inner = [tuple(inner.scale.shape)], inner.block, inner.scale, inner.data
-        if isinstance(scale, Palettized):
-            _check(scale)
-    if isinstance(inner, Palettized):
-        by_block.append(tuple(inner.lut.shape[:-2]))
-        if inner.vector_axis is not None and not 0 <= inner.vector_axis < len(inner.indices.shape):
-            raise ValueError(f"vectors along axis {inner.vector_axis} of {list(inner.indices.shape)}")
-    for counts in by_block:
-        if len(counts) != len(whole) or 0 in counts or (block is None and any(map(mod, whole, counts))):
-            raise ValueError(f"blocks of {list(whole)}, got {list(counts)}")
 
 
 _WEIGHTS = ("concatenated", "sparse_to_dense", "lut_to_dense", "gather_lut", "dequantize")
