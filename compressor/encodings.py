@@ -30,7 +30,19 @@ from compressor.arrays import (
 from compressor.errors import DamageError
 from compressor.gaps import is_gaps, to_mask, values_of
 from compressor.kernels import dequantize, expand, facing, look_up, scatter
-from compressor.nodes import PLACES, Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, Whole, dtype, shape
+from compressor.nodes import (
+    PLACES,
+    Concatenated,
+    Dense,
+    Encoding,
+    Palettized,
+    Quantized,
+    Sparse,
+    Values,
+    Whole,
+    dtype,
+    shape,
+)
 from compressor.packing import packed_nbytes
 
 __all__ = [
@@ -41,6 +53,7 @@ __all__ = [
     "Palettized",
     "Quantized",
     "Sparse",
+    "Values",
     "Whole",
     "arrays",
     "codes_of",
@@ -86,7 +99,7 @@ def decode(encoding: Encoding) -> NDArray:
     return scatter(_decode(encoding.values, mask), mask)
 
 
-def _decode(encoding: Dense | Quantized | Palettized, where: NDArray | None) -> NDArray:
+def _decode(encoding: Values, where: NDArray | None) -> NDArray:
     """The values, or those at the set places of the full-size mask `where`."""
     match encoding:
         case Dense(values):

@@ -128,6 +128,10 @@ class Quantized:
             _check_short_blocks(scale.shape, shape(self.data), self.block)
 
 
+Values = Dense | Quantized | Palettized
+"""What may stand under `Sparse`."""
+
+
 @dataclass(frozen=True)
 class Sparse:
     """Non-zeros and where they are: values scattered where the mask is set, zero elsewhere, in row-major order.
@@ -143,7 +147,7 @@ class Sparse:
     """
 
     mask: Array
-    values: Dense | Quantized | Palettized
+    values: Values
     shape: Shape
 
     def __post_init__(self) -> None:
@@ -162,7 +166,7 @@ class Sparse:
         _check_blocks("mask", self.mask.shape, self.shape)
 
 
-Whole = Dense | Quantized | Palettized | Sparse
+Whole = Values | Sparse
 """An encoding of one kind throughout."""
 
 
@@ -190,7 +194,7 @@ class Concatenated:
             raise ValueError(f"parts that are alike but along axis {self.axis}, got {kinds}")
 
 
-Encoding = Dense | Quantized | Palettized | Sparse | Concatenated
+Encoding = Whole | Concatenated
 
 
 def shape(encoding: Encoding) -> Shape:

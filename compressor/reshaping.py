@@ -13,9 +13,7 @@ from functools import partial
 import numpy as np
 
 from compressor.arrays import Array, ArraySpec, ComputedArray, MappedArray, NarrowArray, NDArray, PackedArray, Shape
-from compressor.encodings import Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, is_listed, shape
-
-Values = Dense | Quantized | Palettized
+from compressor.encodings import Concatenated, Dense, Encoding, Palettized, Quantized, Sparse, Values, is_listed, shape
 
 
 class _BlocksError(Exception):

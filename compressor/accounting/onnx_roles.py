@@ -66,8 +66,9 @@ class Roles:
 
     def within(self, path: Path, start: int, end: int) -> Iterator[tuple[int, Role]]:
         """Where, in the data of a tensor, parts of other weights begin than the first one's, and their roles."""
-        for place, name in self.known.within(path, start, end) if self.known is not None else ():
-            assert self.known is not None
+        if self.known is None:
+            return
+        for place, name in self.known.within(path, start, end):
             yield place, Role(What.WEIGHTS, name, self.known.forms[name])
 
     def decodes(self, node: Node) -> bool:

@@ -22,6 +22,7 @@ from compressor.encodings import (
     Palettized,
     Quantized,
     Sparse,
+    Values,
     Whole,
     codes_of,
     decode,
@@ -40,7 +41,6 @@ from compressor.recognition import schemes
 from compressor.recognition.schemes import (
     Candidate,
     Scheme,
-    Values,
     linear_quantize,
     narrow,
     palettize,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from compressor.arrays import UINT8, Array, DType, MappedArray, NarrowArray, NDArray, Shape, bits, is_float
-from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, dtype, plain, shape
+from compressor.encodings import Dense, Encoding, Palettized, Quantized, Sparse, Values, dtype, plain, shape
 from compressor.formats.coreml import values
 from compressor.formats.coreml.programs import CONSTEXPR, Producer, Scope
 from compressor.formats.coreml.types import BY_NUMBER, Type
@@ -186,7 +186,7 @@ class Tree:
 
     def scaled(self, operation: Any, key: str) -> Quantized:
         """Codes, or what a table of codes gives, on a grid."""
-        data: Dense | Quantized | Palettized
+        data: Values
         found = self.parameter(operation, key)
         if isinstance(found, Producer):
             indices = _INDICES.get(found.operation.type)

@@ -57,8 +57,8 @@ def encoding(values: Values, name: str) -> Encoding | None:
     Raises:
         CompressorError: the stored parts contradict each other, or one is missing.
     """
-    node = values.producer(name)
-    if node is None or not is_weight(values, name):
+    node = _weight(values, name)
+    if node is None:
         return None
     try:
         return checked(_Calls(values).weight(node))
@@ -68,8 +68,13 @@ def encoding(values: Values, name: str) -> Encoding | None:
 
 def is_weight(values: Values, name: str) -> bool:
     """Whether a function that gives weights computes a value, and is still called as such."""
+    return _weight(values, name) is not None
+
+
+def _weight(values: Values, name: str) -> onnx.NodeProto | None:
     node = values.producer(name)
-    return node is not None and node.domain == DOMAIN and node.op_type.startswith(_WEIGHTS)
+    is_own = node is not None and node.domain == DOMAIN and node.op_type.startswith(_WEIGHTS)
+    return node if is_own else None
 
 
 def side_by_side(values: Values, name: str, count: int) -> list[Encoding]:

@@ -38,6 +38,7 @@ from compressor.encodings import (
     Palettized,
     Quantized,
     Sparse,
+    Values,
     Whole,
     arrays,
     dtype,
@@ -152,7 +153,7 @@ def aligned(encoding: Encoding) -> Encoding:
         case Concatenated(parts):
             return replace(encoding, parts=tuple(cast("Whole", aligned(part)) for part in parts))
         case Sparse(_, values):
-            return replace(encoding, values=cast("Dense | Quantized | Palettized", aligned(values)))
+            return replace(encoding, values=cast("Values", aligned(values)))
         case Quantized(Dense(values), scale) if stored_type(values) in STORED_DTYPES.values():
             data = tabled(cast("NarrowArray | ArraySpec", values), len(scale.shape))
             return cast("Quantized", aligned(replace(encoding, data=data)))

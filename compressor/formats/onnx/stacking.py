@@ -23,11 +23,11 @@ from compressor.arrays import Array, ArraySpec, MappedArray, PackedArray, bits
 from compressor.cutting import rows
 from compressor.encodings import (
     Concatenated,
-    Dense,
     Encoding,
     Palettized,
     Quantized,
     Sparse,
+    Values,
     arrays,
     dtype,
     is_encoded,
@@ -38,9 +38,6 @@ from compressor.encodings import (
     shape,
     stored,
 )
-
-Values = Dense | Quantized | Palettized
-"""What stands under `Sparse`."""
 
 LARGEST = 1 << 17
 """Bytes of a dense weight: the copy that `Split` makes takes memory, and of one twice as large as long as its nodes."""
@@ -158,10 +155,10 @@ def _rows(array: Array, start: int, stop: int) -> Array:
     """
     if not 0 <= start <= stop <= array.shape[0]:
         raise ValueError(f"rows {start} to {stop} of {array.shape[0]}")
-    packed = isinstance(array, MappedArray | PackedArray)
-    width = (array.width or bits(array.dtype)) if isinstance(array, MappedArray | PackedArray) else 8
-    apart = packed and start * math.prod(array.shape[1:]) * width % 8
-    return rows(np.asarray(array) if apart else array, start, stop)
+    if isinstance(array, MappedArray | PackedArray):
+        width = array.width or bits(array.dtype)
+        array = np.asarray(array) if start * math.prod(array.shape[1:]) * width % 8 else array
+    return rows(array, start, stop)
 
 
 def _kind(one: Encoding) -> Encoding | None:

@@ -12,12 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from compressor.arrays import NDArray
-from compressor.encodings import Dense, Encoding, Palettized, Quantized
+from compressor.encodings import Encoding, Values
 from compressor.recognition.scan import Scan
 from compressor.registry import Registry
-
-Values = Dense | Quantized | Palettized
-"""What may stand under `Sparse`."""
 
 S = TypeVar("S", bound=Values)
 

@@ -22,6 +22,7 @@ from compressor.encodings import (
     Palettized,
     Quantized,
     Sparse,
+    Values,
     is_gaps,
     is_listed,
     nbytes,
@@ -34,7 +35,7 @@ from compressor.patterns import above
 from compressor.recognition import masks
 from compressor.recognition.masks import Structure
 from compressor.recognition.scan import Scan
-from compressor.recognition.schemes import Candidate, Loss, Values, palettize
+from compressor.recognition.schemes import Candidate, Loss, palettize
 from compressor.recognition.tables import ENTRIES
 
 NAME = "sparsify"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compressor.arrays import CODE_DTYPES, Array, NDArray, Shape, as_uint8, is_float
-from compressor.encodings import Dense, Palettized, Quantized, dtype, shape
+from compressor.encodings import Dense, Palettized, Quantized, Values, dtype, shape
 from compressor.formats.onnx.dtypes import DTYPES
 from compressor.formats.onnx.graphs import is_standard
 from compressor.reshaping import reshaped
@@ -52,7 +52,7 @@ class Expression:
     nodes: the numbers of the nodes that compute it, outermost first; empty for a constant.
     """
 
-    encoding: Dense | Quantized | Palettized
+    encoding: Values
     leaf: str
     nodes: tuple[int, ...] = ()
 

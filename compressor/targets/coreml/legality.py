@@ -41,6 +41,7 @@ from compressor.encodings import (
     Palettized,
     Quantized,
     Sparse,
+    Values,
     Whole,
     dtype,
     full_mask,
@@ -54,7 +55,7 @@ from compressor.encodings import (
 )
 from compressor.formats.coreml.opsets import IOS18, IOS26
 from compressor.formats.coreml.types import WEIGHT_DTYPES
-from compressor.targets.coreml.rewriting import Inner, even, repeated, rewritings
+from compressor.targets.coreml.rewriting import even, repeated, rewritings
 
 
 def why_not(encoding: Encoding, version: int) -> str:
@@ -99,7 +100,7 @@ def _with_wide_tables(encoding: Whole) -> Whole:
         case Quantized(Dense(values), scale):
             return replace(encoding, data=Dense(_scaled_floats(values)), scale=widened(plain(scale)))
         case Sparse(_, Palettized() | Quantized() as values):
-            return replace(encoding, values=cast("Inner", _with_wide_tables(values)))
+            return replace(encoding, values=cast("Values", _with_wide_tables(values)))
         case _:
             return encoding
 
@@ -120,16 +121,16 @@ def _evenly(encoding: Whole) -> Whole:
             return encoding
 
 
-def _smallest(encoding: Inner, whole: Shape, version: int, mask: ArraySpec | None) -> Inner:
+def _smallest(encoding: Values, whole: Shape, version: int, mask: ArraySpec | None) -> Values:
     """The encoding in the smallest legal way to write it, the first one if none is legal; decided on specs.
 
     whole: the weight's shape. mask: that it stands under, if it does.
     """
 
-    def is_legal(inner: Inner) -> bool:
+    def is_legal(inner: Values) -> bool:
         return not _refusal(inner if mask is None else Sparse(mask, inner, whole), version)
 
-    known = cast("Inner", spec(encoding))
+    known = cast("Values", spec(encoding))
     ways = {way: way(known) for way in rewritings(known, whole, version, masked=mask is not None)}
     legal = [way for way, made in ways.items() if is_legal(made)]
     return min(legal or [*ways][:1], key=lambda way: nbytes(ways[way]))(encoding)
@@ -169,7 +170,7 @@ def _sparse_refusal(encoding: Sparse, version: int) -> str:
     return _inner_refusal(inner, version)
 
 
-def _inner_refusal(encoding: Inner, version: int) -> str:
+def _inner_refusal(encoding: Values, version: int) -> str:
     match encoding:
         case Quantized(data) if is_float(dtype(data)) and dtype(data) not in WEIGHT_DTYPES:
             return f"Core ML scales float16 and float32, not {dtype(data)}"

@@ -37,14 +37,11 @@ from compressor.arrays import (
     bits,
     is_float,
 )
-from compressor.encodings import Dense, Palettized, Quantized, decode, dtype, index_bits, plain, shape
+from compressor.encodings import Dense, Palettized, Quantized, Values, decode, dtype, index_bits, plain, shape
 from compressor.formats.coreml.opsets import IOS18, IOS26
 from compressor.kernels import dequantize, expand
 
-Inner = Dense | Quantized | Palettized
-"""What a weight's values, or those under its mask, are encoded by."""
-
-Way = Callable[[Any], Inner]
+Way = Callable[[Any], Values]
 
 _INDEX_BITS = (1, 2, 4, 6, 8)
 _INDEX_BITS_SINCE_IOS18 = (1, 2, 3, 4, 6, 8)
@@ -54,7 +51,7 @@ _WIDENED_SINCE_IOS18: dict[DType, DType] = {INT2: INT4, UINT2: UINT4}
 """The types that codes get which have none of their own."""
 
 
-def rewritings(encoding: Inner, whole: Shape, version: int, *, masked: bool) -> list[Way]:
+def rewritings(encoding: Values, whole: Shape, version: int, *, masked: bool) -> list[Way]:
     """The ways to write an encoding like this one. whole: the weight's shape. masked: whether it is under a mask."""
     match encoding:
         case Dense():
